@@ -1,0 +1,506 @@
+"""From two maps to one evidence, a mask, a score and thresholds (Sec. 3.4, Eq. 4).
+
+Floor 3: NumPy and SciPy on arrays of maps; imports neither torch nor the estimator.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from scipy.special import expit, logit
+
+__all__ = [
+    "FUSIONS",
+    "calibrate",
+    "evidence",
+    "mask",
+    "move_thresholds",
+    "regularity",
+    "score",
+    "shift_for_contamination",
+    "smooth",
+]
+
+FUSIONS = ("min", "mean", "inpainter", "detector")
+"""Ways to join the margins of I and D; "min" is Eq. 4."""
+
+AREAS = ("patch", "image")
+RESIDUAL_FLOOR = float(np.float32(1e-7))
+BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
+# The smallest normal float32: a margin that stays negative wherever subnormals count as 0.
+TINY = float(np.finfo(np.float32).tiny)
+# e^-87 and e^87 are normal float32 numbers.
+LOG_LIMIT = 87.0
+BLOCK_PIXELS = 2**20
+
+
+def smooth(maps: ArrayLike, *, mean: int = 0, maximum: int = 0) -> NDArray[np.float32]:
+    """Bring maps to the scale of an object: a box mean, then a maximum filter.
+
+    Parameters
+    ----------
+    maps : array-like of shape (n_images, height, width)
+        Higher where irregular. For D's logits take ``-smooth(-logits)``.
+    mean : int, default=0
+        Side of the box over which pixels are averaged. 0 and 1 leave them alone.
+    maximum : int, default=0
+        Side of the box whose maximum a pixel takes. 0 and 1 leave them alone.
+
+    Returns
+    -------
+    smoothed : ndarray of shape (n_images, height, width), float32
+        Beyond the border stands the nearest pixel. A box of an even side reaches one pixel
+        further up and left. No image sees another.
+
+    Examples
+    --------
+    >>> from skavid.segmentation import smooth
+    >>> smooth([[[0.0, 3.0, 0.0, 0.0]]], mean=3, maximum=2)
+    array([[[1., 1., 1., 1.]]], dtype=float32)
+    """
+    smoothed: NDArray[np.float32] = np.array(maps, dtype=np.float32)
+    if mean > 1:
+        wide = ndimage.uniform_filter(smoothed, (1, mean, mean), np.float64, mode="nearest")
+        smoothed = wide.astype(np.float32)
+    if maximum > 1:
+        smoothed = ndimage.maximum_filter(smoothed, (1, maximum, maximum), mode="nearest")
+    return smoothed
+
+
+def regularity(logits: ArrayLike) -> NDArray[np.float32]:
+    """Turn D's logits z into the regularity O of Eq. 4.
+
+    Parameters
+    ----------
+    logits : array-like
+        D's linear output.
+
+    Returns
+    -------
+    regularity : ndarray of the same shape, float32
+        ``1 / (1 + exp(-z))``, in [0, 1]; exactly 1 from z of about 17 on.
+
+    Examples
+    --------
+    >>> from skavid.segmentation import regularity
+    >>> regularity([0.0, 100.0])
+    array([0.5, 1. ], dtype=float32)
+    """
+    probabilities: NDArray[np.float32] = expit(np.asarray(logits, dtype=np.float32))
+    return probabilities
+
+
+def evidence(
+    residual: ArrayLike,
+    logits: ArrayLike,
+    *,
+    alpha: float,
+    zeta: float,
+    fusion: str = "min",
+    min_area: int = 0,
+    min_area_of: str = "patch",
+) -> NDArray[np.float32]:
+    """Say how irregular each pixel is, as a signed margin: at least 0 where Eq. 4 holds.
+
+    Parameters
+    ----------
+    residual : array-like of shape (n_images, height, width)
+        R, what I would change: ``|X - I(X)|`` in units of the value range. Taken as float32.
+    logits : array-like of shape (n_images, height, width)
+        z, D's linear output: the lowest of the regions that hold a pixel. Taken as float32.
+    alpha : float
+        Threshold on the residual, above 0.
+    zeta : float
+        Threshold on the regularity ``O = sigmoid(z)``, in (0, 1).
+    fusion : {"min", "mean", "inpainter", "detector"}, default="min"
+        How the margins of I and D are joined. "min" is Eq. 4, both must be irregular; "mean"
+        lets one make up for the other; "inpainter" and "detector" are one of them alone.
+    min_area : int, default=0
+        Fewer irregular pixels than this count neither for the mask nor for the score, at any
+        threshold. More pixels than an image has mean all of them.
+    min_area_of : {"patch", "image"}, default="patch"
+        Whether these pixels must be connected (over edges or corners), or may lie anywhere.
+
+    Returns
+    -------
+    evidence : ndarray of shape (n_images, height, width), float32
+        In nats; finite for finite maps.
+
+    Raises
+    ------
+    ValueError
+        If alpha or zeta is out of its range, or fusion or min_area_of is unknown.
+    ImportError
+        If connected patches are asked for and scikit-image is missing.
+
+    Notes
+    -----
+    Eq. 4 of [1]_ calls a pixel irregular where ``R >= alpha`` and ``O <= zeta``. Here
+
+    ``e = min(log(R / alpha), logit(zeta) - z)``
+
+    with R not below 1e-7. The sign of each margin is the one of its comparison on the float32
+    maps, ties and saturated regularities included, so ``e >= 0`` is Eq. 4 to the last bit.
+    Raising alpha or lowering zeta raises e nowhere. Lowering all of e by t is moving both
+    thresholds, see `move_thresholds`. An area opening lowers e where a patch is too small; for
+    whole images e is cut at the ``min_area``-th largest value.
+
+    References
+    ----------
+    .. [1] Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection", ACCV 2018,
+       section 3.4.
+
+    Examples
+    --------
+    >>> from skavid.segmentation import evidence
+    >>> residual, logits = [[[0.2, 0.2, 0.05]]], [[[-2.0, 1.0, -2.0]]]
+    >>> evidence(residual, logits, alpha=0.1, zeta=0.5).round(2)
+    array([[[ 0.69, -1.  , -0.69]]], dtype=float32)
+    """
+    _check_thresholds(alpha, zeta)
+    _check_option("fusion", fusion, FUSIONS)
+    _check_option("min_area_of", min_area_of, AREAS)
+    if fusion == "inpainter":
+        joined = _inpainter_margin(residual, alpha)
+    elif fusion == "detector":
+        joined = _detector_margin(logits, zeta)
+    elif fusion == "mean":
+        joined = (_inpainter_margin(residual, alpha) + _detector_margin(logits, zeta)) / 2
+    else:
+        joined = np.minimum(_inpainter_margin(residual, alpha), _detector_margin(logits, zeta))
+    margin = joined.astype(np.float32)
+    if min_area > 1 and margin.size:
+        lower = _open_patches if min_area_of == "patch" else _cut_at_largest
+        margin = lower(margin, min(min_area, margin[0].size))
+    return margin
+
+
+def mask(evidence: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Cut the evidence at 0, the mask M of Eq. 4.
+
+    Parameters
+    ----------
+    evidence : ndarray of shape (n_images, height, width)
+        From `evidence`.
+
+    Returns
+    -------
+    mask : ndarray of the same shape, bool
+        True where a pixel is irregular; a tie is irregular.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.segmentation import mask
+    >>> mask(np.array([[[0.0, -0.5]]]))
+    array([[[ True, False]]])
+    """
+    irregular: NDArray[np.bool_] = evidence >= 0
+    return irregular
+
+
+def score(evidence: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Score images by their most irregular pixel: the higher, the more normal.
+
+    Parameters
+    ----------
+    evidence : ndarray of shape (n_images, height, width)
+        From `evidence`.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_images,), float64
+        ``-max(e)``, above 0 exactly where the mask is empty.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.segmentation import score
+    >>> score(np.array([[[0.0, -0.5]], [[-2.0, -0.5]]]))
+    array([0. , 0.5])
+    """
+    # 0 - x, not -x: a tie shall not print as -0.
+    scores: NDArray[np.float64] = 0.0 - evidence.max(axis=(1, 2)).astype(np.float64)
+    return scores
+
+
+def move_thresholds(alpha: float, zeta: float, t: float) -> tuple[float, float]:
+    """Move both thresholds of Eq. 4 along their ray, as the paper draws its ROC.
+
+    Parameters
+    ----------
+    alpha, zeta : float
+        Thresholds, above 0 and in (0, 1).
+    t : float
+        How much evidence more to ask for, in nats: `evidence` becomes ``e - t``.
+
+    Returns
+    -------
+    alpha, zeta : float
+        ``alpha * exp(t)``, and zeta with its odds times ``exp(-t)``. Rounded to float32, the
+        precision of the maps, and kept finite, above 0, and zeta below 1.
+
+    Examples
+    --------
+    >>> from skavid.segmentation import move_thresholds
+    >>> move_thresholds(0.25, 0.5, 1.0)
+    (0.679570..., 0.268941...)
+    """
+    _check_thresholds(alpha, zeta)
+    log_alpha = np.clip(math.log(alpha) + t, -LOG_LIMIT, LOG_LIMIT)
+    logit_zeta = np.clip(logit(zeta) - t, -LOG_LIMIT, LOG_LIMIT)
+    return float(np.float32(np.exp(log_alpha))), min(
+        float(np.float32(expit(logit_zeta))), BELOW_ONE
+    )
+
+
+def calibrate(
+    residual: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    *,
+    alpha: float | str = "auto",
+    zeta: float | str = "auto",
+    target_fpr: float = 0.01,
+    fusion: str = "min",
+    min_area: int = 0,
+    min_area_of: str = "patch",
+) -> tuple[float, float]:
+    """Choose thresholds so that a share of normal images, not seen in training, has a mask.
+
+    Parameters
+    ----------
+    residual, logits : ndarray of shape (n_images, height, width)
+        The maps of held-out normal images, as in `evidence`.
+    alpha, zeta : float or "auto", default="auto"
+        A number is used as it is, "auto" is searched.
+    target_fpr : float, default=0.01
+        Share of the images to flag, in (0, 1].
+    fusion, min_area, min_area_of : str, int, str
+        As in `evidence`.
+
+    Returns
+    -------
+    alpha, zeta : float
+        Exactly float32 numbers where they were searched.
+
+    Raises
+    ------
+    ValueError
+        If there is no image, or as in `evidence`.
+
+    Notes
+    -----
+    Of n images ``k = max(1, floor(target_fpr * n))`` shall be flagged. The rule of split
+    conformal prediction [1]_: a new normal image is then flagged with a probability of about
+    ``k / (n + 1)``, so a target below that of k = 1 cannot be kept.
+
+    Both thresholds are taken at the same quantile of their own map. With the largest residual
+    of each image in falling order and the lowest regularity of each in rising order, level j
+    takes the j-th of both. The level is the lowest that flags k images or more, or else the
+    last. If that does not flag exactly k, both thresholds are moved along their ray
+    (`move_thresholds`) to half way between the k-th and the next image, or just so far that
+    the k-th is flagged where these tie. Where one threshold is given, the other takes its
+    level and nothing is moved: the number flagged may then miss k.
+
+    Eq. 4 flags nothing whose residual is 0, or whose regularity is 1 in float32; if that
+    leaves fewer than k images, the thresholds of the level stay.
+
+    References
+    ----------
+    .. [1] Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005;
+       conformal anomaly detection: Laxhammar and Falkman, 2010.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.segmentation import calibrate
+    >>> residual = np.array([0.1, 0.5, 0.2, 0.3], np.float32).reshape(4, 1, 1)
+    >>> logits = np.array([2.0, -1.0, 1.0, 0.0], np.float32).reshape(4, 1, 1)
+    >>> calibrate(residual, logits, target_fpr=0.5)
+    (0.300000..., 0.5)
+    """
+    if not isinstance(alpha, str) and not isinstance(zeta, str):
+        return float(alpha), float(zeta)
+    n = len(residual)
+    if n == 0:
+        raise ValueError("residual must hold at least one held-out image. Got none.")
+    n_flagged = min(n, max(1, math.floor(target_fpr * n + 1e-9)))
+    extremes = residual.max(axis=(1, 2)).astype(np.float32)
+    largest = np.sort(np.maximum(extremes, RESIDUAL_FLOOR))[::-1]
+    lowest = np.sort(np.clip(regularity(logits.min(axis=(1, 2))), TINY, BELOW_ONE))
+    levels = [
+        (
+            float(largest[j]) if isinstance(alpha, str) else float(alpha),
+            float(lowest[j]) if isinstance(zeta, str) else float(zeta),
+        )
+        for j in range(n)
+    ]
+    rule = {"fusion": fusion, "min_area": min_area, "min_area_of": min_area_of}
+    level = _lowest_level(residual, logits, levels, n_flagged, rule)
+    if isinstance(alpha, str) and isinstance(zeta, str):
+        return _move_to_flag(residual, logits, level, n_flagged, rule)
+    return level
+
+
+def shift_for_contamination(
+    scores: NDArray[np.float64], alpha: float, zeta: float, contamination: float
+) -> tuple[float, float]:
+    """Move both thresholds so that a share of the training images is irregular.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_images,)
+        Of the training images, at the present thresholds, from `score`.
+    alpha, zeta : float
+        The present thresholds.
+    contamination : float
+        The share, in (0, 0.5].
+
+    Returns
+    -------
+    alpha, zeta : float
+        From `move_thresholds`: as many images are irregular as have a score below the
+        ``100 * contamination``-th percentile, scikit-learn's rule. The cut lies half way
+        between the two scores beside it. Where all scores are equal, none is irregular.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.segmentation import shift_for_contamination
+    >>> shift_for_contamination(np.array([3.0, 1.0, 4.0]), 0.5, 0.5, contamination=0.3)
+    (0.067667..., 0.880797...)
+    """
+    ordered = np.sort(scores)
+    n_flagged = int((ordered < np.percentile(ordered, 100 * contamination)).sum())
+    beside = ordered[max(0, n_flagged - 1) : n_flagged + 1]
+    cut = beside.mean() if n_flagged else beside[0] - 1.0
+    return move_thresholds(alpha, zeta, -float(cut))
+
+
+def _check_thresholds(alpha: float, zeta: float) -> None:
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha must be a finite number above 0. Got {alpha!r}.")
+    if not 0 < zeta < 1:
+        raise ValueError(f"zeta must be a number above 0 and below 1. Got {zeta!r}.")
+
+
+def _check_option(name: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}. Got {value!r}.")
+
+
+def _inpainter_margin(residual: ArrayLike, alpha: float) -> NDArray[np.float64]:
+    """Compute log(R / alpha), at least 0 exactly where R >= alpha."""
+    rounded = np.asarray(residual, dtype=np.float32)
+    margin = np.log(np.maximum(rounded, RESIDUAL_FLOOR, dtype=np.float64)) - math.log(alpha)
+    return _with_sign(margin, rounded >= _as_float32(alpha))
+
+
+def _detector_margin(logits: ArrayLike, zeta: float) -> NDArray[np.float64]:
+    """Compute logit(zeta) - z, at least 0 exactly where O <= zeta."""
+    margin = logit(float(zeta)) - np.asarray(logits, dtype=np.float32).astype(np.float64)
+    return _with_sign(margin, regularity(logits) <= _as_float32(zeta))
+
+
+def _as_float32(threshold: float) -> np.float32:
+    """Round as NumPy does when it compares a Python float with a float32 map."""
+    with np.errstate(over="ignore"):
+        return np.float32(threshold)
+
+
+def _with_sign(margin: NDArray[np.float64], holds: NDArray[np.bool_]) -> NDArray[np.float64]:
+    signed: NDArray[np.float64] = np.where(
+        holds, np.maximum(margin, 0.0), np.minimum(margin, -TINY)
+    )
+    return signed
+
+
+def _open_patches(margin: NDArray[np.float32], min_area: int) -> NDArray[np.float32]:
+    """Lower e until no connected patch of {e >= t} is smaller than ``min_area``, for any t."""
+    try:
+        from skimage.morphology import area_opening
+    except ImportError as error:
+        raise ImportError(
+            "min_area with min_area_of='patch' needs scikit-image; "
+            "pip install 'skavid[image]', or take min_area_of='image'."
+        ) from error
+    # area_opening fails on images of one pixel's width; a border below all values mends it.
+    bordered = np.pad(margin, ((0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+    for image in bordered:
+        image[...] = area_opening(image, min_area, connectivity=2)  # type: ignore[no-untyped-call]
+    return bordered[:, 1:-1, 1:-1].copy()
+
+
+def _cut_at_largest(margin: NDArray[np.float32], min_area: int) -> NDArray[np.float32]:
+    """Lower e to each image's ``min_area``-th largest value."""
+    flat = margin.reshape(len(margin), -1)
+    place = flat.shape[1] - min_area
+    return np.minimum(margin, np.partition(flat, place, axis=1)[:, place, None, None])
+
+
+def _peaks(
+    residual: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    level: tuple[float, float],
+    rule: dict[str, Any],
+) -> NDArray[np.float32]:
+    """Find the largest evidence of some images, a block of them at a time."""
+    size = max(1, BLOCK_PIXELS // (residual.shape[1] * residual.shape[2]))
+    alpha, zeta = level
+    peaks = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), size):
+        block = rows[start : start + size]
+        e = evidence(residual[block], logits[block], alpha=alpha, zeta=zeta, **rule)
+        peaks[start : start + size] = e.max(axis=(1, 2))
+    return peaks
+
+
+def _lowest_level(
+    residual: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    levels: list[tuple[float, float]],
+    n_flagged: int,
+    rule: dict[str, Any],
+) -> tuple[float, float]:
+    """Bisect for the lowest level that flags enough images, or take the last."""
+    low, high = 0, len(levels) - 1
+    # What is flagged at `low` stays flagged, what is not flagged at `high` stays so: neither
+    # need be looked at again.
+    undecided, n_decided = np.arange(len(residual)), 0
+    while low < high:
+        middle = (low + high) // 2
+        flagged = _peaks(residual, logits, undecided, levels[middle], rule) >= 0
+        if n_decided + flagged.sum() >= n_flagged:
+            high, undecided = middle, undecided[flagged]
+        else:
+            n_decided += int(flagged.sum())
+            low, undecided = middle + 1, undecided[~flagged]
+    return levels[low]
+
+
+def _move_to_flag(
+    residual: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    level: tuple[float, float],
+    n_flagged: int,
+    rule: dict[str, Any],
+) -> tuple[float, float]:
+    """Move along the ray until ``n_flagged`` images are flagged, where that can be."""
+    peaks = _peaks(residual, logits, np.arange(len(residual)), level, rule)
+    if (peaks >= 0).sum() == n_flagged:
+        return level
+    order = np.argsort(-peaks, kind="stable")
+    last = float(peaks[order[n_flagged - 1]])
+    following = float(peaks[order[n_flagged]]) if n_flagged < len(order) else last
+    # Thresholds are rounded to float32 and regularities near 1 are coarse: step down until
+    # the last image is really flagged.
+    for nudge in (0.0, *(1e-6 * 4.0**i for i in range(13))):
+        moved = move_thresholds(*level, (last + following) / 2 - nudge)
+        if (_peaks(residual, logits, order[:n_flagged], moved, rule) >= 0).all():
+            return moved
+    return level
