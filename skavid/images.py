@@ -33,6 +33,7 @@ def check_images(
     estimator: Any = None,
     fitted_shape: tuple[int, int, int] | None = None,
     min_images: int = 1,
+    channel_counts: tuple[int, ...] | None = None,
 ) -> npt.NDArray[Any]:
     """Check a user's images and give them one shape, without copying where possible.
 
@@ -53,6 +54,8 @@ def check_images(
         width pass, as the networks are fully convolutional; another channel count does not.
     min_images : int, default=1
         The fewest images allowed.
+    channel_counts : tuple of int, default=None
+        How many channels are allowed; None allows any number.
 
     Returns
     -------
@@ -65,7 +68,7 @@ def check_images(
         If X is sparse or holds objects that are not numbers.
     ValueError
         If X is not a stack of equally large images of finite real numbers, holds too few of
-        them, or does not fit ``image_shape`` or ``fitted_shape``.
+        them, or does not fit ``image_shape``, ``fitted_shape`` or ``channel_counts``.
 
     Examples
     --------
@@ -82,6 +85,11 @@ def check_images(
         images = _check_rows(container, shape, estimator, fitted_shape, min_images)
     else:
         images = _check_stack(container, shape, estimator, fitted_shape, min_images)
+    if channel_counts is not None and images.shape[3] not in channel_counts:
+        raise ValueError(
+            f"X has images of {_channels(images.shape[3])}, but {_name(estimator)} takes "
+            f"{' or '.join(map(str, channel_counts))}; convert them first."
+        )
     if fitted_shape is None and estimator is not None:
         _remember_features(estimator, container, images)
     return images
@@ -364,8 +372,8 @@ def _check_stack(
         found, fitted = images.shape[3], fitted_shape[2]
         if found != fitted:
             raise ValueError(
-                f"X has images of {found} channel{'s' if found > 1 else ''}, but "
-                f"{_name(estimator)} was fitted on {fitted}; convert them first."
+                f"X has images of {_channels(found)}, but {_name(estimator)} was fitted on "
+                f"{fitted}; convert them first."
             )
     elif shape is not None and images.shape[1:] != shape:
         raise ValueError(
@@ -422,6 +430,10 @@ def _row_chunks(array: npt.NDArray[Any]) -> Iterator[slice]:
 def _short(shape: tuple[int, int, int]) -> tuple[int, ...]:
     """Leave a single channel out, as users do."""
     return shape[:2] if shape[2] == 1 else shape
+
+
+def _channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count} channels"
 
 
 def _name(estimator: Any, default: str = "the estimator") -> str:

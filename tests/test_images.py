@@ -324,6 +324,12 @@ def of_objects(value):
             ValueError,
             "X has images of 3 channels, but Detector was fitted on 1; convert them first.",
         ),
+        (
+            np.zeros((2, 4, 4, 2)),
+            {"channel_counts": (1, 3)},
+            ValueError,
+            "X has images of 2 channels, but Detector takes 1 or 3; convert them first.",
+        ),
         *[
             (np.zeros((2, 4)), {"image_shape": shape}, ValueError, SHAPE + f"Got {shape!r}.")
             for shape in [4, (4,), (2, 2, 1, 1), (2, 2.0), (0, 4), (-2, -2), (True, 4), "22"]

@@ -1,0 +1,558 @@
+"""Section 3.5, how a video becomes images: frames and their past, stacked as channels.
+
+Floor 2: imports ``images`` alone, and no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
+from sklearn.utils import Tags, check_array, column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+
+from skavid.images import check_images
+
+__all__ = ["FrameStream", "TemporalStacker", "concatenate_clips"]
+
+_BLOCK_BYTES = 2**25
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+
+
+class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Stack each frame with its past, section 3.5: a moving thing leaves a coloured trace.
+
+    Frame t becomes an image of several channels, the oldest first::
+
+        I'_t = (I_t + I_{t-1}) / 2
+        X_t  = <I'_{t-4}, I'_{t-2}, I'_t>
+
+    There are as many stacks as frames: before the first frame of a clip stands that frame
+    again, and :meth:`is_padded` tells which stacks reach there. Nothing is learned but the
+    shape of the frames.
+
+    Parameters
+    ----------
+    n_channels : int, default=3
+        Moments in a stack.
+    spacing : int, default=2
+        Frames from one moment to the next.
+    average : bool, default=True
+        Whether a moment is the mean of its frame and the one before it, I'. False takes the
+        frame itself.
+    image_shape : tuple (H, W) or (H, W, 3), default=None
+        How to read flat rows. Stacks of flat rows are flat rows.
+    dtype : {None, "float32"}, default=None
+        Of the stacks. None keeps uint8, means rounded half up; anything else becomes float32
+        in its own units. ``"float32"`` does so with uint8, too, and nothing is rounded.
+
+    Attributes
+    ----------
+    image_shape_ : tuple (H, W, C)
+        Shape of the frames seen in fit.
+    n_features_in_ : int
+        ``H * W * C``.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X was a frame with names of strings.
+
+    See Also
+    --------
+    concatenate_clips : Makes frames and groups of a list of clips.
+
+    Notes
+    -----
+    Frames with three channels are reduced to their luma, 0.299 R + 0.587 G + 0.114 B (ITU-R
+    BT.601), which is rounded half up where the stacks are uint8.
+
+    ``groups`` keep clips apart. Inside a Pipeline they arrive by metadata routing, and are
+    asked for by default; or stack once, before a search, which is always right as nothing is
+    learned. Once fitted with groups, the stacker refuses to stack without them, rather than
+    to mix clips in silence.
+
+    References
+    ----------
+    .. [1] Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection",
+       ACCV 2018, section 3.5.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid import TemporalStacker
+    >>> frames = 10.0 * np.arange(8).reshape(8, 1, 1)
+    >>> stacks = TemporalStacker().fit_transform(frames)
+    >>> stacks.shape
+    (8, 1, 1, 3)
+    >>> stacks[[0, 5, 7], 0, 0]
+    array([[ 0.,  0.,  0.],
+           [ 5., 25., 45.],
+           [25., 45., 65.]], dtype=float32)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_channels": [Interval(Integral, 1, None, closed="left")],
+        "spacing": [Interval(Integral, 1, None, closed="left")],
+        "average": ["boolean"],
+        "image_shape": [tuple, list, None],
+        "dtype": [StrOptions({"float32"}), None],
+    }
+    # Read by scikit-learn's metadata routing: clips are wanted unless the user says otherwise,
+    # and ``out`` belongs to direct calls.
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
+    __metadata_request__transform: ClassVar[dict[str, Any]] = {"groups": True, "out": UNUSED}
+
+    image_shape_: tuple[int, int, int]
+    n_features_in_: int
+
+    def __init__(
+        self,
+        *,
+        n_channels: int = 3,
+        spacing: int = 2,
+        average: bool = True,
+        image_shape: tuple[int, ...] | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        self.n_channels = n_channels
+        self.spacing = spacing
+        self.average = average
+        self.image_shape = image_shape
+        self.dtype = dtype
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(
+        self, X: npt.ArrayLike, y: object = None, *, groups: npt.ArrayLike | None = None
+    ) -> TemporalStacker:
+        """Learn the shape of the frames.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_frames, H, W), (n_frames, H, W, 3) or (n_frames, H * W * C)
+            Frames in the order of time.
+        y : object
+            Ignored, exists for compatibility.
+        groups : array-like of shape (n_frames,), default=None
+            Clip of each frame; the frames of a clip follow each other. None: one clip.
+
+        Returns
+        -------
+        self : TemporalStacker
+            The fitted stacker.
+
+        Raises
+        ------
+        ValueError
+            If X is no stack of frames of 1 or 3 channels, or a clip is torn apart.
+        """
+        if groups is not None:
+            check_consistent_length(X, groups)
+            _clip_begins(groups)
+        images = check_images(
+            X, image_shape=self.image_shape, estimator=self, channel_counts=(1, 3)
+        )
+        self.image_shape_ = images.shape[1:]
+        self._fitted_with_groups = groups is not None
+        return self
+
+    def transform(
+        self,
+        X: npt.ArrayLike,
+        *,
+        groups: npt.ArrayLike | None = None,
+        out: npt.NDArray[Any] | None = None,
+    ) -> npt.NDArray[Any]:
+        """Stack each frame with its past.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_frames, H, W), (n_frames, H, W, 3) or (n_frames, H * W * C)
+            Frames in the order of time; a memory map is read in blocks. Their height and width
+            need not be those seen in fit, unless they are flat rows.
+        groups : array-like of shape (n_frames,), default=None
+            Clip of each frame; the frames of a clip follow each other. None: one clip.
+        out : ndarray of the shape and dtype of the stacks, default=None
+            Where to put them; may be a memory map.
+
+        Returns
+        -------
+        stacks : ndarray of shape (n_frames, H, W, n_channels) or (n_frames, H * W * n_channels)
+            uint8 or float32, see ``dtype``; ``out`` where it was given.
+
+        Raises
+        ------
+        ValueError
+            If X differs from the frames seen in fit, a clip is torn apart, ``groups`` are
+            missing though fit had them, or ``out`` does not fit.
+        """
+        check_is_fitted(self)
+        images = check_images(X, estimator=self, fitted_shape=self.image_shape_)
+        if groups is None and self._fitted_with_groups:
+            raise ValueError(
+                "TemporalStacker was fitted with groups and needs them here, too, to keep clips "
+                "apart; pass groups=, zeros for a single clip, or stack before the search."
+            )
+        starts = _clip_starts(groups, images)
+        n, height, width, _ = images.shape
+        dtype = self._out_dtype(images.dtype)
+        flat = (n, height * width * self.n_channels)
+        shape = flat if np.asarray(X).ndim == 2 else (n, height, width, self.n_channels)
+        stacks = np.empty(shape, dtype) if out is None else _check_out(out, shape, dtype, images)
+        # Splitting the last axis of rows is a view whatever their strides.
+        self._stack(images, starts, stacks.reshape(n, height, width, self.n_channels))
+        return stacks
+
+    def fit_transform(
+        self,
+        X: npt.ArrayLike,
+        y: object = None,
+        *,
+        groups: npt.ArrayLike | None = None,
+        out: npt.NDArray[Any] | None = None,
+    ) -> npt.NDArray[Any]:
+        """Fit and stack at once.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_frames, H, W), (n_frames, H, W, 3) or (n_frames, H * W * C)
+            As in :meth:`fit`.
+        y : object
+            Ignored, exists for compatibility.
+        groups : array-like of shape (n_frames,), default=None
+            Clip of each frame, for both :meth:`fit` and :meth:`transform`.
+        out : ndarray of the shape and dtype of the stacks, default=None
+            As in :meth:`transform`.
+
+        Returns
+        -------
+        stacks : ndarray of shape (n_frames, H, W, n_channels) or (n_frames, H * W * n_channels)
+            As :meth:`transform` gives them.
+        """
+        stacks: npt.NDArray[Any] = self.fit(X, groups=groups).transform(X, groups=groups, out=out)
+        return stacks
+
+    def is_padded(
+        self, X: npt.ArrayLike, *, groups: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Tell which stacks reach before the first frame of their clip, and repeat it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_frames, ...)
+            Frames or stacks; only their number is read.
+        groups : array-like of shape (n_frames,), default=None
+            Clip of each frame, as in :meth:`transform`.
+
+        Returns
+        -------
+        padded : ndarray of shape (n_frames,), bool
+            True for the first ``(n_channels - 1) * spacing`` frames of a clip, and one more
+            where moments are averaged.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skavid import TemporalStacker
+        >>> stacker = TemporalStacker(n_channels=2, spacing=1)
+        >>> stacker.is_padded(np.zeros((6, 4, 4)), groups=[0, 0, 0, 1, 1, 1])
+        array([ True,  True, False,  True,  True, False])
+        """
+        self._validate_params()
+        starts = _clip_starts(groups, np.asarray(X))
+        padded: npt.NDArray[np.bool_] = np.arange(len(starts)) - starts < self._reach()
+        return padded
+
+    def stream(self) -> FrameStream:
+        """Begin to stack a live stream, frame by frame, with the same numbers.
+
+        Returns
+        -------
+        stream : FrameStream
+            Of its own: several can run beside each other. Needs no fit, as nothing is learned.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skavid import TemporalStacker
+        >>> stream = TemporalStacker(spacing=1).stream()
+        >>> for intensity in (0, 10, 20, 31):
+        ...     stack = stream.push(np.full((2, 2), intensity, dtype=np.uint8))
+        >>> stack[0, 0]
+        array([ 5, 15, 26], dtype=uint8)
+        """
+        self._validate_params()
+        return FrameStream(self)
+
+    def get_feature_names_out(self, input_features: npt.ArrayLike | None = None) -> Any:
+        """Name the columns of stacked flat rows.
+
+        Parameters
+        ----------
+        input_features : array-like of str of shape (n_features_in_,), default=None
+            Names of the rows' features; by default those seen in fit, or ``x0``, ``x1``, ...
+
+        Returns
+        -------
+        names : ndarray of shape (H * W * n_channels,), object
+            The pixel's name and its moment: ``x0_t-4``, ``x0_t-2``, ``x0_t``. A pixel of
+            colour frames has the name of its first channel.
+
+        Raises
+        ------
+        ValueError
+            If ``input_features`` are not the features seen in fit.
+        """
+        check_is_fitted(self)
+        fitted = getattr(self, "feature_names_in_", None)
+        if input_features is None:
+            generated = [f"x{index}" for index in range(self.n_features_in_)]
+            names = np.asarray(generated if fitted is None else fitted, dtype=object)
+        else:
+            names = np.asarray(input_features, dtype=object)
+            if fitted is not None and not np.array_equal(names, fitted):
+                raise ValueError("input_features is not equal to feature_names_in_")
+            if len(names) != self.n_features_in_:
+                raise ValueError(
+                    "input_features should have length equal to number of features "
+                    f"({self.n_features_in_}), got {len(names)}"
+                )
+        moments = [f"t-{lag}" if lag else "t" for lag in self._lags()]
+        pixels = names[:: self.image_shape_[2]]
+        return np.array([f"{pixel}_{moment}" for pixel in pixels for moment in moments], object)
+
+    def __sklearn_tags__(self) -> Tags:
+        """Tell scikit-learn that float32 is kept, and that X may have three dimensions.
+
+        Returns
+        -------
+        tags : Tags
+            Of the stacker.
+        """
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    def _lags(self) -> range:
+        """How many frames ago each channel was, the oldest first."""
+        return range((self.n_channels - 1) * self.spacing, -1, -self.spacing)
+
+    def _reach(self) -> int:
+        """How many frames back a stack looks."""
+        return self._lags()[0] + bool(self.average)
+
+    def _out_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        keeps = self.dtype is None and dtype == np.uint8
+        return np.dtype(np.uint8 if keeps else np.float32)
+
+    def _stack(
+        self, images: npt.NDArray[Any], starts: npt.NDArray[np.intp], stacks: npt.NDArray[Any]
+    ) -> None:
+        """Fill ``stacks`` in blocks of frames that follow each other."""
+        n, *shape = images.shape
+        reach = self._reach()
+        # Each block reads what its first stacks reach back to, so it is no shorter than that.
+        step = max(_BLOCK_BYTES // (4 * math.prod(shape)), reach, 1)
+        for begin in range(0, n, step):
+            end, first = min(begin + step, n), max(begin - reach, 0)
+            frames = _to_grey(images[first:end], stacks.dtype)
+            if self.average:
+                times = np.arange(first, end)
+                before = np.maximum(times - 1, np.maximum(starts[first:end], first))
+                frames = _mean(frames, frames[before - first])
+            times = np.arange(begin, end)
+            for channel, lag in enumerate(self._lags()):
+                sources = np.maximum(times - lag, starts[begin:end])
+                stacks[begin:end, ..., channel] = frames[sources - first]
+
+
+class FrameStream:
+    """Stack a live stream, frame by frame: what :meth:`TemporalStacker.stream` returns.
+
+    Parameters
+    ----------
+    stacker : TemporalStacker
+        Whose parameters to use, as they are now.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid import TemporalStacker
+    >>> stream = TemporalStacker(average=False, spacing=1).stream()
+    >>> [stream.push(np.full((1, 1), t)).ravel().tolist() for t in (5, 6, 7)]
+    [[5.0, 5.0, 5.0], [5.0, 5.0, 6.0], [5.0, 6.0, 7.0]]
+    """
+
+    def __init__(self, stacker: TemporalStacker) -> None:
+        self._stacker = clone(stacker)
+        self._reach = stacker._lags()[0]
+        self._moments: deque[npt.NDArray[Any]] = deque(maxlen=self._reach + 1)
+        self._last: npt.NDArray[Any]
+        self._kind: tuple[tuple[int, int, int], np.dtype[Any]] | None = None
+
+    def push(self, frame: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Take the next frame.
+
+        Parameters
+        ----------
+        frame : array-like of shape (H, W), (H, W, 3) or (H * W * C,)
+            Of the shape and dtype of the frames before it; a flat row is read by the
+            stacker's ``image_shape``.
+
+        Returns
+        -------
+        stack : ndarray of shape (H, W, n_channels)
+            The row that :meth:`TemporalStacker.transform` gives for this frame.
+
+        Raises
+        ------
+        ValueError
+            If the frame is none, or differs from those before it in shape or dtype.
+        """
+        frames: list[Any] = [frame]
+        image = check_images(
+            frames,
+            image_shape=self._stacker.image_shape,
+            estimator=self._stacker,
+            fitted_shape=None if self._kind is None else self._kind[0],
+            channel_counts=(1, 3),
+        )
+        _, height, width, n_channels = image.shape
+        kind = ((height, width, n_channels), image.dtype)
+        if self._kind is not None and self._kind != kind:
+            raise ValueError(
+                f"frame has shape {kind[0]} and dtype {kind[1]}, but this stream began with "
+                f"{self._kind[0]} and {self._kind[1]}; call reset() before another clip."
+            )
+        self._kind = kind
+        grey = _to_grey(image, self._stacker._out_dtype(image.dtype))[0]
+        moment = _mean(grey, self._last) if self._stacker.average and self._moments else grey
+        # Before the first frame stands that frame, again and again.
+        self._moments.extend([moment] * (1 if self._moments else self._reach + 1))
+        self._last = grey
+        return np.stack([self._moments[-1 - lag] for lag in self._stacker._lags()], axis=-1)
+
+    def reset(self) -> None:
+        """Forget the frames so far: the next one begins a clip."""
+        self._moments.clear()
+        self._kind = None
+
+
+def concatenate_clips(
+    clips: Sequence[npt.ArrayLike],
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    """Make one array of several clips, and the groups that keep them apart.
+
+    Parameters
+    ----------
+    clips : sequence of array-like of shape (n_frames, H, W) or (n_frames, H, W, C)
+        Of one dtype and one frame shape; their lengths may differ.
+
+    Returns
+    -------
+    frames : ndarray of shape (n_frames of all clips, H, W) or (..., H, W, C)
+        One clip after the other.
+    groups : ndarray of shape (n_frames of all clips,), int
+        Which of the clips a frame is from: 0, 1, ...
+
+    Raises
+    ------
+    ValueError
+        If there is no clip, or one differs from the first in frame shape or dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.temporal import concatenate_clips
+    >>> frames, groups = concatenate_clips([np.zeros((2, 4, 4)), np.ones((3, 4, 4))])
+    >>> frames.shape, groups
+    ((5, 4, 4), array([0, 0, 1, 1, 1]))
+    """
+    arrays = [np.asarray(clip) for clip in clips]
+    if not arrays:
+        raise ValueError("clips must hold at least one clip. Got none.")
+    first = arrays[0]
+    for index, clip in enumerate(arrays):
+        if clip.ndim < 2:
+            raise ValueError(
+                f"Each clip must be a stack of frames. Got shape {clip.shape} for clip {index}."
+            )
+        if clip.shape[1:] != first.shape[1:] or clip.dtype != first.dtype:
+            raise ValueError(
+                f"Clip {index} has frames of shape {clip.shape[1:]} and dtype {clip.dtype}, but "
+                f"clip 0 has {first.shape[1:]} and {first.dtype}; convert them first."
+            )
+    return np.concatenate(arrays), np.repeat(np.arange(len(arrays)), [len(a) for a in arrays])
+
+
+def _to_grey(images: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Reduce (n, H, W, C) to the luma of (n, H, W), by ITU-R BT.601, in the stacks' dtype."""
+    if dtype == np.uint8 and images.shape[3] == 3:
+        red, green, blue = np.moveaxis(images.astype(np.uint32), -1, 0)
+        return np.asarray((299 * red + 587 * green + 114 * blue + 500) // 1000, dtype)
+    with np.errstate(over="ignore"):
+        images = images.astype(dtype, copy=False)
+    if not np.isfinite(images).all():
+        raise ValueError("X holds values too large for float32; rescale it first.")
+    if images.shape[3] == 1:
+        return np.asarray(images[..., 0])
+    red, green, blue = np.moveaxis(images, -1, 0)
+    return np.asarray(red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2])
+
+
+def _mean(frames: npt.NDArray[Any], before: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """I', the mean of two frames; of uint8 rounded half up."""
+    if frames.dtype == np.uint8:
+        return np.asarray((frames.astype(np.uint16) + before + 1) // 2, np.uint8)
+    # Halved before they are added, which cannot overflow.
+    return np.asarray(np.float32(0.5) * frames + np.float32(0.5) * before)
+
+
+def _clip_begins(groups: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    """Return where each clip begins, having checked that none is torn apart."""
+    ids = column_or_1d(check_array(groups, input_name="groups", ensure_2d=False, dtype=None))
+    begins = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+    seen: set[Any] = set()
+    for clip in ids[begins].tolist():
+        if clip in seen:
+            raise ValueError(
+                f"groups must keep the frames of a clip together, but those of {clip!r} are "
+                "interrupted; sort X and groups by clip, and by time within it."
+            )
+        seen.add(clip)
+    return begins
+
+
+def _clip_starts(groups: npt.ArrayLike | None, frames: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Give each frame the first frame of its clip."""
+    if groups is None:
+        return np.zeros(len(frames), dtype=np.intp)
+    check_consistent_length(frames, groups)
+    begins = _clip_begins(groups)
+    return np.repeat(begins, np.diff(begins, append=len(frames)))
+
+
+def _check_out(
+    out: npt.NDArray[Any],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    images: npt.NDArray[Any],
+) -> npt.NDArray[Any]:
+    """Check an array that a user gave for the stacks."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an ndarray. Got {type(out).__name__}.")
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(
+            f"out must have shape {shape} and dtype {dtype}. Got {out.shape} and {out.dtype}."
+        )
+    if not out.flags.writeable:
+        raise ValueError("out is read-only; open it for writing, such as with mode='r+'.")
+    if np.may_share_memory(out, images):
+        raise ValueError("out must not share memory with X; give an array of its own.")
+    return out
