@@ -183,7 +183,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         stacks : ndarray of shape (n_frames, H, W, n_channels) or (n_frames, H * W * n_channels)
-            uint8 or float32, see ``dtype``; ``out`` where it was given.
+            Of uint8 or float32, see ``dtype``; ``out`` where it was given.
 
         Raises
         ------
