@@ -301,10 +301,11 @@ def calibrate(
     Both thresholds are taken at the same quantile of their own map. With the largest residual
     of each image in falling order and the lowest regularity of each in rising order, level j
     takes the j-th of both. The level is the lowest that flags k images or more, or else the
-    last. If that does not flag exactly k, both thresholds are moved along their ray
-    (`move_thresholds`) to half way between the k-th and the next image, or just so far that
-    the k-th is flagged where these tie. Where one threshold is given, the other takes its
-    level and nothing is moved: the number flagged may then miss k.
+    last. If that does not flag exactly k, both thresholds are moved from there along their ray
+    (`move_thresholds`), or from the level before where it flags too many: to half way between
+    the k-th and the next image, or just so far that the k-th is flagged where these tie. Where
+    one threshold is given, the other takes its level and nothing is moved: the number flagged
+    may then miss k.
 
     Eq. 4 flags nothing whose residual is 0, or whose regularity is 1 in float32; if that
     leaves fewer than k images, the thresholds of the level stay.
@@ -342,8 +343,8 @@ def calibrate(
     rule = {"fusion": fusion, "min_area": min_area, "min_area_of": min_area_of}
     level = _lowest_level(residual, logits, levels, n_flagged, rule)
     if isinstance(alpha, str) and isinstance(zeta, str):
-        return _move_to_flag(residual, logits, level, n_flagged, rule)
-    return level
+        return _move_to_flag(residual, logits, levels[: level + 1], n_flagged, rule)
+    return levels[level]
 
 
 def shift_for_contamination(
@@ -466,7 +467,7 @@ def _lowest_level(
     levels: list[tuple[float, float]],
     n_flagged: int,
     rule: dict[str, Any],
-) -> tuple[float, float]:
+) -> int:
     """Bisect for the lowest level that flags enough images, or take the last."""
     low, high = 0, len(levels) - 1
     # What is flagged at `low` stays flagged, what is not flagged at `high` stays so: neither
@@ -480,27 +481,34 @@ def _lowest_level(
         else:
             n_decided += int(flagged.sum())
             low, undecided = middle + 1, undecided[~flagged]
-    return levels[low]
+    return low
 
 
 def _move_to_flag(
     residual: NDArray[np.float32],
     logits: NDArray[np.float32],
-    level: tuple[float, float],
+    levels: list[tuple[float, float]],
     n_flagged: int,
     rule: dict[str, Any],
 ) -> tuple[float, float]:
-    """Move along the ray until ``n_flagged`` images are flagged, where that can be."""
-    peaks = _peaks(residual, logits, np.arange(len(residual)), level, rule)
-    if (peaks >= 0).sum() == n_flagged:
-        return level
+    """Move from the last level along its ray until ``n_flagged`` images are flagged."""
+    everything = np.arange(len(residual))
+    start = levels[-1]
+    peaks = _peaks(residual, logits, everything, start, rule)
+    excess = (peaks >= 0).sum() - n_flagged
+    if excess == 0:
+        return start
+    if excess > 0 and len(levels) > 1:
+        # Two images that enter at one level, by alpha and by zeta, tie at e = 0 there.
+        start = levels[-2]
+        peaks = _peaks(residual, logits, everything, start, rule)
     order = np.argsort(-peaks, kind="stable")
     last = float(peaks[order[n_flagged - 1]])
     following = float(peaks[order[n_flagged]]) if n_flagged < len(order) else last
     # Thresholds are rounded to float32 and regularities near 1 are coarse: step down until
     # the last image is really flagged.
     for nudge in (0.0, *(1e-6 * 4.0**i for i in range(13))):
-        moved = move_thresholds(*level, (last + following) / 2 - nudge)
+        moved = move_thresholds(*start, (last + following) / 2 - nudge)
         if (_peaks(residual, logits, order[:n_flagged], moved, rule) >= 0).all():
             return moved
-    return level
+    return levels[-1]
