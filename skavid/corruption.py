@@ -1,0 +1,556 @@
+"""Eq. 2 and its stronger relatives: normal images, corrupted on purpose (Sec. 3.3).
+
+Floor 2: imports nothing of skavid; knows neither networks nor losses.
+
+A corruption is a function of clean images and a generator. It returns the corrupted images and
+says *where* they were corrupted: I learns to restore the clean image, D to find the where.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+__all__ = ["CORRUPTIONS", "Corrupted", "Neighbours", "complementary", "grafts", "hiding", "noise"]
+
+N_PIECES = 4  # pieces that are pasted into an image at the most
+
+# Share of each kind of graft; evidence for a mix over any single kind: docs, user guide, method.
+IMAGE_KINDS = {"place": 0.3, "scale": 0.15, "turn": 0.15, "level": 0.2, "line": 0.15, "noise": 0.05}
+VIDEO_KINDS = {"skip": 0.35, "slide": 0.3, "warp": 0.25, "place": 0.1}
+
+
+class Corrupted(NamedTuple):
+    """What a corruption returns.
+
+    Attributes
+    ----------
+    images : Tensor of shape (n_images, n_channels, height, width)
+        X~, the corrupted images, float32, not clipped.
+    hidden : Tensor of the same shape
+        1 where a pixel was hidden from I, else 0.
+    where : Tensor of shape (n_images, height, width)
+        How much a pixel is corrupted, in [0, 1], with soft edges.
+    weight : Tensor of shape (n_images, height, width)
+        How much a pixel counts when D is taught, in [0, 1]: 0 where it is undecided.
+    """
+
+    images: Tensor
+    hidden: Tensor
+    where: Tensor
+    weight: Tensor
+
+
+class Neighbours(NamedTuple):
+    """What the clips of stacked video add to their images.
+
+    Attributes
+    ----------
+    fast : Tensor of shape (n_images, n_channels, height, width)
+        The same moments of the same clips, played faster.
+    plate : Tensor of shape (n_images, n_channels, height, width)
+        The background of the clip: where it differs from an image, something moves.
+    """
+
+    fast: Tensor
+    plate: Tensor
+
+
+Corruption = Callable[..., Corrupted]
+
+
+def noise(
+    images: Tensor,
+    *,
+    gamma: float,
+    sigma: float,
+    generator: Generator,
+    neighbours: Neighbours | None = None,
+) -> Corrupted:
+    """Add Gaussian noise to every pixel, Eq. 2: ``X~ = X + gamma * eta``.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n_images, n_channels, height, width)
+        Intensities in [0, 1].
+    gamma : float
+        How severely to corrupt; the paper uses 0.4.
+    sigma : float
+        Standard deviation of eta, in intensity units.
+    generator : torch.Generator
+        On the CPU; advanced by the call.
+    neighbours : Neighbours, optional
+        Not used; part of the interface.
+
+    Returns
+    -------
+    corrupted : Corrupted
+        Corrupted everywhere, nothing hidden.
+
+    References
+    ----------
+    .. [1] Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection", ACCV 2018,
+       Sec. 3.3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.corruption import noise
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> x = torch.zeros(1, 1, 100, 100)
+    >>> round(noise(x, gamma=0.4, sigma=0.5, generator=generator).images.std().item(), 2)
+    0.2
+    """
+    everywhere = torch.ones_like(images[:, 0])
+    noisy = images + _eta(images, gamma * sigma, generator)
+    return Corrupted(noisy, torch.zeros_like(images), everywhere, everywhere.clone())
+
+
+def hiding(
+    images: Tensor,
+    *,
+    gamma: float,
+    sigma: float,
+    generator: Generator,
+    neighbours: Neighbours | None = None,
+) -> Corrupted:
+    """Hide about half of each image: blocks, stripes or channels of mixed sizes.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n_images, n_channels, height, width)
+        Intensities in [0, 1].
+    gamma, sigma : float
+        Hidden pixels hold the mean of their image plus the noise of Eq. 2.
+    generator : torch.Generator
+        On the CPU; advanced by the call.
+    neighbours : Neighbours, optional
+        Given for stacked video, where hiding whole channels (moments) is one of the kinds.
+
+    Returns
+    -------
+    corrupted : Corrupted
+        Corrupted where hidden.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.corruption import hiding
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> x = torch.rand(2, 1, 32, 32)
+    >>> hidden = hiding(x, gamma=0.4, sigma=1.0, generator=generator).hidden
+    >>> hidden.shape, hidden.unique().tolist()
+    (torch.Size([2, 1, 32, 32]), [0.0, 1.0])
+    """
+    kinds = _hiding_kinds(len(images), images.shape[1], neighbours is not None, generator)
+    hidden = _masks(kinds, *images.shape[1:], generator).to(images.device)
+    where = hidden.amax(1)
+    eta = _eta(images, gamma * sigma, generator)
+    return Corrupted(_fill(images, hidden, eta), hidden, where, torch.ones_like(where))
+
+
+def complementary(
+    images: Tensor, n_draws: int, *, gamma: float, sigma: float, seed: int, video: bool = False
+) -> Iterator[Corrupted]:
+    """Hide images in pairs of complementary masks: together they hide every pixel.
+
+    Each image gets the same masks and the same noise, so the result for an image depends on
+    nothing but the image and the seed.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n_images, n_channels, height, width)
+        Intensities in [0, 1].
+    n_draws : int
+        How many draws; an odd number is rounded up to the next even one.
+    gamma, sigma : float
+        Eq. 2's noise, as in `hiding`.
+    seed : int
+        Chooses masks and noise.
+    video : bool, default=False
+        Whether channels are moments of a stack, so that whole channels are hidden too.
+
+    Yields
+    ------
+    corrupted : Corrupted
+        One draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    one = images[:1]
+    for pair in range((n_draws + 1) // 2):
+        cycle = [1, 0, 2] + ([3] if video and images.shape[1] > 1 else [])
+        kinds = torch.tensor([cycle[pair % len(cycle)]])
+        mask = _masks(kinds, *images.shape[1:], generator).to(images.device)
+        eta = _eta(one, gamma * sigma, generator)
+        for half in (mask, 1 - mask):
+            hidden = half.expand_as(images)
+            where = hidden.amax(1)
+            yield Corrupted(_fill(images, hidden, eta), hidden, where, torch.ones_like(where))
+
+
+def grafts(
+    images: Tensor,
+    *,
+    gamma: float,
+    sigma: float,
+    generator: Generator,
+    neighbours: Neighbours | None = None,
+) -> Corrupted:
+    """Paste pieces of normal images where they do not belong, and decoys where they do.
+
+    Pieces of images come from another place, at another scale or orientation, with another
+    brightness, or as thin lines and specks of noise. Pieces of stacked video are objects, cut
+    out by a matte, that move at another speed, are deformed, or are a still texture that
+    slides. Decoys are pieces of another image put at their own place (video: in their own row)
+    at their own scale and speed: D must learn what is irregular, not what a seam looks like.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n_images, n_channels, height, width)
+        Intensities in [0, 1]; pieces come from the other images of the batch.
+    gamma, sigma : float
+        Eq. 2's noise, for the specks.
+    generator : torch.Generator
+        On the CPU; advanced by the call.
+    neighbours : Neighbours, optional
+        Given for stacked video with clips.
+
+    Returns
+    -------
+    corrupted : Corrupted
+        Corrupted where a piece was pasted that is not a decoy and that changed the image
+        visibly; undecided where it changed nothing to be seen.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.corruption import grafts
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> x = torch.rand(8, 1, 32, 32)
+    >>> made = grafts(x, gamma=0.4, sigma=1.0, generator=generator)
+    >>> made.where.shape
+    torch.Size([8, 32, 32])
+    """
+    n, _, height, width = images.shape
+    plate = images.mean((2, 3), True).expand_as(images) if neighbours is None else neighbours.plate
+    salience = (images - plate).abs().amax(1)  # (n, h, w): where there is something to cut out
+    irregular = images.new_zeros(n, height, width)
+    opacity = torch.zeros_like(irregular)
+    pasted = images
+    for _ in range(N_PIECES):
+        if neighbours is None:
+            piece = _image_piece(salience, generator)
+        else:
+            piece = _video_piece(salience, images.shape[1], generator)
+        content, alpha = _cut(images, piece, neighbours, gamma * sigma, generator)
+        content = torch.where(_wide(piece.matched), _match(content, images, alpha), content)
+        pasted = pasted + alpha * (content - pasted)
+        cover = alpha.amax(1)
+        irregular = irregular * (1 - cover) + cover * piece.irregular[:, None, None]
+        opacity = torch.maximum(opacity, cover)
+    seen = _visible(images, pasted)
+    where = irregular * seen
+    weight = torch.where((irregular > 0.05) & ~seen, 0.0, 1.0)
+    if neighbours is not None:
+        # Most of a scene is empty road; what moves or was pasted is what D must learn.
+        busy = torch.maximum(opacity, _matte(salience))
+        weight = weight * (0.25 + 0.75 * busy)
+    return Corrupted(pasted, torch.zeros_like(images), where, weight)
+
+
+CORRUPTIONS: dict[str, Corruption] = {"noise": noise, "hiding": hiding, "grafts": grafts}
+
+
+def _eta(images: Tensor, scale: float, generator: Generator) -> Tensor:
+    return scale * torch.randn(images.shape, generator=generator).to(images.device)
+
+
+def _uniform(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def _log_uniform(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
+    return torch.exp(_uniform(math.log(low), math.log(high), shape, generator))
+
+
+# --- hiding ------------------------------------------------------------------------------------
+
+
+def _fill(images: Tensor, hidden: Tensor, eta: Tensor) -> Tensor:
+    level = images.mean((2, 3), keepdim=True)
+    return torch.where(hidden > 0, level + eta, images)
+
+
+def _hiding_kinds(n: int, n_channels: int, video: bool, generator: Generator) -> Tensor:
+    n_kinds = 4 if video and n_channels > 1 else 3
+    return torch.randint(n_kinds, (n,), generator=generator)
+
+
+def _masks(
+    kinds: Tensor, n_channels: int, height: int, width: int, generator: Generator
+) -> Tensor:
+    """Draw hidden maps (n, c, h, w): 0 blocks, 1 rows in stripes, 2 columns, 3 one channel."""
+    n = len(kinds)
+    low = min(4, max(1, max(height, width) // 2))
+    high = max(low, min(height, width) // 4)
+    size = _log_uniform(low, high + 1, (n, 1), generator).floor().long()
+    offset = (torch.rand(n, 2, generator=generator) * 2 * size).long()
+    rows = (torch.arange(height) + offset[:, :1]) // size  # (n, h): which block a row lies in
+    columns = (torch.arange(width) + offset[:, 1:]) // size
+    side = max(height, width) // low + 3
+    table = torch.randint(2, (n, side * side), generator=generator)
+    cell = rows[:, :, None] * side + columns[:, None, :]  # (n, h, w)
+    blocks = table.gather(1, cell.flatten(1)).view(n, height, width)
+    stripes = torch.where(kinds[:, None, None] == 1, rows[:, :, None], columns[:, None, :]) % 2
+    mask = torch.where(kinds[:, None, None] == 0, blocks, stripes.expand(n, height, width))
+    channel = torch.randint(n_channels, (n, 1), generator=generator)
+    one = (torch.arange(n_channels) == channel)[:, :, None, None]  # (n, c, 1, 1)
+    hidden = torch.where((kinds == 3)[:, None, None, None], one, mask[:, None].bool())
+    return hidden.float()
+
+
+# --- grafts ------------------------------------------------------------------------------------
+
+
+class _Piece(NamedTuple):
+    """One piece for each image of a batch; all tensors on the images' device, first axis n."""
+
+    donor: Tensor  # (n,) which image of the batch it is cut from
+    fast: Tensor  # (n,) bool: cut from the faster stack
+    frozen: Tensor  # (n,) bool: the newest moment in all channels
+    source: Tensor  # (n, 2) where it is cut out, (y, x) px
+    target: Tensor  # (n, 2) where it is pasted
+    matrix: Tensor  # (n, 2, 2) target offsets to source offsets
+    shift: Tensor  # (n, 2) px that it moves from one channel to the next
+    radii: Tensor  # (n, 2) of the ellipse
+    turn: Tensor  # (n,) of the ellipse
+    bend: Tensor  # (n,) curvature of the ellipse's axis, 1 / px
+    gain: Tensor  # (n,)
+    level: Tensor  # (n,)
+    speckle: Tensor  # (n,) strength of Eq. 2's noise
+    matted: Tensor  # (n,) bool: cut along what moves
+    matched: Tensor  # (n,) bool: brightness matched to what it covers
+    irregular: Tensor  # (n,) 1 or, for a decoy, 0
+    active: Tensor  # (n,) 0 where nothing is pasted
+
+
+def _places(salience: Tensor, generator: Generator) -> Tensor:
+    """Draw a pixel of each image, salient ones likelier: (n, 2) as (y, x)."""
+    n, _, width = salience.shape
+    pull = salience.flatten(1).cpu() ** 2
+    pull = pull + 0.1 * pull.mean(1, keepdim=True) + 1e-12
+    # The inverse of the distribution function: torch.multinomial refuses large images.
+    edges = pull.double().cumsum(1)
+    at = torch.rand(n, 1, generator=generator, dtype=torch.float64) * edges[:, -1:]
+    flat = torch.searchsorted(edges, at).clamp_(max=pull.shape[1] - 1)
+    return torch.cat([flat // width, flat % width], 1).float()
+
+
+def _kinds(shares: dict[str, float], n: int, generator: Generator) -> dict[str, Tensor]:
+    drawn = torch.multinomial(
+        torch.tensor(list(shares.values())), n, replacement=True, generator=generator
+    )
+    return {name: drawn == index for index, name in enumerate(shares)}
+
+
+def _matrices(scale: Tensor, angle: Tensor, mirror: Tensor, stretch: Tensor) -> Tensor:
+    """Map offsets in the target to offsets in the source, (n, 2, 2) over (y, x)."""
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    flip = torch.where(mirror, -1.0, 1.0)
+    first = torch.stack([cos * stretch, -sin * flip], -1)
+    second = torch.stack([sin * stretch, cos * flip], -1)
+    return torch.stack([first, second], -2)
+
+
+def _image_piece(salience: Tensor, generator: Generator) -> _Piece:
+    n, height, width = salience.shape
+    short = min(height, width)
+    kind = _kinds(IMAGE_KINDS, n, generator)
+    decoy = torch.rand(n, generator=generator) < 0.3
+    active = torch.rand(n, generator=generator) < 0.7
+    own = kind["level"] | kind["noise"]  # the image's own pixels, changed in place
+    shape = kind["line"] & ~decoy
+
+    donor = torch.where(own & ~decoy, torch.arange(n), _others(n, generator))
+    source = _places(salience[donor.to(salience.device)], generator)
+    anywhere = torch.rand(n, 2, generator=generator) * torch.tensor([height, width])
+    salient = _places(salience, generator)
+    target = torch.where(torch.rand(n, 1, generator=generator) < 0.5, anywhere, salient)
+    target = torch.where(decoy[:, None], source, target)
+    source = torch.where((own & ~decoy)[:, None], target, source)
+
+    loose = kind["scale"] & ~decoy
+    scale = torch.where(loose, _either(1.4, 2.5, n, generator), torch.ones(n))
+    turned = kind["turn"] & ~decoy
+    angle = torch.where(turned, _uniform(0.5, 2 * math.pi - 0.5, (n,), generator), torch.zeros(n))
+    mirror = turned & (torch.rand(n, generator=generator) < 0.3)
+
+    radii = _log_uniform(1.5, max(2.0, short / 8), (n, 1), generator)
+    radii = radii * _log_uniform(0.7, 1.4, (n, 2), generator)
+    length = _uniform(min(4.0, short / 4), max(4.0, short / 4), (n,), generator)
+    thin = torch.stack([_uniform(0.6, 1.6, (n,), generator), length], -1)
+    radii = torch.where(shape[:, None], thin, radii)
+    bend = torch.where(shape, _uniform(-0.5, 0.5, (n,), generator) / length, torch.zeros(n))
+
+    sign = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+    change = sign * _log_uniform(0.08, 0.5, (n,), generator)
+    bright = (own | shape) & ~decoy & ~kind["noise"]
+    gain = torch.where(bright, _uniform(0.5, 1.2, (n,), generator), torch.ones(n))
+    false = torch.zeros(n, dtype=torch.bool)
+    piece = _Piece(
+        donor=donor, fast=false, frozen=false, source=source, target=target,
+        matrix=_matrices(scale, angle, mirror, torch.ones(n)), shift=torch.zeros(n, 2),
+        radii=radii, turn=_uniform(0, math.pi, (n,), generator), bend=bend, gain=gain,
+        level=torch.where(bright, change, torch.zeros(n)),
+        speckle=torch.where(kind["noise"] & ~decoy, 1.0, 0.0),
+        matted=false, matched=decoy, irregular=(~decoy).float(), active=active.float(),
+    )  # fmt: skip
+    return _Piece(*(part.to(salience.device) for part in piece))
+
+
+def _video_piece(salience: Tensor, n_channels: int, generator: Generator) -> _Piece:
+    n, height, width = salience.shape
+    short = min(height, width)
+    kind = _kinds(VIDEO_KINDS, n, generator)
+    decoy = torch.rand(n, generator=generator) < 0.5
+    active = torch.rand(n, generator=generator) < 0.75
+
+    donor = _others(n, generator)
+    source = _places(salience[donor.to(salience.device)], generator)
+    anywhere = torch.rand(n, 2, generator=generator) * torch.tensor([height, width])
+    still = kind["place"] & ~decoy
+    # Perspective: an object keeps the row it comes from, where its size is right.
+    target = torch.stack([source[:, 0], anywhere[:, 1]], -1)
+    target = torch.where(still[:, None], anywhere, target)
+    source = torch.where(still[:, None], anywhere.roll(1, 0), source)
+
+    warped = kind["warp"] & ~decoy
+    scale = torch.where(warped, _uniform(0.8, 1.8, (n,), generator), _uniform(0.95, 1.05, (n,), generator))
+    stretch = torch.where(warped, _log_uniform(0.6, 1.7, (n,), generator), torch.ones(n))
+    angle = torch.where(warped, _uniform(-1.6, 1.6, (n,), generator), torch.zeros(n))
+    mirror = torch.rand(n, generator=generator) < 0.5
+
+    slides = (kind["slide"] | kind["place"]) & ~decoy
+    # Sideways for the most part, as things move past a fixed camera, and to either side.
+    heading = _uniform(-0.5, 0.5, (n,), generator) + math.pi * (
+        torch.rand(n, generator=generator) < 0.5
+    )
+    speed = _log_uniform(0.01, 0.04, (n,), generator) * short
+    shift = torch.stack([torch.sin(heading), torch.cos(heading)], -1) * speed[:, None]
+    shift = torch.where(slides[:, None], shift, torch.zeros(n, 2))
+    frozen = slides & (torch.rand(n, generator=generator) < 0.6)
+
+    radii = torch.stack(
+        [_uniform(0.08, 0.22, (n,), generator), _uniform(0.05, 0.15, (n,), generator)], -1
+    )
+    zeros = torch.zeros(n)
+    piece = _Piece(
+        donor=donor, fast=kind["skip"] & ~decoy, frozen=frozen | still, source=source,
+        target=target, matrix=_matrices(scale, angle, mirror, stretch), shift=shift,
+        radii=(radii * short).clamp(min=1.0), turn=zeros, bend=zeros, gain=torch.ones(n),
+        level=zeros, speckle=zeros, matted=~still, matched=torch.zeros(n, dtype=torch.bool),
+        irregular=(~decoy).float(), active=active.float(),
+    )  # fmt: skip
+    return _Piece(*(part.to(salience.device) for part in piece))
+
+
+def _others(n: int, generator: Generator) -> Tensor:
+    """Draw for each image another one of the batch (itself where it is alone)."""
+    step = torch.randint(1, max(2, n), (n,), generator=generator)
+    return (torch.arange(n) + step) % n
+
+
+def _either(low: float, high: float, n: int, generator: Generator) -> Tensor:
+    """Draw factors between low and high, or between their inverses."""
+    factor = _uniform(low, high, (n,), generator)
+    return torch.where(torch.rand(n, generator=generator) < 0.5, factor, 1 / factor)
+
+
+def _cut(
+    images: Tensor,
+    piece: _Piece,
+    neighbours: Neighbours | None,
+    noise_scale: float,
+    generator: Generator,
+) -> tuple[Tensor, Tensor]:
+    """Cut pieces out; return their content and opacity, both (n, c, h, w)."""
+    n, n_channels, height, width = images.shape
+    device = images.device
+    y = torch.arange(height, device=device, dtype=torch.float32) + 0.5
+    x = torch.arange(width, device=device, dtype=torch.float32) + 0.5
+    grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)  # (h, w, 2)
+    # Images share one grid over all channels; a piece of video has moved in older channels.
+    n_grids = 1 if neighbours is None else n_channels
+    lag = torch.arange(n_grids - 1, -1, -1, device=device, dtype=torch.float32)
+    centre = piece.target[:, None] - piece.shift[:, None] * lag[None, :, None]  # (n, g, 2)
+    offset = grid[None, None] - centre[:, :, None, None]  # (n, g, h, w, 2)
+
+    stacks, cuts = images[piece.donor], None
+    if neighbours is not None:
+        stacks = torch.where(_wide(piece.fast), neighbours.fast[piece.donor], stacks)
+        stacks = torch.where(_wide(piece.frozen), stacks[:, -1:], stacks)
+        cuts = _matte((stacks - neighbours.plate[piece.donor]).abs().amax(1))[:, None]
+    at = torch.einsum("nghwj,nij->nghwi", offset, piece.matrix) + piece.source[:, None, None, None]
+    content = _sample(stacks, at) * _wide(piece.gain) + _wide(piece.level)
+    content = content + _eta(images, noise_scale, generator) * _wide(piece.speckle)
+    alpha = _ellipse(offset, piece) * _wide(piece.active)
+    if cuts is not None:
+        matte = _sample(cuts.expand_as(stacks), at)
+        alpha = torch.where(_wide(piece.matted), alpha * matte, alpha)
+    return content, alpha.expand_as(images)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def _sample(stacks: Tensor, at: Tensor) -> Tensor:
+    """Read stacks (n, c, h, w) at positions (n, 1 or c, h, w, 2) given as (y, x) px."""
+    n, n_channels, height, width = stacks.shape
+    n_grids = at.shape[1]
+    scale = torch.tensor([2 / width, 2 / height], device=stacks.device)
+    grid = at.flip(-1) * scale - 1
+    sampled = F.grid_sample(
+        stacks.reshape(n * n_grids, n_channels // n_grids, height, width),
+        grid.reshape(n * n_grids, *grid.shape[2:]),
+        padding_mode="reflection",
+        align_corners=False,
+    )
+    return sampled.view(n, n_channels, *grid.shape[2:4])
+
+
+def _ellipse(offset: Tensor, piece: _Piece) -> Tensor:
+    """Opacity of bent ellipses with edges about a pixel soft: (n, g, h, w)."""
+    cos, sin = _wide(torch.cos(piece.turn)), _wide(torch.sin(piece.turn))
+    y, x = offset[..., 0], offset[..., 1]
+    along = y * sin + x * cos
+    across = y * cos - x * sin + _wide(piece.bend) * along**2
+    thick, length = _wide(piece.radii[:, 0]), _wide(piece.radii[:, 1])
+    distance = torch.sqrt((across / thick) ** 2 + (along / length) ** 2 + 1e-12)
+    # The distance to the edge in pixels, near enough, along the thinner axis.
+    return torch.sigmoid(3 * (1 - distance) * torch.minimum(thick, length))
+
+
+def _matte(change: Tensor) -> Tensor:
+    """How much something stands before its background, (n, h, w) in [0, 1], soft."""
+    smooth = F.avg_pool2d(change[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
+    return ((smooth - 0.04) / 0.06).clamp(0, 1)
+
+
+def _match(content: Tensor, images: Tensor, alpha: Tensor) -> Tensor:
+    """Shift the brightness of pieces to that of what they cover."""
+    total = alpha.sum((2, 3), keepdim=True) + 1e-6
+    return content + ((images - content) * alpha).sum((2, 3), keepdim=True) / total
+
+
+def _visible(images: Tensor, pasted: Tensor) -> Tensor:
+    """Say where pasting changed what one sees, (n, h, w) bool."""
+    contrast = images.flatten(1).std(1, unbiased=False).clamp(min=0.02)
+    change = (pasted - images).abs().amax(1, keepdim=True)
+    change = F.avg_pool2d(change, 5, 1, 2, count_include_pad=False)[:, 0]
+    return change > 0.2 * contrast[:, None, None]

@@ -1,0 +1,843 @@
+"""AVID as a scikit-learn estimator: fit on normal images, score, segment (Sec. 3.4, Eq. 4).
+
+Floor 4: imports the method and its parts; nothing here knows files, plots or commands.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Bunch, Tags, check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, check_memory
+from torch import Tensor, nn
+
+from skavid import segmentation
+from skavid.corruption import CORRUPTIONS, complementary
+from skavid.images import check_images, check_value_range, from_tensor, to_tensor, value_range
+from skavid.losses import LOSSES
+from skavid.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
+from skavid.training import AVIDNet, InterruptedGame, Split, play, split
+
+__all__ = ["PAPER", "VIDEO", "AVIDDetector"]
+
+# Images are scored in chunks of a fixed size, chosen by this many pixels: a score then depends
+# neither on how many images came with it nor on where in the stack it stood.
+CHUNK_PIXELS = {"cpu": 2**15, "cuda": 2**21}
+CALIBRATION_PIXELS = 2**26
+
+PAPER: dict[str, Any] = {
+    "inpainter_corruption": "noise",
+    "detector_corruption": None,
+    "gamma": 0.4,
+    "geometry": "paper",
+    "inpainter_width": 64,
+    "inpainter_depth": 4,
+    "detector_width": 96,
+    "loss": "eq3",
+    "adversarial_weight": 1.0,
+    "reconstruction_weight": 0.0,
+    "optimizer": "sgd",
+    "learning_rate": 0.002,
+    "momentum": 0.9,
+    "batch_size": 16,
+    "smoothing": 0,
+    "widening": 0,
+}
+
+VIDEO: dict[str, Any] = {
+    "spacing": 2,
+    "crop_size": 96,
+    "inpainter_corruption": "grafts",
+    "smoothing": 12,
+    "widening": 20,
+}
+
+
+class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+    """Adversarial visual irregularity detection (AVID).
+
+    Two networks are trained against each other on normal images that are corrupted on purpose:
+    the inpainter I restores a corrupted image to what is normal, the detector D scores how
+    regular each region of an image is. A pixel is irregular where I changed it and D doubts
+    its region [1]_.
+
+    Read more in the user guide.
+
+    Parameters
+    ----------
+    image_shape : tuple (H, W) or (H, W, C), default=None
+        How to read X when it is given as flat rows, as inside a Pipeline.
+    value_range : tuple (low, high), default=None
+        Intensities that become 0 and 1 inside the networks. None learns them from the
+        training images. uint8 images are always 0 to 255. Never clipped.
+    gamma : float, default=0.4
+        How strong the noise of Eq. 2 is, in every corruption.
+    sigma : float, default=1.0
+        Standard deviation of eta in Eq. 2, where the value range has length 1.
+    inpainter_corruption : {"noise", "hiding", "grafts"} or callable, default="hiding"
+        What I learns to restore; see `skavid.corruption`.
+    detector_corruption : {"noise", "hiding", "grafts"}, callable or None, default="grafts"
+        What D learns to find. None leaves D to what I makes, as the paper prints it.
+    geometry : {"aligned", "paper"}, default="aligned"
+        The regions of D: tiles of ``region_size`` with context around each, or Fig. 2.
+    region_size : int, default=4
+        Side of an aligned region in pixels, a power of two.
+    inpainter_width : int, default=16
+        Feature maps of I at full resolution.
+    inpainter_depth : int, default=3
+        How often I halves the resolution.
+    detector_width : int, default=24
+        Feature maps of D's first layer.
+    spacing : int, default=None
+        For stacked video: frames between two channels, as in `TemporalStacker`. Grafts are
+        then cut from what moves and played at other speeds, and ``groups`` are the clips.
+    crop_size : int, default=None
+        Images larger than this are trained on random crops of this side, in pixels.
+    loss : {"bce", "lsgan", "hinge", "eq3"}, default="bce"
+        The game's loss; see `skavid.losses`.
+    adversarial_weight : float, default=0.03
+        Weight of the terms in which each network sees the other's work. 0 leaves them out.
+    reconstruction_weight : float, default=1.0
+        Weight of I's restoring error, which Eq. 3 as printed does not have.
+    optimizer : {"adamw", "sgd"}, default="adamw"
+        Both networks have one of their own.
+    learning_rate : float, default=0.002
+        Its peak; a short warm-up comes before and a cosine after it.
+    momentum : float, default=0.9
+        SGD's momentum, or AdamW's first beta.
+    average_decay : float, default=0.998
+        Decay of the moving averages of the weights, which are what is kept.
+    max_epochs : int, default=40
+        Passes over the training images.
+    batch_size : int, default=16
+        Images in a training batch.
+    n_iter_no_change : int, default=None
+        Stop when neither network got better on the held-out images for so many epochs.
+    validation_fraction : float, default=0.1
+        Share of the images (with ``groups``: of whole clips) that is held out to choose the
+        best weights and to calibrate the thresholds.
+    alpha : float or "auto", default="auto"
+        Threshold of Eq. 4 on the residual, in units of the value range. "auto" calibrates it
+        on the held-out images.
+    zeta : float or "auto", default="auto"
+        Threshold of Eq. 4 on the regularity, in (0, 1).
+    target_fpr : float, default=0.01
+        Share of normal images that may be found irregular, for "auto". With n held-out
+        images no less than about 1 / (n + 1) can be promised.
+    contamination : float or "auto", default="auto"
+        A float moves both thresholds so that this share of the training images is found
+        irregular.
+    fusion : {"min", "mean", "inpainter", "detector"}, default="min"
+        How the margins of I and D are joined: "min" is Eq. 4, "mean" lets one make up for
+        the other, the last two look at one network alone.
+    channel_reduction : {"max", "mean"}, default="max"
+        How the residual's channels become one.
+    smoothing : int, default=3
+        Side of the box, in pixels, over which the residual and D's logits are averaged. 0 is
+        Eq. 4 as printed.
+    widening : int, default=0
+        Side of a maximum filter that widens both maps to the size of an object, in pixels.
+    min_area : int, default=0
+        Pixels that must be irregular together for an image to be irregular. Needs the
+        extra ``image`` for ``min_area_of="patch"``.
+    min_area_of : {"patch", "image"}, default="patch"
+        Whether these pixels must be connected or may lie anywhere in the image.
+    n_draws : int, default=4
+        How often an image is hidden and restored when it is scored, where
+        ``inpainter_corruption="hiding"``; an even number.
+    memory : str or object with the joblib.Memory interface, default=None
+        Caches trained networks by the training images and the training parameters, so that a
+        search over thresholds trains once a fold. Needs an integer ``random_state``.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the networks of the last call.
+    callbacks : list of skorch callbacks, default=None
+        Called during the training.
+    verbose : int, default=0
+        1 prints a line an epoch.
+    device : str, default="auto"
+        "cpu", "cuda", "cuda:1"...; "auto" takes a GPU where there is one.
+    random_state : int, RandomState instance or None, default=None
+        Seeds everything that is random. An int makes two fits on one machine bitwise equal.
+
+    Attributes
+    ----------
+    inpainter_ : Inpainter
+        I, on the CPU.
+    detector_ : Detector
+        D, on the CPU.
+    net_ : AVIDNet
+        The skorch net that trained both.
+    alpha_, zeta_ : float
+        The thresholds of Eq. 4 in use.
+    offset_ : float
+        ``decision_function = score_samples - offset_``; the smallest positive float, so that a
+        pixel exactly at both thresholds is irregular, as in Eq. 4.
+    image_shape_ : tuple (H, W, C)
+        Of the training images.
+    n_features_in_ : int
+        H * W * C.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Only when X was a data frame with string column names.
+    value_range_ : tuple (low, high)
+        What is scaled to 0 and 1.
+    history_ : list of dict
+        A row an epoch: losses, validation figures, seconds.
+    checkpoint_ : dict
+        For "inpainter" and "detector": the epoch each was kept from, and the figure that chose
+        it (Sec. 4.3).
+    n_iter_ : int
+        Epochs played in the last call.
+
+    See Also
+    --------
+    TemporalStacker : Makes such images of video frames.
+    NoveltyKFold : Splits labelled data for searches over thresholds.
+    sklearn.ensemble.IsolationForest : Outliers among feature vectors.
+
+    Notes
+    -----
+    With the residual ``R = |X - I(X)|`` and the regularity ``O``, the evidence of a pixel p is
+    ``e(p) = min(log(R(p) / alpha), logit(zeta) - logit(O(p)))``. Eq. 4's mask is ``e >= 0``,
+    and the score of an image is ``-max_p e(p)``: an image is irregular exactly where its mask
+    is not empty.
+
+    References
+    ----------
+    .. [1] M. Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection", ACCV 2018,
+       :arxiv:`1805.09521`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid import AVIDDetector
+    >>> X = np.random.default_rng(0).normal(size=(40, 16, 16))
+    >>> detector = AVIDDetector(max_epochs=1, random_state=0).fit(X)
+    >>> detector.score_samples(X[:3]).shape
+    (3,)
+    >>> detector.segment(X[:3]).shape
+    (3, 16, 16)
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "image_shape": [tuple, list, None],
+        "value_range": [tuple, list, None],
+        "gamma": [Interval(Real, 0, None, closed="left")],
+        "sigma": [Interval(Real, 0, None, closed="left")],
+        "inpainter_corruption": [StrOptions(set(CORRUPTIONS)), callable],
+        "detector_corruption": [StrOptions(set(CORRUPTIONS)), callable, None],
+        "geometry": [StrOptions({"aligned", "paper"})],
+        "region_size": [Interval(Integral, 1, 64, closed="both")],
+        "inpainter_width": [Interval(Integral, 1, None, closed="left")],
+        "inpainter_depth": [Interval(Integral, 1, 8, closed="both")],
+        "detector_width": [Interval(Integral, 1, None, closed="left")],
+        "spacing": [Interval(Integral, 1, None, closed="left"), None],
+        "crop_size": [Interval(Integral, 8, None, closed="left"), None],
+        "loss": [StrOptions(set(LOSSES))],
+        "adversarial_weight": [Interval(Real, 0, None, closed="left")],
+        "reconstruction_weight": [Interval(Real, 0, None, closed="left")],
+        "optimizer": [StrOptions({"adamw", "sgd"})],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "average_decay": [Interval(Real, 0, 1, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "zeta": [Interval(Real, 0, 1, closed="neither"), StrOptions({"auto"})],
+        "target_fpr": [Interval(Real, 0, 1, closed="neither")],
+        "contamination": [Interval(Real, 0, 0.5, closed="right"), StrOptions({"auto"})],
+        "fusion": [StrOptions({"min", "mean", "inpainter", "detector"})],
+        "channel_reduction": [StrOptions({"max", "mean"})],
+        "smoothing": [Interval(Integral, 0, None, closed="left")],
+        "widening": [Interval(Integral, 0, None, closed="left")],
+        "min_area": [Interval(Integral, 0, None, closed="left")],
+        "min_area_of": [StrOptions({"patch", "image"})],
+        "n_draws": [Interval(Integral, 2, None, closed="left")],
+        "memory": [None, str, os.PathLike, HasMethods(["cache"])],
+        "warm_start": ["boolean"],
+        "callbacks": [list, None],
+        "verbose": ["verbose"],
+        "device": [str],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        *,
+        image_shape: tuple[int, ...] | None = None,
+        value_range: tuple[float, float] | None = None,
+        gamma: float = 0.4,
+        sigma: float = 1.0,
+        inpainter_corruption: Any = "hiding",
+        detector_corruption: Any = "grafts",
+        geometry: str = "aligned",
+        region_size: int = 4,
+        inpainter_width: int = 16,
+        inpainter_depth: int = 3,
+        detector_width: int = 24,
+        spacing: int | None = None,
+        crop_size: int | None = None,
+        loss: str = "bce",
+        adversarial_weight: float = 0.03,
+        reconstruction_weight: float = 1.0,
+        optimizer: str = "adamw",
+        learning_rate: float = 0.002,
+        momentum: float = 0.9,
+        average_decay: float = 0.998,
+        max_epochs: int = 40,
+        batch_size: int = 16,
+        n_iter_no_change: int | None = None,
+        validation_fraction: float = 0.1,
+        alpha: float | str = "auto",
+        zeta: float | str = "auto",
+        target_fpr: float = 0.01,
+        contamination: float | str = "auto",
+        fusion: str = "min",
+        channel_reduction: str = "max",
+        smoothing: int = 3,
+        widening: int = 0,
+        min_area: int = 0,
+        min_area_of: str = "patch",
+        n_draws: int = 4,
+        memory: Any = None,
+        warm_start: bool = False,
+        callbacks: list[Any] | None = None,
+        verbose: int = 0,
+        device: str = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.image_shape = image_shape
+        self.value_range = value_range
+        self.gamma = gamma
+        self.sigma = sigma
+        self.inpainter_corruption = inpainter_corruption
+        self.detector_corruption = detector_corruption
+        self.geometry = geometry
+        self.region_size = region_size
+        self.inpainter_width = inpainter_width
+        self.inpainter_depth = inpainter_depth
+        self.detector_width = detector_width
+        self.spacing = spacing
+        self.crop_size = crop_size
+        self.loss = loss
+        self.adversarial_weight = adversarial_weight
+        self.reconstruction_weight = reconstruction_weight
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.average_decay = average_decay
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.n_iter_no_change = n_iter_no_change
+        self.validation_fraction = validation_fraction
+        self.alpha = alpha
+        self.zeta = zeta
+        self.target_fpr = target_fpr
+        self.contamination = contamination
+        self.fusion = fusion
+        self.channel_reduction = channel_reduction
+        self.smoothing = smoothing
+        self.widening = widening
+        self.min_area = min_area
+        self.min_area_of = min_area_of
+        self.n_draws = n_draws
+        self.memory = memory
+        self.warm_start = warm_start
+        self.callbacks = callbacks
+        self.verbose = verbose
+        self.device = device
+        self.random_state = random_state
+
+    # --- fitting -------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, *, groups: ArrayLike | None = None
+    ) -> AVIDDetector:
+        """Train both networks on normal images and calibrate the thresholds.
+
+        Interrupting it (Ctrl-C) after the first epoch keeps the best networks so far.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+            Normal images; any real dtype. uint8 means 0 to 255. At least 2.
+        y : array-like of shape (n_images,), default=None
+            Ignored. A warning says so where it holds -1.
+        groups : array-like of shape (n_images,), default=None
+            Clip ids. Whole clips are held out. The rows of a clip are consecutive in time.
+
+        Returns
+        -------
+        self : AVIDDetector
+            The fitted detector. A fit that fails leaves it as it was.
+
+        Raises
+        ------
+        ValueError
+            If X, groups or a parameter is not as described.
+        DivergedError
+            If a loss is no longer finite.
+        """
+        with _all_or_nothing(self):
+            going_on = self.warm_start and hasattr(self, "net_")
+            self._fit(X, y, groups, n_epochs=self.max_epochs, going_on=going_on)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, *, groups: ArrayLike | None = None
+    ) -> AVIDDetector:
+        """Go on with the game for one epoch and calibrate the thresholds anew.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+            Normal images with as many channels as before. A share is held out, as in `fit`.
+        y : array-like of shape (n_images,), default=None
+            Ignored.
+        groups : array-like of shape (n_images,), default=None
+            Clip ids.
+
+        Returns
+        -------
+        self : AVIDDetector
+            The fitted detector.
+        """
+        with _all_or_nothing(self):
+            self._fit(X, y, groups, n_epochs=1, going_on=hasattr(self, "net_"))
+        return self
+
+    def _fit(self, X: Any, y: Any, groups: Any, *, n_epochs: int, going_on: bool) -> None:
+        images, groups = self._check_training(X, y, groups, going_on=going_on)
+        self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        fraction = self.validation_fraction
+        parts = split(len(images), groups, fraction, np.random.RandomState(self._seed))
+        net = self._play(images, groups, parts, n_epochs, going_on=going_on)
+        self._keep(net, n_epochs)
+        self._calibrate(images, parts.held_out)
+
+    def _check_training(
+        self, X: Any, y: Any, groups: Any, *, going_on: bool
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        shape = self.image_shape_ if going_on else None
+        images = check_images(
+            X, image_shape=self.image_shape, estimator=self, fitted_shape=shape, min_images=2
+        )
+        if y is not None and np.any(np.asarray(y) == -1):
+            warnings.warn(
+                "y holds -1, but AVIDDetector ignores y and takes every image as normal; train on "
+                "the normal ones alone: NoveltyKFold does so in a search or cross-validation.",
+                UserWarning,
+                stacklevel=4,
+            )
+        if not going_on:
+            learned = value_range(images)
+            given = self.value_range
+            self.value_range_ = learned if given is None else check_value_range(given)
+            self.image_shape_ = tuple(int(size) for size in images.shape[1:])
+        self.geometry_ = self._check_geometry(images)
+        _check_device(self.device)
+        return images, _check_groups(groups, len(images))
+
+    def _check_geometry(self, images: NDArray[Any]) -> Geometry:
+        if self.geometry == "aligned":
+            return aligned(self.region_size)
+        height, width = images.shape[1:3]
+        if min(height, width) < PAPER_GEOMETRY.size:
+            raise ValueError(
+                f"X has images of {height} x {width} pixels, but a region of geometry='paper' "
+                f"holds {PAPER_GEOMETRY.size} x {PAPER_GEOMETRY.size}; enlarge them or take "
+                f"geometry='aligned'."
+            )
+        return PAPER_GEOMETRY
+
+    def _play(
+        self,
+        images: NDArray[Any],
+        groups: NDArray[Any] | None,
+        parts: Split,
+        n_epochs: int,
+        *,
+        going_on: bool,
+    ) -> AVIDNet:
+        game: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in (
+                "inpainter_corruption", "detector_corruption", "inpainter_width",
+                "inpainter_depth", "detector_width", "spacing", "crop_size", "batch_size",
+                "learning_rate", "gamma", "sigma", "loss", "adversarial_weight",
+                "reconstruction_weight", "momentum", "average_decay", "n_iter_no_change",
+            )
+        }  # fmt: skip
+        game |= {
+            "value_range": self.value_range_,
+            "geometry": self.geometry_,
+            "optimizer_name": self.optimizer,
+            "max_epochs": n_epochs,
+            "seed": self._seed,
+            "device": _check_device(self.device),
+        }
+        watched = {"callbacks": self.callbacks, "verbose": int(self.verbose)}
+        try:
+            if going_on:
+                return play(images, groups, parts, net=self.net_, **watched, **game)
+            with _cached(check_memory(self.memory), (images, groups, parts, game)) as train:
+                net: AVIDNet = train(images, groups, parts, **watched, **game)
+                return net
+        except InterruptedGame as interrupted:
+            net = interrupted.net
+            n_done = sum("valid_inpainter" in row for row in net.history)
+            warnings.warn(
+                f"The training was interrupted after epoch {n_done}; the best networks so far "
+                f"are kept (I of epoch {net.best_['inpainter']['epoch']}, D of epoch "
+                f"{net.best_['detector']['epoch']}).",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+            return net
+
+    def _keep(self, net: AVIDNet, n_epochs: int) -> None:
+        self.net_ = net
+        for name in ("inpainter", "detector"):
+            network = copy.deepcopy(getattr(net, f"averaged_{name}_").module)
+            network.load_state_dict(net.best_[name]["weights"])
+            setattr(self, f"{name}_", network.eval().requires_grad_(False))
+        self.checkpoint_ = {
+            name: {
+                "epoch": net.best_[name]["epoch"],
+                why: net.best_[name]["figure"],
+            }
+            for name, why in (("inpainter", "restoring_error"), ("detector", "region_auc"))
+        }
+        rows = [row for row in net.history if "valid_inpainter" in row]
+        self.history_ = [
+            {key: value for key, value in row.items() if key in _HISTORY} for row in rows
+        ]
+        self.n_iter_ = min(len(rows), n_epochs)
+
+    def _calibrate(self, images: NDArray[Any], held_out: NDArray[np.int64]) -> None:
+        self.offset_ = float(np.nextafter(0, 1))
+        most = max(1, CALIBRATION_PIXELS // (images.shape[1] * images.shape[2]))
+        some = np.unique(np.linspace(0, len(held_out) - 1, min(len(held_out), most)).astype(int))
+        parts = list(self._look(images, held_out[some]))
+        self.alpha_, self.zeta_ = segmentation.calibrate(
+            np.concatenate([part.residual for part in parts]),
+            np.concatenate([part.logits for part in parts]),
+            alpha=self.alpha,
+            zeta=self.zeta,
+            target_fpr=self.target_fpr,
+            **self._rule(),
+        )
+        if self.contamination != "auto":
+            scores = self._score(images)
+            self.alpha_, self.zeta_ = segmentation.shift_for_contamination(
+                scores, self.alpha_, self.zeta_, self.contamination
+            )
+
+    # --- looking at images -----------------------------------------------------------------------
+
+    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Score images: the higher, the more normal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+            Images with as many channels as in fit; another height and width is allowed.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_images,), float64
+            The largest evidence of each image, with its sign turned. Negative or zero where the
+            mask of the image is not empty. For ``roc_auc_score`` label normal images 1 and
+            irregular ones -1.
+        """
+        return self._score(self._check(X))
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Score images against the thresholds.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+            Images.
+
+        Returns
+        -------
+        decision : ndarray of shape (n_images,), float64
+            ``score_samples(X) - offset_``: negative for irregular images.
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
+        """Say which images are irregular.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+            Images.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_images,), int
+            -1 where `segment` finds an irregular pixel, else 1.
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def segment(self, X: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[np.bool_]:
+        """Find the irregular pixels, Eq. 4.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+            Images.
+        out : ndarray of shape (n_images, H, W), bool, default=None
+            Where to write, a memory map, say.
+
+        Returns
+        -------
+        masks : ndarray of shape (n_images, H, W), bool
+            True where a pixel is irregular.
+        """
+        images = self._check(X)
+        masks = _make_out(out, images.shape[:3], np.bool_, "out")
+        for part in self._look(images):
+            masks[part.rows] = segmentation.mask(self._evidence(part))
+        return masks
+
+    def maps(self, X: ArrayLike, *, out: dict[str, NDArray[Any]] | None = None) -> Bunch:
+        """Return the maps behind masks and scores, for people who look.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+            Images.
+        out : dict, default=None
+            Arrays to write to (memory maps, say), by the names below; missing ones are made.
+
+        Returns
+        -------
+        maps : Bunch
+            All float32. ``inpainted``, I(X) in X's units, (n_images, H, W) or
+            (n_images, H, W, C) as X; ``residual``, |X - I(X)| in units of the value range;
+            ``regularity``, D's score in [0, 1] of the least regular region that holds a pixel;
+            ``evidence``, >= 0 where a pixel is irregular. These three (n_images, H, W), after
+            ``smoothing`` and ``widening``.
+        """
+        images = self._check(X)
+        n_dims = np.ndim(X)
+        flat = images.shape[-1] == 1 and n_dims != 4
+        shape = images.shape[:3] if flat else images.shape
+        given = out or {}
+        names = ("inpainted", "residual", "regularity", "evidence")
+        unknown = set(given) - set(names)
+        if unknown:
+            raise ValueError(f"out has the key {min(unknown)!r}, but must have some of {names}.")
+        maps = Bunch(
+            **{
+                name: _make_out(
+                    given.get(name),
+                    shape if name == "inpainted" else images.shape[:3],
+                    np.float32,
+                    f"out[{name!r}]",
+                )
+                for name in names
+            }
+        )
+        for part in self._look(images):
+            inpainted = from_tensor(part.inpainted, self._units(images))
+            maps.inpainted[part.rows] = inpainted[..., 0] if flat else inpainted
+            maps.residual[part.rows] = part.residual
+            maps.regularity[part.rows] = segmentation.regularity(part.logits)
+            maps.evidence[part.rows] = self._evidence(part)
+        return maps
+
+    def _check(self, X: Any) -> NDArray[Any]:
+        check_is_fitted(self)
+        images = check_images(X, estimator=self, fitted_shape=self.image_shape_)
+        self._check_geometry(images)
+        return images
+
+    def _units(self, images: NDArray[Any]) -> tuple[float, float]:
+        return (0.0, 255.0) if images.dtype == np.uint8 else self.value_range_
+
+    def _score(self, images: NDArray[Any]) -> NDArray[np.float64]:
+        scores = np.empty(len(images))
+        for part in self._look(images):
+            scores[part.rows] = segmentation.score(self._evidence(part))
+        return scores
+
+    def _rule(self) -> dict[str, Any]:
+        return {
+            "fusion": self.fusion,
+            "min_area": self.min_area,
+            "min_area_of": self.min_area_of,
+        }
+
+    def _evidence(self, part: _Look) -> NDArray[np.float32]:
+        return segmentation.evidence(
+            part.residual, part.logits, alpha=self.alpha_, zeta=self.zeta_, **self._rule()
+        )
+
+    def _look(
+        self, images: NDArray[Any], rows: NDArray[np.int64] | None = None
+    ) -> Iterator[_Look]:
+        """Yield what both networks say, a chunk of images at a time."""
+        device = _check_device(self.device)
+        inpainter, detector = (_placed(net, device) for net in (self.inpainter_, self.detector_))
+        height, width = images.shape[1:3]
+        # Small networks still work on 16 x 16 or so; more than 64 images gain nothing.
+        budget = CHUNK_PIXELS["cpu" if device == "cpu" else "cuda"]
+        size = min(64, max(1, budget // (max(height, 16) * max(width, 16))))
+        n = len(images) if rows is None else len(rows)
+        for start in range(0, n, size):
+            stop = min(start + size, n)
+            part = images[start:stop] if rows is None else images[rows[start:stop]]
+            tensor = to_tensor(part, self.value_range_)
+            missing = size - len(tensor)
+            full = torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
+            with torch.inference_mode():
+                inpainted, residual, logits = self._judge(full.to(device), inpainter, detector)
+            yield _Look(
+                slice(start, stop), inpainted[: stop - start], *(
+                    array[: stop - start] for array in (residual, logits)
+                )
+            )  # fmt: skip
+
+    def _judge(
+        self, images: Tensor, inpainter: nn.Module, detector: nn.Module
+    ) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float32]]:
+        height, width = images.shape[2:]
+        inpainted = self._inpaint(images, inpainter)
+        change = (images - inpainted).abs()
+        reduced = change.amax(1) if self.channel_reduction == "max" else change.mean(1)
+        scores = detector(images).float().cpu().numpy()
+        logits = lowest_region(scores, self.geometry_, height, width)
+        filters = {"mean": self.smoothing, "maximum": self.widening}
+        residual = segmentation.smooth(reduced.cpu().numpy(), **filters)
+        return inpainted.cpu(), residual, -segmentation.smooth(-logits, **filters)
+
+    def _inpaint(self, images: Tensor, inpainter: nn.Module) -> Tensor:
+        """Restore images: I(X). Hidden pixels are the mean over draws that hide every pixel."""
+        if self.inpainter_corruption != "hiding":
+            restored: Tensor = inpainter(images)
+            return restored
+        total, count = torch.zeros_like(images), torch.zeros_like(images)
+        draws = complementary(
+            images,
+            self.n_draws,
+            gamma=self.gamma,
+            sigma=self.sigma,
+            seed=self._seed,
+            video=self.spacing is not None,
+        )
+        for draw in draws:
+            total += draw.hidden * inpainter(draw.images, draw.hidden)
+            count += draw.hidden
+        return total / count
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+_HISTORY = frozenset(
+    ("epoch", "dur", "inpainter_loss", "detector_loss", "valid_inpainter", "valid_detector_auc",
+     "kept")
+)  # fmt: skip
+
+
+class _Look(NamedTuple):
+    """What both networks say of a chunk of images."""
+
+    rows: slice
+    inpainted: Tensor
+    residual: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+@contextmanager
+def _all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
+    """Put an estimator back as it was when something in the block fails."""
+    before = dict(estimator.__dict__)
+    try:
+        yield
+    except BaseException:
+        estimator.__dict__.clear()
+        estimator.__dict__.update(before)
+        raise
+
+
+@contextmanager
+def _cached(memory: joblib.Memory, arguments: Any) -> Iterator[Any]:
+    """Cache trainings; two processes that want the same one share it."""
+    if memory.location is None:
+        yield play
+        return
+    os.makedirs(memory.location, exist_ok=True)
+    lock = os.path.join(memory.location, f"skavid-{joblib.hash(arguments)}.lock")
+    with FileLock(lock):
+        yield memory.cache(play, ignore=["callbacks", "verbose"])
+
+
+def _check_groups(groups: Any, n: int) -> NDArray[Any] | None:
+    if groups is None:
+        return None
+    groups = np.asarray(groups)
+    if groups.shape != (n,):
+        raise ValueError(
+            f"groups has the shape {groups.shape}, but X has {n} images; give one clip id an image."
+        )
+    firsts = np.concatenate([[True], groups[1:] != groups[:-1]])
+    if firsts.sum() != len(np.unique(groups)):
+        raise ValueError(
+            "groups has a clip whose images are not consecutive; sort X and groups by clip and time."
+        )
+    return groups
+
+
+def _check_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        raise ValueError(
+            f"device={device!r} is not there; this machine has {', '.join(there)}."
+        ) from error
+    return device
+
+
+def _placed(network: nn.Module, device: str) -> nn.Module:
+    # Networks live on the CPU, so that a pickle opens anywhere; a GPU gets a copy.
+    return network if device == "cpu" else copy.deepcopy(network).to(device)
+
+
+def _make_out(
+    out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any, name: str
+) -> NDArray[Any]:
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(
+            f"{name} has shape {out.shape} and dtype {out.dtype}, but must have shape {shape} and "
+            f"dtype {np.dtype(dtype)}."
+        )
+    return out

@@ -1,0 +1,213 @@
+"""The two networks of Sec. 3.1 and 3.2: the inpainter I, the detector D and the blocks they share.
+
+Floor 2: imports `regions` only, never `corruption`, `losses` or `training`.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skavid.regions import PAPER_GEOMETRY, Geometry, padded_shape, reflect_pad
+
+__all__ = ["Detector", "Inpainter"]
+
+
+def _block(n_in: int, n_out: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    # Replicated borders: a constant image gives a constant map, so no border looks odd.
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, kernel, stride, 1, bias=False, padding_mode="replicate"),
+        nn.BatchNorm2d(n_out),
+        nn.LeakyReLU(0.1, inplace=True),
+    )
+
+
+def _halve(n_in: int, n_out: int) -> nn.Sequential:
+    # An even kernel keeps each output centred on the 2 x 2 pixels that it replaces.
+    return nn.Sequential(_block(n_in, n_out, kernel=4, stride=2), _block(n_out, n_out))
+
+
+def _double(features: Tensor) -> Tensor:
+    return F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def _multiple(length: int, step: int) -> int:
+    return -(-length // step) * step
+
+
+class Inpainter(nn.Module):
+    """Inpainter I: a U-Net that restores a corrupted image to what is normal, Sec. 3.1.
+
+    It predicts a correction that is added to its input, so an untrained inpainter changes
+    nothing.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of the images.
+    width : int, default=16
+        Feature maps at full resolution; doubled at each level.
+    depth : int, default=3
+        How often the resolution is halved.
+
+    Notes
+    -----
+    Images of any height and width from 1 x 1 are reflected up to a multiple of
+    ``2 ** depth`` and the result is cropped. Convolutions replicate the border. As in [1]_
+    features of equal resolution are joined across the U; as in the authors' code the way up
+    is a bilinear interpolation.
+
+    References
+    ----------
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional Networks for Biomedical
+       Image Segmentation", MICCAI 2015.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.networks import Inpainter
+    >>> images = torch.rand(2, 3, 5, 7)
+    >>> Inpainter(3, width=4, depth=2)(images).shape
+    torch.Size([2, 3, 5, 7])
+    """
+
+    def __init__(self, n_channels: int, *, width: int = 16, depth: int = 3) -> None:
+        super().__init__()
+        self.depth = depth
+        widths = [width * 2**level for level in range(depth + 1)]
+        self.enter = nn.Sequential(_block(n_channels + 1, width), _block(width, width))
+        self.down = nn.ModuleList(
+            _halve(wide, wider) for wide, wider in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.narrow = nn.ModuleList(
+            nn.Conv2d(wider, wide, 1) for wide, wider in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.merge = nn.ModuleList(_block(2 * wide, wide) for wide in widths[:-1])
+        self.correct = nn.Conv2d(width, n_channels, 1)
+        nn.init.zeros_(self.correct.weight)
+        nn.init.zeros_(cast(Tensor, self.correct.bias))
+
+    def forward(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Restore images.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, n_channels, height, width)
+            Corrupted images, intensities about [0, 1].
+        hidden : Tensor of the same shape, optional
+            1 where a pixel was hidden and its value says nothing, else 0. Its mean over the
+            channels is one more input channel; none hidden when None.
+
+        Returns
+        -------
+        restored : Tensor of the same shape
+            I(X~), not clipped.
+        """
+        n, _, height, width = images.shape
+        seen = images.new_zeros(n, 1, height, width) if hidden is None else hidden.mean(1, True)
+        below = _multiple(height, 2**self.depth) - height
+        beside = _multiple(width, 2**self.depth) - width
+        features = reflect_pad(torch.cat([images, seen], 1), 0, beside, 0, below)
+        features = self.enter(features)  # (n, w, h, w)
+        skips = []
+        for down in self.down:
+            skips.append(features)
+            features = down(features)  # (n, 2w, h/2, w/2)
+        for level in reversed(range(self.depth)):
+            features = _double(self.narrow[level](features))
+            features = self.merge[level](torch.cat([features, skips[level]], 1))
+        correction: Tensor = self.correct(features)[..., :height, :width]
+        return images + correction
+
+
+class Detector(nn.Module):
+    """Detector D: a fully convolutional network that scores each region of an image, Sec. 3.2.
+
+    No pooling and no dense layer; 1 x 1 convolutions end it.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of the images.
+    geometry : Geometry
+        Which pixels each region holds: `skavid.regions.PAPER_GEOMETRY` is the network of
+        Fig. 2, `skavid.regions.aligned` gives regions that tile the image.
+    width : int, default=24
+        Feature maps of the first layer. Fig. 2 has 96.
+
+    Notes
+    -----
+    The aligned detector sees each region with the context around it at two scales: features
+    at the region's own size and at twice that size are joined before the last layers. The
+    image is reflected beyond its right and lower border so that the last region is whole.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.networks import Detector
+    >>> from skavid.regions import aligned
+    >>> Detector(1, geometry=aligned(4), width=4)(torch.rand(2, 1, 9, 16)).shape
+    torch.Size([2, 3, 4])
+    """
+
+    def __init__(self, n_channels: int, *, geometry: Geometry, width: int = 24) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.is_paper = geometry == PAPER_GEOMETRY
+        if self.is_paper:
+            self.near = _figure_2(n_channels, width)
+        else:
+            n_halvings = geometry.size.bit_length() - 1
+            first = [_block(n_channels, width)] if n_halvings == 0 else []
+            widths = [n_channels] + [width * min(2**level, 2) for level in range(n_halvings)]
+            halvings = [_halve(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+            wide = width if n_halvings == 0 else widths[-1]
+            self.near = nn.Sequential(*first, *halvings, _block(wide, wide))
+            self.far = nn.Sequential(_halve(wide, wide), _block(wide, wide))
+            self.judge = nn.Sequential(
+                nn.Conv2d(2 * wide, wide, 1), nn.LeakyReLU(0.1, inplace=True), nn.Conv2d(wide, 1, 1)
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score every region.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, n_channels, height, width)
+            Intensities about [0, 1].
+
+        Returns
+        -------
+        logits : Tensor of shape (n_images, n1, n2)
+            The regularity is ``O = sigmoid(logits)``: 1 regular, 0 not.
+        """
+        height, width = images.shape[2:]
+        tall, broad = padded_shape(self.geometry, height, width)
+        n1, n2 = tall // self.geometry.jump, broad // self.geometry.jump
+        if self.is_paper:
+            logits = self.near(reflect_pad(images, 0, broad - width, 0, tall - height))
+            return cast(Tensor, logits[:, 0])
+        even = 2 * self.geometry.size
+        tall, broad = _multiple(tall, even), _multiple(broad, even)
+        near = self.near(reflect_pad(images, 0, broad - width, 0, tall - height))
+        far = _double(self.far(near))
+        return cast(Tensor, self.judge(torch.cat([near, far], 1))[:, 0, :n1, :n2])
+
+
+def _figure_2(n_channels: int, width: int) -> nn.Sequential:
+    """Stack the layers of Fig. 2, receptive field 51, jump 16; for width 96 as the authors'."""
+
+    def layer(n_in: int, n_out: int, kernel: int = 1, stride: int = 1) -> list[nn.Module]:
+        return [nn.Conv2d(n_in, n_out, kernel, stride), nn.ReLU(inplace=True)]
+
+    wide = [8 * width // 3, 16 * width // 3, 32 * width // 3]
+    return nn.Sequential(
+        *layer(n_channels, width, 11, 4), *layer(width, width), *layer(width, width),
+        *layer(width, width, 3, 2), *layer(width, width), *layer(width, width),
+        *layer(width, wide[0], 5, 2),
+        *layer(wide[0], wide[1]), *layer(wide[1], wide[2]), *layer(wide[2], wide[2]),
+        nn.Conv2d(wide[2], 1, 1, bias=False),
+    )  # fmt: skip

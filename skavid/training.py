@@ -1,0 +1,767 @@
+"""The game of Sec. 3.3 and Eq. 3: I and D are trained against each other on normal images.
+
+Floor 3: imports the parts (`networks`, `corruption`, `losses`), never `estimator`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import roc_auc_score
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from skavid.corruption import CORRUPTIONS, Corrupted, Corruption, Neighbours
+from skavid.images import to_tensor
+from skavid.losses import LOSSES
+from skavid.networks import Detector, Inpainter
+from skavid.regions import Geometry, region_mean
+
+__all__ = ["AVIDNet", "CollapseWarning", "DivergedError", "InterruptedGame", "play", "split"]
+
+BANK_SIZE = 64  # held-out images that referee the game after each epoch
+N_REPLAYED = 64  # old outputs of I that D is shown again
+BLIND_AUC = 0.55
+BLIND_CHECKS = 5
+IRREGULAR_WEIGHT = 2.5  # irregular regions are rare: each counts this much more for D
+INTACT_WEIGHT = 0.1  # what an intact pixel counts for I, beside 1 for a corrupted one
+
+
+class CollapseWarning(ConvergenceWarning):
+    """D could not tell regular from irregular regions for several epochs."""
+
+
+class DivergedError(RuntimeError):
+    """A loss was no longer finite."""
+
+
+class InterruptedGame(Exception):
+    """The user interrupted a game that has a best pair already.
+
+    Parameters
+    ----------
+    net : AVIDNet
+        The net as it was when it was interrupted.
+    """
+
+    def __init__(self, net: AVIDNet) -> None:
+        super().__init__("the training was interrupted")
+        self.net = net
+
+
+class Split(NamedTuple):
+    """Which images train and which are held out.
+
+    Attributes
+    ----------
+    train, held_out : ndarray of int
+        Row numbers, sorted.
+    """
+
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+
+def split(
+    n: int, groups: NDArray[Any] | None, fraction: float, random_state: np.random.RandomState
+) -> Split:
+    """Hold images out of the training; whole clips where there are clips.
+
+    Parameters
+    ----------
+    n : int
+        Number of images, at least 2.
+    groups : ndarray of shape (n,) or None
+        Clip ids. With a single clip its last images are held out.
+    fraction : float
+        Share to hold out, in (0, 1); at least one image is, and one is not.
+    random_state : RandomState
+        Chooses images or clips.
+
+    Returns
+    -------
+    split : Split
+        Row numbers, disjoint, together all rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.training import split
+    >>> split(6, np.array([0, 0, 1, 1, 2, 2]), 0.3, np.random.RandomState(0)).held_out
+    array([4, 5])
+    """
+    wanted = min(max(1, round(fraction * n)), n - 1)
+    rows = np.arange(n)
+    names = np.array([]) if groups is None else np.unique(groups)
+    if groups is None:
+        chosen = np.isin(rows, random_state.permutation(n)[:wanted])
+    elif len(names) == 1:
+        chosen = rows >= n - wanted
+    else:
+        chosen = np.zeros(n, dtype=bool)
+        for name in random_state.permutation(names)[:-1]:
+            chosen |= groups == name
+            if chosen.sum() >= wanted:
+                break
+    return Split(rows[~chosen], rows[chosen])
+
+
+class _Images(Dataset[Any]):
+    """Batches of training images, with what clips add to them, cropped on the way."""
+
+    def __init__(
+        self,
+        images: NDArray[Any],
+        rows: NDArray[np.int64],
+        *,
+        value_range: tuple[float, float],
+        groups: NDArray[Any] | None,
+        spacing: int | None,
+        crop_size: int | None,
+        generator: Generator,
+    ) -> None:
+        self.images = images
+        self.rows = rows
+        self.value_range = value_range
+        self.crop_size = crop_size
+        self.spacing = spacing
+        self.generator = generator
+        if spacing is not None:
+            self.starts, self.plates = self._find_clips(groups)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Neighbours | int]:
+        rows = self.rows[np.asarray(indices)]
+        images = self._read(rows)
+        if self.spacing is None:
+            return self._crop(images, None), 0
+        fast = self._faster(rows)
+        plate = torch.stack([self.plates[int(self.starts[row])] for row in rows])
+        return self._crop(images, Neighbours(fast, plate.expand_as(images)))
+
+    def _read(self, rows: NDArray[np.int64]) -> Tensor:
+        return to_tensor(self.images[rows], self.value_range)
+
+    def _find_clips(self, groups: NDArray[Any] | None) -> tuple[NDArray[np.int64], dict[int, Any]]:
+        """Return the first row of each row's clip, and a background for each clip."""
+        n = len(self.images)
+        new = np.ones(n, dtype=bool)
+        if groups is None:
+            new[1:] = False
+        else:
+            new[1:] = groups[1:] != groups[:-1]
+        starts = np.maximum.accumulate(np.where(new, np.arange(n), 0))
+        plates = {}
+        for start in np.unique(starts[self.rows]):
+            clip = np.flatnonzero(starts == start)
+            some = clip[np.linspace(0, len(clip) - 1, min(len(clip), 32)).astype(int)]
+            plates[int(start)] = self._read(some)[:, -1:].median(0).values
+        return starts, plates
+
+    def _faster(self, rows: NDArray[np.int64]) -> Tensor:
+        """Assemble stacks that run 1.5 to 3 times as fast from newest moments, Sec. 3.5."""
+        assert self.spacing is not None
+        n_channels = self.images.shape[-1]
+        slowest, fastest = math.ceil(1.5 * self.spacing), 3 * self.spacing
+        lag = torch.randint(slowest, fastest + 1, (len(rows),), generator=self.generator).numpy()
+        newest = [
+            self._read(np.maximum(rows - age * lag, self.starts[rows]))[:, -1]
+            for age in reversed(range(n_channels))
+        ]
+        return torch.stack(newest, 1)
+
+    def _crop(self, images: Tensor, beside: Neighbours | None) -> Any:
+        """Cut out what moves, or any place, at random."""
+        size, (height, width) = self.crop_size, images.shape[2:]
+        if size is None or (height <= size and width <= size):
+            return images if beside is None else (images, beside)
+        tall, broad = min(size, height), min(size, width)
+        n = len(images)
+        top = torch.randint(height - tall + 1, (n,), generator=self.generator)
+        left = torch.randint(width - broad + 1, (n,), generator=self.generator)
+        if beside is not None:
+            change = (images - beside.plate).abs().amax(1).flatten(1) ** 2 + 1e-9
+            centre = torch.multinomial(change, 1, generator=self.generator)[:, 0]
+            busy = torch.rand(n, generator=self.generator) < 0.85
+            top = torch.where(busy, (centre // width - tall // 2).clamp(0, height - tall), top)
+            left = torch.where(busy, (centre % width - broad // 2).clamp(0, width - broad), left)
+
+        def cut(stack: Tensor) -> Tensor:
+            pairs = zip(stack, top.tolist(), left.tolist(), strict=True)
+            return torch.stack([one[:, y : y + tall, x : x + broad] for one, y, x in pairs])
+
+        if beside is None:
+            return cut(images)
+        return cut(images), Neighbours(cut(beside.fast), cut(beside.plate))
+
+
+def region_targets(
+    corrupted: Corrupted, geometry: Geometry, *, fake: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Turn the where of pixels into what D should say of regions.
+
+    A region is irregular where enough of it is corrupted, regular where next to nothing is,
+    and undecided (weight 0) between.
+
+    Parameters
+    ----------
+    corrupted : Corrupted
+        As a corruption returns it.
+    geometry : Geometry
+        Which pixels each region holds.
+    fake : bool, default=False
+        The images are I's work: every touched pixel counts.
+
+    Returns
+    -------
+    regular, weight : Tensor of shape (n_images, n1, n2)
+        1 regular, 0 irregular; how much the region counts.
+    """
+    share = region_mean(corrupted.where, geometry)
+    # In a large region a few pixels suffice: it should say so when it holds a small oddity.
+    enough = min(0.35, 64 / geometry.size**2)
+    regular = (share < enough).float()
+    decided = (share >= enough) | (share <= enough / 7)
+    weight = decided * (1 + (IRREGULAR_WEIGHT - 1) * (1 - regular))
+    return regular, weight if fake else weight * region_mean(corrupted.weight, geometry)
+
+
+class AVIDNet(NeuralNet):  # type: ignore[misc]
+    """The game: two modules, two optimisers, one train step.
+
+    Parameters
+    ----------
+    inpainter : Inpainter
+        I, trained in place.
+    detector : Detector
+        D, trained in place.
+    inpainter_corruption : callable
+        What I restores, see `skavid.corruption`.
+    detector_corruption : callable or None
+        What D finds; None teaches D by I's work alone, as printed.
+    gamma, sigma : float
+        Eq. 2's noise.
+    loss : {"bce", "lsgan", "hinge", "eq3"}
+        The game's loss, see `skavid.losses`.
+    adversarial_weight : float
+        Weight of the terms in which one network sees the other's work; 0 leaves them out.
+    reconstruction_weight : float
+        Weight of I's restoring error; Eq. 3 as printed has none.
+    optimizer_name : {"adamw", "sgd"}
+        Both networks have their own.
+    momentum : float
+        SGD's momentum or AdamW's first beta.
+    average_decay : float
+        Decay of the moving averages of both networks, which are what is kept.
+    n_iter_no_change : int or None
+        Epochs without a better I or D after which the game ends.
+    seed : int
+        Of the corruptions.
+    **kwargs : dict
+        Of `skorch.NeuralNet`: ``max_epochs``, ``lr``, ``device``, ``callbacks``, ``verbose``...
+
+    Attributes
+    ----------
+    inpainter_, detector_ : Module
+        The networks in training.
+    averaged_inpainter_, averaged_detector_ : AveragedModel
+        Their moving averages.
+    best_ : dict
+        For "inpainter" and "detector": the epoch, the figure that chose it, and the weights.
+    stopped_ : str or None
+        Why the game ended before its time.
+    """
+
+    def __init__(
+        self,
+        inpainter: Inpainter,
+        detector: Detector,
+        *,
+        inpainter_corruption: Corruption,
+        detector_corruption: Corruption | None,
+        gamma: float,
+        sigma: float,
+        loss: str,
+        adversarial_weight: float,
+        reconstruction_weight: float,
+        optimizer_name: str,
+        momentum: float,
+        average_decay: float,
+        n_iter_no_change: int | None,
+        seed: int,
+        **kwargs: Any,
+    ) -> None:
+        self.inpainter = inpainter
+        self.detector = detector
+        self.inpainter_corruption = inpainter_corruption
+        self.detector_corruption = detector_corruption
+        self.gamma = gamma
+        self.sigma = sigma
+        self.loss = loss
+        self.adversarial_weight = adversarial_weight
+        self.reconstruction_weight = reconstruction_weight
+        self.optimizer_name = optimizer_name
+        self.momentum = momentum
+        self.average_decay = average_decay
+        self.n_iter_no_change = n_iter_no_change
+        self.seed = seed
+        super().__init__(module=inpainter, criterion=nn.Identity, **kwargs)
+
+    def initialize_module(self) -> AVIDNet:
+        """Take both networks and start their moving averages."""
+        self.inpainter_ = self.inpainter
+        self.detector_ = self.detector
+        average = _Average(self.average_decay)
+        self.averaged_inpainter_ = AveragedModel(self.inpainter, avg_fn=average, use_buffers=True)
+        self.averaged_detector_ = AveragedModel(self.detector, avg_fn=average, use_buffers=True)
+        self.generator_ = Generator().manual_seed(self.seed)
+        self.replayed_: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.best_: dict[str, dict[str, Any]] = {}
+        self.stopped_: str | None = None
+        self.step_ = 0
+        return self
+
+    def initialize_criterion(self) -> AVIDNet:
+        """Build nothing: the losses are functions."""
+        return self
+
+    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> AVIDNet:
+        """Give each network its own optimiser."""
+        self.inpainter_optimizer_ = self._optimizer(self.inpainter_)
+        self.detector_optimizer_ = self._optimizer(self.detector_)
+        return self
+
+    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        if self.optimizer_name == "sgd":
+            return torch.optim.SGD(network.parameters(), lr=self.lr, momentum=self.momentum)
+        betas = (self.momentum, 0.999)
+        return torch.optim.AdamW(network.parameters(), lr=self.lr, betas=betas, weight_decay=0.01)
+
+    def get_iterator(self, dataset: _Images, training: bool = False) -> DataLoader[Any]:
+        """Shuffle the training images into whole batches.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            Training images, with the generator of their order.
+        training : bool, default=False
+            Not used: the referee reads held-out images by itself.
+
+        Returns
+        -------
+        batches : DataLoader
+            Of ``batch_size`` images each; the last one is filled up with images seen before,
+            since batch statistics of a lone image would be worth nothing.
+        """
+        n = -(-len(dataset) // self.batch_size) * self.batch_size
+        sampler = RandomSampler(dataset, num_samples=n, generator=dataset.generator)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            collate_fn=_as_it_is,
+            generator=dataset.generator,
+        )
+
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Move D, then I, on one batch.
+
+        Parameters
+        ----------
+        batch : tuple
+            Clean images X and what clips add to them.
+        **fit_params : dict
+            Not used.
+
+        Returns
+        -------
+        step : dict
+            ``loss``, the sum of both networks' losses.
+
+        Notes
+        -----
+        With X~ a corrupted X, Y all ones, l the loss and v the adversarial weight ([1]_, Eq. 3)::
+
+            D:  min  l(D(X), Y) + l(D(X~), Y - where) + v l(D(I(X~)), Y - where)
+            I:  min  |X - I(X~)|  + v l(D(I(X~)), Y)
+
+        where X~ is made by each network's own corruption. D also sees old outputs of I.
+
+        References
+        ----------
+        .. [1] Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection", ACCV 2018.
+        """
+        images = batch[0].to(self.device)
+        beside = None
+        if isinstance(batch[1], Neighbours):
+            beside = Neighbours(*(stack.to(self.device) for stack in batch[1]))
+        self._set_learning_rate()
+        task = self._corrupt(self.inpainter_corruption, images, beside)
+        restored = self.inpainter_(task.images, task.hidden)
+        made = torch.where(task.hidden > 0, restored, images) if task.hidden.any() else restored
+        detector_loss = self._step_detector(images, beside, task, made.detach())
+        inpainter_loss = self._step_inpainter(images, task, restored, made)
+        self.averaged_inpainter_.update_parameters(self.inpainter_)
+        self.averaged_detector_.update_parameters(self.detector_)
+        self.step_ += 1
+        for name, loss in (("inpainter", inpainter_loss), ("detector", detector_loss)):
+            if not torch.isfinite(loss):
+                raise DivergedError(
+                    f"The {name}'s loss became {loss.item()} in epoch {len(self.history)}; "
+                    f"lower learning_rate (now {self.lr:g}) or take loss='bce'."
+                )
+            self.history.record_batch(f"{name}_loss", loss.item())
+        return {"loss": (inpainter_loss + detector_loss).detach(), "y_pred": None}
+
+    def _corrupt(
+        self, corruption: Corruption, images: Tensor, beside: Neighbours | None
+    ) -> Corrupted:
+        return corruption(
+            images,
+            gamma=self.gamma,
+            sigma=self.sigma,
+            generator=self.generator_,
+            neighbours=beside,
+        )
+
+    def _step_detector(
+        self, images: Tensor, beside: Neighbours | None, task: Corrupted, made: Tensor
+    ) -> Tensor:
+        n, geometry, loss = len(images), self.detector_.geometry, LOSSES[self.loss]
+        shown, truths = [images], []
+        if self.detector_corruption is not None:
+            lesson = self._corrupt(self.detector_corruption, images, beside)
+            shown.append(lesson.images)
+            truths.append((region_targets(lesson, geometry), 1.0))
+        if self.adversarial_weight > 0:
+            fake, *truth = self._replay(made, *region_targets(task, geometry, fake=True))
+            shown.append(fake)
+            truths.append((tuple(truth), self.adversarial_weight))
+        # One pass over all: batch statistics must not tell D which batch it sees.
+        logits = self.detector_(torch.cat(shown)).split(n)
+        total = loss(logits[0], torch.ones_like(logits[0]), None)
+        for seen, ((regular, weight), share) in zip(logits[1:], truths, strict=True):
+            total = total + share * loss(seen, regular, weight)
+        _descend(self.detector_optimizer_, total)
+        return total.detach()
+
+    def _replay(
+        self, made: Tensor, regular: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Show D old outputs of I in half of the places, so that it does not forget them."""
+        out = []
+        for new in zip(made, regular, weight, strict=True):
+            coin, place = torch.rand(2, generator=self.generator_).tolist()
+            if len(self.replayed_) < N_REPLAYED:
+                self.replayed_.append(new)
+                out.append(new)
+            elif coin < 0.5:
+                slot = int(place * N_REPLAYED)
+                old = self.replayed_[slot]
+                self.replayed_[slot] = new
+                out.append(old if old[0].shape == new[0].shape else new)
+            else:
+                out.append(new)
+        first, second, third = (torch.stack(parts) for parts in zip(*out, strict=True))
+        return first, second, third
+
+    def _step_inpainter(
+        self, images: Tensor, task: Corrupted, restored: Tensor, made: Tensor
+    ) -> Tensor:
+        weight = INTACT_WEIGHT + (1 - INTACT_WEIGHT) * task.where[:, None]
+        if task.hidden.any():
+            weight = torch.maximum(weight * INTACT_WEIGHT, task.hidden)
+        error = (weight * (images - restored).abs()).sum() / weight.expand_as(images).sum()
+        total = self.reconstruction_weight * error
+        if self.adversarial_weight > 0:
+            # Fixed batch statistics: I must please D as it judges, not shift its averages.
+            self.detector_.eval()
+            loss = LOSSES[self.loss]
+            pleased = loss(self.detector_(made), None, None, player="inpainter")
+            self.detector_.train()
+            total = total + self.adversarial_weight * pleased
+        _descend(self.inpainter_optimizer_, total)
+        return total.detach()
+
+    def _set_learning_rate(self) -> None:
+        """Warm up for a twentieth of the game, then a cosine to its end."""
+        done = self.step_ / max(1, self.n_steps_)
+        warm = min(1.0, (self.step_ + 1) / max(1.0, min(200.0, 0.05 * self.n_steps_)))
+        rate = self.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        for optimizer in (self.inpainter_optimizer_, self.detector_optimizer_):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+class _Average:
+    """An exponential moving average that soon forgets the untrained weights."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+
+    def __call__(self, average: Tensor, new: Tensor, n_averaged: Tensor | int) -> Tensor:
+        decay = min(self.decay, (1 + int(n_averaged)) / (10 + int(n_averaged)))
+        return average * decay + new * (1 - decay) if average.is_floating_point() else new
+
+
+class _Referee(Callback):  # type: ignore[misc]
+    """After each epoch: check both networks on held-out images, keep the best of each, Sec. 4.3.
+
+    I is kept where it restores held-out normal images best, D where it tells regular from
+    irregular regions of a fixed bank of corrupted held-out images best.
+    """
+
+    images: Tensor
+    beside: Neighbours | None
+
+    def __init__(self, *, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_begin(self, net: AVIDNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        self.blind_ = 0
+        self.warned_ = False
+        self.stale_ = 0
+
+    @torch.no_grad()
+    def on_epoch_end(self, net: AVIDNet, dataset_train: Any = None, **kwargs: Any) -> None:
+        for name in ("inpainter", "detector"):
+            batches = net.history[-1, "batches", :, f"{name}_loss"]
+            net.history.record(f"{name}_loss", float(np.mean(batches)))
+        error, auc = self._check(net)
+        net.history.record("valid_inpainter", error)
+        net.history.record("valid_detector_auc", auc)
+        better = [self._keep(net, "inpainter", error, -error), self._keep(net, "detector", auc, auc)]
+        net.history.record("kept", "".join(c for c, b in zip("ID", better, strict=True) if b))
+        self._watch(net, auc, any(better))
+
+    def _check(self, net: AVIDNet) -> tuple[float, float]:
+        """Return I's mean error where it had to restore, and D's region AUC."""
+        generator = net.generator_
+        net.generator_ = Generator().manual_seed(self.seed)
+        inpainter, detector = net.averaged_inpainter_.eval(), net.averaged_detector_.eval()
+        geometry = net.detector_.geometry
+        errors, truths, scores = [], [], []
+        for start in range(0, len(self.images), net.batch_size):
+            part = slice(start, start + net.batch_size)
+            images = self.images[part].to(net.device)
+            beside = self.beside and Neighbours(*(s[part].to(net.device) for s in self.beside))
+            task = net._corrupt(net.inpainter_corruption, images, beside)
+            restored = inpainter(task.images, task.hidden)
+            where = task.where[:, None]
+            errors.append(
+                ((images - restored).abs() * where).sum() / (where.expand_as(images).sum() + 1e-6)
+            )
+            if net.detector_corruption is None:
+                lesson, seen = task, restored
+            else:
+                lesson = net._corrupt(net.detector_corruption, images, beside)
+                seen = lesson.images
+            regular, weight = region_targets(lesson, geometry)
+            clean = detector(images)
+            truths += [regular[weight > 0], torch.ones_like(clean).flatten()]
+            scores += [detector(seen)[weight > 0], clean.flatten()]
+        net.generator_ = generator
+        truth, score = torch.cat(truths).cpu().numpy(), torch.cat(scores).cpu().numpy()
+        # A bank without an irregular region (tiny images) cannot tell anything.
+        auc = float(roc_auc_score(truth, score)) if 0 < truth.mean() < 1 else 0.5
+        return float(torch.stack(errors).mean()), auc
+
+    def _keep(self, net: AVIDNet, name: str, figure: float, goodness: float) -> bool:
+        best = net.best_.get(name)
+        if best is not None and not goodness > best["goodness"]:
+            return False
+        average = getattr(net, f"averaged_{name}_").module
+        weights = {key: value.detach().cpu().clone() for key, value in average.state_dict().items()}
+        net.best_[name] = {
+            "epoch": len(net.history),
+            "figure": figure,
+            "goodness": goodness,
+            "weights": weights,
+        }
+        return True
+
+    def _watch(self, net: AVIDNet, auc: float, better: bool) -> None:
+        self.blind_ = self.blind_ + 1 if auc < BLIND_AUC else 0
+        if self.blind_ >= BLIND_CHECKS and not self.warned_:
+            self.warned_ = True
+            warnings.warn(
+                f"The detector cannot tell regular from irregular regions: its AUC on held-out "
+                f"images was below {BLIND_AUC} for {BLIND_CHECKS} epochs in a row (now {auc:.2f}); "
+                f"train longer, or take detector_corruption='grafts' or a lower "
+                f"adversarial_weight (now {net.adversarial_weight:g}).",
+                CollapseWarning,
+                stacklevel=2,
+            )
+        self.stale_ = 0 if better else self.stale_ + 1
+        if net.n_iter_no_change is not None and self.stale_ >= net.n_iter_no_change:
+            net.stopped_ = f"no better network for {self.stale_} epochs"
+            raise KeyboardInterrupt  # skorch's own way to end a training
+
+
+def _named(corruption: str | Corruption | None) -> Any:
+    return CORRUPTIONS[corruption] if isinstance(corruption, str) else corruption
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _move(net: AVIDNet, device: str) -> None:
+    """Bring the networks and their optimisers to a device; on the CPU any machine opens them."""
+    net.device = device
+    for name in ("inpainter", "detector"):
+        getattr(net, f"{name}_").to(device)
+        getattr(net, f"averaged_{name}_").to(device)
+        for state in getattr(net, f"{name}_optimizer_").state.values():
+            for key, value in state.items():
+                state[key] = value.to(device) if isinstance(value, Tensor) else value
+
+
+def play(
+    images: NDArray[Any],
+    groups: NDArray[Any] | None,
+    parts: Split,
+    *,
+    value_range: tuple[float, float],
+    geometry: Geometry,
+    inpainter_corruption: str | Corruption,
+    detector_corruption: str | Corruption | None,
+    inpainter_width: int,
+    inpainter_depth: int,
+    detector_width: int,
+    spacing: int | None,
+    crop_size: int | None,
+    max_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    device: str,
+    callbacks: list[Any] | None,
+    verbose: int,
+    net: AVIDNet | None = None,
+    **game: Any,
+) -> AVIDNet:
+    """Train a pair of networks on normal images.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n_images, height, width, n_channels)
+        Checked images.
+    groups : ndarray of shape (n_images,) or None
+        Clip ids.
+    parts : Split
+        Which rows train and which are held out.
+    value_range : tuple of float
+        What is scaled to 0 and 1.
+    geometry : Geometry
+        The detector's regions.
+    inpainter_corruption, detector_corruption : str or callable
+        Names in `skavid.corruption.CORRUPTIONS`, or functions like those.
+    inpainter_width, inpainter_depth, detector_width : int
+        Sizes of the networks.
+    spacing : int or None
+        Frames between the channels of stacked video; None for images.
+    crop_size : int or None
+        Larger images are trained on crops of this size, in pixels.
+    max_epochs, batch_size, learning_rate
+        Of the game.
+    seed : int
+        The one source of randomness.
+    device : str
+        Where to train.
+    callbacks : list or None
+        More skorch callbacks.
+    verbose : int
+        0 is silent.
+    net : AVIDNet, optional
+        A net to go on with; it is left alone, a copy plays.
+    **game : dict
+        The other parameters of `AVIDNet`.
+
+    Returns
+    -------
+    net : AVIDNet
+        After the game, on the CPU.
+
+    Raises
+    ------
+    InterruptedGame
+        When the user interrupted it after the first epoch; it carries the net.
+    DivergedError
+        When a loss is no longer finite.
+    """
+    options: dict[str, Any] = {
+        "value_range": value_range,
+        "groups": groups,
+        "spacing": spacing,
+        "crop_size": crop_size,
+    }
+    if net is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            n_channels = images.shape[-1]
+            inpainter = Inpainter(n_channels, width=inpainter_width, depth=inpainter_depth)
+            detector = Detector(n_channels, geometry=geometry, width=detector_width)
+        net = AVIDNet(
+            inpainter,
+            detector,
+            inpainter_corruption=_named(inpainter_corruption),
+            detector_corruption=_named(detector_corruption),
+            seed=seed,
+            lr=learning_rate,
+            device=device,
+            callbacks=[("referee", _Referee(seed=seed + 2)), *(callbacks or [])],
+            verbose=verbose,
+            train_split=None,
+            batch_size=batch_size,
+            **game,
+        ).initialize()
+    else:
+        net = copy.deepcopy(net)
+        net.best_.clear()
+    # A game that goes on must not repeat the order of its last part.
+    order = Generator().manual_seed(seed + 1 + net.step_)
+    train = _Images(images, parts.train, generator=order, **options)
+    _move(net, device)
+    net.n_steps_ = net.step_ + max_epochs * -(-len(train) // batch_size)
+    referee = dict(net.callbacks_)["referee"]
+    referee.images, referee.beside = _bank(images, parts.held_out, seed=seed + 2, options=options)
+    begun = len(net.history)
+    net.partial_fit(train, epochs=max_epochs)
+    n_done = sum("valid_inpainter" in row for row in net.history) - begun
+    # What only a running game needs stays out of pickles.
+    net.replayed_.clear()
+    del referee.images, referee.beside
+    _move(net, "cpu")
+    if n_done < max_epochs and net.stopped_ is None:
+        if not net.best_:
+            raise KeyboardInterrupt
+        raise InterruptedGame(net)
+    return net
+
+
+def _bank(
+    images: NDArray[Any], rows: NDArray[np.int64], *, seed: int, options: dict[str, Any]
+) -> tuple[Tensor, Neighbours | None]:
+    some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), BANK_SIZE)).astype(int))
+    held_out = _Images(images, rows, generator=Generator().manual_seed(seed), **options)
+    stack, beside = held_out.__getitems__(list(some))
+    return stack, beside if isinstance(beside, Neighbours) else None

@@ -1,0 +1,452 @@
+"""AVIDDetector: Eq. 4 on real scores, invariances, thresholds, failures that cost nothing."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import NotFittedError
+
+from skavid import PAPER, VIDEO, AVIDDetector
+from skavid.corruption import noise
+
+TINY = {
+    "max_epochs": 2,
+    "inpainter_width": 4,
+    "inpainter_depth": 2,
+    "detector_width": 4,
+    "n_draws": 2,
+    "random_state": 0,
+}
+
+
+def textures(n=24, height=16, width=12, seed=0):
+    """Smooth random images, uint8."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    phase = rng.uniform(0, 6, (2, n, 1, 1))
+    wave = np.sin(y / 2.5 + phase[0]) * np.cos(x / 3.5 + phase[1])
+    return np.round(127 + 100 * wave + rng.normal(0, 3, (n, height, width))).clip(0, 255).astype(
+        np.uint8
+    )
+
+
+NORMAL = textures()
+ODD = textures(n=6, seed=1)
+ODD[:3, 4:9, 3:8] = 255
+QUERY = np.concatenate([ODD, textures(n=4, seed=2)])
+
+
+@pytest.fixture(scope="session")
+def fitted():
+    """One small fitted detector for the whole suite; never changed, copied where it must be."""
+    return AVIDDetector(**TINY).fit(NORMAL)
+
+
+def with_thresholds(detector, alpha, zeta, **parameters):
+    other = copy.copy(detector)
+    other.set_params(**parameters)
+    other.alpha_, other.zeta_ = alpha, zeta
+    return other
+
+
+# --- Eq. 4 --------------------------------------------------------------------------------------
+
+
+@given(
+    data=st.data(),
+    fusion=st.sampled_from(["min", "mean", "inpainter", "detector"]),
+    min_area=st.integers(0, 30),
+    min_area_of=st.sampled_from(["patch", "image"]),
+)
+def test_an_image_is_irregular_exactly_where_its_mask_is_not_empty(
+    fitted, data, fusion, min_area, min_area_of
+):
+    maps = fitted.maps(QUERY)
+    # Thresholds taken from the maps themselves, so that ties happen.
+    alpha = float(data.draw(st.sampled_from(np.unique(maps.residual[maps.residual > 0]).tolist())))
+    zeta = float(data.draw(st.sampled_from(np.unique(maps.regularity).tolist())))
+    rule = {"fusion": fusion, "min_area": min_area, "min_area_of": min_area_of}
+    detector = with_thresholds(fitted, alpha, zeta, **rule)
+    flagged = detector.segment(QUERY).any(axis=(1, 2))
+    assert_array_equal(detector.predict(QUERY) == -1, flagged)
+    assert_array_equal(detector.decision_function(QUERY) < 0, flagged)
+    assert_array_equal(detector.score_samples(QUERY) <= 0, flagged)
+
+
+@given(data=st.data())
+def test_the_mask_is_equation_4_pixel_by_pixel(fitted, data):
+    maps = fitted.maps(QUERY)
+    alpha = float(data.draw(st.sampled_from(np.unique(maps.residual[maps.residual > 0]).tolist())))
+    zeta = float(data.draw(st.sampled_from(np.unique(maps.regularity).tolist())))
+    mask = with_thresholds(fitted, alpha, zeta).segment(QUERY)
+    expected = np.zeros(QUERY.shape, dtype=bool)
+    for pixel in np.ndindex(*QUERY.shape):
+        changed = float(maps.residual[pixel]) >= alpha
+        doubted = float(maps.regularity[pixel]) <= zeta
+        expected[pixel] = changed and doubted
+    assert_array_equal(mask, expected)
+
+
+@given(
+    alphas=st.tuples(st.floats(1e-4, 2), st.floats(1e-4, 2)).map(sorted),
+    zetas=st.tuples(st.floats(0.001, 0.999), st.floats(0.001, 0.999)).map(sorted),
+    fusion=st.sampled_from(["min", "mean"]),
+    min_area=st.integers(0, 12),
+)
+def test_a_higher_alpha_or_a_lower_zeta_never_grows_a_mask_or_lowers_a_score(
+    fitted, alphas, zetas, fusion, min_area
+):
+    rule = {"fusion": fusion, "min_area": min_area}
+    loose = with_thresholds(fitted, alphas[0], zetas[1], **rule)
+    for strict in (
+        with_thresholds(fitted, alphas[1], zetas[1], **rule),
+        with_thresholds(fitted, alphas[0], zetas[0], **rule),
+    ):
+        assert not (strict.segment(QUERY) & ~loose.segment(QUERY)).any()
+        assert (strict.score_samples(QUERY) >= loose.score_samples(QUERY)).all()
+
+
+def test_the_residual_is_what_the_inpainter_changed(fitted):
+    plain = copy.copy(fitted).set_params(smoothing=0)
+    maps = plain.maps(QUERY)
+    assert_allclose(maps.residual, np.abs(QUERY - maps.inpainted) / 255, atol=1e-6)
+    assert maps.inpainted.shape == QUERY.shape
+
+
+@pytest.mark.parametrize("family", ["noise", "hiding", "grafts", noise])
+@pytest.mark.parametrize("lesson", ["noise", "hiding", "grafts", None])
+def test_either_network_takes_any_family_of_corruption(family, lesson):
+    parameters = {**TINY, "max_epochs": 1, "adversarial_weight": 0.1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector = AVIDDetector(
+            **parameters, inpainter_corruption=family, detector_corruption=lesson
+        ).fit(NORMAL)
+    assert np.isfinite(detector.score_samples(QUERY)).all()
+
+
+@pytest.mark.parametrize("loss", ["bce", "lsgan", "hinge", "eq3"])
+def test_every_loss_plays_the_game(loss):
+    detector = AVIDDetector(**TINY, loss=loss, adversarial_weight=1.0).fit(NORMAL)
+    assert len(detector.history_) == detector.n_iter_ == 2
+    assert np.isfinite(detector.score_samples(QUERY)).all()
+
+
+@pytest.mark.slow
+def test_the_printed_configuration_runs():
+    images = textures(n=8, height=60, width=67)
+    detector = AVIDDetector(
+        **{**PAPER, "inpainter_width": 4, "detector_width": 6, "max_epochs": 1}, random_state=0
+    ).fit(images)
+    assert detector.maps(images).regularity.shape == images.shape
+
+
+def test_video_parameters_run_on_clips():
+    frames = np.random.default_rng(0).integers(0, 255, (24, 24, 20, 3), dtype=np.uint8)
+    clips = np.repeat([0, 1, 2], 8)
+    parameters = {**TINY, **VIDEO, "crop_size": 16, "max_epochs": 1}
+    detector = AVIDDetector(**parameters).fit(frames, groups=clips)
+    assert detector.segment(frames).shape == (24, 24, 20)
+
+
+# --- invariances --------------------------------------------------------------------------------
+
+
+def layouts(images, folder):
+    on_disk = np.lib.format.open_memmap(
+        folder / "images.npy", mode="w+", dtype=images.dtype, shape=images.shape
+    )
+    on_disk[:] = images
+    return {
+        "flat": images.reshape(len(images), -1),
+        "4-D": images[..., None],
+        "float64": images.astype(np.float64),
+        "float32, Fortran order": np.asfortranarray(images, dtype=np.float32),
+        "int64": images.astype(np.int64),
+        "big-endian": images.astype(">i4"),
+        "negative strides": np.ascontiguousarray(images[:, ::-1, ::-1])[:, ::-1, ::-1],
+        "memmap": on_disk,
+        "read-only": np.lib.format.open_memmap(folder / "images.npy", mode="r"),
+        "lists": images.tolist(),
+    }
+
+
+@pytest.mark.parametrize("layout", layouts(QUERY[:1], __import__("pathlib").Path("/tmp")))
+def test_layout_and_dtype_never_change_a_score(fitted, layout, tmp_path):
+    other = layouts(QUERY, tmp_path)[layout]
+    assert_array_equal(fitted.score_samples(other), fitted.score_samples(QUERY))
+
+
+@given(order=st.permutations(range(len(QUERY))), size=st.integers(1, len(QUERY)))
+def test_order_and_company_never_change_a_score(fitted, order, size):
+    chosen = np.array(order)[:size]
+    scores = fitted.score_samples(QUERY)
+    assert_array_equal(fitted.score_samples(QUERY[chosen]), scores[chosen])
+    assert_array_equal(fitted.segment(QUERY[chosen]), fitted.segment(QUERY)[chosen])
+
+
+@pytest.mark.parametrize("size", [48, 120])
+def test_order_and_company_never_change_a_score_of_large_images(fitted, size):
+    images = textures(n=5, height=size, width=size + 3)
+    scores = fitted.score_samples(images)
+    alone = np.concatenate([fitted.score_samples(image[None]) for image in images[::-1]])[::-1]
+    assert_array_equal(alone, scores)
+
+
+def test_two_fits_with_one_seed_are_bitwise_equal_and_another_seed_is_not(fitted):
+    again = AVIDDetector(**TINY).fit(NORMAL)
+    other = AVIDDetector(**{**TINY, "random_state": 1}).fit(NORMAL)
+    assert_array_equal(again.score_samples(QUERY), fitted.score_samples(QUERY))
+    assert (again.alpha_, again.zeta_) == (fitted.alpha_, fitted.zeta_)
+    assert (other.score_samples(QUERY) != fitted.score_samples(QUERY)).any()
+    for name in ("inpainter_", "detector_"):
+        weights = (getattr(one, name).state_dict().values() for one in (again, fitted))
+        assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_global_state_is_left_alone():
+    def state():
+        numpy_state = np.random.get_state()
+        return (
+            pickle.dumps(numpy_state),
+            torch.get_rng_state().numpy().tobytes(),
+            torch.get_num_threads(),
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+        )
+
+    before = state()
+    AVIDDetector(**{**TINY, "random_state": None}).fit(NORMAL).maps(QUERY)
+    assert state() == before
+
+
+def test_another_size_than_in_fit_is_allowed(fitted):
+    larger = textures(n=2, height=33, width=7)
+    assert fitted.segment(larger).shape == larger.shape
+
+
+def test_colour_images_keep_their_channels():
+    images = np.stack([NORMAL, NORMAL[:, ::-1], 255 - NORMAL], axis=-1)
+    detector = AVIDDetector(**TINY).fit(images)
+    maps = detector.maps(images[:2])
+    assert maps.inpainted.shape == images[:2].shape
+    assert maps.residual.shape == images.shape[:0] + (2, 16, 12)
+    assert detector.image_shape_ == (16, 12, 3)
+    assert detector.n_features_in_ == 16 * 12 * 3
+
+
+def test_maps_and_masks_fill_the_arrays_they_are_given(fitted, tmp_path):
+    masks = np.lib.format.open_memmap(tmp_path / "m.npy", mode="w+", dtype=bool, shape=QUERY.shape)
+    residual = np.zeros(QUERY.shape, np.float32)
+    assert fitted.segment(QUERY, out=masks) is masks
+    assert_array_equal(masks, fitted.segment(QUERY))
+    assert fitted.maps(QUERY, out={"residual": residual}).residual is residual
+    assert_array_equal(residual, fitted.maps(QUERY).residual)
+
+
+# --- thresholds ---------------------------------------------------------------------------------
+
+
+def test_auto_thresholds_flag_the_promised_share_of_held_out_images(fitted):
+    # Of the two held-out images, the most irregular one sits at the cut (1 of n at least).
+    assert (fitted.predict(NORMAL) == -1).any()
+    assert 0 < fitted.zeta_ < 1
+    assert fitted.alpha_ > 0
+
+
+def test_given_thresholds_are_used_as_they_are():
+    detector = AVIDDetector(**TINY, alpha=0.123, zeta=0.456).fit(NORMAL)
+    assert (detector.alpha_, detector.zeta_) == (0.123, 0.456)
+
+
+@pytest.mark.parametrize("share", [0.125, 0.25, 0.5])
+def test_contamination_is_the_share_of_training_images_found_irregular(share):
+    detector = AVIDDetector(**TINY, contamination=share).fit(NORMAL)
+    assert (detector.predict(NORMAL) == -1).sum() == share * len(NORMAL)
+    flagged = detector.segment(NORMAL).any(axis=(1, 2))
+    assert_array_equal(flagged, detector.predict(NORMAL) == -1)
+
+
+def test_history_and_checkpoints_tell_what_was_kept(fitted):
+    row = fitted.history_[0]
+    assert set(row) == {
+        "epoch", "dur", "inpainter_loss", "detector_loss", "valid_inpainter",
+        "valid_detector_auc", "kept",
+    }  # fmt: skip
+    errors = [row["valid_inpainter"] for row in fitted.history_]
+    aucs = [row["valid_detector_auc"] for row in fitted.history_]
+    assert fitted.checkpoint_["inpainter"]["epoch"] == int(np.argmin(errors)) + 1
+    assert fitted.checkpoint_["detector"]["epoch"] == int(np.argmax(aucs)) + 1
+    assert fitted.checkpoint_["inpainter"]["restoring_error"] == min(errors)
+    assert fitted.checkpoint_["detector"]["region_auc"] == max(aucs)
+
+
+# --- errors: the whole message, and nothing is lost ------------------------------------------------
+
+
+def ragged():
+    return [[[1, 2], [3, 4]], [[1, 2, 3], [4, 5, 6]]]
+
+
+RANGE = "The '{}' parameter of AVIDDetector must be "
+BAD_PARAMETERS = [
+    ("alpha", 0, "a float in the range (0.0, inf) or a str among {'auto'}. Got 0 instead."),
+    ("alpha", -1.5, "a float in the range (0.0, inf) or a str among {'auto'}. Got -1.5 instead."),
+    ("alpha", "low", "a float in the range (0.0, inf) or a str among {'auto'}. Got 'low' instead."),
+    ("zeta", 1, "a float in the range (0.0, 1.0) or a str among {'auto'}. Got 1 instead."),
+    ("zeta", 0.0, "a float in the range (0.0, 1.0) or a str among {'auto'}. Got 0.0 instead."),
+    ("gamma", "0.4", "a float in the range [0.0, inf). Got '0.4' instead."),
+    ("max_epochs", 0, "an int in the range [1, inf). Got 0 instead."),
+    ("max_epochs", "ten", "an int in the range [1, inf). Got 'ten' instead."),
+    ("contamination", 0.9, "a float in the range (0.0, 0.5] or a str among {'auto'}. Got 0.9 instead."),
+    ("validation_fraction", 1.0, "a float in the range (0.0, 1.0). Got 1.0 instead."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value", "message"), BAD_PARAMETERS)
+def test_parameters_out_of_range_are_named_with_what_is_allowed(name, value, message):
+    with pytest.raises(ValueError, match=re.escape(RANGE.format(name) + message) + "$"):
+        AVIDDetector(**{name: value}).fit(NORMAL)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("fusion", {"min", "mean", "inpainter", "detector"}),
+        ("loss", {"bce", "lsgan", "hinge", "eq3"}),
+        ("geometry", {"aligned", "paper"}),
+    ],
+)
+def test_unknown_names_are_answered_with_the_known_ones(name, options):
+    with pytest.raises(ValueError, match=f"^The '{name}' parameter of AVIDDetector") as caught:
+        AVIDDetector(**{name: "product"}).fit(NORMAL)
+    message = str(caught.value)
+    assert message.endswith("Got 'product' instead.")
+    assert all(f"'{option}'" in message for option in options)
+
+
+FIT_ERRORS = {
+    "groups of another length": (
+        {},
+        {"X": NORMAL, "groups": [0, 1]},
+        "groups has the shape (2,), but X has 24 images; give one clip id an image.",
+    ),
+    "a clip in two parts": (
+        {},
+        {"X": NORMAL[:4], "groups": [0, 1, 0, 1]},
+        "groups has a clip whose images are not consecutive; sort X and groups by clip and time.",
+    ),
+    "a region of Fig. 2 larger than the images": (
+        {"geometry": "paper"},
+        {"X": NORMAL},
+        "X has images of 16 x 12 pixels, but a region of geometry='paper' holds 51 x 51; enlarge "
+        "them or take geometry='aligned'.",
+    ),
+    "a device that is not there": (
+        {"device": "cuda:99"},
+        {"X": NORMAL},
+        "device='cuda:99' is not there; this machine has cpu.",
+    ),
+    "a region size between powers of two": (
+        {"region_size": 3},
+        {"X": NORMAL},
+        None,
+    ),
+    "constant images": ({}, {"X": np.full((5, 8, 8), 3.0)}, None),
+    "one image": ({}, {"X": NORMAL[:1]}, None),
+    "no image": ({}, {"X": NORMAL[:0]}, None),
+    "NaN": ({}, {"X": np.where(NORMAL == NORMAL.max(), np.nan, NORMAL)}, None),
+    "infinity": ({}, {"X": np.where(NORMAL == NORMAL.max(), np.inf, NORMAL)}, None),
+    "ragged lists": ({}, {"X": ragged()}, None),
+    "numbers too large": ({}, {"X": [[[10**30, 1], [2, 3]], [[1, 2], [3, 4]]]}, None),
+    "an image_shape that does not fit": (
+        {"image_shape": (5, 5)},
+        {"X": NORMAL.reshape(24, -1)},
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FIT_ERRORS)
+def test_a_refused_fit_says_why_and_leaves_a_fitted_detector_as_it_was(fitted, case):
+    parameters, arguments, message = FIT_ERRORS[case]
+    if case.startswith("a device") and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU, so the message names it")
+    detector = copy.deepcopy(fitted).set_params(**parameters)
+    before = pickle.dumps({k: v for k, v in vars(detector).items() if k.endswith("_")})
+    with pytest.raises((ValueError, TypeError)) as caught:
+        detector.fit(**arguments)
+    assert message is None or str(caught.value) == message
+    assert pickle.dumps({k: v for k, v in vars(detector).items() if k.endswith("_")}) == before
+    assert_array_equal(
+        detector.set_params(**fitted.get_params()).score_samples(QUERY),
+        fitted.score_samples(QUERY),
+    )
+
+
+@pytest.mark.parametrize("step", ["_check_training", "_play", "_keep", "_calibrate"])
+def test_a_fit_that_fails_at_any_step_leaves_a_fitted_detector_as_it_was(
+    fitted, step, monkeypatch
+):
+    detector = copy.deepcopy(fitted)
+    original = getattr(AVIDDetector, step)
+
+    def fail_at_the_end(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(AVIDDetector, step, fail_at_the_end)
+    for fit in (detector.fit, detector.partial_fit):
+        with pytest.raises(MemoryError, match="no more"):
+            fit(textures(seed=5, height=10))
+    assert_array_equal(detector.score_samples(QUERY), fitted.score_samples(QUERY))
+    assert detector.image_shape_ == fitted.image_shape_
+    assert set(vars(detector)) == set(vars(fitted))
+
+
+def test_a_failed_first_fit_leaves_an_unfitted_detector():
+    detector = AVIDDetector(**TINY)
+    with pytest.raises(ValueError, match="constant"):
+        detector.fit(np.ones((4, 8, 8)))
+    with pytest.raises(NotFittedError):
+        detector.predict(QUERY)
+    assert set(vars(detector)) == set(detector.get_params())
+
+
+def test_another_channel_count_than_in_fit_is_refused(fitted):
+    colour = np.stack([QUERY] * 3, axis=-1)
+    message = "X has images of 3 channels, but AVIDDetector was fitted on 1; convert them first."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fitted.score_samples(colour)
+
+
+def test_scoring_before_fit_says_so():
+    with pytest.raises(NotFittedError, match="This AVIDDetector instance is not fitted yet"):
+        AVIDDetector().segment(NORMAL)
+
+
+def test_an_out_array_that_does_not_fit_is_refused(fitted):
+    message = (
+        "out has shape (2, 2) and dtype float64, but must have shape (10, 16, 12) and dtype bool."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fitted.segment(QUERY, out=np.zeros((2, 2)))
+
+
+def test_irregular_labels_in_fit_point_to_the_splitter():
+    labels = np.where(np.arange(len(NORMAL)) < 2, -1, 1)
+    message = (
+        "y holds -1, but AVIDDetector ignores y and takes every image as normal; train on the "
+        "normal ones alone: NoveltyKFold does so in a search or cross-validation."
+    )
+    with pytest.warns(UserWarning, match=re.escape(message)):
+        AVIDDetector(**TINY).fit(NORMAL, labels)

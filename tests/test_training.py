@@ -1,0 +1,217 @@
+"""The game: who is held out, what is kept, alarms, interruption, going on, caching."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import Callback
+
+from skavid import AVIDDetector, NoveltyKFold, training
+from skavid.corruption import Corrupted
+from skavid.regions import PAPER_GEOMETRY, aligned
+from skavid.training import CollapseWarning, DivergedError, region_targets, split
+
+from .test_estimator import NORMAL, QUERY, TINY, textures
+
+
+class Interrupt(Callback):
+    """Press Ctrl-C in the first batch of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_batch_begin(self, net, **kwargs):
+        if len(net.history) == self.epoch:
+            raise KeyboardInterrupt
+
+
+@given(n=st.integers(2, 60), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 9))
+def test_split_holds_out_some_images_and_trains_on_the_others(n, fraction, seed):
+    parts = split(n, None, fraction, np.random.RandomState(seed))
+    assert_array_equal(np.sort(np.concatenate(parts)), np.arange(n))
+    assert min(len(parts.train), len(parts.held_out)) >= 1
+    assert len(parts.held_out) == min(max(1, round(fraction * n)), n - 1)
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=2, max_size=6), fraction=st.floats(0.05, 0.9))
+def test_split_holds_out_whole_clips(sizes, fraction):
+    clips = np.repeat(np.arange(len(sizes)), sizes)
+    parts = split(len(clips), clips, fraction, np.random.RandomState(0))
+    assert not set(clips[parts.train]) & set(clips[parts.held_out])
+    assert min(len(parts.train), len(parts.held_out)) >= 1
+
+
+def test_split_holds_out_the_end_of_a_lone_clip():
+    parts = split(10, np.zeros(10), 0.3, np.random.RandomState(0))
+    assert_array_equal(parts.held_out, [7, 8, 9])
+
+
+def test_a_region_is_irregular_undecided_or_regular_by_its_corrupted_share():
+    where = torch.zeros(1, 4, 12)
+    where[0, :2, 4:8] = 1  # half of the second region
+    where[0, 0, 8:10] = 1  # an eighth of the third
+    made = Corrupted(where, where, where, torch.ones_like(where))
+    regular, weight = region_targets(made, aligned(4))
+    assert regular.tolist() == [[[1, 0, 1]]]
+    assert weight.tolist() == [[[1, training.IRREGULAR_WEIGHT, 0]]]
+
+
+def test_a_small_oddity_makes_a_large_region_of_fig_2_irregular():
+    where = torch.zeros(1, 51, 51)
+    where[0, 20:29, 20:29] = 1
+    made = Corrupted(where, where, where, torch.ones_like(where))
+    assert region_targets(made, PAPER_GEOMETRY)[0].item() == 0
+
+
+def test_averages_forget_untrained_weights_soon_and_are_what_is_kept():
+    average = training._Average(0.998)
+    assert average(torch.tensor(0.0), torch.tensor(1.0), 0) == pytest.approx(0.9)
+    assert average(torch.tensor(0.0), torch.tensor(1.0), 10**6) == pytest.approx(0.002)
+    detector = AVIDDetector(**TINY).fit(NORMAL)
+    kept = detector.net_.best_["detector"]["weights"]
+    for name, weight in detector.detector_.state_dict().items():
+        assert torch.equal(weight, kept[name])
+
+
+def test_training_teaches_both_networks():
+    images = textures(n=64, height=24, width=24)
+    detector = AVIDDetector(
+        **{**TINY, "max_epochs": 25, "inpainter_width": 8, "detector_width": 8}
+    ).fit(images)
+    first, last = detector.history_[0], detector.history_[-1]
+    assert last["valid_inpainter"] < 0.7 * first["valid_inpainter"]
+    assert detector.checkpoint_["detector"]["region_auc"] > 0.8
+
+
+def test_interruption_keeps_the_best_networks_and_says_so():
+    detector = AVIDDetector(**{**TINY, "max_epochs": 9}, callbacks=[Interrupt(3)])
+    message = "The training was interrupted after epoch 2; the best networks so far are kept"
+    with pytest.warns(ConvergenceWarning, match=re.escape(message)):
+        detector.fit(NORMAL)
+    assert len(detector.history_) == detector.n_iter_ == 2
+    assert np.isfinite(detector.score_samples(QUERY)).all()
+
+
+def test_interruption_before_the_first_epoch_ends_is_an_interruption():
+    detector = AVIDDetector(**TINY, callbacks=[Interrupt(1)])
+    with pytest.raises(KeyboardInterrupt):
+        detector.fit(NORMAL)
+    assert set(vars(detector)) == set(detector.get_params())
+
+
+def test_the_game_stops_early_when_neither_network_gets_better():
+    parameters = {**TINY, "max_epochs": 60, "learning_rate": 1e-12}
+    detector = AVIDDetector(**parameters, n_iter_no_change=3).fit(NORMAL)
+    assert detector.n_iter_ < 60
+    assert detector.net_.stopped_ == "no better network for 3 epochs"
+
+
+def test_a_blind_detector_raises_an_alarm():
+    parameters = {**TINY, "max_epochs": 6, "learning_rate": 1e-12, "detector_corruption": "noise"}
+    with pytest.warns(CollapseWarning) as caught:
+        AVIDDetector(**parameters, gamma=0.0).fit(NORMAL)
+    assert len(caught) == 1
+    assert re.fullmatch(
+        r"The detector cannot tell regular from irregular regions: its AUC on held-out images was "
+        r"below 0\.55 for 5 epochs in a row \(now 0\.\d\d\); train longer, or take "
+        r"detector_corruption='grafts' or a lower adversarial_weight \(now 0\.03\)\.",
+        str(caught[0].message),
+    )
+
+
+def test_divergence_is_an_error_that_says_what_to_change():
+    def explode(images, **kwargs):
+        made = torch.full_like(images, float("inf"))
+        return Corrupted(made, torch.zeros_like(made), made[:, 0] * 0 + 1, made[:, 0] * 0 + 1)
+
+    detector = AVIDDetector(**TINY, inpainter_corruption=explode)
+    message = (
+        "The inpainter's loss became nan in epoch 1; lower learning_rate (now 0.002) or take "
+        "loss='bce'."
+    )
+    with pytest.raises(DivergedError, match=re.escape(message)):
+        detector.fit(NORMAL)
+    assert not hasattr(detector, "net_")
+
+
+def test_partial_fit_goes_on_and_leaves_copies_alone():
+    detector = AVIDDetector(**TINY).fit(NORMAL)
+    before = copy.deepcopy(detector)
+    shared = copy.copy(detector)
+    detector.partial_fit(NORMAL)
+    assert len(detector.history_) == 3
+    assert_array_equal(shared.score_samples(QUERY), before.score_samples(QUERY))
+    assert (detector.score_samples(QUERY) != before.score_samples(QUERY)).any()
+
+
+def test_partial_fit_begins_where_nothing_was_fitted():
+    detector = AVIDDetector(**TINY).partial_fit(NORMAL)
+    assert len(detector.history_) == detector.n_iter_ == 1
+
+
+def test_warm_start_goes_on_and_a_cold_start_begins_anew():
+    warm = AVIDDetector(**TINY, warm_start=True).fit(NORMAL).fit(NORMAL)
+    cold = AVIDDetector(**TINY).fit(NORMAL).fit(NORMAL)
+    assert (len(warm.history_), warm.n_iter_) == (4, 2)
+    assert (len(cold.history_), cold.n_iter_) == (2, 2)
+
+
+def test_a_fitted_net_holds_no_training_image():
+    detector = AVIDDetector(**TINY).fit(NORMAL)
+    small = len(joblib.hash(detector)) and len(__import__("pickle").dumps(detector))
+    large = AVIDDetector(**TINY).fit(textures(n=200))
+    assert len(__import__("pickle").dumps(large)) < small * 1.3
+
+
+def labelled():
+    images = np.concatenate([textures(n=18), textures(n=9, seed=3)])
+    images[18:, 4:9, 3:8] = 255
+    return images, np.repeat([1, -1], [18, 9])
+
+
+GRID = {"alpha": [0.02, 0.05, 0.1, 0.2, 0.4], "zeta": [0.1, 0.3, 0.5, 0.7, 0.9]}
+
+
+def search(memory, n_jobs=None, grid=GRID):
+    images, labels = labelled()
+    detector = AVIDDetector(**{**TINY, "max_epochs": 1}, memory=memory)
+    return GridSearchCV(
+        detector, grid, cv=NoveltyKFold(3), scoring="roc_auc", n_jobs=n_jobs
+    ).fit(images, labels)
+
+
+def trainings(folder):
+    """Count the results that joblib has stored."""
+    return len(list(folder.rglob("output.pkl")))
+
+
+@pytest.mark.filterwarnings("ignore:y holds -1:UserWarning")
+def test_a_search_over_25_thresholds_trains_once_a_fold_and_once_at_the_end(tmp_path):
+    found = search(str(tmp_path))
+    assert trainings(tmp_path) == 4
+    assert np.isfinite(found.cv_results_["mean_test_score"]).all()
+    # Another 25 thresholds on the same folds train nothing.
+    search(str(tmp_path), grid={"alpha": [0.03], "zeta": [0.2, 0.4], "smoothing": [0, 3]})
+    assert trainings(tmp_path) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:y holds -1:UserWarning")
+def test_a_search_without_memory_or_with_two_processes_finds_the_same(tmp_path):
+    cached = search(str(tmp_path / "one")).cv_results_["mean_test_score"]
+    plain = search(None).cv_results_["mean_test_score"]
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        parallel = search(str(tmp_path / "two"), n_jobs=2).cv_results_["mean_test_score"]
+    assert_allclose(plain, cached, rtol=0, atol=0)
+    assert_allclose(parallel, cached, rtol=0, atol=0)
+    assert trainings(tmp_path / "two") == 4
