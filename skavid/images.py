@@ -404,9 +404,7 @@ def _check_numbers(
         raise ValueError(f"X must hold real numbers. Got an array of dtype {array.dtype}.")
     if array.dtype.kind == "f":
         for rows in _row_chunks(array):
-            # scikit-learn's search for the first bad value reads native byte order only.
-            native = array[rows].astype(array.dtype.newbyteorder("="), copy=False)
-            assert_all_finite(native, estimator_name=_name(estimator, ""), input_name="X")
+            assert_all_finite(array[rows], estimator_name=_name(estimator, ""), input_name="X")
     return np.asarray(array)
 
 

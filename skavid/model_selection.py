@@ -220,7 +220,7 @@ def _check_labels(y: Any) -> npt.NDArray[np.bool_]:
         )
     labels = column_or_1d(y)
     found = np.unique(labels)
-    if set(found.tolist()) <= {1, -1} and found.dtype.kind != "b":
+    if set(found.tolist()) <= {1, -1}:
         return np.asarray(labels == 1)
     shown = ", ".join(repr(label) for label in found[:5].tolist())
     hint = (

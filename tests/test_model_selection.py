@@ -91,6 +91,15 @@ def test_groups_stay_whole_and_no_fold_lacks_a_kind(samples, shuffle):
         assert np.array_equal(train, np.flatnonzero(untested & (y == 1)))
 
 
+def test_groups_of_one_kind_fill_what_mixed_groups_leave():
+    # Dealt by size alone, one fold of these gets no irregular sample.
+    sizes = [(10, 0), (10, 0), (0, 1), (1, 20), (10, 1)]
+    labels = [[1] * regular + [-1] * irregular for regular, irregular in sizes]
+    y = np.concatenate(labels)
+    groups = np.repeat(np.arange(5), [len(group) for group in labels])
+    check_folds(list(NoveltyKFold(3).split(y, y, groups)), y, 3)
+
+
 def test_groups_of_one_size_are_dealt_evenly():
     groups = np.repeat(np.arange(12), 5)
     y = np.where(groups < 8, 1, -1)

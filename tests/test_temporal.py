@@ -251,6 +251,13 @@ def test_a_pipeline_routes_groups_by_default():
         assert np.array_equal(double.fit_transform(X, groups=groups), scaled)
 
 
+def test_routing_asks_for_groups_and_never_for_out():
+    with config_context(enable_metadata_routing=True):
+        routing = TemporalStacker().get_metadata_routing()
+        assert routing.consumes("fit", {"groups"}) == {"groups"}
+        assert routing.consumes("transform", {"groups", "out"}) == {"groups"}
+
+
 def test_a_search_that_loses_the_groups_fails_aloud():
     X, y, groups = video_with_events()
     pipeline = Pipeline([("stack", TemporalStacker()), ("svm", OneClassSVM())])
