@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skavid.losses import LOSSES, bce, eq3, hinge, lsgan
@@ -103,6 +103,7 @@ def test_lsgan_of_the_linear_output_is_least_squares_in_the_authors_units():
 
 
 @pytest.mark.parametrize(("loss", "player"), BOTH)
+@settings(deadline=None)
 @given(z=st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=6), data=st.data())
 def test_losses_and_slopes_are_finite(loss, player, z, data):
     shares = st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=len(z), max_size=len(z))
@@ -196,6 +197,7 @@ def test_eq3_rewards_one_region_as_much_as_all_at_an_eleventh():
     assert bce(uniform, regular, None).item() == pytest.approx(math.log(11))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=8))
 def test_slopes_of_eq3_and_bce_for_real_regions_are_those_of_the_book(regularities):
     z, d = logits_of(*regularities), maps(*regularities).squeeze(0).squeeze(0)
