@@ -20,8 +20,17 @@ __all__ = ["CORRUPTIONS", "Corrupted", "Neighbours", "complementary", "grafts", 
 
 N_PIECES = 4  # pieces that are pasted into an image at the most
 
+DECOY_SHARE = 0.15  # of the pieces of images; of video half are decoys
+
 # Share of each kind of graft; evidence for a mix over any single kind: docs, user guide, method.
-IMAGE_KINDS = {"place": 0.3, "scale": 0.15, "turn": 0.15, "level": 0.2, "line": 0.15, "noise": 0.05}
+IMAGE_KINDS = {
+    "place": 0.3,
+    "scale": 0.15,
+    "turn": 0.15,
+    "level": 0.2,
+    "line": 0.15,
+    "noise": 0.05,
+}
 VIDEO_KINDS = {"skip": 0.35, "slide": 0.3, "warp": 0.25, "place": 0.1}
 
 
@@ -148,7 +157,7 @@ def hiding(
     (torch.Size([2, 1, 32, 32]), [0.0, 1.0])
     """
     kinds = _hiding_kinds(len(images), images.shape[1], neighbours is not None, generator)
-    hidden = _masks(kinds, *images.shape[1:], generator).to(images.device)
+    hidden = _masks(kinds, images.shape[1:], generator).to(images.device)
     where = hidden.amax(1)
     eta = _eta(images, gamma * sigma, generator)
     return Corrupted(_fill(images, hidden, eta), hidden, where, torch.ones_like(where))
@@ -185,7 +194,7 @@ def complementary(
     for pair in range((n_draws + 1) // 2):
         cycle = [1, 0, 2] + ([3] if video and images.shape[1] > 1 else [])
         kinds = torch.tensor([cycle[pair % len(cycle)]])
-        mask = _masks(kinds, *images.shape[1:], generator).to(images.device)
+        mask = _masks(kinds, images.shape[1:], generator).to(images.device)
         eta = _eta(one, gamma * sigma, generator)
         for half in (mask, 1 - mask):
             hidden = half.expand_as(images)
@@ -291,11 +300,9 @@ def _hiding_kinds(n: int, n_channels: int, video: bool, generator: Generator) ->
     return torch.randint(n_kinds, (n,), generator=generator)
 
 
-def _masks(
-    kinds: Tensor, n_channels: int, height: int, width: int, generator: Generator
-) -> Tensor:
+def _masks(kinds: Tensor, shape: torch.Size, generator: Generator) -> Tensor:
     """Draw hidden maps (n, c, h, w): 0 blocks, 1 rows in stripes, 2 columns, 3 one channel."""
-    n = len(kinds)
+    n, (n_channels, height, width) = len(kinds), shape
     low = min(4, max(1, max(height, width) // 2))
     high = max(low, min(height, width) // 4)
     size = _log_uniform(low, high + 1, (n, 1), generator).floor().long()
@@ -371,7 +378,7 @@ def _image_piece(salience: Tensor, generator: Generator) -> _Piece:
     n, height, width = salience.shape
     short = min(height, width)
     kind = _kinds(IMAGE_KINDS, n, generator)
-    decoy = torch.rand(n, generator=generator) < 0.3
+    decoy = torch.rand(n, generator=generator) < DECOY_SHARE
     active = torch.rand(n, generator=generator) < 0.7
     own = kind["level"] | kind["noise"]  # the image's own pixels, changed in place
     shape = kind["line"] & ~decoy
@@ -430,7 +437,9 @@ def _video_piece(salience: Tensor, n_channels: int, generator: Generator) -> _Pi
     source = torch.where(still[:, None], anywhere.roll(1, 0), source)
 
     warped = kind["warp"] & ~decoy
-    scale = torch.where(warped, _uniform(0.8, 1.8, (n,), generator), _uniform(0.95, 1.05, (n,), generator))
+    scale = torch.where(
+        warped, _uniform(0.8, 1.8, (n,), generator), _uniform(0.95, 1.05, (n,), generator)
+    )
     stretch = torch.where(warped, _log_uniform(0.6, 1.7, (n,), generator), torch.ones(n))
     angle = torch.where(warped, _uniform(-1.6, 1.6, (n,), generator), torch.zeros(n))
     mirror = torch.rand(n, generator=generator) < 0.5
@@ -479,7 +488,7 @@ def _cut(
     generator: Generator,
 ) -> tuple[Tensor, Tensor]:
     """Cut pieces out; return their content and opacity, both (n, c, h, w)."""
-    n, n_channels, height, width = images.shape
+    _, n_channels, height, width = images.shape
     device = images.device
     y = torch.arange(height, device=device, dtype=torch.float32) + 0.5
     x = torch.arange(width, device=device, dtype=torch.float32) + 0.5

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import joblib
 import numpy as np
@@ -232,7 +232,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     (3, 16, 16)
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    # Clip ids travel by metadata routing without being asked for.
+    __metadata_request__fit: ClassVar = {"groups": True}
+    __metadata_request__partial_fit: ClassVar = {"groups": True}
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "image_shape": [tuple, list, None],
         "value_range": [tuple, list, None],
         "gamma": [Interval(Real, 0, None, closed="left")],
@@ -365,7 +369,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     # --- fitting -------------------------------------------------------------------------------
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(
         self, X: ArrayLike, y: ArrayLike | None = None, *, groups: ArrayLike | None = None
     ) -> AVIDDetector:
@@ -399,7 +403,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self._fit(X, y, groups, n_epochs=self.max_epochs, going_on=going_on)
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(
         self, X: ArrayLike, y: ArrayLike | None = None, *, groups: ArrayLike | None = None
     ) -> AVIDDetector:
@@ -425,7 +429,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _fit(self, X: Any, y: Any, groups: Any, *, n_epochs: int, going_on: bool) -> None:
         images, groups = self._check_training(X, y, groups, going_on=going_on)
-        self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        # Not check_random_state(None): that would draw from NumPy's global state.
+        given = self.random_state
+        source = np.random.RandomState() if given is None else check_random_state(given)
+        self._seed = int(source.randint(np.iinfo(np.int32).max))
         fraction = self.validation_fraction
         parts = split(len(images), groups, fraction, np.random.RandomState(self._seed))
         net = self._play(images, groups, parts, n_epochs, going_on=going_on)
@@ -444,13 +451,14 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 "y holds -1, but AVIDDetector ignores y and takes every image as normal; train on "
                 "the normal ones alone: NoveltyKFold does so in a search or cross-validation.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         if not going_on:
             learned = value_range(images)
             given = self.value_range
             self.value_range_ = learned if given is None else check_value_range(given)
-            self.image_shape_ = tuple(int(size) for size in images.shape[1:])
+            height, width, n_channels = images.shape[1:]
+            self.image_shape_: tuple[int, int, int] = (height, width, n_channels)
         self.geometry_ = self._check_geometry(images)
         _check_device(self.device)
         return images, _check_groups(groups, len(images))
@@ -493,7 +501,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "seed": self._seed,
             "device": _check_device(self.device),
         }
-        watched = {"callbacks": self.callbacks, "verbose": int(self.verbose)}
+        watched: dict[str, Any] = {"callbacks": self.callbacks, "verbose": int(self.verbose)}
         try:
             if going_on:
                 return play(images, groups, parts, net=self.net_, **watched, **game)
@@ -544,7 +552,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             target_fpr=self.target_fpr,
             **self._rule(),
         )
-        if self.contamination != "auto":
+        if not isinstance(self.contamination, str):
             scores = self._score(images)
             self.alpha_, self.zeta_ = segmentation.shift_for_contamination(
                 scores, self.alpha_, self.zeta_, self.contamination
@@ -799,17 +807,18 @@ def _cached(memory: joblib.Memory, arguments: Any) -> Iterator[Any]:
 def _check_groups(groups: Any, n: int) -> NDArray[Any] | None:
     if groups is None:
         return None
-    groups = np.asarray(groups)
-    if groups.shape != (n,):
+    clips: NDArray[Any] = np.asarray(groups)
+    if clips.shape != (n,):
         raise ValueError(
-            f"groups has the shape {groups.shape}, but X has {n} images; give one clip id an image."
+            f"groups has the shape {clips.shape}, but X has {n} images; give one clip id an image."
         )
-    firsts = np.concatenate([[True], groups[1:] != groups[:-1]])
-    if firsts.sum() != len(np.unique(groups)):
+    firsts = np.concatenate([[True], clips[1:] != clips[:-1]])
+    if firsts.sum() != len(np.unique(clips)):
         raise ValueError(
-            "groups has a clip whose images are not consecutive; sort X and groups by clip and time."
+            "groups has a clip whose images are not consecutive; sort X and groups by clip and "
+            "time."
         )
-    return groups
+    return clips
 
 
 def _check_device(device: str) -> str:

@@ -101,9 +101,8 @@ def lsgan(
     Notes
     -----
     The 0-1 coding of [1]_: targets 0 and 1 for d, which are -1 and 1 for z; a blind D says
-    d = 0.5, z = 0. D's optimum is ``d = p / (p + q)``, p and q being how likely a region is regular and
-    irregular, so z of -1 or 1 is as
-    sure as it gets, and ``O`` lies between 0.27 and 0.73.
+    d = 0.5, z = 0. D's optimum is ``d = p / (p + q)``, p and q being how likely a region is
+    regular and irregular, so z of -1 or 1 is as sure as it gets, and ``O`` lies between 0.27 and 0.73.
 
     References
     ----------
@@ -149,8 +148,8 @@ def hinge(
 
     Notes
     -----
-    The hinge version of [2]_, section 4, after [1]_. For t of 0 or 1 it is ``max(0, 1 - y z)`` with
-    ``y = 2 t - 1``; for a share between it is what is to be expected of the two. I's loss has no
+    The hinge version of [2]_, section 4, after [1]_. For t of 0 or 1 it is ``max(0, 1 - y z)``
+    with ``y = 2 t - 1``; for a share between it is what is to be expected of the two. I's loss has no
     lower bound; D, which pays for being fooled, holds it.
 
     References

@@ -5,6 +5,7 @@ Floor 2: imports `regions` only, never `corruption`, `losses` or `training`.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -79,12 +80,8 @@ class Inpainter(nn.Module):
         self.depth = depth
         widths = [width * 2**level for level in range(depth + 1)]
         self.enter = nn.Sequential(_block(n_channels + 1, width), _block(width, width))
-        self.down = nn.ModuleList(
-            _halve(wide, wider) for wide, wider in zip(widths[:-1], widths[1:], strict=True)
-        )
-        self.narrow = nn.ModuleList(
-            nn.Conv2d(wider, wide, 1) for wide, wider in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.down = nn.ModuleList(_halve(wide, wider) for wide, wider in pairwise(widths))
+        self.narrow = nn.ModuleList(nn.Conv2d(wider, wide, 1) for wide, wider in pairwise(widths))
         self.merge = nn.ModuleList(_block(2 * wide, wide) for wide in widths[:-1])
         self.correct = nn.Conv2d(width, n_channels, 1)
         nn.init.zeros_(self.correct.weight)
@@ -163,12 +160,14 @@ class Detector(nn.Module):
             n_halvings = geometry.size.bit_length() - 1
             first = [_block(n_channels, width)] if n_halvings == 0 else []
             widths = [n_channels] + [width * min(2**level, 2) for level in range(n_halvings)]
-            halvings = [_halve(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+            halvings = [_halve(a, b) for a, b in pairwise(widths)]
             wide = width if n_halvings == 0 else widths[-1]
             self.near = nn.Sequential(*first, *halvings, _block(wide, wide))
             self.far = nn.Sequential(_halve(wide, wide), _block(wide, wide))
             self.judge = nn.Sequential(
-                nn.Conv2d(2 * wide, wide, 1), nn.LeakyReLU(0.1, inplace=True), nn.Conv2d(wide, 1, 1)
+                nn.Conv2d(2 * wide, wide, 1),
+                nn.LeakyReLU(0.1, inplace=True),
+                nn.Conv2d(wide, 1, 1),
             )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -432,7 +432,7 @@ def _open_patches(margin: NDArray[np.float32], min_area: int) -> NDArray[np.floa
     # area_opening fails on images of one pixel's width; a border below all values mends it.
     bordered = np.pad(margin, ((0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
     for image in bordered:
-        image[...] = area_opening(image, min_area, connectivity=2)  # type: ignore[no-untyped-call]
+        image[...] = area_opening(image, min_area, connectivity=2)
     return bordered[:, 1:-1, 1:-1].copy()
 
 

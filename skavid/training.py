@@ -37,7 +37,7 @@ IRREGULAR_WEIGHT = 2.5  # irregular regions are rare: each counts this much more
 INTACT_WEIGHT = 0.1  # what an intact pixel counts for I, beside 1 for a corrupted one
 
 
-class CollapseWarning(ConvergenceWarning):
+class CollapseWarning(ConvergenceWarning):  # type: ignore[misc]
     """D could not tell regular from irregular regions for several epochs."""
 
 
@@ -149,7 +149,10 @@ class _Images(Dataset[Any]):
             return self._crop(images, None), 0
         fast = self._faster(rows)
         plate = torch.stack([self.plates[int(self.starts[row])] for row in rows])
-        return self._crop(images, Neighbours(fast, plate.expand_as(images)))
+        cropped: tuple[Tensor, Neighbours] = self._crop(
+            images, Neighbours(fast, plate.expand_as(images))
+        )
+        return cropped
 
     def _read(self, rows: NDArray[np.int64]) -> Tensor:
         return to_tensor(self.images[rows], self.value_range)
@@ -448,7 +451,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         if self.adversarial_weight > 0:
             fake, *truth = self._replay(made, *region_targets(task, geometry, fake=True))
             shown.append(fake)
-            truths.append((tuple(truth), self.adversarial_weight))
+            truths.append(((truth[0], truth[1]), self.adversarial_weight))
         # One pass over all: batch statistics must not tell D which batch it sees.
         logits = self.detector_(torch.cat(shown)).split(n)
         total = loss(logits[0], torch.ones_like(logits[0]), None)
@@ -548,7 +551,10 @@ class _Referee(Callback):  # type: ignore[misc]
         error, auc = self._check(net)
         net.history.record("valid_inpainter", error)
         net.history.record("valid_detector_auc", auc)
-        better = [self._keep(net, "inpainter", error, -error), self._keep(net, "detector", auc, auc)]
+        better = [
+            self._keep(net, "inpainter", error, -error),
+            self._keep(net, "detector", auc, auc),
+        ]
         net.history.record("kept", "".join(c for c, b in zip("ID", better, strict=True) if b))
         self._watch(net, auc, any(better))
 
@@ -589,7 +595,9 @@ class _Referee(Callback):  # type: ignore[misc]
         if best is not None and not goodness > best["goodness"]:
             return False
         average = getattr(net, f"averaged_{name}_").module
-        weights = {key: value.detach().cpu().clone() for key, value in average.state_dict().items()}
+        weights = {
+            key: value.detach().cpu().clone() for key, value in average.state_dict().items()
+        }
         net.best_[name] = {
             "epoch": len(net.history),
             "figure": figure,
@@ -604,8 +612,8 @@ class _Referee(Callback):  # type: ignore[misc]
             self.warned_ = True
             warnings.warn(
                 f"The detector cannot tell regular from irregular regions: its AUC on held-out "
-                f"images was below {BLIND_AUC} for {BLIND_CHECKS} epochs in a row (now {auc:.2f}); "
-                f"train longer, or take detector_corruption='grafts' or a lower "
+                f"images was below {BLIND_AUC} for {BLIND_CHECKS} epochs in a row "
+                f"(now {auc:.2f}); train longer, or take detector_corruption='grafts' or a lower "
                 f"adversarial_weight (now {net.adversarial_weight:g}).",
                 CollapseWarning,
                 stacklevel=2,
@@ -720,6 +728,11 @@ def play(
             n_channels = images.shape[-1]
             inpainter = Inpainter(n_channels, width=inpainter_width, depth=inpainter_depth)
             detector = Detector(n_channels, geometry=geometry, width=detector_width)
+        # Channels last: a third faster on CPUs.
+        inpainter, detector = (
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for network in (inpainter, detector)
+        )
         net = AVIDNet(
             inpainter,
             detector,

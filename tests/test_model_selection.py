@@ -130,9 +130,9 @@ def test_a_seed_repeats_its_shuffle(groups):
 
 def test_numpys_global_state_is_untouched_with_a_seed():
     y = np.repeat([1, -1], 9)
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    before = np.random.get_state()[1].copy()
     list(NoveltyKFold(3, shuffle=True, random_state=0).split(y, y))
-    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(before, np.random.get_state()[1])
 
 
 def test_labels_may_be_floats_or_lists():

@@ -17,7 +17,7 @@ from sklearn.metrics import RocCurveDisplay, roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
-from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skavid import AVIDDetector, NoveltyKFold
 
@@ -40,7 +40,7 @@ def test_scikit_learn_check(estimator, check):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("array_api", ["0", "1"])
+@pytest.mark.parametrize("array_api", [{}, {"SCIPY_ARRAY_API": "1"}])
 def test_at_least_45_checks_run_and_none_is_expected_to_fail(array_api):
     code = (
         "import warnings; warnings.simplefilter('ignore')\n"
@@ -50,7 +50,7 @@ def test_at_least_45_checks_run_and_none_is_expected_to_fail(array_api):
         "kinds = [one['status'] for one in done]\n"
         "print(kinds.count('passed'), kinds.count('failed'), kinds.count('xfail'))\n"
     )
-    environment = {**os.environ, "SCIPY_ARRAY_API": array_api}
+    environment = {k: v for k, v in os.environ.items() if k != "SCIPY_ARRAY_API"} | array_api
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
@@ -97,7 +97,7 @@ def test_scores_draw_a_roc_curve():
 
 
 def test_data_frames_of_rows_keep_their_feature_names():
-    rows, labels = rows_and_labels()
+    rows, _ = rows_and_labels()
     frame = pd.DataFrame(rows, columns=[f"p{i}" for i in range(48)])
     detector = clone(DETECTOR).fit(frame)
     assert list(detector.feature_names_in_) == list(frame.columns)
@@ -148,7 +148,3 @@ def test_fit_touches_no_parameter():
     before = detector.get_params()
     detector.fit(rows).score_samples(rows)
     assert detector.get_params() == before
-
-
-def test_check_estimator_itself_passes():
-    assert check_estimator(AVIDDetector(**TINY), on_skip=None)

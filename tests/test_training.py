@@ -185,9 +185,9 @@ GRID = {"alpha": [0.02, 0.05, 0.1, 0.2, 0.4], "zeta": [0.1, 0.3, 0.5, 0.7, 0.9]}
 def search(memory, n_jobs=None, grid=GRID):
     images, labels = labelled()
     detector = AVIDDetector(**{**TINY, "max_epochs": 1}, memory=memory)
-    return GridSearchCV(
-        detector, grid, cv=NoveltyKFold(3), scoring="roc_auc", n_jobs=n_jobs
-    ).fit(images, labels)
+    return GridSearchCV(detector, grid, cv=NoveltyKFold(3), scoring="roc_auc", n_jobs=n_jobs).fit(
+        images, labels
+    )
 
 
 def trainings(folder):
