@@ -30,7 +30,7 @@ def bce(
     Parameters
     ----------
     logits : Tensor of shape (n_images, n1, n2)
-        z, D's linear output.
+        D's linear output, z.
     regular : Tensor of the same shape or None
         What each region truly is: 1 regular, 0 irregular, or a share between. The inpainter
         wants all regions to look regular: then it is ignored, and may be None.
@@ -79,7 +79,7 @@ def lsgan(
     Parameters
     ----------
     logits : Tensor of shape (n_images, n1, n2)
-        z, D's linear output.
+        D's linear output, z.
     regular : Tensor of the same shape or None
         As in `bce`.
     weight : Tensor of the same shape or None
@@ -102,7 +102,8 @@ def lsgan(
     -----
     The 0-1 coding of [1]_: targets 0 and 1 for d, which are -1 and 1 for z; a blind D says
     d = 0.5, z = 0. D's optimum is ``d = p / (p + q)``, p and q being how likely a region is
-    regular and irregular, so z of -1 or 1 is as sure as it gets, and ``O`` lies between 0.27 and 0.73.
+    regular and irregular, so z of -1 or 1 is as sure as it gets, and ``O`` lies between 0.27
+    and 0.73.
 
     References
     ----------
@@ -127,7 +128,7 @@ def hinge(
     Parameters
     ----------
     logits : Tensor of shape (n_images, n1, n2)
-        z, D's linear output.
+        D's linear output, z.
     regular : Tensor of the same shape or None
         As in `bce`.
     weight : Tensor of the same shape or None
@@ -149,8 +150,8 @@ def hinge(
     Notes
     -----
     The hinge version of [2]_, section 4, after [1]_. For t of 0 or 1 it is ``max(0, 1 - y z)``
-    with ``y = 2 t - 1``; for a share between it is what is to be expected of the two. I's loss has no
-    lower bound; D, which pays for being fooled, holds it.
+    with ``y = 2 t - 1``; for a share between it is the mean over what the region may be. I's
+    loss has no lower bound; D, which pays for being fooled, holds it.
 
     References
     ----------
@@ -180,7 +181,7 @@ def eq3(
     Parameters
     ----------
     logits : Tensor of shape (n_images, n1, n2)
-        z, D's linear output.
+        D's linear output, z.
     regular : Tensor of the same shape or None
         As in `bce`.
     weight : Tensor of the same shape or None

@@ -111,7 +111,7 @@ def evidence(
     residual : array-like of shape (n_images, height, width)
         R, what I would change: ``|X - I(X)|`` in units of the value range. Taken as float32.
     logits : array-like of shape (n_images, height, width)
-        z, D's linear output: the lowest of the regions that hold a pixel. Taken as float32.
+        D's linear output, z: the lowest of the regions that hold a pixel. Taken as float32.
     alpha : float
         Threshold on the residual, above 0.
     zeta : float

@@ -243,6 +243,7 @@ def test_smoothing_is_a_mean_then_a_maximum(shape, mean, maximum):
     assert smoothed.dtype == np.float32
     np.testing.assert_allclose(smoothed, expected, rtol=1e-6)
     np.testing.assert_array_equal(maps, copy)
+    assert not np.shares_memory(smoothed, maps)
 
 
 def test_smoothing_depends_on_neither_layout_nor_neighbours():
