@@ -157,7 +157,9 @@ def hiding(
     (torch.Size([2, 1, 32, 32]), [0.0, 1.0])
     """
     kinds = _hiding_kinds(len(images), images.shape[1], neighbours is not None, generator)
-    hidden = _masks(kinds, images.shape[1:], generator).to(images.device)
+    low, high = _sizes(*images.shape[2:])
+    size = _log_uniform(low, high + 1, (len(images), 1), generator).floor().long()
+    hidden = _masks(kinds, size, images.shape[1:], generator).to(images.device)
     where = hidden.amax(1)
     eta = _eta(images, gamma * sigma, generator)
     return Corrupted(_fill(images, hidden, eta), hidden, where, torch.ones_like(where))
@@ -191,10 +193,16 @@ def complementary(
     """
     generator = torch.Generator().manual_seed(seed)
     one = images[:1]
-    for pair in range((n_draws + 1) // 2):
-        cycle = [1, 0, 2] + ([3] if video and images.shape[1] > 1 else [])
+    n_pairs = (n_draws + 1) // 2
+    low, high = _sizes(*images.shape[2:])
+    cycle = [1, 2, 0] + ([3] if video and images.shape[1] > 1 else [])
+    for pair in range(n_pairs):
         kinds = torch.tensor([cycle[pair % len(cycle)]])
-        mask = _masks(kinds, images.shape[1:], generator).to(images.device)
+        # What is hidden in small pieces is guessed from its neighbours, irregular or not: the
+        # larger half of the sizes, evenly spread.
+        share = 0.5 + 0.5 * (pair + 0.5) / n_pairs
+        size = torch.tensor([[round(low * (high / low) ** share)]])
+        mask = _masks(kinds, size, images.shape[1:], generator).to(images.device)
         eta = _eta(one, gamma * sigma, generator)
         for half in (mask, 1 - mask):
             hidden = half.expand_as(images)
@@ -300,16 +308,19 @@ def _hiding_kinds(n: int, n_channels: int, video: bool, generator: Generator) ->
     return torch.randint(n_kinds, (n,), generator=generator)
 
 
-def _masks(kinds: Tensor, shape: torch.Size, generator: Generator) -> Tensor:
+def _sizes(height: int, width: int) -> tuple[int, int]:
+    """Return the smallest and the largest side of what is hidden at once, in pixels."""
+    low = min(4, max(1, max(height, width) // 2))
+    return low, max(low, min(height, width) // 4)
+
+
+def _masks(kinds: Tensor, size: Tensor, shape: torch.Size, generator: Generator) -> Tensor:
     """Draw hidden maps (n, c, h, w): 0 blocks, 1 rows in stripes, 2 columns, 3 one channel."""
     n, (n_channels, height, width) = len(kinds), shape
-    low = min(4, max(1, max(height, width) // 2))
-    high = max(low, min(height, width) // 4)
-    size = _log_uniform(low, high + 1, (n, 1), generator).floor().long()
     offset = (torch.rand(n, 2, generator=generator) * 2 * size).long()
     rows = (torch.arange(height) + offset[:, :1]) // size  # (n, h): which block a row lies in
     columns = (torch.arange(width) + offset[:, 1:]) // size
-    side = max(height, width) // low + 3
+    side = int((max(height, width) // size).max()) + 3
     table = torch.randint(2, (n, side * side), generator=generator)
     cell = rows[:, :, None] * side + columns[:, None, :]  # (n, h, w)
     blocks = table.gather(1, cell.flatten(1)).view(n, height, width)
