@@ -82,7 +82,7 @@ def main():
     print(f"\nWhat they saw: {arguments.output}")
 
 
-PARAMETERS = {"inpainter_width": 12, "adversarial_weight": 0.0}
+PARAMETERS = {"inpainter_width": 12, "n_draws": 12, "smoothing": 5}
 
 if __name__ == "__main__":
     main()

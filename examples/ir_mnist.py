@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from demo import print_table
+
 from skavid import AVIDDetector
 from skavid.datasets import load_idx, make_ir_mnist
 from skavid.plotting import IrregularityDisplay

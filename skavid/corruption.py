@@ -127,6 +127,7 @@ def hiding(
     sigma: float,
     generator: Generator,
     neighbours: Neighbours | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Corrupted:
     """Hide about half of each image: blocks, stripes or channels of mixed sizes.
 
@@ -140,6 +141,9 @@ def hiding(
         On the CPU; advanced by the call.
     neighbours : Neighbours, optional
         Given for stacked video, where hiding whole channels (moments) is one of the kinds.
+    size : tuple (smallest, largest), optional
+        Sides of what is hidden at once, in pixels; from 4 pixels to a quarter of the image
+        when None. Half of an object hides best what only the object's other half can tell.
 
     Returns
     -------
@@ -157,16 +161,23 @@ def hiding(
     (torch.Size([2, 1, 32, 32]), [0.0, 1.0])
     """
     kinds = _hiding_kinds(len(images), images.shape[1], neighbours is not None, generator)
-    low, high = _sizes(*images.shape[2:])
-    size = _log_uniform(low, high + 1, (len(images), 1), generator).floor().long()
-    hidden = _masks(kinds, size, images.shape[1:], generator).to(images.device)
+    low, high = size or _sizes(*images.shape[2:])
+    sides = _log_uniform(low, high + 1, (len(images), 1), generator).floor().long()
+    hidden = _masks(kinds, sides, images.shape[1:], generator).to(images.device)
     where = hidden.amax(1)
     eta = _eta(images, gamma * sigma, generator)
     return Corrupted(_fill(images, hidden, eta), hidden, where, torch.ones_like(where))
 
 
 def complementary(
-    images: Tensor, n_draws: int, *, gamma: float, sigma: float, seed: int, video: bool = False
+    images: Tensor,
+    n_draws: int,
+    *,
+    gamma: float,
+    sigma: float,
+    seed: int,
+    video: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[Corrupted]:
     """Hide images in pairs of complementary masks: together they hide every pixel.
 
@@ -185,6 +196,8 @@ def complementary(
         Chooses masks and noise.
     video : bool, default=False
         Whether channels are moments of a stack, so that whole channels are hidden too.
+    size : tuple (smallest, largest), optional
+        As in `hiding`; the draws spread evenly over it.
 
     Yields
     ------
@@ -194,15 +207,12 @@ def complementary(
     generator = torch.Generator().manual_seed(seed)
     one = images[:1]
     n_pairs = (n_draws + 1) // 2
-    low, high = _sizes(*images.shape[2:])
+    low, high = size or _sizes(*images.shape[2:])
     cycle = [1, 2, 0] + ([3] if video and images.shape[1] > 1 else [])
     for pair in range(n_pairs):
         kinds = torch.tensor([cycle[pair % len(cycle)]])
-        # What is hidden in small pieces is guessed from its neighbours, irregular or not: the
-        # larger half of the sizes, evenly spread.
-        share = 0.5 + 0.5 * (pair + 0.5) / n_pairs
-        size = torch.tensor([[round(low * (high / low) ** share)]])
-        mask = _masks(kinds, size, images.shape[1:], generator).to(images.device)
+        side = torch.tensor([[round(low * (high / low) ** ((pair + 0.5) / n_pairs))]])
+        mask = _masks(kinds, side, images.shape[1:], generator).to(images.device)
         eta = _eta(one, gamma * sigma, generator)
         for half in (mask, 1 - mask):
             hidden = half.expand_as(images)
@@ -314,15 +324,15 @@ def _sizes(height: int, width: int) -> tuple[int, int]:
     return low, max(low, min(height, width) // 4)
 
 
-def _masks(kinds: Tensor, size: Tensor, shape: torch.Size, generator: Generator) -> Tensor:
+def _masks(kinds: Tensor, side: Tensor, shape: torch.Size, generator: Generator) -> Tensor:
     """Draw hidden maps (n, c, h, w): 0 blocks, 1 rows in stripes, 2 columns, 3 one channel."""
     n, (n_channels, height, width) = len(kinds), shape
-    offset = (torch.rand(n, 2, generator=generator) * 2 * size).long()
-    rows = (torch.arange(height) + offset[:, :1]) // size  # (n, h): which block a row lies in
-    columns = (torch.arange(width) + offset[:, 1:]) // size
-    side = int((max(height, width) // size).max()) + 3
-    table = torch.randint(2, (n, side * side), generator=generator)
-    cell = rows[:, :, None] * side + columns[:, None, :]  # (n, h, w)
+    offset = (torch.rand(n, 2, generator=generator) * 2 * side).long()
+    rows = (torch.arange(height) + offset[:, :1]) // side  # (n, h): which block a row lies in
+    columns = (torch.arange(width) + offset[:, 1:]) // side
+    most = int((max(height, width) // side).max()) + 3
+    table = torch.randint(2, (n, most * most), generator=generator)
+    cell = rows[:, :, None] * most + columns[:, None, :]  # (n, h, w)
     blocks = table.gather(1, cell.flatten(1)).view(n, height, width)
     stripes = torch.where(kinds[:, None, None] == 1, rows[:, :, None], columns[:, None, :]) % 2
     mask = torch.where(kinds[:, None, None] == 0, blocks, stripes.expand(n, height, width))

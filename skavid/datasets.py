@@ -146,9 +146,8 @@ def load_idx(path: str | Path) -> NDArray[np.uint8]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; MNIST's files come from {MNIST_ADDRESS}.")
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
     try:
-        with opened as file:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             head = file.read(4)
             if len(head) < 4 or head[:3] != b"\0\0\x08" or not 1 <= head[3] <= 4:
                 raise ValueError(f"{path} is not an IDX file of bytes; its head is {head!r}.")
@@ -240,10 +239,10 @@ def _test_cells(
     where = np.zeros((n_test, grid * grid), dtype=bool)
     where[:n_odd] = rng.uniform(size=(n_odd, grid * grid)) < (names == withheld).mean()
     where[np.arange(n_odd), rng.randint(grid * grid, size=n_odd)] = True
-    where = where[rng.permutation(n_test)].reshape(n_test, grid, grid)
-    cells = rng.choice(normal, where.shape)
-    cells[where] = rng.choice(odd, where.sum())
-    return cells, where
+    held = where[rng.permutation(n_test)].reshape(n_test, grid, grid)
+    cells = rng.choice(normal, held.shape)
+    cells[held] = rng.choice(odd, held.sum())
+    return cells, held
 
 
 def _resize(pictures: NDArray[Any], cell: int) -> NDArray[np.uint8]:

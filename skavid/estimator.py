@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -92,6 +93,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         What I learns to restore; see `skavid.corruption`.
     detector_corruption : {"noise", "hiding", "grafts"}, callable or None, default="grafts"
         What D learns to find. None leaves D to what I makes, as the paper prints it.
+    hidden_size : tuple (smallest, largest), default=None
+        Sides in pixels of what "hiding" hides at once; about half of an object serves best.
+        None takes 4 pixels to a quarter of the image.
     geometry : {"aligned", "paper"}, default="aligned"
         The regions of D: tiles of ``region_size`` with context around each, or Fig. 2.
     region_size : int, default=4
@@ -156,7 +160,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         extra ``image`` for ``min_area_of="patch"``.
     min_area_of : {"patch", "image"}, default="patch"
         Whether these pixels must be connected or may lie anywhere in the image.
-    n_draws : int, default=4
+    n_draws : int, default=8
         How often an image is hidden and restored when it is scored, where
         ``inpainter_corruption="hiding"``; an even number.
     memory : str or object with the joblib.Memory interface, default=None
@@ -243,6 +247,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         "sigma": [Interval(Real, 0, None, closed="left")],
         "inpainter_corruption": [StrOptions(set(CORRUPTIONS)), callable],
         "detector_corruption": [StrOptions(set(CORRUPTIONS)), callable, None],
+        "hidden_size": [tuple, list, None],
         "geometry": [StrOptions({"aligned", "paper"})],
         "region_size": [Interval(Integral, 1, 64, closed="both")],
         "inpainter_width": [Interval(Integral, 1, None, closed="left")],
@@ -289,6 +294,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         sigma: float = 1.0,
         inpainter_corruption: Any = "hiding",
         detector_corruption: Any = "grafts",
+        hidden_size: tuple[int, int] | None = None,
         geometry: str = "aligned",
         region_size: int = 4,
         inpainter_width: int = 16,
@@ -317,7 +323,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         widening: int = 0,
         min_area: int = 0,
         min_area_of: str = "patch",
-        n_draws: int = 4,
+        n_draws: int = 8,
         memory: Any = None,
         warm_start: bool = False,
         callbacks: list[Any] | None = None,
@@ -331,6 +337,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.sigma = sigma
         self.inpainter_corruption = inpainter_corruption
         self.detector_corruption = detector_corruption
+        self.hidden_size = hidden_size
         self.geometry = geometry
         self.region_size = region_size
         self.inpainter_width = inpainter_width
@@ -461,6 +468,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self.image_shape_: tuple[int, int, int] = (height, width, n_channels)
         self.geometry_ = self._check_geometry(images)
         _check_device(self.device)
+        _check_sides(self.hidden_size)
         return images, _check_groups(groups, len(images))
 
     def _check_geometry(self, images: NDArray[Any]) -> Geometry:
@@ -487,13 +495,14 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         game: dict[str, Any] = {
             name: getattr(self, name)
             for name in (
-                "inpainter_corruption", "detector_corruption", "inpainter_width",
-                "inpainter_depth", "detector_width", "spacing", "crop_size", "batch_size",
-                "learning_rate", "gamma", "sigma", "loss", "adversarial_weight",
+                "inpainter_width", "inpainter_depth", "detector_width", "spacing", "crop_size",
+                "batch_size", "learning_rate", "gamma", "sigma", "loss", "adversarial_weight",
                 "reconstruction_weight", "momentum", "average_decay", "n_iter_no_change",
             )
         }  # fmt: skip
         game |= {
+            "inpainter_corruption": self._named(self.inpainter_corruption),
+            "detector_corruption": self._named(self.detector_corruption),
             "value_range": self.value_range_,
             "geometry": self.geometry_,
             "optimizer_name": self.optimizer,
@@ -519,6 +528,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=5,
             )
             return net
+
+    def _named(self, corruption: Any) -> Any:
+        if corruption == "hiding":
+            return partial(CORRUPTIONS["hiding"], size=_check_sides(self.hidden_size))
+        return CORRUPTIONS[corruption] if isinstance(corruption, str) else corruption
 
     def _keep(self, net: AVIDNet, n_epochs: int) -> None:
         self.net_ = net
@@ -753,6 +767,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             sigma=self.sigma,
             seed=self._seed,
             video=self.spacing is not None,
+            size=_check_sides(self.hidden_size),
         )
         for draw in draws:
             total += draw.hidden * inpainter(draw.images, draw.hidden)
@@ -819,6 +834,16 @@ def _check_groups(groups: Any, n: int) -> NDArray[Any] | None:
             "time."
         )
     return clips
+
+
+def _check_sides(size: Any) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    if len(size) != 2 or not all(isinstance(side, Integral) for side in size):
+        raise ValueError(f"hidden_size must be two whole numbers of pixels. Got {size!r}.")
+    if not 1 <= size[0] <= size[1]:
+        raise ValueError(f"hidden_size must rise from 1 pixel at least. Got {size!r}.")
+    return int(size[0]), int(size[1])
 
 
 def _check_device(device: str) -> str:

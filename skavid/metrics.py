@@ -57,7 +57,9 @@ def equal_error_rate(
         raise ValueError(
             f"y_true must hold normal and irregular samples, two labels. Got {kinds.tolist()}."
         )
-    false_alarms, hits, _ = roc_curve(labels, y_score, pos_label=pos_label, drop_intermediate=False)
+    false_alarms, hits, _ = roc_curve(
+        labels, y_score, pos_label=pos_label, drop_intermediate=False
+    )
     gap = false_alarms - (1 - hits)  # rises from -1 to 1
     after = int(np.argmax(gap >= 0))
     before = max(0, after - 1)

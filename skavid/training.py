@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from skavid.corruption import CORRUPTIONS, Corrupted, Corruption, Neighbours
+from skavid.corruption import Corrupted, Corruption, Neighbours
 from skavid.images import to_tensor
 from skavid.losses import LOSSES
 from skavid.networks import Detector, Inpainter
@@ -442,21 +442,23 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
     def _step_detector(
         self, images: Tensor, beside: Neighbours | None, task: Corrupted, made: Tensor
     ) -> Tensor:
-        n, geometry, loss = len(images), self.detector_.geometry, LOSSES[self.loss]
-        shown, truths = [images], []
+        geometry, loss = self.detector_.geometry, LOSSES[self.loss]
+        lesson = None
         if self.detector_corruption is not None:
             lesson = self._corrupt(self.detector_corruption, images, beside)
-            shown.append(lesson.images)
-            truths.append((region_targets(lesson, geometry), 1.0))
+        # One pass over both: batch statistics must not tell D which of them it sees.
+        shown = images if lesson is None else torch.cat([images, lesson.images])
+        logits = self.detector_(shown)
+        clean = logits[: len(images)]
+        total = loss(clean, torch.ones_like(clean), None)
+        if lesson is not None:
+            total = total + loss(logits[len(images) :], *region_targets(lesson, geometry))
         if self.adversarial_weight > 0:
             fake, *truth = self._replay(made, *region_targets(task, geometry, fake=True))
-            shown.append(fake)
-            truths.append(((truth[0], truth[1]), self.adversarial_weight))
-        # One pass over all: batch statistics must not tell D which batch it sees.
-        logits = self.detector_(torch.cat(shown)).split(n)
-        total = loss(logits[0], torch.ones_like(logits[0]), None)
-        for seen, ((regular, weight), share) in zip(logits[1:], truths, strict=True):
-            total = total + share * loss(seen, regular, weight)
+            # Fixed statistics: I's work must not shift what D takes for normal.
+            self.detector_.eval()
+            total = total + self.adversarial_weight * loss(self.detector_(fake), *truth)
+            self.detector_.train()
         _descend(self.detector_optimizer_, total)
         return total.detach()
 
@@ -624,10 +626,6 @@ class _Referee(Callback):  # type: ignore[misc]
             raise KeyboardInterrupt  # skorch's own way to end a training
 
 
-def _named(corruption: str | Corruption | None) -> Any:
-    return CORRUPTIONS[corruption] if isinstance(corruption, str) else corruption
-
-
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -650,8 +648,8 @@ def play(
     *,
     value_range: tuple[float, float],
     geometry: Geometry,
-    inpainter_corruption: str | Corruption,
-    detector_corruption: str | Corruption | None,
+    inpainter_corruption: Corruption,
+    detector_corruption: Corruption | None,
     inpainter_width: int,
     inpainter_depth: int,
     detector_width: int,
@@ -681,8 +679,9 @@ def play(
         What is scaled to 0 and 1.
     geometry : Geometry
         The detector's regions.
-    inpainter_corruption, detector_corruption : str or callable
-        Names in `skavid.corruption.CORRUPTIONS`, or functions like those.
+    inpainter_corruption, detector_corruption : callable
+        What I restores and what D finds, see `skavid.corruption`; None for D teaches it by I's
+        work alone.
     inpainter_width, inpainter_depth, detector_width : int
         Sizes of the networks.
     spacing : int or None
@@ -736,8 +735,8 @@ def play(
         net = AVIDNet(
             inpainter,
             detector,
-            inpainter_corruption=_named(inpainter_corruption),
-            detector_corruption=_named(detector_corruption),
+            inpainter_corruption=inpainter_corruption,
+            detector_corruption=detector_corruption,
             seed=seed,
             lr=learning_rate,
             device=device,

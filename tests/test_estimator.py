@@ -363,6 +363,11 @@ FIT_ERRORS = {
         {"X": NORMAL},
         "device='cuda:99' is not there; this machine has cpu.",
     ),
+    "hidden sizes that fall": (
+        {"hidden_size": (9, 3)},
+        {"X": NORMAL},
+        "hidden_size must rise from 1 pixel at least. Got (9, 3).",
+    ),
     "a region size between powers of two": (
         {"region_size": 3},
         {"X": NORMAL},
