@@ -24,11 +24,12 @@ DECOY_SHARE = 0.15  # of the pieces of images; of video half are decoys
 
 # Share of each kind of graft; evidence for a mix over any single kind: docs, user guide, method.
 IMAGE_KINDS = {
-    "place": 0.3,
+    "place": 0.2,
+    "swap": 0.25,
     "scale": 0.15,
     "turn": 0.15,
-    "level": 0.2,
-    "line": 0.15,
+    "level": 0.1,
+    "line": 0.1,
     "noise": 0.05,
 }
 VIDEO_KINDS = {"skip": 0.35, "slide": 0.3, "warp": 0.25, "place": 0.1}
@@ -37,7 +38,7 @@ VIDEO_KINDS = {"skip": 0.35, "slide": 0.3, "warp": 0.25, "place": 0.1}
 class Corrupted(NamedTuple):
     """What a corruption returns.
 
-    Attributes
+    Parameters
     ----------
     images : Tensor of shape (n_images, n_channels, height, width)
         X~, the corrupted images, float32, not clipped.
@@ -58,7 +59,7 @@ class Corrupted(NamedTuple):
 class Neighbours(NamedTuple):
     """What the clips of stacked video add to their images.
 
-    Attributes
+    Parameters
     ----------
     fast : Tensor of shape (n_images, n_channels, height, width)
         The same moments of the same clips, played faster.
@@ -410,7 +411,7 @@ def _image_piece(salience: Tensor, generator: Generator) -> _Piece:
     salient = _places(salience, generator)
     target = torch.where(torch.rand(n, 1, generator=generator) < 0.5, anywhere, salient)
     target = torch.where(decoy[:, None], source, target)
-    source = torch.where((own & ~decoy)[:, None], target, source)
+    source = torch.where(((own | kind["swap"]) & ~decoy)[:, None], target, source)
 
     loose = kind["scale"] & ~decoy
     scale = torch.where(loose, _either(1.4, 2.5, n, generator), torch.ones(n))

@@ -50,6 +50,7 @@ PAPER: dict[str, Any] = {
     "detector_width": 96,
     "loss": "eq3",
     "adversarial_weight": 1.0,
+    "adversarial_start": 0.0,
     "reconstruction_weight": 0.0,
     "optimizer": "sgd",
     "learning_rate": 0.002,
@@ -115,6 +116,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         The game's loss; see `skavid.losses`.
     adversarial_weight : float, default=0.03
         Weight of the terms in which each network sees the other's work. 0 leaves them out.
+    adversarial_start : float, default=0.6
+        Share of the training, in [0, 1), after which these terms join in: networks that know
+        nothing yet have nothing to teach each other.
     reconstruction_weight : float, default=1.0
         Weight of I's restoring error, which Eq. 3 as printed does not have.
     optimizer : {"adamw", "sgd"}, default="adamw"
@@ -257,6 +261,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         "crop_size": [Interval(Integral, 8, None, closed="left"), None],
         "loss": [StrOptions(set(LOSSES))],
         "adversarial_weight": [Interval(Real, 0, None, closed="left")],
+        "adversarial_start": [Interval(Real, 0, 1, closed="left")],
         "reconstruction_weight": [Interval(Real, 0, None, closed="left")],
         "optimizer": [StrOptions({"adamw", "sgd"})],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
@@ -304,6 +309,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         crop_size: int | None = None,
         loss: str = "bce",
         adversarial_weight: float = 0.03,
+        adversarial_start: float = 0.6,
         reconstruction_weight: float = 1.0,
         optimizer: str = "adamw",
         learning_rate: float = 0.002,
@@ -347,6 +353,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.crop_size = crop_size
         self.loss = loss
         self.adversarial_weight = adversarial_weight
+        self.adversarial_start = adversarial_start
         self.reconstruction_weight = reconstruction_weight
         self.optimizer = optimizer
         self.learning_rate = learning_rate
@@ -497,7 +504,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             for name in (
                 "inpainter_width", "inpainter_depth", "detector_width", "spacing", "crop_size",
                 "batch_size", "learning_rate", "gamma", "sigma", "loss", "adversarial_weight",
-                "reconstruction_weight", "momentum", "average_decay", "n_iter_no_change",
+                "adversarial_start", "reconstruction_weight", "momentum", "average_decay",
+                "n_iter_no_change",
             )
         }  # fmt: skip
         game |= {

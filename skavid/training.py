@@ -62,7 +62,7 @@ class InterruptedGame(Exception):
 class Split(NamedTuple):
     """Which images train and which are held out.
 
-    Attributes
+    Parameters
     ----------
     train, held_out : ndarray of int
         Row numbers, sorted.
@@ -260,6 +260,8 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         The game's loss, see `skavid.losses`.
     adversarial_weight : float
         Weight of the terms in which one network sees the other's work; 0 leaves them out.
+    adversarial_start : float
+        Share of the game, in [0, 1), after which these terms join in.
     reconstruction_weight : float
         Weight of I's restoring error; Eq. 3 as printed has none.
     optimizer_name : {"adamw", "sgd"}
@@ -298,6 +300,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         sigma: float,
         loss: str,
         adversarial_weight: float,
+        adversarial_start: float,
         reconstruction_weight: float,
         optimizer_name: str,
         momentum: float,
@@ -314,6 +317,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         self.sigma = sigma
         self.loss = loss
         self.adversarial_weight = adversarial_weight
+        self.adversarial_start = adversarial_start
         self.reconstruction_weight = reconstruction_weight
         self.optimizer_name = optimizer_name
         self.momentum = momentum
@@ -453,7 +457,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         total = loss(clean, torch.ones_like(clean), None)
         if lesson is not None:
             total = total + loss(logits[len(images) :], *region_targets(lesson, geometry))
-        if self.adversarial_weight > 0:
+        if self._is_adversarial():
             fake, *truth = self._replay(made, *region_targets(task, geometry, fake=True))
             # Fixed statistics: I's work must not shift what D takes for normal.
             self.detector_.eval()
@@ -490,7 +494,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
             weight = torch.maximum(weight * INTACT_WEIGHT, task.hidden)
         error = (weight * (images - restored).abs()).sum() / weight.expand_as(images).sum()
         total = self.reconstruction_weight * error
-        if self.adversarial_weight > 0:
+        if self._is_adversarial():
             # Fixed batch statistics: I must please D as it judges, not shift its averages.
             self.detector_.eval()
             loss = LOSSES[self.loss]
@@ -499,6 +503,10 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
             total = total + self.adversarial_weight * pleased
         _descend(self.inpainter_optimizer_, total)
         return total.detach()
+
+    def _is_adversarial(self) -> bool:
+        begins = self.adversarial_start * self.n_steps_
+        return self.adversarial_weight > 0 and self.step_ >= begins
 
     def _set_learning_rate(self) -> None:
         """Warm up for a twentieth of the game, then a cosine to its end."""
@@ -688,8 +696,10 @@ def play(
         Frames between the channels of stacked video; None for images.
     crop_size : int or None
         Larger images are trained on crops of this size, in pixels.
-    max_epochs, batch_size, learning_rate
-        Of the game.
+    max_epochs, batch_size : int
+        How long, and how many images at once.
+    learning_rate : float
+        Its peak.
     seed : int
         The one source of randomness.
     device : str
