@@ -35,8 +35,9 @@ class IrregularityDisplay:
     ----------
     figure_ : matplotlib Figure
         Once drawn.
-    axes_ : ndarray of matplotlib Axes
-        One row an image.
+    axes_ : ndarray of matplotlib Axes of shape (n_images, 6) or (n_images, 7)
+        A row an image: the image, I(X), residual, regularity, evidence, and the image with an
+        outline of the mask; where it is known, once more with an outline of the truth.
 
     Examples
     --------
@@ -78,28 +79,48 @@ class IrregularityDisplay:
         ----------
         estimator : AVIDDetector
             Fitted.
-        X : array-like of shape (n_images, H, W) or (n_images, H, W, C)
-            A few images.
+        X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+            A few images. Of stacked video (``spacing`` of the detector) the newest channel is
+            drawn.
         truth : array-like of shape (n_images, H, W), bool, default=None
             Pixels that are irregular.
         axes : ndarray of matplotlib Axes of shape (n_images, 6), default=None
-            Where to draw; a new figure when None.
+            Where to draw, 7 a row where ``truth`` is known; a new figure when None.
 
         Returns
         -------
         display : IrregularityDisplay
             Drawn.
+
+        Raises
+        ------
+        ValueError
+            If ``truth`` has another shape than the maps.
         """
         images = np.asarray(X)
-        maps = estimator.maps(images)
+        maps = estimator.maps(X)
+        if images.ndim == 2:  # flat rows
+            height, width, n_channels = estimator.image_shape_
+            images = images.reshape(-1, height, width, n_channels)
+        stacked = getattr(estimator, "spacing", None) is not None
+        shown, restored = (
+            pictures[..., -1] if stacked and pictures.ndim == 4 else pictures
+            for pictures in (images, maps.inpainted)
+        )
+        masks = None if truth is None else np.asarray(truth, dtype=bool)
+        if masks is not None and masks.shape != maps.evidence.shape:
+            raise ValueError(
+                f"truth has the shape {masks.shape}, but X holds images of {maps.evidence.shape}; "
+                "give one mask an image."
+            )
         display = cls(
-            images,
-            maps.inpainted,
+            shown,
+            restored,
             maps.residual,
             maps.regularity,
             maps.evidence,
-            estimator.segment(images),
-            None if truth is None else np.asarray(truth, dtype=bool),
+            estimator.segment(X),
+            masks,
         )
         return display.plot(axes=axes)
 
@@ -109,7 +130,7 @@ class IrregularityDisplay:
         Parameters
         ----------
         axes : ndarray of matplotlib Axes of shape (n_images, 6), default=None
-            Where to draw; a new figure when None.
+            Where to draw, 7 a row where ``truth`` is known; a new figure when None.
 
         Returns
         -------
@@ -125,56 +146,64 @@ class IrregularityDisplay:
             from matplotlib import pyplot
         except ImportError as error:
             raise ImportError("Pictures need matplotlib; pip install 'skavid[plot]'.") from error
-        n = len(self.images)
+        n, n_columns = len(self.images), 6 + (self.truth is not None)
         if axes is None:
+            height, width = self.mask.shape[1:]
+            row = min(max(2.1 * height / width, 0.7), 6.0)  # inches
             figure, axes = pyplot.subplots(
-                n, 6, figsize=(15, 2.6 * n + 0.5), squeeze=False, layout="constrained"
+                n,
+                n_columns,
+                figsize=(2.1 * n_columns, row * n + 1.2),
+                squeeze=False,
+                layout="constrained",
             )
         else:
-            axes = np.asarray(axes).reshape(n, 6)
+            axes = np.asarray(axes).reshape(n, n_columns)
             figure = axes[0, 0].figure
         self.figure_, self.axes_ = figure, axes
-        self._draw_pictures(axes)
+        self._draw_images(axes)
         for column, drawn in enumerate(self._maps(), start=2):
-            self._draw_map(axes[:, column], *drawn)
-        self._draw_masks(axes[:, 5])
+            _draw_maps(axes[:, column], *drawn)
         for ax in axes.ravel():
             ax.set(xticks=[], yticks=[])
         return self
 
+    def _draw_images(self, axes: Any) -> None:
+        limits = {"vmin": self.images.min(), "vmax": self.images.max()}
+        columns = [
+            (0, "image\nX", self.images, None),
+            (1, "restored to normal\nI(X)", self.inpainted, None),
+            (5, "found irregular\n(red)", self.images, (self.mask, "red")),
+        ]
+        if self.truth is not None:
+            columns.append((6, "truly irregular\n(green)", self.images, (self.truth, "lime")))
+        for column, title, pictures, outlined in columns:
+            axes[0, column].set_title(title)
+            for index, ax in enumerate(axes[:, column]):
+                _show(ax, pictures[index], **limits)
+                if outlined is not None:
+                    _outline(ax, outlined[0][index], outlined[1])
+
     def _maps(self) -> list[tuple[str, NDArray[Any], str, float, float]]:
-        reach = float(np.abs(self.evidence).max()) or 1.0
+        # What is far below 0 is normal by any measure: the colours are for what is near 0.
+        reach = float(max(self.evidence.max(), -np.median(self.evidence), 1e-6))
         return [
             ("what I changed\n|X - I(X)|", self.residual, "magma", 0, float(self.residual.max())),
-            ("how regular D finds it\nO (yellow: regular)", self.regularity, "viridis", 0, 1),
-            ("evidence e\n(red: irregular)", self.evidence, "RdBu_r", -reach, reach),
+            ("how regular D finds it\nO", self.regularity, "viridis", 0, 1),
+            ("evidence of both\ne >= 0: irregular", self.evidence, "RdBu_r", -reach, reach),
         ]
 
-    def _draw_pictures(self, axes: Any) -> None:
-        limits = {"vmin": self.images.min(), "vmax": self.images.max()}
-        columns = (("image\nX", self.images), ("restored to normal\nI(X)", self.inpainted))
-        for column, (title, pictures) in enumerate(columns):
-            for ax, picture in zip(axes[:, column], pictures, strict=True):
-                _show(ax, picture, **limits)
-            axes[0, column].set_title(title)
 
-    def _draw_map(
-        self, axes: Any, title: str, maps: NDArray[Any], colours: str, low: float, high: float
-    ) -> None:
-        for ax, one in zip(axes, maps, strict=True):
-            drawn = ax.imshow(one, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-        axes[0].set_title(title)
-        axes[0].figure.colorbar(drawn, ax=list(axes), shrink=0.9, pad=0.02)
-
-    def _draw_masks(self, axes: Any) -> None:
-        limits = {"vmin": self.images.min(), "vmax": self.images.max()}
-        for index, ax in enumerate(axes):
-            _show(ax, self.images[index], **limits)
-            _outline(ax, self.mask[index], "red", "-")
-            if self.truth is not None:
-                _outline(ax, self.truth[index], "lime", "--")
-        told = "found (red)" if self.truth is None else "found (red)\ntruth (green, dashed)"
-        axes[0].set_title(told)
+def _draw_maps(
+    axes: Any, title: str, maps: NDArray[Any], colours: str, low: float, high: float
+) -> None:
+    for ax, one in zip(axes, maps, strict=True):
+        drawn = ax.imshow(one, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+    axes[0].set_title(title)
+    beyond = "min" if maps.min() < low else "neither"
+    axes[0].figure.colorbar(
+        drawn, ax=list(axes), location="bottom", shrink=0.9, pad=0.02, extend=beyond
+    )
 
 
 def _show(ax: Any, picture: NDArray[Any], *, vmin: float, vmax: float) -> None:
@@ -186,9 +215,9 @@ def _show(ax: Any, picture: NDArray[Any], *, vmin: float, vmax: float) -> None:
     ax.imshow(grey, cmap="gray", vmin=vmin, vmax=vmax, interpolation="nearest")
 
 
-def _outline(ax: Any, mask: NDArray[np.bool_], colour: str, style: str) -> None:
+def _outline(ax: Any, mask: NDArray[np.bool_], colour: str) -> None:
     if mask.any():
         # A border of False closes the outlines of masks that touch the edge.
         closed = np.pad(mask.astype(float), 1)
         y, x = np.arange(closed.shape[0]) - 1, np.arange(closed.shape[1]) - 1
-        ax.contour(x, y, closed, levels=[0.5], colors=colour, linestyles=style, linewidths=1.5)
+        ax.contour(x, y, closed, levels=[0.5], colors=colour, linewidths=1.5)

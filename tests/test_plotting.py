@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -23,17 +24,20 @@ def close_figures():
 class Fake:
     """Maps that are easy to recognise."""
 
+    image_shape_ = (12, 10, 1)
+
     def maps(self, X):
-        shape = X.shape[:3]
+        images = X if X.ndim > 2 else X.reshape(-1, *self.image_shape_[:2])
+        shape = images.shape[:3]
         return Bunch(
-            inpainted=X * 0.5,
+            inpainted=images * 0.5,
             residual=np.full(shape, 0.2, np.float32),
             regularity=np.full(shape, 0.7, np.float32),
-            evidence=np.linspace(-3, 1, np.prod(shape), dtype=np.float32).reshape(shape),
+            evidence=np.linspace(-6, 3.5, np.prod(shape), dtype=np.float32).reshape(shape),
         )
 
     def segment(self, X):
-        mask = np.zeros(X.shape[:3], dtype=bool)
+        mask = np.zeros(self.maps(X).evidence.shape, dtype=bool)
         mask[0, :4, :5] = True
         return mask
 
@@ -60,26 +64,92 @@ def test_regularity_is_viridis_from_0_to_1_and_evidence_is_centred_on_0():
     regularity, evidence = (display.axes_[0, k].images[0] for k in (3, 4))
     assert regularity.get_cmap().name == "viridis"
     assert regularity.get_clim() == (0, 1)
-    assert evidence.get_clim() == (-3, 3)
+    assert evidence.get_clim() == (-3.5, 3.5)
 
 
-def test_the_truth_is_outlined_only_where_it_is_known():
+def test_evidence_that_is_far_from_0_all_over_still_has_0_in_the_middle():
+    detector = Fake()
+    maps = detector.maps(GREY)
+    maps.evidence -= 10
+    detector.maps = lambda X: maps
+    display = IrregularityDisplay.from_estimator(detector, GREY)
+    low, high = display.axes_[0, 4].images[0].get_clim()
+    assert -low == high == -np.median(maps.evidence)
+
+
+def test_each_map_has_a_colour_bar_below_it():
+    display = IrregularityDisplay.from_estimator(Fake(), GREY)
+    display.figure_.canvas.draw()
+    bars = [ax for ax in display.figure_.axes if ax not in set(display.axes_.ravel())]
+    assert len(bars) == 3
+    for bar, column in zip(bars, (2, 3, 4), strict=True):
+        above = display.axes_[-1, column].get_position()
+        place = bar.get_position()
+        assert place.y1 <= above.y0
+        assert above.x0 <= (place.x0 + place.x1) / 2 <= above.x1
+
+
+def test_the_mask_is_outlined_with_the_truth_beside_it_where_it_is_known():
     truth = np.zeros(GREY.shape, dtype=bool)
     truth[1, 3:6, 3:6] = True
     without = IrregularityDisplay.from_estimator(Fake(), GREY)
     beside = IrregularityDisplay.from_estimator(Fake(), GREY, truth=truth)
-    assert [len(contours(ax)) for ax in without.axes_[:, 5]] == [1, 0, 0]
-    assert [len(contours(ax)) for ax in beside.axes_[:, 5]] == [1, 1, 0]
+    assert beside.axes_.shape == (3, 7)
+    for display in (without, beside):
+        assert [len(contours(ax)) for ax in display.axes_[:, 5]] == [1, 0, 0]
+    assert [len(contours(ax)) for ax in beside.axes_[:, 6]] == [0, 1, 0]
+
+
+def test_an_outline_encloses_the_mask_even_at_the_edge_of_the_image():
+    display = IrregularityDisplay.from_estimator(Fake(), GREY)
+    (outline,) = contours(display.axes_[0, 5])
+    corners = np.concatenate([path.vertices for path in outline.get_paths()])
+    np.testing.assert_allclose(corners.min(axis=0), [-0.5, -0.5])
+    np.testing.assert_allclose(corners.max(axis=0), [4.5, 3.5])
 
 
 @pytest.mark.parametrize(("n_channels", "drawn"), [(1, 2), (2, 2), (3, 3), (5, 2)])
-def test_colour_stays_colour_and_stacks_show_their_newest_channel(n_channels, drawn):
+def test_colour_stays_colour_and_other_channels_show_the_newest(n_channels, drawn):
     images = np.random.default_rng(0).uniform(size=(1, 8, 8, n_channels))
     display = IrregularityDisplay.from_estimator(Fake(), images)
     array = display.axes_[0, 0].images[0].get_array()
     assert array.ndim == drawn
     if drawn == 2:
         np.testing.assert_array_equal(array, images[0, ..., -1])
+
+
+def test_of_stacked_video_the_newest_frame_is_drawn_in_grey():
+    stacks = np.random.default_rng(0).uniform(size=(2, 8, 8, 3))
+    detector = Fake()
+    detector.spacing = 2
+    display = IrregularityDisplay.from_estimator(detector, stacks)
+    first, restored = (display.axes_[1, k].images[0].get_array() for k in (0, 1))
+    np.testing.assert_array_equal(first, stacks[1, ..., -1])
+    np.testing.assert_array_equal(restored, stacks[1, ..., -1] * 0.5)
+
+
+def test_flat_rows_are_drawn_as_images():
+    display = IrregularityDisplay.from_estimator(Fake(), GREY.reshape(3, -1))
+    np.testing.assert_array_equal(display.axes_[2, 0].images[0].get_array(), GREY[2])
+
+
+def test_a_truth_of_another_shape_is_refused():
+    message = (
+        "truth has the shape (2, 12, 10), but X holds images of (3, 12, 10); give one mask an "
+        "image."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        IrregularityDisplay.from_estimator(Fake(), GREY, truth=GREY[:2] > 0.5)
+
+
+def test_a_display_of_arrays_draws_when_it_is_told_to():
+    maps = Fake().maps(GREY)
+    display = IrregularityDisplay(
+        GREY, maps.inpainted, maps.residual, maps.regularity, maps.evidence, Fake().segment(GREY)
+    )
+    assert not hasattr(display, "figure_")
+    assert display.plot() is display
+    assert display.figure_ is display.axes_[0, 0].figure
 
 
 def test_given_axes_are_drawn_on():
@@ -91,7 +161,6 @@ def test_given_axes_are_drawn_on():
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(
-        ImportError, match=r"^Pictures need matplotlib; pip install 'skavid\[plot\]'"
-    ):
+    message = "Pictures need matplotlib; pip install 'skavid[plot]'."
+    with pytest.raises(ImportError, match=f"^{re.escape(message)}$"):
         IrregularityDisplay.from_estimator(Fake(), GREY)
