@@ -34,11 +34,15 @@ def main():
     parser.add_argument("--data", type=Path, default=root, help="the folder UCSDped2")
     parser.add_argument("--output", default="skavid-ped2.png", help="the picture to write")
     parser.add_argument("--epochs", type=int, default=4, help="passes over the training frames")
+    parser.add_argument("--clips", type=int, default=16, help="how many clips, for a quick look")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
     train = load_ucsd_ped2(arguments.data, subset="train", resize=(120, 180))
     test = load_ucsd_ped2(arguments.data, subset="test", resize=(120, 180))
+    for data in (train, test):
+        few = data.clips <= arguments.clips
+        data.update({name: part[few] for name, part in data.items() if part is not None})
     stacker = TemporalStacker()
     X = stacker.fit_transform(train.frames, groups=train.clips)
     X_test = stacker.transform(test.frames, groups=test.clips)
@@ -64,7 +68,8 @@ def main():
     alarms = (maps.evidence.max(axis=(1, 2)) >= 0)[test.labels == 1].mean()
     print(f"\nAlarms on normal test frames: {alarms:.1%} (asked: {detector.target_fpr:.0%})")
 
-    shown = [130, 300, 400, 60]
+    odd = np.flatnonzero(test.labels == -1)
+    shown = odd[np.linspace(0, len(odd) - 1, 4).astype(int)]
     display = IrregularityDisplay.from_estimator(detector, X_test[shown], truth=test.masks[shown])
     display.figure_.savefig(arguments.output, dpi=80)
     print(f"What they saw: {arguments.output}")

@@ -62,6 +62,7 @@ PAPER: dict[str, Any] = {
 
 VIDEO: dict[str, Any] = {
     "spacing": 2,
+    "adversarial_weight": 0.0,  # on stacked video it costs time and gains nothing
     "crop_size": 96,
     "inpainter_corruption": "grafts",
     "smoothing": 12,
@@ -151,7 +152,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         irregular.
     fusion : {"min", "mean", "inpainter", "detector"}, default="min"
         How the margins of I and D are joined: "min" is Eq. 4, "mean" lets one make up for
-        the other, the last two look at one network alone.
+        the other (each weighed by how much it varies among normal images), the last two look
+        at one network alone.
     channel_reduction : {"max", "mean"}, default="max"
         How the residual's channels become one.
     smoothing : int, default=3
@@ -191,6 +193,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         The skorch net that trained both.
     alpha_, zeta_ : float
         The thresholds of Eq. 4 in use.
+    balance_ : float
+        The share of I's margin under ``fusion="mean"``, from the held-out images.
     offset_ : float
         ``decision_function = score_samples - offset_``; the smallest positive float, so that a
         pixel exactly at both thresholds is irregular, as in Eq. 4.
@@ -566,9 +570,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         most = max(1, CALIBRATION_PIXELS // (images.shape[1] * images.shape[2]))
         some = np.unique(np.linspace(0, len(held_out) - 1, min(len(held_out), most)).astype(int))
         parts = list(self._look(images, held_out[some]))
+        residual = np.concatenate([part.residual for part in parts])
+        logits = np.concatenate([part.logits for part in parts])
+        self.balance_ = segmentation.balance_margins(residual, logits)
         self.alpha_, self.zeta_ = segmentation.calibrate(
-            np.concatenate([part.residual for part in parts]),
-            np.concatenate([part.logits for part in parts]),
+            residual,
+            logits,
             alpha=self.alpha,
             zeta=self.zeta,
             target_fpr=self.target_fpr,
@@ -715,6 +722,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _rule(self) -> dict[str, Any]:
         return {
             "fusion": self.fusion,
+            "balance": self.balance_,
             "min_area": self.min_area,
             "min_area_of": self.min_area_of,
         }

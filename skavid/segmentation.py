@@ -15,6 +15,7 @@ from scipy.special import expit, logit
 
 __all__ = [
     "FUSIONS",
+    "balance_margins",
     "calibrate",
     "evidence",
     "mask",
@@ -101,6 +102,7 @@ def evidence(
     alpha: float,
     zeta: float,
     fusion: str = "min",
+    balance: float = 0.5,
     min_area: int = 0,
     min_area_of: str = "patch",
 ) -> NDArray[np.float32]:
@@ -119,6 +121,8 @@ def evidence(
     fusion : {"min", "mean", "inpainter", "detector"}, default="min"
         How the margins of I and D are joined. "min" is Eq. 4, both must be irregular; "mean"
         lets one make up for the other; "inpainter" and "detector" are one of them alone.
+    balance : float, default=0.5
+        The share of I's margin in the "mean", in [0, 1]; see `balance_margins`.
     min_area : int, default=0
         Fewer irregular pixels than this count neither for the mask nor for the score, at any
         threshold. More pixels than an image has mean all of them.
@@ -169,7 +173,8 @@ def evidence(
     elif fusion == "detector":
         joined = _detector_margin(logits, zeta)
     elif fusion == "mean":
-        joined = (_inpainter_margin(residual, alpha) + _detector_margin(logits, zeta)) / 2
+        joined = balance * _inpainter_margin(residual, alpha)
+        joined += (1 - balance) * _detector_margin(logits, zeta)
     else:
         joined = np.minimum(_inpainter_margin(residual, alpha), _detector_margin(logits, zeta))
     margin = joined.astype(np.float32)
@@ -177,6 +182,42 @@ def evidence(
         lower = _open_patches if min_area_of == "patch" else _cut_at_largest
         margin = lower(margin, min(min_area, margin[0].size))
     return margin
+
+
+def balance_margins(residual: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+    """Weigh both margins so that they count alike for normal images.
+
+    Parameters
+    ----------
+    residual, logits : ndarray of shape (n_images, height, width)
+        The maps of held-out normal images.
+
+    Returns
+    -------
+    balance : float
+        The share of I's margin in their mean, in [0, 1]: each margin weighs the inverse of how
+        much its extreme differs from image to image. 0.5 where this says nothing.
+
+    Notes
+    -----
+    A logit spans many nats where a log residual spans one; in a plain mean D would drown I.
+    The weights add up to 1, so that moving both thresholds along their ray by t still lowers
+    the evidence by t.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.segmentation import balance_margins
+    >>> residual = np.exp(np.array([0.0, 1.0], np.float32)).reshape(2, 1, 1)
+    >>> logits = np.array([0.0, 3.0], np.float32).reshape(2, 1, 1)
+    >>> balance_margins(residual, logits)
+    0.75
+    """
+    largest = np.log(np.maximum(residual.max(axis=(1, 2)), RESIDUAL_FLOOR).astype(np.float64))
+    lowest = logits.min(axis=(1, 2)).astype(np.float64)
+    spread_inpainter, spread_detector = float(largest.std()), float(lowest.std())
+    total = spread_inpainter + spread_detector
+    return round(spread_detector / total, 6) if total > 0 else 0.5
 
 
 def mask(evidence: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -266,6 +307,7 @@ def calibrate(
     zeta: float | str = "auto",
     target_fpr: float = 0.01,
     fusion: str = "min",
+    balance: float = 0.5,
     min_area: int = 0,
     min_area_of: str = "patch",
 ) -> tuple[float, float]:
@@ -279,7 +321,7 @@ def calibrate(
         A number is used as it is, "auto" is searched.
     target_fpr : float, default=0.01
         Share of the images to flag, in (0, 1].
-    fusion, min_area, min_area_of : str, int, str
+    fusion, balance, min_area, min_area_of : str, float, int, str
         As in `evidence`.
 
     Returns
@@ -340,7 +382,7 @@ def calibrate(
         )
         for j in range(n)
     ]
-    rule = {"fusion": fusion, "min_area": min_area, "min_area_of": min_area_of}
+    rule = {"fusion": fusion, "balance": balance, "min_area": min_area, "min_area_of": min_area_of}
     level = _lowest_level(residual, logits, levels, n_flagged, rule)
     if isinstance(alpha, str) and isinstance(zeta, str):
         return _move_to_flag(residual, logits, levels[: level + 1], n_flagged, rule)

@@ -14,6 +14,7 @@ from scipy import ndimage
 from scipy.special import logit
 
 from skavid.segmentation import (
+    balance_margins,
     FUSIONS,
     calibrate,
     evidence,
@@ -523,3 +524,26 @@ def test_a_missing_scikit_image_is_named_with_its_extra(monkeypatch):
     with pytest.raises(ImportError, match=f"^{re.escape(message)}$"):
         evidence(np.ones((1, 2, 2)), np.zeros((1, 2, 2)), **options)
     evidence(np.ones((1, 2, 2)), np.zeros((1, 2, 2)), **options, min_area_of="image")
+
+
+@given(share=st.floats(0, 1), t=st.floats(-2, 2))
+def test_moving_along_the_ray_lowers_the_weighed_mean_as_much_as_the_minimum(share, t):
+    rng = np.random.default_rng(0)
+    residual = rng.uniform(0.01, 1, (2, 5, 4)).astype(np.float32)
+    logits = rng.normal(0, 2, (2, 5, 4)).astype(np.float32)
+    alpha, zeta = move_thresholds(0.1, 0.4, t)
+    rule = {"fusion": "mean", "balance": share}
+    before = evidence(residual, logits, alpha=0.1, zeta=0.4, **rule)
+    after = evidence(residual, logits, alpha=alpha, zeta=zeta, **rule)
+    np.testing.assert_allclose(after, before - t, atol=1e-5)
+
+
+def test_margins_are_balanced_by_how_much_their_extremes_vary():
+    rng = np.random.default_rng(0)
+    residual = np.exp(rng.normal(0, 0.5, (400, 3, 3))).astype(np.float32)
+    logits = rng.normal(0, 2, (400, 3, 3)).astype(np.float32)
+    spread = np.log(residual.max((1, 2))).std(), logits.min((1, 2)).std()
+    expected = (1 / spread[0]) / (1 / spread[0] + 1 / spread[1])
+    assert balance_margins(residual, logits) == pytest.approx(expected, rel=1e-4)
+    same = np.ones((5, 2, 2), np.float32)
+    assert balance_margins(same, same) == 0.5

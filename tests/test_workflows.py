@@ -73,6 +73,6 @@ def test_ir_mnist_runs_on_real_digits(tmp_path, real_data):
 @pytest.mark.slow
 def test_ped2_runs_on_real_frames(tmp_path, real_data):
     folder = real_data / "ucsd_ped2" / "UCSDped2"
-    printed = run_example("ped2.py", tmp_path, "--data", folder, "--epochs", 1, "--every", 16)
+    printed = run_example("ped2.py", tmp_path, "--data", folder, "--epochs", 1, "--clips", 2)
     assert re.search(r"^both( +\d\.\d\d\d){3}$", printed, flags=re.MULTILINE)
     assert (tmp_path / "skavid-ped2.png").exists()
