@@ -70,7 +70,7 @@ def equal_error_rate(
             f"pos_label must be one of {kinds.tolist()}, y_true's. Got {pos_label!r}."
         )
     # Normal is the positive class: its false positives are the irregular samples that pass.
-    missed, passed, _ = roc_curve(labels, y_score, pos_label=pos_label, drop_intermediate=False)
+    missed, passed, _ = roc_curve(labels, y_score, pos_label=pos_label)
     gap = missed - (1 - passed)  # rises from -1 to 1
     after = int(np.argmax(gap >= 0))
     share = -gap[after - 1] / (gap[after] - gap[after - 1])

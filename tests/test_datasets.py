@@ -136,6 +136,19 @@ def test_digits_are_scaled_to_bytes_and_to_the_cell():
         assert (data.train[:, row] == 0).all()
 
 
+def test_an_enlarged_digit_keeps_its_ink_and_its_place():
+    digits = np.zeros((10, 6, 6), dtype=np.uint8)
+    digits[:, 2, 1] = 200
+    data = make_ir_mnist(
+        digits, np.arange(10), n_train=1, n_test=1, grid=1, cell=12, test_share=0.5, random_state=0
+    )
+    ink = data.train[0] / 200
+    assert ink.sum() == pytest.approx(4, rel=0.02)
+    rows, columns = np.indices(ink.shape)
+    centre = (rows * ink).sum() / ink.sum(), (columns * ink).sum() / ink.sum()
+    assert centre == pytest.approx((4.5, 2.5), abs=0.05)
+
+
 def test_bytes_of_the_right_size_are_left_as_they_are():
     digits, labels = coded_digits()
     data = make_ir_mnist(digits, labels, n_train=30, n_test=2, grid=3, cell=4, random_state=0)
@@ -300,12 +313,12 @@ def ped2(tmp_path, request):
             (frames / "._001.tif").write_bytes(b"left by another system")
             (frames / ".DS_Store").write_bytes(b"the same")
             for number in range(1, length + 1):
-                grey = np.full((8, 12), 100 * clip + number, dtype=np.uint8)
+                grey = np.full((24, 30), 100 * clip + number, dtype=np.uint8)
                 image.fromarray(grey).save(frames / f"{number:03d}.{request.param}")
                 if part == "Test":
                     masks.mkdir(exist_ok=True)
-                    mask = np.zeros((8, 12), dtype=np.uint8)
-                    mask[5, 7] = 255 * (number > 2)
+                    mask = np.zeros((24, 30), dtype=np.uint8)
+                    mask[15, 21] = 255 * (number > 2)
                     stem = f"{number:03d}" if clip == 1 else f"frame{number:03d}"
                     kind = "bmp" if request.param == "tif" else "png"
                     image.fromarray(mask).save(masks / f"{stem}.{kind}")
@@ -314,7 +327,7 @@ def ped2(tmp_path, request):
 
 def test_training_clips_are_read_in_the_order_of_time(ped2):
     data = load_ucsd_ped2(ped2)
-    assert data.frames.shape == (14, 8, 12)
+    assert data.frames.shape == (14, 24, 30)
     assert data.frames.dtype == np.uint8
     np.testing.assert_array_equal(data.clips, np.repeat([1, 2], [3, 11]))
     np.testing.assert_array_equal(data.frames[:, 4, 6], [101, 102, 103, *range(201, 212)])
@@ -327,7 +340,7 @@ def test_test_clips_have_masks_and_labels(ped2):
     np.testing.assert_array_equal(data.frames[:, 0, 0], [*range(101, 112), *range(201, 205)])
     assert data.masks.dtype == bool
     expected = [False] * 2 + [True] * 9 + [False] * 2 + [True] * 2
-    np.testing.assert_array_equal(data.masks[:, 5, 7], expected)
+    np.testing.assert_array_equal(data.masks[:, 15, 21], expected)
     assert data.masks.sum() == sum(expected)
     np.testing.assert_array_equal(data.labels == -1, expected)
 
@@ -336,7 +349,8 @@ def test_a_shrunken_mask_keeps_its_smallest_patch(ped2):
     data = load_ucsd_ped2(ped2, subset="test", resize=(2, 3))
     assert data.frames.shape == data.masks.shape == (15, 2, 3)
     np.testing.assert_array_equal(data.masks.any(axis=(1, 2)), data.labels == -1)
-    np.testing.assert_array_equal(np.argwhere(data.masks[2]), [[1, 1]])
+    np.testing.assert_array_equal(np.argwhere(data.masks[2]), [[1, 2]])
+    # One pixel in 720: less than half a grey level of their mean.
     assert load_ucsd_ped2(ped2, subset="test", resize=[1, 1]).masks.sum() == 11
 
 
@@ -365,8 +379,8 @@ def test_frames_of_two_sizes_are_told(ped2):
     from PIL import Image
 
     path = ped2 / "Train" / "Train002" / "012.png"
-    Image.fromarray(np.zeros((6, 12), dtype=np.uint8)).save(path)
-    message = f"{path} has 6 x 12 pixels, but those before it have 8 x 12; pass resize."
+    Image.fromarray(np.zeros((6, 30), dtype=np.uint8)).save(path)
+    message = f"{path} has 6 x 30 pixels, but those before it have 24 x 30; pass resize."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_ucsd_ped2(ped2)
     assert load_ucsd_ped2(ped2, resize=(4, 6)).frames.shape == (15, 4, 6)
