@@ -4,7 +4,9 @@
 
 FOLDER holds MNIST's four IDX files (default: the folder mnist in $SKAVID_DATA, or in
 ../shared/data). The defaults are smaller than the paper's (11 x 11 digits, 5000 training
-images) so that two CPU cores finish within 10 minutes.
+images) so that two CPU cores finish within 10 minutes. Training puzzles are made of MNIST's
+training digits, test puzzles of its test digits; half of these hold a 3, at its natural share of
+the cells and at least once.
 
 Figures
 -------
@@ -39,15 +41,16 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
-    digits = np.concatenate(
-        [load_idx(arguments.data / f"{part}-images-idx3-ubyte.gz") for part in ("train", "t10k")]
-    )
-    labels = np.concatenate(
-        [load_idx(arguments.data / f"{part}-labels-idx1-ubyte.gz") for part in ("train", "t10k")]
+    digits, labels, test_digits, test_labels = (
+        load_idx(arguments.data / f"{part}-{kind}.gz")
+        for part in ("train", "t10k")
+        for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
     )
     data = make_ir_mnist(
         digits,
         labels,
+        test_digits=test_digits,
+        test_labels=test_labels,
         n_train=arguments.images,
         n_test=150,
         grid=arguments.grid,
