@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import re
+import struct
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -46,7 +51,7 @@ def run_example(name, folder, *arguments):
     return subprocess.run(
         [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)],
         cwd=folder,
-        env={**__import__("os").environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,
@@ -61,18 +66,49 @@ def test_the_demo_prints_figures_of_each_network_and_draws(tmp_path):
     assert (tmp_path / "skavid-demo.png").read_bytes().startswith(b"\x89PNG")
 
 
+def write_idx(path, array):
+    head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(gzip.compress(head + array.astype(np.uint8).tobytes()))
+
+
+def write_clip(folder, n_frames, speed):
+    """Write frames of a square that walks, and masks where it walks too fast."""
+    image = pytest.importorskip("PIL.Image")
+    masks = folder.with_name(f"{folder.name}_gt")
+    for directory in (folder, masks):
+        directory.mkdir(parents=True)
+    for t in range(n_frames):
+        frame, mask = np.full((120, 180), 90, np.uint8), np.zeros((120, 180), np.uint8)
+        left = t * speed % 160
+        frame[50:70, left : left + 20] = 200
+        mask[50:70, left : left + 20] = 255 * (speed > 2)
+        image.fromarray(frame).save(folder / f"{t + 1:03d}.jpg")
+        image.fromarray(mask).save(masks / f"{t + 1:03d}.png")
+
+
 @pytest.mark.slow
-def test_ir_mnist_runs_on_real_digits(tmp_path, real_data):
+def test_ir_mnist_runs_on_any_idx_files(tmp_path):
+    digits = load_digits()
+    for part, some in (("train", slice(0, 1200)), ("t10k", slice(1200, None))):
+        pictures = np.kron(digits.images[some] * 15, np.ones((1, 3, 3)))
+        pictures = np.pad(pictures, ((0, 0), (2, 2), (2, 2)))
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", pictures)
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", digits.target[some])
     printed = run_example(
-        "ir_mnist.py", tmp_path, "--data", real_data / "mnist", "--epochs", 1, "--images", 32
+        "ir_mnist.py", tmp_path, "--data", tmp_path, "--epochs", 1, "--images", 32
     )
-    assert re.search(r"^both( +\d\.\d\d\d){4}$", printed, flags=re.MULTILINE)
+    for name in ("I alone", "D alone", "both"):
+        assert re.search(rf"^{name}( +\d\.\d\d\d){{4}}$", printed, flags=re.MULTILINE)
     assert (tmp_path / "skavid-ir-mnist.png").exists()
 
 
 @pytest.mark.slow
-def test_ped2_runs_on_real_frames(tmp_path, real_data):
-    folder = real_data / "ucsd_ped2" / "UCSDped2"
-    printed = run_example("ped2.py", tmp_path, "--data", folder, "--epochs", 1, "--clips", 2)
-    assert re.search(r"^both( +\d\.\d\d\d){3}$", printed, flags=re.MULTILINE)
+def test_ped2_runs_on_any_clips_in_its_layout(tmp_path):
+    for clip in (1, 2, 3):
+        write_clip(tmp_path / "Train" / f"Train{clip:03d}", 30, speed=clip % 2 + 1)
+    write_clip(tmp_path / "Test" / "Test001", 30, speed=1)
+    write_clip(tmp_path / "Test" / "Test002", 30, speed=6)
+    printed = run_example("ped2.py", tmp_path, "--data", tmp_path, "--epochs", 1)
+    for name in ("I alone", "D alone", "both"):
+        assert re.search(rf"^{name}( +\d\.\d\d\d){{3}}$", printed, flags=re.MULTILINE)
     assert (tmp_path / "skavid-ped2.png").exists()
