@@ -115,7 +115,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Images larger than this are trained on random crops of this side, in pixels.
     loss : {"bce", "lsgan", "hinge", "eq3"}, default="bce"
         The game's loss; see `skavid.losses`.
-    adversarial_weight : float, default=0.03
+    adversarial_weight : float, default=0.01
         Weight of the terms in which each network sees the other's work. 0 leaves them out.
     adversarial_start : float, default=0.6
         Share of the training, in [0, 1), after which these terms join in: networks that know
@@ -173,7 +173,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Caches trained networks by the training images and the training parameters, so that a
         search over thresholds trains once a fold. Needs an integer ``random_state``.
     warm_start : bool, default=False
-        Whether `fit` goes on from the networks of the last call.
+        Whether `fit` goes on from the networks of the last call, which keep their sizes.
     callbacks : list of skorch callbacks, default=None
         Called during the training.
     verbose : int, default=0
@@ -312,7 +312,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         spacing: int | None = None,
         crop_size: int | None = None,
         loss: str = "bce",
-        adversarial_weight: float = 0.03,
+        adversarial_weight: float = 0.01,
         adversarial_start: float = 0.6,
         reconstruction_weight: float = 1.0,
         optimizer: str = "adamw",
@@ -454,7 +454,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         fraction = self.validation_fraction
         parts = split(len(images), groups, fraction, np.random.RandomState(self._seed))
         net = self._play(images, groups, parts, n_epochs, going_on=going_on)
-        self._keep(net, n_epochs)
+        self._keep(net)
         self._calibrate(images, parts.held_out)
 
     def _check_training(
@@ -546,7 +546,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             return partial(CORRUPTIONS["hiding"], size=_check_sides(self.hidden_size))
         return CORRUPTIONS[corruption] if isinstance(corruption, str) else corruption
 
-    def _keep(self, net: AVIDNet, n_epochs: int) -> None:
+    def _keep(self, net: AVIDNet) -> None:
         self.net_ = net
         for name in ("inpainter", "detector"):
             network = copy.deepcopy(getattr(net, f"averaged_{name}_").module)
@@ -563,7 +563,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.history_ = [
             {key: value for key, value in row.items() if key in _HISTORY} for row in rows
         ]
-        self.n_iter_ = min(len(rows), n_epochs)
+        self.n_iter_ = net.n_played_
 
     def _calibrate(self, images: NDArray[Any], held_out: NDArray[np.int64]) -> None:
         self.offset_ = float(np.nextafter(0, 1))

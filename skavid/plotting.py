@@ -165,7 +165,7 @@ class IrregularityDisplay:
         for column, drawn in enumerate(self._maps(), start=2):
             _draw_maps(axes[:, column], *drawn)
         for ax in axes.ravel():
-            ax.set(xticks=[], yticks=[])
+            ax.set(xticks=[], yticks=[], anchor="N")
         return self
 
     def _draw_images(self, axes: Any) -> None:
@@ -220,4 +220,7 @@ def _outline(ax: Any, mask: NDArray[np.bool_], colour: str) -> None:
         # A border of False closes the outlines of masks that touch the edge.
         closed = np.pad(mask.astype(float), 1)
         y, x = np.arange(closed.shape[0]) - 1, np.arange(closed.shape[1]) - 1
-        ax.contour(x, y, closed, levels=[0.5], colors=colour, linewidths=1.5)
+        limits = {"xlim": ax.get_xlim(), "ylim": ax.get_ylim()}
+        outline = ax.contour(x, y, closed, levels=[0.5], colors=colour, linewidths=1.5)
+        outline.set(clip_on=False, zorder=3)  # over the frame
+        ax.set(**limits)

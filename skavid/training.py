@@ -287,6 +287,8 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         For "inpainter" and "detector": the epoch, the figure that chose it, and the weights.
     stopped_ : str or None
         Why the game ended before its time.
+    n_played_ : int
+        Epochs of the last game.
     """
 
     def __init__(
@@ -505,7 +507,8 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         return total.detach()
 
     def _is_adversarial(self) -> bool:
-        begins = self.adversarial_start * self.n_steps_
+        # A D without a lesson of its own learns from I's work alone, from the first step.
+        begins = 0 if self.detector_corruption is None else self.adversarial_start * self.n_steps_
         return self.adversarial_weight > 0 and self.step_ >= begins
 
     def _set_learning_rate(self) -> None:
@@ -709,7 +712,7 @@ def play(
     verbose : int
         0 is silent.
     net : AVIDNet, optional
-        A net to go on with; it is left alone, a copy plays.
+        A net to go on with; it is left alone, a copy plays. It keeps the sizes of its networks.
     **game : dict
         The other parameters of `AVIDNet`.
 
@@ -759,6 +762,11 @@ def play(
     else:
         net = copy.deepcopy(net)
         net.best_.clear()
+        net.lr, net.batch_size = learning_rate, batch_size
+        net.inpainter_corruption = inpainter_corruption
+        net.detector_corruption = detector_corruption
+        for name, value in game.items():
+            setattr(net, name, value)
     # A game that goes on must not repeat the order of its last part.
     order = Generator().manual_seed(seed + 1 + net.step_)
     train = _Images(images, parts.train, generator=order, **options)
@@ -768,12 +776,12 @@ def play(
     referee.images, referee.beside = _bank(images, parts.held_out, seed=seed + 2, options=options)
     begun = len(net.history)
     net.partial_fit(train, epochs=max_epochs)
-    n_done = sum("valid_inpainter" in row for row in net.history) - begun
+    net.n_played_ = sum("valid_inpainter" in row for row in net.history) - begun
     # What only a running game needs stays out of pickles.
     net.replayed_.clear()
     del referee.images, referee.beside
     _move(net, "cpu")
-    if n_done < max_epochs and net.stopped_ is None:
+    if net.n_played_ < max_epochs and net.stopped_ is None:
         if not net.best_:
             raise KeyboardInterrupt
         raise InterruptedGame(net)

@@ -87,6 +87,8 @@ def test_each_map_has_a_colour_bar_below_it():
         place = bar.get_position()
         assert place.y1 <= above.y0
         assert above.x0 <= (place.x0 + place.x1) / 2 <= above.x1
+    for row in display.axes_:
+        np.testing.assert_allclose([ax.get_position().y1 for ax in row], row[0].get_position().y1)
 
 
 def test_the_mask_is_outlined_with_the_truth_beside_it_where_it_is_known():
@@ -106,6 +108,8 @@ def test_an_outline_encloses_the_mask_even_at_the_edge_of_the_image():
     corners = np.concatenate([path.vertices for path in outline.get_paths()])
     np.testing.assert_allclose(corners.min(axis=0), [-0.5, -0.5])
     np.testing.assert_allclose(corners.max(axis=0), [4.5, 3.5])
+    assert display.axes_[0, 5].get_xlim() == display.axes_[0, 0].get_xlim()
+    assert display.axes_[0, 5].get_ylim() == display.axes_[0, 0].get_ylim()
 
 
 @pytest.mark.parametrize(("n_channels", "drawn"), [(1, 2), (2, 2), (3, 3), (5, 2)])

@@ -14,8 +14,8 @@ from scipy import ndimage
 from scipy.special import logit
 
 from skavid.segmentation import (
-    balance_margins,
     FUSIONS,
+    balance_margins,
     calibrate,
     evidence,
     mask,

@@ -124,7 +124,7 @@ def test_a_blind_detector_raises_an_alarm():
     assert re.fullmatch(
         r"The detector cannot tell regular from irregular regions: its AUC on held-out images was "
         r"below 0\.55 for 5 epochs in a row \(now 0\.\d\d\); train longer, or take "
-        r"detector_corruption='grafts' or a lower adversarial_weight \(now 0\.03\)\.",
+        r"detector_corruption='grafts' or a lower adversarial_weight \(now 0\.01\)\.",
         str(caught[0].message),
     )
 
@@ -215,3 +215,13 @@ def test_a_search_without_memory_or_with_two_processes_finds_the_same(tmp_path):
     assert_allclose(plain, cached, rtol=0, atol=0)
     assert_allclose(parallel, cached, rtol=0, atol=0)
     assert trainings(tmp_path / "two") == 4
+
+
+@pytest.mark.filterwarnings("ignore::skavid.training.CollapseWarning")
+def test_a_warm_start_minds_new_parameters_and_counts_its_own_epochs():
+    detector = AVIDDetector(**TINY, warm_start=True).fit(NORMAL)
+    detector.set_params(learning_rate=1e-12, max_epochs=40, n_iter_no_change=1, momentum=0.5)
+    detector.fit(NORMAL)
+    assert (detector.net_.lr, detector.net_.momentum) == (1e-12, 0.5)
+    assert detector.n_iter_ == len(detector.history_) - 2
+    assert detector.n_iter_ < 40
