@@ -194,7 +194,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     alpha_, zeta_ : float
         The thresholds of Eq. 4 in use.
     balance_ : float
-        The share of I's margin under ``fusion="mean"``, from the held-out images.
+        The share of I's margin under ``fusion="mean"``, from the held-out images; 0.5 where
+        nothing was calibrated.
     offset_ : float
         ``decision_function = score_samples - offset_``; the smallest positive float, so that a
         pixel exactly at both thresholds is irregular, as in Eq. 4.
@@ -202,7 +203,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Of the training images.
     n_features_in_ : int
         H * W * C.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Only when X was a data frame with string column names.
     value_range_ : tuple (low, high)
         What is scaled to 0 and 1.
@@ -230,7 +231,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     References
     ----------
     .. [1] M. Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection", ACCV 2018,
-       :arxiv:`1805.09521`.
+       arXiv 1805.09521.
 
     Examples
     --------
@@ -567,25 +568,36 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _calibrate(self, images: NDArray[Any], held_out: NDArray[np.int64]) -> None:
         self.offset_ = float(np.nextafter(0, 1))
-        most = max(1, CALIBRATION_PIXELS // (images.shape[1] * images.shape[2]))
-        some = np.unique(np.linspace(0, len(held_out) - 1, min(len(held_out), most)).astype(int))
-        parts = list(self._look(images, held_out[some]))
-        residual = np.concatenate([part.residual for part in parts])
-        logits = np.concatenate([part.logits for part in parts])
-        self.balance_ = segmentation.balance_margins(residual, logits)
-        self.alpha_, self.zeta_ = segmentation.calibrate(
-            residual,
-            logits,
-            alpha=self.alpha,
-            zeta=self.zeta,
-            target_fpr=self.target_fpr,
-            **self._rule(),
-        )
+        alpha, zeta, self.balance_ = self.alpha, self.zeta, 0.5
+        if isinstance(alpha, str) or isinstance(zeta, str) or self.fusion == "mean":
+            residual, logits = self._held_out_maps(images, held_out)
+            self.balance_ = segmentation.balance_margins(residual, logits)
+            alpha, zeta = segmentation.calibrate(
+                residual,
+                logits,
+                alpha=alpha,
+                zeta=zeta,
+                target_fpr=self.target_fpr,
+                **self._rule(),
+            )
+        self.alpha_, self.zeta_ = float(alpha), float(zeta)
         if not isinstance(self.contamination, str):
             scores = self._score(images)
             self.alpha_, self.zeta_ = segmentation.shift_for_contamination(
                 scores, self.alpha_, self.zeta_, self.contamination
             )
+
+    def _held_out_maps(
+        self, images: NDArray[Any], held_out: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Look at as many held-out images as memory is meant for, evenly spread."""
+        most = max(1, CALIBRATION_PIXELS // (images.shape[1] * images.shape[2]))
+        some = np.unique(np.linspace(0, len(held_out) - 1, min(len(held_out), most)).astype(int))
+        parts = list(self._look(images, held_out[some]))
+        return (
+            np.concatenate([part.residual for part in parts]),
+            np.concatenate([part.logits for part in parts]),
+        )
 
     # --- looking at images -----------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Shape of the frames seen in fit.
     n_features_in_ : int
         ``H * W * C``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, where X was a frame with names of strings.
 
     See Also
@@ -294,7 +294,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        input_features : array-like of str of shape (n_features_in_,), default=None
+        input_features : array-like of str of shape (`n_features_in_`,), default=None
             Names of the rows' features; by default those seen in fit, or ``x0``, ``x1``, ...
 
         Returns

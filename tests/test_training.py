@@ -217,11 +217,8 @@ def test_a_search_without_memory_or_with_two_processes_finds_the_same(tmp_path):
     assert trainings(tmp_path / "two") == 4
 
 
-@pytest.mark.filterwarnings("ignore::skavid.training.CollapseWarning")
 def test_a_warm_start_minds_new_parameters_and_counts_its_own_epochs():
     detector = AVIDDetector(**TINY, warm_start=True).fit(NORMAL)
-    detector.set_params(learning_rate=1e-12, max_epochs=40, n_iter_no_change=1, momentum=0.5)
-    detector.fit(NORMAL)
-    assert (detector.net_.lr, detector.net_.momentum) == (1e-12, 0.5)
-    assert detector.n_iter_ == len(detector.history_) - 2
-    assert detector.n_iter_ < 40
+    detector.set_params(learning_rate=0.001, max_epochs=1, momentum=0.5).fit(NORMAL)
+    assert (detector.net_.lr, detector.net_.momentum) == (0.001, 0.5)
+    assert (detector.n_iter_, len(detector.history_)) == (1, 3)
