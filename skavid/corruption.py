@@ -528,7 +528,8 @@ def _cut(
         cuts = _matte((stacks - neighbours.plate[piece.donor]).abs().amax(1))[:, None]
     at = torch.einsum("nghwj,nij->nghwi", offset, piece.matrix) + piece.source[:, None, None, None]
     content = _sample(stacks, at) * _wide(piece.gain) + _wide(piece.level)
-    content = content + _eta(images, noise_scale, generator) * _wide(piece.speckle)
+    if piece.speckle.any():
+        content = content + _eta(images, noise_scale, generator) * _wide(piece.speckle)
     alpha = _ellipse(offset, piece) * _wide(piece.active)
     if cuts is not None:
         matte = _sample(cuts.expand_as(stacks), at)

@@ -65,6 +65,7 @@ VIDEO: dict[str, Any] = {
     "adversarial_weight": 0.0,  # on stacked video it costs time and gains nothing
     "crop_size": 96,
     "inpainter_corruption": "grafts",
+    "inpainter_width": 12,
     "smoothing": 12,
     "widening": 20,
 }

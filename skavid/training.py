@@ -450,7 +450,9 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
     ) -> Tensor:
         geometry, loss = self.detector_.geometry, LOSSES[self.loss]
         lesson = None
-        if self.detector_corruption is not None:
+        if self.detector_corruption is self.inpainter_corruption:
+            lesson = task  # one draw serves both networks
+        elif self.detector_corruption is not None:
             lesson = self._corrupt(self.detector_corruption, images, beside)
         # One pass over both: batch statistics must not tell D which of them it sees.
         shown = images if lesson is None else torch.cat([images, lesson.images])
