@@ -75,7 +75,14 @@ def main():
     print(f"\nWhat they saw: {arguments.output}")
 
 
-PARAMETERS = {"inpainter_width": 12, "n_draws": 12, "smoothing": 9}
+# Half a digit is hidden at once, maps are averaged over half a digit, one network may make up for
+# the other.
+PARAMETERS = {
+    "inpainter_width": 12,
+    "hidden_size": (10, 16),
+    "smoothing": 13,
+    "fusion": "mean",
+}
 
 if __name__ == "__main__":
     main()
