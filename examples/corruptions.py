@@ -38,7 +38,8 @@ def main():
         busiest = made.where.sum((1, 2)).argsort(descending=True)[:3].tolist()
         for index in busiest if name == "grafts" else range(3):
             row = next(rows)
-            shown = (images[index, 0], made.images[index, 0], made.where[index], made.weight[index])
+            shown = (images[index, 0], made.images[index, 0])
+            shown += (made.where[index], made.weight[index])
             for ax, picture in zip(row, shown, strict=True):
                 ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
                 ax.set(xticks=[], yticks=[])

@@ -9,7 +9,17 @@ first of a clip with its stack filled up by itself; scores are not normalised by
 
 Figures
 -------
-Not measured yet.
+Seed 0, 4 epochs, 2 CPU cores, torch 2.13.0; 358 s of training::
+
+                frame AUC  frame EER  pixel AUC
+    I alone         0.780      0.303      0.948
+    D alone         0.923      0.136      0.968
+    both            0.888      0.185      0.965
+
+Both together are worse than D alone here: after 4 epochs I is the weaker network, and Eq. 4 asks
+both. 4.4 % of the normal test frames raised an alarm where 1 % was asked for: thresholds from
+two held-out clips say little about other clips. Pixel AUC is taken on every 7th frame and every
+3rd row and column; ``widening`` makes masks larger than the objects.
 """
 
 from __future__ import annotations
