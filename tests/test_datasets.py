@@ -234,7 +234,7 @@ def test_idx_files_are_read_back(tmp_path, shape, name):
     array = np.random.default_rng(0).integers(0, 256, size=shape, dtype=np.uint8)
     path = tmp_path / name
     packed = idx_bytes(array)
-    path.write_bytes(gzip.compress(packed) if name.endswith(".gz") else packed)
+    path.write_bytes(gzip.compress(packed, mtime=0) if name.endswith(".gz") else packed)
     for given_path in (path, str(path)):
         read = load_idx(given_path)
         assert read.dtype == np.uint8
@@ -266,12 +266,14 @@ GOOD = idx_bytes(np.arange(12, dtype=np.uint8).reshape(3, 4))
         ("plain.gz", GOOD, "is cut off or damaged, or not gzipped; get it anew."),
         (
             "short.gz",
-            gzip.compress(GOOD)[:-9],
+            gzip.compress(GOOD, mtime=0)[:-9],
             "is cut off or damaged, or not gzipped; get it anew.",
         ),
         (
             "damaged.gz",
-            gzip.compress(GOOD)[:12] + b"\xff\xff\xff\xff" + gzip.compress(GOOD)[16:],
+            gzip.compress(GOOD, mtime=0)[:12]
+            + b"\xff\xff\xff\xff"
+            + gzip.compress(GOOD, mtime=0)[16:],
             "is cut off or damaged, or not gzipped; get it anew.",
         ),
     ],
