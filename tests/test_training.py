@@ -110,6 +110,7 @@ def test_interruption_before_the_first_epoch_ends_is_an_interruption():
     assert set(vars(detector)) == set(detector.get_params())
 
 
+@pytest.mark.filterwarnings("ignore::skavid.training.CollapseWarning")
 def test_the_game_stops_early_when_neither_network_gets_better():
     parameters = {**TINY, "max_epochs": 60, "learning_rate": 1e-12}
     detector = AVIDDetector(**parameters, n_iter_no_change=3).fit(NORMAL)
