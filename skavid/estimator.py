@@ -419,8 +419,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If a loss is no longer finite.
         """
         with _all_or_nothing(self):
-            going_on = self.warm_start and hasattr(self, "net_")
-            self._fit(X, y, groups, n_epochs=self.max_epochs, going_on=going_on)
+            known = self._known_shape() if self.warm_start else None
+            images = check_images(X, fitted_shape=known, **self._door())
+            self._fit(images, y, groups, n_epochs=self.max_epochs, going_on=known is not None)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -444,11 +445,21 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             The fitted detector.
         """
         with _all_or_nothing(self):
-            self._fit(X, y, groups, n_epochs=1, going_on=hasattr(self, "net_"))
+            known = self._known_shape()
+            images = check_images(X, fitted_shape=known, **self._door())
+            self._fit(images, y, groups, n_epochs=1, going_on=known is not None)
         return self
 
-    def _fit(self, X: Any, y: Any, groups: Any, *, n_epochs: int, going_on: bool) -> None:
-        images, groups = self._check_training(X, y, groups, going_on=going_on)
+    def _known_shape(self) -> tuple[int, int, int] | None:
+        return getattr(self, "image_shape_", None)
+
+    def _door(self) -> dict[str, Any]:
+        return {"image_shape": self.image_shape, "estimator": self, "min_images": 2}
+
+    def _fit(
+        self, images: NDArray[Any], y: Any, groups: Any, *, n_epochs: int, going_on: bool
+    ) -> None:
+        groups = self._check_training(images, y, groups, going_on=going_on)
         # Not check_random_state(None): that would draw from NumPy's global state.
         given = self.random_state
         source = np.random.RandomState() if given is None else check_random_state(given)
@@ -460,12 +471,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._calibrate(images, parts.held_out)
 
     def _check_training(
-        self, X: Any, y: Any, groups: Any, *, going_on: bool
-    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        shape = self.image_shape_ if going_on else None
-        images = check_images(
-            X, image_shape=self.image_shape, estimator=self, fitted_shape=shape, min_images=2
-        )
+        self, images: NDArray[Any], y: Any, groups: Any, *, going_on: bool
+    ) -> NDArray[Any] | None:
         if y is not None and np.any(np.asarray(y) == -1):
             warnings.warn(
                 "y holds -1, but AVIDDetector ignores y and takes every image as normal; train on "
@@ -482,7 +489,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.geometry_ = self._check_geometry(images)
         _check_device(self.device)
         _check_sides(self.hidden_size)
-        return images, _check_groups(groups, len(images))
+        return _check_groups(groups, len(images))
 
     def _check_geometry(self, images: NDArray[Any]) -> Geometry:
         if self.geometry == "aligned":
