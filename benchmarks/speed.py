@@ -92,6 +92,7 @@ def main():
         for name, figure in results[part].items():
             print(f"{part:12}{name:36}{figure:10.3f}")
     path = Path(__file__).parent / "results" / "speed.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + "\n")
     print(f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
