@@ -511,12 +511,13 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
     def _is_adversarial(self) -> bool:
         # A D without a lesson of its own learns from I's work alone, from the first step.
         begins = 0 if self.detector_corruption is None else self.adversarial_start * self.n_steps_
-        return self.adversarial_weight > 0 and self.step_ >= begins
+        return self.adversarial_weight > 0 and self.step_ - self.first_step_ >= begins
 
     def _set_learning_rate(self) -> None:
-        """Warm up for a twentieth of the game, then a cosine to its end."""
-        done = self.step_ / max(1, self.n_steps_)
-        warm = min(1.0, (self.step_ + 1) / max(1.0, min(200.0, 0.05 * self.n_steps_)))
+        """Warm up for a twentieth of the game, then a cosine to its end; anew in each game."""
+        step = self.step_ - self.first_step_
+        done = step / max(1, self.n_steps_)
+        warm = min(1.0, (step + 1) / max(1.0, min(200.0, 0.05 * self.n_steps_)))
         rate = self.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         for optimizer in (self.inpainter_optimizer_, self.detector_optimizer_):
             for group in optimizer.param_groups:
@@ -773,7 +774,8 @@ def play(
     order = Generator().manual_seed(seed + 1 + net.step_)
     train = _Images(images, parts.train, generator=order, **options)
     _move(net, device)
-    net.n_steps_ = net.step_ + max_epochs * -(-len(train) // batch_size)
+    net.first_step_ = net.step_
+    net.n_steps_ = max_epochs * -(-len(train) // batch_size)
     referee = dict(net.callbacks_)["referee"]
     referee.images, referee.beside = _bank(images, parts.held_out, seed=seed + 2, options=options)
     begun = len(net.history)

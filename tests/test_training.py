@@ -168,6 +168,26 @@ def test_warm_start_goes_on_and_a_cold_start_begins_anew():
     assert (len(cold.history_), cold.n_iter_) == (2, 2)
 
 
+class Rates(Callback):
+    """Note the learning rate of every step."""
+
+    def on_batch_end(self, net, **kwargs):
+        self.seen = [*getattr(self, "seen", []), net.detector_optimizer_.param_groups[0]["lr"]]
+
+
+def test_each_game_has_a_learning_rate_of_its_own_that_falls_to_its_end():
+    images = textures(n=80)
+    detector = AVIDDetector(**{**TINY, "max_epochs": 6}, callbacks=[Rates()]).fit(images)
+    detector.partial_fit(images)
+    rates = dict(detector.net_.callbacks_)["Rates"].seen
+    first, second = rates[: 6 * 5], rates[6 * 5 :]
+    assert len(second) == 5
+    for game in (first, second):
+        assert max(game) > 0.9 * detector.learning_rate
+        assert game[-1] == min(game)
+    assert first[-1] < 0.05 * detector.learning_rate
+
+
 def test_a_fitted_net_holds_no_training_image():
     detector = AVIDDetector(**TINY).fit(NORMAL)
     large = AVIDDetector(**TINY).fit(textures(n=200))
