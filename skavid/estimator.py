@@ -192,6 +192,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         D, on the CPU.
     net_ : AVIDNet
         The skorch net that trained both.
+    geometry_ : Geometry
+        Which pixels each region of D holds.
     alpha_, zeta_ : float
         The thresholds of Eq. 4 in use.
     balance_ : float
@@ -486,22 +488,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self.value_range_ = learned if given is None else check_value_range(given)
             height, width, n_channels = images.shape[1:]
             self.image_shape_: tuple[int, int, int] = (height, width, n_channels)
-        self.geometry_ = self._check_geometry(images)
+            tiled = self.geometry == "aligned"
+            self.geometry_ = aligned(self.region_size) if tiled else PAPER_GEOMETRY
+        _check_size(images, self.geometry_)
         _check_device(self.device)
         _check_sides(self.hidden_size)
         return _check_groups(groups, len(images))
-
-    def _check_geometry(self, images: NDArray[Any]) -> Geometry:
-        if self.geometry == "aligned":
-            return aligned(self.region_size)
-        height, width = images.shape[1:3]
-        if min(height, width) < PAPER_GEOMETRY.size:
-            raise ValueError(
-                f"X has images of {height} x {width} pixels, but a region of geometry='paper' "
-                f"holds {PAPER_GEOMETRY.size} x {PAPER_GEOMETRY.size}; enlarge them or take "
-                f"geometry='aligned'."
-            )
-        return PAPER_GEOMETRY
 
     def _play(
         self,
@@ -727,7 +719,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _check(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self)
         images = check_images(X, estimator=self, fitted_shape=self.image_shape_)
-        self._check_geometry(images)
+        _check_size(images, self.geometry_)
         return images
 
     def _units(self, images: NDArray[Any]) -> tuple[float, float]:
@@ -870,6 +862,15 @@ def _check_groups(groups: Any, n: int) -> NDArray[Any] | None:
             "time."
         )
     return clips
+
+
+def _check_size(images: NDArray[Any], geometry: Geometry) -> None:
+    height, width = images.shape[1:3]
+    if geometry == PAPER_GEOMETRY and min(height, width) < geometry.size:
+        raise ValueError(
+            f"X has images of {height} x {width} pixels, but a region of geometry='paper' holds "
+            f"{geometry.size} x {geometry.size}; enlarge them or take geometry='aligned'."
+        )
 
 
 def _check_sides(size: Any) -> tuple[int, int] | None:

@@ -243,3 +243,10 @@ def test_a_warm_start_minds_new_parameters_and_counts_its_own_epochs():
     detector.set_params(learning_rate=0.001, max_epochs=1, momentum=0.5).fit(NORMAL)
     assert (detector.net_.lr, detector.net_.momentum) == (0.001, 0.5)
     assert (detector.n_iter_, len(detector.history_)) == (1, 3)
+
+
+def test_a_warm_start_keeps_the_regions_of_its_detector():
+    detector = AVIDDetector(**TINY, warm_start=True).fit(NORMAL)
+    detector.set_params(region_size=8).fit(NORMAL)
+    assert detector.geometry_ == detector.detector_.geometry == aligned(4)
+    assert detector.segment(QUERY).shape == QUERY.shape
