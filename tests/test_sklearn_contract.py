@@ -12,6 +12,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.metrics import RocCurveDisplay, roc_auc_score
 from sklearn.model_selection import cross_val_predict
@@ -19,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skavid import AVIDDetector, NoveltyKFold
+from skavid import VIDEO, AVIDDetector, NoveltyKFold, TemporalStacker
 
 TINY = {
     "max_epochs": 1,
@@ -148,3 +149,15 @@ def test_fit_touches_no_parameter():
     before = detector.get_params()
     detector.fit(rows).score_samples(rows)
     assert detector.get_params() == before
+
+
+def test_clip_ids_reach_stacker_and_detector_through_a_pipeline():
+    frames = np.random.default_rng(0).normal(size=(24, 12, 10)).astype(np.float32)
+    clips = np.repeat([0, 1, 2], 8)
+    parameters = {**TINY, **VIDEO, "crop_size": None, "max_epochs": 1}
+    by_hand = TemporalStacker().fit_transform(frames, groups=clips)
+    expected = AVIDDetector(**parameters).fit(by_hand, groups=clips).predict(by_hand)
+    with config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(TemporalStacker(), AVIDDetector(**parameters))
+        pipeline.fit(frames, groups=clips)
+        np.testing.assert_array_equal(pipeline.predict(frames, groups=clips), expected)
