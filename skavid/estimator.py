@@ -682,8 +682,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         maps : Bunch
-            All float32. ``inpainted``, I(X) in X's units, (n_images, H, W) or
-            (n_images, H, W, C) as X; ``residual``, |X - I(X)| in units of the value range;
+            All float32. ``inpainted``, I(X), in X's units, (n_images, H, W) or
+            (n_images, H, W, C) as X; ``residual``, ``|X - I(X)|`` in units of the value range;
             ``regularity``, D's score in [0, 1] of the least regular region that holds a pixel;
             ``evidence``, >= 0 where a pixel is irregular. These three (n_images, H, W), after
             ``smoothing`` and ``widening``.
