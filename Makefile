@@ -28,12 +28,16 @@ lint: .venv/installed  ## Style, types and floors alone.
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config setup.cfg
 
-docs: .venv/installed  ## Build the documentation into docs/_build/html.
+.venv/installed-docs: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[docs]'
+	@touch $@
+
+docs: .venv/installed-docs  ## Build the documentation into docs/_build/html.
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 bench: .venv/installed  ## Measure speed; results go to benchmarks/results.
 	$(BIN)/python benchmarks/speed.py
 
 clean:  ## Remove what the commands made.
-	rm -rf .venv docs/_build docs/generated .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build dist skavid.egg-info docs/_build docs/generated .hypothesis .pytest_cache \
+		.mypy_cache .ruff_cache .import_linter_cache
