@@ -9,6 +9,7 @@ author = "The skavid developers"
 copyright = "2026, The skavid developers"
 version = release = skavid.__version__
 extensions = [
+    "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",

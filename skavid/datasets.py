@@ -121,6 +121,8 @@ def make_ir_mnist(
     rng = check_random_state(random_state)
     pictures, names = _check_digits(digits, labels, "digits", "labels")
     if test_digits is None:
+        if test_labels is not None:
+            raise ValueError("test_labels came without test_digits; give both or neither.")
         order = rng.permutation(len(names))
         shown, fresh = np.split(order, [round((1 - test_share) * len(names))])
         # No withheld digit is ever trained with, so that all of them may test.

@@ -95,7 +95,7 @@ class IrregularityDisplay:
         Raises
         ------
         ValueError
-            If ``truth`` has another shape than the maps.
+            If ``truth`` has another shape than the maps, or ``axes`` are too few or too many.
         """
         images = np.asarray(X)
         maps = estimator.maps(X)
@@ -141,6 +141,8 @@ class IrregularityDisplay:
         ------
         ImportError
             If matplotlib is not installed.
+        ValueError
+            If ``axes`` are too few or too many.
         """
         try:
             from matplotlib import pyplot
@@ -158,7 +160,12 @@ class IrregularityDisplay:
                 layout="constrained",
             )
         else:
-            axes = np.asarray(axes).reshape(n, n_columns)
+            axes = np.asarray(axes)
+            if axes.size != n * n_columns:
+                raise ValueError(
+                    f"axes has the shape {axes.shape}, but {n} images need ({n}, {n_columns})."
+                )
+            axes = axes.reshape(n, n_columns)
             figure = axes[0, 0].figure
         self.figure_, self.axes_ = figure, axes
         self._draw_images(axes)

@@ -103,6 +103,23 @@ def test_one_seed_makes_the_same_puzzles_and_another_others():
     assert (first.test != other.test).any()
 
 
+def test_irregular_puzzles_stand_among_the_others_in_no_order():
+    digits, labels = coded_digits()
+    data = make_ir_mnist(digits, labels, n_train=1, n_test=50, grid=2, cell=4, random_state=0)
+    assert (data.labels == -1).sum() == 25
+    assert 10 < (np.diff(data.labels) != 0).sum() < 40
+
+
+def test_a_quarter_of_the_pictures_is_kept_for_the_test_puzzles():
+    digits, labels = coded_digits()
+    data = make_ir_mnist(digits, labels, n_train=200, n_test=200, grid=3, cell=4, random_state=0)
+    trained, tested = (set(np.unique(data[part]).tolist()) for part in ("train", "test"))
+    withheld = set(digits[labels == 3, 0, 0].tolist())
+    assert len(tested - withheld) + len(trained) == 54
+    assert 9 <= len(tested - withheld) <= 15
+    assert withheld <= tested, "no withheld picture is lost to the training"
+
+
 def test_separate_test_digits_make_the_test_puzzles_alone():
     digits, labels = coded_digits()
     more, more_labels = coded_digits(n_each=2, first=200)
@@ -149,6 +166,15 @@ def test_an_enlarged_digit_keeps_its_ink_and_its_place():
     assert centre == pytest.approx((4.5, 2.5), abs=0.05)
 
 
+def test_intensities_are_rounded_to_the_nearest_byte():
+    digits = np.full((10, 4, 4), 7.0)
+    digits[:, 0, 0] = 16
+    data = make_ir_mnist(
+        digits, np.arange(10), n_train=1, n_test=1, grid=1, cell=4, test_share=0.5, random_state=0
+    )
+    assert set(np.unique(data.train)) == {112, 255}  # 7 / 16 * 255 = 111.6
+
+
 def test_bytes_of_the_right_size_are_left_as_they_are():
     digits, labels = coded_digits()
     data = make_ir_mnist(digits, labels, n_train=30, n_test=2, grid=3, cell=4, random_state=0)
@@ -183,6 +209,10 @@ def test_bytes_of_the_right_size_are_left_as_they_are():
             {"test_digits": np.ones((20, 5, 4)), "test_labels": np.arange(20) % 10},
             "test_digits has pictures of 5 x 4 float64, but digits has pictures of 4 x 4 "
             "float64; bring them to one size and dtype.",
+        ),
+        (
+            {"test_labels": np.arange(20) % 10},
+            "test_labels came without test_digits; give both or neither.",
         ),
         (
             {"withheld": 11},
@@ -255,6 +285,16 @@ GOOD = idx_bytes(np.arange(12, dtype=np.uint8).reshape(3, 4))
             b"\0\0\x0d\x01" + GOOD[4:],
             "is not an IDX file of bytes; its head is b'\\x00\\x00\\r\\x01'.",
         ),
+        (
+            "scalar",
+            b"\0\0\x08\0\x07",
+            "is not an IDX file of bytes; its head is b'\\x00\\x00\\x08\\x00'.",
+        ),
+        (
+            "deep",
+            b"\0\0\x08\x05" + b"\0\0\0\x01" * 5 + b"\x07",
+            "is not an IDX file of bytes; its head is b'\\x00\\x00\\x08\\x05'.",
+        ),
         ("head", GOOD[:9], "is cut off within its head; get it anew."),
         ("short", GOOD[:-2], "should hold 12 bytes, but holds 10; get it anew."),
         ("long", GOOD + b"!", "should hold 12 bytes, but holds more; get it anew."),
@@ -262,6 +302,11 @@ GOOD = idx_bytes(np.arange(12, dtype=np.uint8).reshape(3, 4))
             "huge",
             b"\0\0\x08\x03" + b"\xff" * 12,
             f"claims to hold {(2**32 - 1) ** 3} bytes, more than 2 GiB.",
+        ),
+        (
+            "large",
+            b"\0\0\x08\x01\x80\0\0\x01",
+            "claims to hold 2147483649 bytes, more than 2 GiB.",
         ),
         ("plain.gz", GOOD, "is cut off or damaged, or not gzipped; get it anew."),
         (
@@ -347,6 +392,19 @@ def test_test_clips_have_masks_and_labels(ped2):
     np.testing.assert_array_equal(data.labels == -1, expected)
 
 
+def test_pictures_without_leading_zeros_are_read_in_the_order_of_time(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    folder = tmp_path / "Train" / "Train001"
+    folder.mkdir(parents=True)
+    (tmp_path / "Train" / "Train002").write_bytes(b"a file, no clip")
+    for number in (1, 2, 9, 10, 11, 100):
+        kind = "TIF" if number == 9 else "tif"
+        image.fromarray(np.full((4, 5), number, np.uint8)).save(folder / f"{number}.{kind}")
+    data = load_ucsd_ped2(tmp_path)
+    assert data.frames[:, 0, 0].tolist() == [1, 2, 9, 10, 11, 100]
+    assert data.clips.tolist() == [1] * 6
+
+
 def test_a_shrunken_mask_keeps_its_smallest_patch(ped2):
     data = load_ucsd_ped2(ped2, subset="test", resize=(2, 3))
     assert data.frames.shape == data.masks.shape == (15, 2, 3)
@@ -366,12 +424,14 @@ def test_a_missing_data_set_tells_where_it_comes_from_and_how_it_lies(tmp_path):
         load_ucsd_ped2(tmp_path, subset="test")
 
 
-def test_missing_masks_are_told(ped2):
-    folder = ped2 / "Test" / "Test002_gt"
-    next(folder.iterdir()).unlink()
+@pytest.mark.parametrize(
+    ("folder", "n_frames", "n_masks"), [("Test002_gt", 4, 3), ("Test002", 3, 4)]
+)
+def test_a_missing_mask_or_frame_is_told(ped2, folder, n_frames, n_masks):
+    next(path for path in (ped2 / "Test" / folder).glob("[0-9f]*")).unlink()
     message = (
-        f"{ped2 / 'Test' / 'Test002'} has 4 frames, but Test002_gt beside it has 3 masks; unpack "
-        "the archive anew."
+        f"{ped2 / 'Test' / 'Test002'} has {n_frames} frames, but Test002_gt beside it has "
+        f"{n_masks} masks; unpack the archive anew."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_ucsd_ped2(ped2, subset="test")

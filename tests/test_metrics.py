@@ -65,6 +65,7 @@ def test_error_rate_depends_on_the_order_of_scores_alone(samples):
         ([1, -1], [1, 0], 0.0),
         ([1, -1], [0, 1], 1.0),
         ([1, -1], [0, 0], 0.5),
+        ([1, 1, 1, -1], [7, 7, 7, 7], 0.5),
         ([1, 1, -1, -1], [3, 1, 2, 0], 0.5),
         ([1, 1, 1, -1, -1, -1], [5, 4, 2, 3, 1, 0], 1 / 3),
         # Between two corners: 1/2 of the irregular ones are tied with all normal ones but one.
@@ -91,8 +92,8 @@ def test_labels_of_another_pair_need_the_label_of_normal_samples():
     assert equal_error_rate(["ok"] * 3 + ["odd"] * 2, scores, pos_label="ok") == rate
 
 
-@pytest.mark.parametrize("labels", [[1, 1], [-1, -1], []])
-def test_one_kind_of_label_is_refused(labels):
+@pytest.mark.parametrize("labels", [[1, 1], [-1, -1], [], [1, -1, 0]])
+def test_other_than_two_kinds_of_label_are_refused(labels):
     message = (
         "y_true must hold normal and irregular samples, two labels. "
         f"Got {np.unique(labels).tolist()}."

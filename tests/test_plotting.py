@@ -45,6 +45,9 @@ class Fake:
 GREY = np.random.default_rng(0).uniform(size=(3, 12, 10))
 
 
+SHOWN = ("inpainted", "residual", "regularity", "evidence")
+
+
 def contours(ax):
     return [one for one in ax.collections if type(one).__name__ == "QuadContourSet"]
 
@@ -55,8 +58,21 @@ def test_each_image_is_a_row_of_six_pictures_with_titles_in_plain_words():
     titles = [ax.get_title() for ax in display.axes_[0]]
     assert all(titles)
     assert titles[1] == "restored to normal\nI(X)"
-    np.testing.assert_array_equal(display.axes_[2, 0].images[0].get_array(), GREY[2])
-    np.testing.assert_array_equal(display.axes_[2, 1].images[0].get_array(), GREY[2] * 0.5)
+    maps = Fake().maps(GREY)
+    for row, axes in enumerate(display.axes_):
+        for column in (0, 5):
+            np.testing.assert_array_equal(axes[column].images[0].get_array(), GREY[row])
+        for column, name in enumerate(SHOWN, start=1):
+            np.testing.assert_array_equal(axes[column].images[0].get_array(), maps[name][row])
+    assert all(len(ax.get_xticks()) == len(ax.get_yticks()) == 0 for ax in display.axes_.ravel())
+
+
+def test_images_and_what_became_of_them_share_one_scale_of_grey():
+    display = IrregularityDisplay.from_estimator(Fake(), 200 * GREY + 10)
+    limits = (200 * GREY.min() + 10, 200 * GREY.max() + 10)
+    for ax in display.axes_[:, [0, 1, 5]].ravel():
+        assert ax.images[0].get_clim() == pytest.approx(limits)
+        assert ax.images[0].get_cmap().name == "gray"
 
 
 def test_regularity_is_viridis_from_0_to_1_and_evidence_is_centred_on_0():
@@ -64,6 +80,7 @@ def test_regularity_is_viridis_from_0_to_1_and_evidence_is_centred_on_0():
     regularity, evidence = (display.axes_[0, k].images[0] for k in (3, 4))
     assert regularity.get_cmap().name == "viridis"
     assert regularity.get_clim() == (0, 1)
+    assert evidence.get_cmap().name == "RdBu_r"
     assert evidence.get_clim() == (-3.5, 3.5)
 
 
@@ -75,6 +92,20 @@ def test_evidence_that_is_far_from_0_all_over_still_has_0_in_the_middle():
     display = IrregularityDisplay.from_estimator(detector, GREY)
     low, high = display.axes_[0, 4].images[0].get_clim()
     assert -low == high == -np.median(maps.evidence)
+
+
+def test_evidence_of_0_all_over_is_drawn():
+    maps = np.zeros((1, 8, 8))
+    display = IrregularityDisplay(maps, maps, maps, maps, maps, maps > 0).plot()
+    display.figure_.canvas.draw()
+    low, high = display.axes_[0, 4].images[0].get_clim()
+    assert low < 0 < high
+
+
+def test_colour_bars_tell_of_evidence_that_is_beyond_their_colours():
+    display = IrregularityDisplay.from_estimator(Fake(), GREY)
+    ends = [display.axes_[-1, column].images[0].colorbar.extend for column in (2, 3, 4)]
+    assert ends == ["neither", "neither", "min"]
 
 
 def test_each_map_has_a_colour_bar_below_it():
@@ -100,6 +131,27 @@ def test_the_mask_is_outlined_with_the_truth_beside_it_where_it_is_known():
     for display in (without, beside):
         assert [len(contours(ax)) for ax in display.axes_[:, 5]] == [1, 0, 0]
     assert [len(contours(ax)) for ax in beside.axes_[:, 6]] == [0, 1, 0]
+    red, green = (contours(beside.axes_[at])[0].get_edgecolor() for at in ((0, 5), (1, 6)))
+    np.testing.assert_allclose(red, [[1, 0, 0, 1]])
+    np.testing.assert_allclose(green, [[0, 1, 0, 1]])
+
+
+def test_a_truth_of_0_and_255_is_outlined_as_a_mask_is():
+    truth = np.zeros(GREY.shape, dtype=np.uint8)
+    truth[0, :4, :5] = 255
+    display = IrregularityDisplay.from_estimator(Fake(), GREY, truth=truth.tolist())
+    found, true = (contours(display.axes_[0, k])[0].get_paths() for k in (5, 6))
+    np.testing.assert_allclose(true[0].vertices, found[0].vertices)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (8, 8)])
+@pytest.mark.parametrize("irregular", [False, True])
+def test_masks_that_are_empty_or_full_are_drawn(shape, irregular):
+    images = np.random.default_rng(0).uniform(size=(2, *shape))
+    masks = np.full(images.shape, irregular)
+    display = IrregularityDisplay(images, images, images, images, images, masks, ~masks).plot()
+    display.figure_.canvas.draw()
+    assert [len(contours(ax)) for ax in display.axes_[0, 5:]] == [irregular, not irregular]
 
 
 def test_an_outline_encloses_the_mask_even_at_the_edge_of_the_image():
@@ -120,6 +172,26 @@ def test_colour_stays_colour_and_other_channels_show_the_newest(n_channels, draw
     assert array.ndim == drawn
     if drawn == 2:
         np.testing.assert_array_equal(array, images[0, ..., -1])
+    else:
+        spread = images[0].max() - images[0].min()
+        np.testing.assert_allclose(array, (images[0] - images[0].min()) / spread)
+
+
+def test_restored_colours_beyond_those_of_the_images_are_clipped_in_silence(caplog):
+    images = np.random.default_rng(0).integers(50, 200, size=(2, 8, 8, 3), dtype=np.uint8)
+    detector = Fake()
+    maps = detector.maps(images)
+    maps.inpainted = images * 3.0 - 100
+    detector.maps = lambda X: maps
+    display = IrregularityDisplay.from_estimator(detector, images)
+    restored = display.axes_[0, 1].images[0].get_array()
+    assert (restored.min(), restored.max()) == (0, 1)
+    assert not caplog.records  # where matplotlib complains
+
+
+def test_images_of_one_colour_are_drawn():
+    images = np.full((1, 8, 8, 3), 7.0)
+    IrregularityDisplay.from_estimator(Fake(), images).figure_.canvas.draw()
 
 
 def test_of_stacked_video_the_newest_frame_is_drawn_in_grey():
@@ -161,6 +233,22 @@ def test_given_axes_are_drawn_on():
     display = IrregularityDisplay.from_estimator(Fake(), GREY, axes=axes)
     assert display.figure_ is figure
     assert axes[0, 0].images
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_one_row_of_axes_serves_one_image(known):
+    _, axes = pyplot.subplots(1, 6 + known)
+    display = IrregularityDisplay.from_estimator(
+        Fake(), GREY[:1], truth=GREY[:1] > 0.5 if known else None, axes=axes
+    )
+    assert display.axes_.shape == (1, 6 + known)
+
+
+def test_too_few_axes_are_refused():
+    _, axes = pyplot.subplots(2, 6)
+    message = "axes has the shape (2, 6), but 3 images need (3, 7)."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        IrregularityDisplay.from_estimator(Fake(), GREY, truth=GREY > 0.5, axes=axes)
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):

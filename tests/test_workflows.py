@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+import skavid
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -30,6 +32,18 @@ def test_the_two_set_up_commands_stand_in_the_readme_and_the_makefile():
     for command in ("demo", "test"):
         assert f"make {command}" in README
         assert re.search(rf"^{command}:", makefile, flags=re.MULTILINE)
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert len(links) >= 5
+    for link in links:
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_every_public_name_of_the_package_stands_in_the_readme():
+    for name in set(skavid.__all__) - {"__version__"}:
+        assert re.search(rf"\b{name}\b", README), name
 
 
 def test_every_block_of_the_readme_runs(tmp_path, monkeypatch):

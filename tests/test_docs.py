@@ -1,0 +1,62 @@
+"""What the documentation shows: its code runs, and its API page is complete."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import textwrap
+import warnings
+from pathlib import Path
+
+import pytest
+
+import skavid
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+CODE = re.compile(r"^\.\. code-block:: python\n\n((?:(?: {3}.*)?\n)+)", flags=re.MULTILINE)
+CODE_OF = {
+    path.relative_to(DOCS).as_posix(): [textwrap.dedent(code) for code in found]
+    for path in [*DOCS.glob("*.rst"), *DOCS.glob("user_guide/*.rst")]
+    if (found := CODE.findall(path.read_text()))
+}
+
+
+@pytest.mark.parametrize("page", sorted(CODE_OF))
+def test_the_code_of_every_page_runs(page, tmp_path, monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("Agg")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code in CODE_OF[page]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            exec(compile(code, page, "exec"), names)
+    pyplot.close("all")
+
+
+def test_code_was_found_on_the_pages_that_show_some():
+    assert {"quickstart.rst", "user_guide/video.rst"} <= set(CODE_OF)
+
+
+def test_the_api_page_lists_every_public_name_once():
+    listed = re.findall(r"^   ([\w.]+)$", (DOCS / "api.rst").read_text(), flags=re.MULTILINE)
+    public = set()
+    for _, module, _ in pkgutil.iter_modules(skavid.__path__):
+        loaded = importlib.import_module(f"skavid.{module}")
+        for name in loaded.__all__:
+            if inspect.isroutine(thing := getattr(loaded, name)) or inspect.isclass(thing):
+                public.add(name if name in skavid.__all__ else f"{module}.{name}")
+    assert sorted(listed) == sorted(public)
+
+
+def test_every_name_of_the_package_that_a_page_refers_to_exists():
+    for path in [*DOCS.glob("*.rst"), *DOCS.glob("user_guide/*.rst")]:
+        for address in re.findall(r"`(?:~)?(skavid(?:\.\w+)+)`", path.read_text()):
+            thing = skavid
+            for part in address.split(".")[1:]:
+                if inspect.ismodule(thing) and not hasattr(thing, part):
+                    importlib.import_module(f"{thing.__name__}.{part}")
+                assert hasattr(thing, part), f"{path.name} refers to {address}"
+                thing = getattr(thing, part)
