@@ -274,7 +274,7 @@ def grafts(
         if neighbours is None:
             piece = _image_piece(salience, generator)
         else:
-            piece = _video_piece(salience, images.shape[1], generator)
+            piece = _video_piece(salience, generator)
         content, alpha = _cut(images, piece, neighbours, gamma * sigma, generator)
         content = torch.where(_wide(piece.matched), _match(content, images, alpha), content)
         pasted = pasted + alpha * (content - pasted)
@@ -442,7 +442,7 @@ def _image_piece(salience: Tensor, generator: Generator) -> _Piece:
     return _Piece(*(part.to(salience.device) for part in piece))
 
 
-def _video_piece(salience: Tensor, n_channels: int, generator: Generator) -> _Piece:
+def _video_piece(salience: Tensor, generator: Generator) -> _Piece:
     n, height, width = salience.shape
     short = min(height, width)
     kind = _kinds(VIDEO_KINDS, n, generator)

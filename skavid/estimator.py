@@ -27,11 +27,11 @@ from sklearn.utils.validation import check_is_fitted, check_memory
 from torch import Tensor, nn
 
 from skavid import segmentation
-from skavid.corruption import CORRUPTIONS, complementary
+from skavid.corruption import CORRUPTIONS, complementary, hiding
 from skavid.images import check_images, check_value_range, from_tensor, to_tensor, value_range
 from skavid.losses import LOSSES
 from skavid.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
-from skavid.training import AVIDNet, InterruptedGame, Split, play, split
+from skavid.training import AVIDNet, InterruptedGame, Split, evenly, play, split
 
 __all__ = ["PAPER", "VIDEO", "AVIDDetector"]
 
@@ -39,6 +39,7 @@ __all__ = ["PAPER", "VIDEO", "AVIDDetector"]
 # neither on how many images came with it nor on where in the stack it stood.
 CHUNK_PIXELS = {"cpu": 2**15, "cuda": 2**21}
 CALIBRATION_PIXELS = 2**26
+HIDING = ("hiding", hiding)
 
 PAPER: dict[str, Any] = {
     "inpainter_corruption": "noise",
@@ -174,7 +175,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Caches trained networks by the training images and the training parameters, so that a
         search over thresholds trains once a fold. Needs an integer ``random_state``.
     warm_start : bool, default=False
-        Whether `fit` goes on from the networks of the last call, which keep their sizes.
+        Whether `fit` goes on from the networks of the last call, which keep their sizes and
+        their callbacks.
     callbacks : list of skorch callbacks, default=None
         Called during the training.
     verbose : int, default=0
@@ -532,10 +534,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 return net
         except InterruptedGame as interrupted:
             net = interrupted.net
-            n_done = sum("valid_inpainter" in row for row in net.history)
             warnings.warn(
-                f"The training was interrupted after epoch {n_done}; the best networks so far "
-                f"are kept (I of epoch {net.best_['inpainter']['epoch']}, D of epoch "
+                f"The training was interrupted after epoch {len(net.history)}; the best networks "
+                f"so far are kept (I of epoch {net.best_['inpainter']['epoch']}, D of epoch "
                 f"{net.best_['detector']['epoch']}).",
                 ConvergenceWarning,
                 stacklevel=5,
@@ -543,8 +544,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             return net
 
     def _named(self, corruption: Any) -> Any:
-        if corruption == "hiding":
-            return partial(CORRUPTIONS["hiding"], size=_check_sides(self.hidden_size))
+        if corruption in HIDING:
+            return partial(hiding, size=_check_sides(self.hidden_size))
         return CORRUPTIONS[corruption] if isinstance(corruption, str) else corruption
 
     def _keep(self, net: AVIDNet) -> None:
@@ -560,9 +561,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             }
             for name, why in (("inpainter", "restoring_error"), ("detector", "region_auc"))
         }
-        rows = [row for row in net.history if "valid_inpainter" in row]
         self.history_ = [
-            {key: value for key, value in row.items() if key in _HISTORY} for row in rows
+            {key: value for key, value in row.items() if key in _HISTORY} for row in net.history
         ]
         self.n_iter_ = net.n_played_
 
@@ -592,12 +592,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Look at as many held-out images as memory is meant for, evenly spread."""
         most = max(1, CALIBRATION_PIXELS // (images.shape[1] * images.shape[2]))
-        some = np.unique(np.linspace(0, len(held_out) - 1, min(len(held_out), most)).astype(int))
-        parts = list(self._look(images, held_out[some]))
-        return (
-            np.concatenate([part.residual for part in parts]),
-            np.concatenate([part.logits for part in parts]),
-        )
+        rows = held_out[evenly(len(held_out), most)]
+        residual, logits = np.empty((2, len(rows), *images.shape[1:3]), np.float32)
+        for part in self._look(images, rows):
+            residual[part.rows], logits[part.rows] = part.residual, part.logits
+        return residual, logits
 
     # --- looking at images -----------------------------------------------------------------------
 
@@ -784,7 +783,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _inpaint(self, images: Tensor, inpainter: nn.Module) -> Tensor:
         """Restore images: I(X). Hidden pixels are the mean over draws that hide every pixel."""
-        if self.inpainter_corruption != "hiding":
+        if self.inpainter_corruption not in HIDING:
             restored: Tensor = inpainter(images)
             return restored
         total, count = torch.zeros_like(images), torch.zeros_like(images)

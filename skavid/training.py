@@ -27,9 +27,18 @@ from skavid.losses import LOSSES
 from skavid.networks import Detector, Inpainter
 from skavid.regions import Geometry, region_mean
 
-__all__ = ["AVIDNet", "CollapseWarning", "DivergedError", "InterruptedGame", "play", "split"]
+__all__ = [
+    "AVIDNet",
+    "CollapseWarning",
+    "DivergedError",
+    "InterruptedGame",
+    "evenly",
+    "play",
+    "split",
+]
 
 BANK_SIZE = 64  # held-out images that referee the game after each epoch
+PLATE_FRAMES = 32  # of a clip, whose median is its background
 N_REPLAYED = 64  # old outputs of I that D is shown again
 BLIND_AUC = 0.55
 BLIND_CHECKS = 5
@@ -116,6 +125,30 @@ def split(
     return Split(rows[~chosen], rows[chosen])
 
 
+def evenly(n: int, most: int) -> NDArray[np.int64]:
+    """Choose some of n rows, evenly spread from the first to the last.
+
+    Parameters
+    ----------
+    n : int
+        How many rows there are.
+    most : int
+        How many to choose at most.
+
+    Returns
+    -------
+    chosen : ndarray of int
+        Rising row numbers; all of them where there are no more than ``most``.
+
+    Examples
+    --------
+    >>> from skavid.training import evenly
+    >>> evenly(10, 4)
+    array([0, 3, 6, 9])
+    """
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
+
+
 class _Images(Dataset[Any]):
     """Batches of training images, with what clips add to them, cropped on the way."""
 
@@ -169,7 +202,7 @@ class _Images(Dataset[Any]):
         plates = {}
         for start in np.unique(starts[self.rows]):
             clip = np.flatnonzero(starts == start)
-            some = clip[np.linspace(0, len(clip) - 1, min(len(clip), 32)).astype(int)]
+            some = clip[evenly(len(clip), PLATE_FRAMES)]
             plates[int(start)] = self._read(some)[:, -1:].median(0).values
         return starts, plates
 
@@ -354,9 +387,15 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
 
     def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         if self.optimizer_name == "sgd":
-            return torch.optim.SGD(network.parameters(), lr=self.lr, momentum=self.momentum)
-        betas = (self.momentum, 0.999)
-        return torch.optim.AdamW(network.parameters(), lr=self.lr, betas=betas, weight_decay=0.01)
+            return torch.optim.SGD(network.parameters(), lr=self.lr, **self._inertia())
+        return torch.optim.AdamW(
+            network.parameters(), lr=self.lr, weight_decay=0.01, **self._inertia()
+        )
+
+    def _inertia(self) -> dict[str, Any]:
+        if self.optimizer_name == "sgd":
+            return {"momentum": self.momentum}
+        return {"betas": (self.momentum, 0.999)}
 
     def get_iterator(self, dataset: _Images, training: bool = False) -> DataLoader[Any]:
         """Shuffle the training images into whole batches.
@@ -640,6 +679,21 @@ class _Referee(Callback):  # type: ignore[misc]
             raise KeyboardInterrupt  # skorch's own way to end a training
 
 
+def _go_on(net: AVIDNet, parameters: dict[str, Any]) -> None:
+    """Prepare a net for one more game, under new parameters."""
+    restarted = parameters["optimizer_name"] != net.optimizer_name
+    for name, value in parameters.items():
+        setattr(net, name, value)
+    net.best_.clear()
+    net.stopped_ = None
+    if restarted:
+        net.initialize_optimizer()
+    for name in ("inpainter", "detector"):
+        getattr(net, f"averaged_{name}_").avg_fn.decay = net.average_decay
+        for group in getattr(net, f"{name}_optimizer_").param_groups:
+            group.update(net._inertia())
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -715,7 +769,8 @@ def play(
     verbose : int
         0 is silent.
     net : AVIDNet, optional
-        A net to go on with; it is left alone, a copy plays. It keeps the sizes of its networks.
+        A net to go on with; it is left alone, a copy plays. It keeps the sizes of its networks
+        and its callbacks.
     **game : dict
         The other parameters of `AVIDNet`.
 
@@ -737,6 +792,13 @@ def play(
         "spacing": spacing,
         "crop_size": crop_size,
     }
+    game |= {
+        "inpainter_corruption": inpainter_corruption,
+        "detector_corruption": detector_corruption,
+        "lr": learning_rate,
+        "batch_size": batch_size,
+        "verbose": verbose,
+    }
     if net is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -751,25 +813,15 @@ def play(
         net = AVIDNet(
             inpainter,
             detector,
-            inpainter_corruption=inpainter_corruption,
-            detector_corruption=detector_corruption,
             seed=seed,
-            lr=learning_rate,
             device=device,
             callbacks=[("referee", _Referee(seed=seed + 2)), *(callbacks or [])],
-            verbose=verbose,
             train_split=None,
-            batch_size=batch_size,
             **game,
         ).initialize()
     else:
         net = copy.deepcopy(net)
-        net.best_.clear()
-        net.lr, net.batch_size = learning_rate, batch_size
-        net.inpainter_corruption = inpainter_corruption
-        net.detector_corruption = detector_corruption
-        for name, value in game.items():
-            setattr(net, name, value)
+        _go_on(net, game)
     # A game that goes on must not repeat the order of its last part.
     order = Generator().manual_seed(seed + 1 + net.step_)
     train = _Images(images, parts.train, generator=order, **options)
@@ -780,7 +832,9 @@ def play(
     referee.images, referee.beside = _bank(images, parts.held_out, seed=seed + 2, options=options)
     begun = len(net.history)
     net.partial_fit(train, epochs=max_epochs)
-    net.n_played_ = sum("valid_inpainter" in row for row in net.history) - begun
+    if len(net.history) > begun and "valid_inpainter" not in net.history[-1]:
+        net.history.pop()  # an epoch that was interrupted
+    net.n_played_ = len(net.history) - begun
     # What only a running game needs stays out of pickles.
     net.replayed_.clear()
     del referee.images, referee.beside
@@ -795,7 +849,6 @@ def play(
 def _bank(
     images: NDArray[Any], rows: NDArray[np.int64], *, seed: int, options: dict[str, Any]
 ) -> tuple[Tensor, Neighbours | None]:
-    some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), BANK_SIZE)).astype(int))
     held_out = _Images(images, rows, generator=Generator().manual_seed(seed), **options)
-    stack, beside = held_out.__getitems__(list(some))
+    stack, beside = held_out.__getitems__(evenly(len(rows), BANK_SIZE).tolist())
     return stack, beside if isinstance(beside, Neighbours) else None

@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 
 from skavid import PAPER, VIDEO, AVIDDetector
-from skavid.corruption import noise
+from skavid.corruption import hiding, noise
 
 TINY = {
     "max_epochs": 2,
@@ -116,6 +116,14 @@ def test_a_higher_alpha_or_a_lower_zeta_never_grows_a_mask_or_lowers_a_score(
     ):
         assert not (strict.segment(QUERY) & ~loose.segment(QUERY)).any()
         assert (strict.score_samples(QUERY) >= loose.score_samples(QUERY)).all()
+
+
+def test_hiding_by_name_or_as_a_function_is_the_same():
+    named, given = (
+        AVIDDetector(**TINY, inpainter_corruption=corruption).fit(NORMAL)
+        for corruption in ("hiding", hiding)
+    )
+    assert_array_equal(named.score_samples(QUERY), given.score_samples(QUERY))
 
 
 def test_the_residual_is_what_the_inpainter_changed(fitted):

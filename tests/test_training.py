@@ -250,3 +250,36 @@ def test_a_warm_start_keeps_the_regions_of_its_detector():
     detector.set_params(region_size=8).fit(NORMAL)
     assert detector.geometry_ == detector.detector_.geometry == aligned(4)
     assert detector.segment(QUERY).shape == QUERY.shape
+
+
+def test_a_warm_start_after_an_interruption_counts_whole_epochs():
+    detector = AVIDDetector(**{**TINY, "max_epochs": 9}, callbacks=[Interrupt(3)], warm_start=True)
+    with pytest.warns(ConvergenceWarning, match="interrupted after epoch 2;"):
+        detector.fit(NORMAL)
+    dict(detector.net_.callbacks_)["Interrupt"].epoch = None
+    detector.set_params(max_epochs=2).fit(NORMAL)
+    assert (detector.n_iter_, len(detector.history_)) == (2, 4)
+    assert [row["epoch"] for row in detector.history_] == [1, 2, 3, 4]
+
+
+@pytest.mark.filterwarnings("ignore::skavid.training.CollapseWarning")
+def test_an_interruption_is_told_after_an_early_stop_too():
+    parameters = {**TINY, "max_epochs": 60, "learning_rate": 1e-12, "warm_start": True}
+    callback = Interrupt(0)
+    detector = AVIDDetector(**parameters, n_iter_no_change=3, callbacks=[callback]).fit(NORMAL)
+    dict(detector.net_.callbacks_)["Interrupt"].epoch = detector.n_iter_ + 2
+    detector.set_params(learning_rate=0.002, n_iter_no_change=None)
+    with pytest.warns(ConvergenceWarning, match="interrupted after epoch"):
+        detector.fit(NORMAL)
+    assert detector.n_iter_ == 1
+
+
+@pytest.mark.parametrize(("optimizer", "key"), [("adamw", "betas"), ("sgd", "momentum")])
+def test_a_warm_start_applies_momentum_decay_and_optimiser(optimizer, key):
+    detector = AVIDDetector(**TINY, warm_start=True).fit(NORMAL)
+    detector.set_params(optimizer=optimizer, momentum=0.5, average_decay=0.9).fit(NORMAL)
+    net = detector.net_
+    for network in ("inpainter", "detector"):
+        (group,) = getattr(net, f"{network}_optimizer_").param_groups
+        assert group[key] == {"betas": (0.5, 0.999), "momentum": 0.5}[key]
+        assert getattr(net, f"averaged_{network}_").avg_fn.decay == 0.9
