@@ -406,7 +406,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
             Normal images; any real dtype. uint8 means 0 to 255. At least 2.
         y : array-like of shape (n_images,), default=None
-            Ignored. A warning says so where it holds -1.
+            Ignored, and may be masks. A warning says so where it marks irregular images.
         groups : array-like of shape (n_images,), default=None
             Clip ids. Whole clips are held out. The rows of a clip are consecutive in time.
 
@@ -477,10 +477,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _check_training(
         self, images: NDArray[Any], y: Any, groups: Any, *, going_on: bool
     ) -> NDArray[Any] | None:
-        if y is not None and np.any(np.asarray(y) == -1):
+        if y is not None and _some_irregular(np.asarray(y)):
             warnings.warn(
-                "y holds -1, but AVIDDetector ignores y and takes every image as normal; train on "
-                "the normal ones alone: NoveltyKFold does so in a search or cross-validation.",
+                "y marks irregular images, but AVIDDetector ignores y and takes all as normal; "
+                "train on the normal ones alone: NoveltyKFold does so in a search or cross-"
+                "validation.",
                 UserWarning,
                 stacklevel=5,
             )
@@ -844,6 +845,11 @@ def _cached(memory: joblib.Memory, arguments: Any) -> Iterator[Any]:
     lock = os.path.join(memory.location, f"skavid-{joblib.hash(arguments)}.lock")
     with FileLock(lock):
         yield memory.cache(play, ignore=["callbacks", "verbose"])
+
+
+def _some_irregular(y: NDArray[Any]) -> bool:
+    """Tell whether labels hold -1, or masks a True."""
+    return bool(np.any(y) if y.dtype == bool and y.ndim > 1 else np.any(y == -1))
 
 
 def _check_groups(groups: Any, n: int) -> NDArray[Any] | None:

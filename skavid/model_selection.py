@@ -138,8 +138,9 @@ class NoveltyKFold(BaseCrossValidator):  # type: ignore[misc]
         ----------
         X : array-like of shape (n_samples, ...)
             Only its length is read.
-        y : array-like of shape (n_samples,)
-            1 for regular, -1 for irregular samples.
+        y : array-like of shape (n_samples,) or (n_samples, ...)
+            1 for regular, -1 for irregular samples. Or masks of bool, where a sample is
+            irregular whose mask is not empty.
         groups : array-like of shape (n_samples,), default=None
             Clip or object that each sample comes from; never both trained on and tested in
             one fold.
@@ -218,6 +219,9 @@ def _check_labels(y: Any) -> npt.NDArray[np.bool_]:
         raise ValueError(
             "NoveltyKFold needs y: 1 for regular, -1 for irregular samples. Got None."
         )
+    masks = np.asarray(y)
+    if masks.dtype == bool and masks.ndim > 1:
+        return np.asarray(~masks.reshape(len(masks), -1).any(axis=1))
     labels = column_or_1d(y)
     found = np.unique(labels)
     if set(found.tolist()) <= {1, -1}:

@@ -539,8 +539,13 @@ def test_an_out_array_that_does_not_fit_is_refused(fitted):
 def test_irregular_labels_in_fit_point_to_the_splitter():
     labels = np.where(np.arange(len(NORMAL)) < 2, -1, 1)
     message = (
-        "y holds -1, but AVIDDetector ignores y and takes every image as normal; train on the "
-        "normal ones alone: NoveltyKFold does so in a search or cross-validation."
+        "y marks irregular images, but AVIDDetector ignores y and takes all as normal; train "
+        "on the normal ones alone: NoveltyKFold does so in a search or cross-validation."
     )
     with pytest.warns(UserWarning, match=re.escape(message)):
         AVIDDetector(**TINY).fit(NORMAL, labels)
+    masks = np.zeros(NORMAL.shape[:3], dtype=bool)
+    AVIDDetector(**TINY).fit(NORMAL, masks)  # nothing to warn of
+    masks[1, 0, 0] = True
+    with pytest.warns(UserWarning, match=re.escape(message)):
+        AVIDDetector(**TINY).fit(NORMAL, masks)

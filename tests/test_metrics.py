@@ -1,7 +1,8 @@
-"""Error rates and cell scores, against slow definitions of them."""
+"""Rates and areas, against slow definitions of them."""
 
 from __future__ import annotations
 
+import pickle
 import re
 from itertools import pairwise
 
@@ -9,9 +10,31 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import Bunch
 
-from skavid.metrics import cell_scores, equal_error_rate
+from skavid import NoveltyKFold
+from skavid.metrics import (
+    aupro_score,
+    cell_scores,
+    clip_auc_score,
+    equal_error_rate,
+    make_map_scorer,
+    pixel_level_auc_score,
+    pixel_level_curve,
+    pixel_level_equal_error_rate,
+    pro_curve,
+    rbdc_score,
+    region_level_auc_score,
+    region_level_equal_error_rate,
+    region_track_curve,
+    tbdc_score,
+    threshold_plane,
+)
 
 # Few values, so that scores are often tied.
 SAMPLES = st.lists(
@@ -157,3 +180,449 @@ def test_cells_that_do_not_fit_are_refused(shape, arguments, message):
     message = re.escape(message).replace("'max',\\ 'mean'", "('max', 'mean'|'mean', 'max')")
     with pytest.raises(ValueError, match=message):
         cell_scores(np.zeros(shape), **arguments)
+
+
+# --- pixel level ---------------------------------------------------------------------------------
+
+
+def frames_of(seed, n=7, side=4, levels=5):
+    """Return masks, some empty, and maps with many ties."""
+    rng = np.random.default_rng(seed)
+    masks = rng.random((n, side, side + 1)) < rng.choice([0, 0, 0.2, 0.7], size=(n, 1, 1))
+    masks[0], masks[1, 0, 0] = False, True
+    return masks, rng.integers(0, levels, masks.shape).astype(np.float32)
+
+
+def slow_pixel_rates(masks, maps, threshold, rule, overlap, precision):
+    """Judge frame after frame at one threshold, by the words of the rule."""
+    hits = alarms = left_alone = irregular = 0
+    for mask, scores in zip(masks, maps, strict=True):
+        flagged = scores >= threshold
+        if not mask.any():
+            alarms += flagged.any()
+            left_alone += not flagged.any()
+            continue
+        irregular += 1
+        enough = (flagged & mask).sum() / mask.sum() >= overlap - 1e-9
+        if rule == "dual" and flagged.any():
+            enough = enough and (flagged & mask).sum() / flagged.sum() >= precision - 1e-9
+        hits += enough
+        if rule == "cvpr2010" and flagged.any() and not enough:
+            alarms += 1
+    return alarms / (alarms + left_alone), hits / irregular
+
+
+@pytest.mark.parametrize("rule", ["pami2014", "cvpr2010", "dual"])
+@given(
+    seed=st.integers(0, 999),
+    overlap=st.sampled_from([0.01, 0.2, 0.4, 1.0]),
+    precision=st.sampled_from([0.05, 0.3, 0.5, 1.0]),
+)
+def test_pixel_level_rates_are_those_of_every_threshold(rule, seed, overlap, precision):
+    masks, maps = frames_of(seed)
+    parameters = {"rule": rule, "overlap": overlap, "precision": precision}
+    fpr, tpr, thresholds = pixel_level_curve(masks, maps, **parameters)
+    assert fpr[0] == tpr[0] == 0
+    assert thresholds[0] == np.inf
+    assert (np.diff(thresholds) < 0).all()
+    for level in (np.inf, 4.5, 4, 3.5, 3, 2, 1.5, 1, 0, -1):
+        # The curve stays as it is between its thresholds.
+        last = np.flatnonzero(thresholds >= level)[-1]
+        assert (fpr[last], tpr[last]) == pytest.approx(
+            slow_pixel_rates(masks, maps, level, rule, overlap, precision)
+        )
+
+
+@given(st.integers(0, 999))
+def test_frames_of_one_pixel_are_judged_as_scikit_learn_judges_samples(seed):
+    rng = np.random.default_rng(seed)
+    labels, scores = rng.random(20) < 0.4, rng.integers(0, 8, 20).astype(float)
+    labels[:2] = True, False
+    pictures = labels[:, None, None], scores[:, None, None]
+    assert pixel_level_auc_score(*pictures) == pytest.approx(roc_auc_score(labels, scores))
+    assert pixel_level_equal_error_rate(*pictures) == pytest.approx(
+        equal_error_rate(np.where(labels, -1, 1), -scores)
+    )
+
+
+def test_flagging_whole_frames_passes_pami_2014_and_fails_the_dual_rule():
+    masks = np.zeros((4, 10, 10), bool)
+    masks[:2, 0, 0] = True
+    whole = np.where(masks.any(axis=(1, 2), keepdims=True), 2.0, 1.0) * np.ones(masks.shape)
+    assert pixel_level_auc_score(masks, whole) == 1
+    assert pixel_level_equal_error_rate(masks, whole) == 0
+    assert pixel_level_auc_score(masks, whole, rule="dual") == 0
+    assert pixel_level_equal_error_rate(masks, whole, rule="dual") == 1
+    exact = masks * 2.0
+    assert pixel_level_auc_score(masks, exact, rule="dual") == 1
+
+
+def test_a_third_of_the_pixels_is_no_hit_and_a_false_alarm_by_the_rule_of_2010():
+    masks = np.zeros((2, 1, 3), bool)
+    masks[0] = True
+    maps = np.array([[[2.0, 0, 0]], [[1.0, 1, 1]]])
+    fpr, tpr, thresholds = pixel_level_curve(masks, maps, rule="cvpr2010")
+    assert thresholds.tolist() == [np.inf, 2, 1, 0]
+    assert fpr.tolist() == [0, 1 / 2, 1, 1]
+    assert tpr.tolist() == [0, 0, 0, 1]
+
+
+def test_small_maps_are_judged_at_the_size_of_the_masks():
+    masks, small = frames_of(3, side=4)
+    large = masks.repeat(2, axis=1).repeat(3, axis=2)
+    with pytest.raises(ValueError, match="another aspect"):
+        pixel_level_curve(large, small)
+    large = masks.repeat(3, axis=1).repeat(3, axis=2)
+    enlarged = small.repeat(3, axis=1).repeat(3, axis=2)
+    for judge in (pixel_level_auc_score, aupro_score):
+        assert judge(large, small) == judge(large, enlarged)
+
+
+def test_memory_maps_are_judged_as_arrays(tmp_path):
+    masks, maps = frames_of(5)
+    for name, array in (("masks", masks), ("maps", maps)):
+        np.save(tmp_path / f"{name}.npy", array)
+    kept = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("masks", "maps")]
+    assert pixel_level_auc_score(*kept) == pixel_level_auc_score(masks, maps)
+
+
+def test_masks_of_0_and_1_are_masks():
+    masks, maps = frames_of(5)
+    for judge in (pixel_level_auc_score, aupro_score, rbdc_score):
+        assert judge(masks.astype(np.uint8), maps) == judge(masks, maps)
+
+
+# --- cells and clips -----------------------------------------------------------------------------
+
+
+def test_region_level_counts_cells():
+    masks = np.zeros((2, 4, 4), bool)
+    masks[0, 1, 1] = True
+    maps = np.arange(32.0).reshape(2, 4, 4)[::-1]
+    cells, scores = cell_scores(masks, 2).ravel(), cell_scores(maps, 2).ravel()
+    assert cells.sum() == 1
+    assert region_level_auc_score(masks, maps, cell=2) == roc_auc_score(cells, scores)
+    assert region_level_equal_error_rate(masks, maps, cell=2) == equal_error_rate(
+        np.where(cells, -1, 1), -scores
+    )
+    assert region_level_auc_score(masks, maps, cell=2, reduce="mean") == roc_auc_score(
+        cells, cell_scores(maps, 2, reduce="mean").ravel()
+    )
+
+
+def test_macro_auc_is_the_mean_over_clips():
+    labels = np.array([1, -1, 1, -1, 1, 1])
+    scores = np.array([3.0, 2.0, 1.0, 1.5, 7.0, 8.0])
+    clips = np.array(["a", "a", "b", "b", "c", "c"])
+    assert clip_auc_score(labels, scores, clips) == 0.5
+    # One more pair at the ends of each clip: a 3 of 4, then 2 of 4 pairs right; clip c all right.
+    padded = []
+    for clip in "abc":
+        kinds, given = labels[clips == clip], scores[clips == clip]
+        padded.append(roc_auc_score([*kinds, 1, -1], [*given, given.max(), given.min()]))
+    assert clip_auc_score(labels, scores, clips, one_kind="pad") == pytest.approx(np.mean(padded))
+
+
+# --- AUPRO ---------------------------------------------------------------------------------------
+
+
+def flood(mask):
+    """Find the regions of a mask pixel by pixel, over edges and corners."""
+    left, regions = {tuple(pixel) for pixel in np.argwhere(mask)}, []
+    while left:
+        region, border = set(), [left.pop()]
+        while border:
+            i, j = border.pop()
+            region.add((i, j))
+            near = {(i + a, j + b) for a in (-1, 0, 1) for b in (-1, 0, 1)} & left
+            left -= near
+            border += near
+        regions.append(region)
+    return regions
+
+
+def slow_aupro(masks, maps, limit):
+    """Anomalib's published definition: every threshold, then trapezes up to the limit."""
+    regions = [(k, region) for k, mask in enumerate(masks) for region in flood(mask)]
+    corners = [(0.0, 0.0)]
+    for threshold in np.unique(maps)[::-1]:
+        flagged = maps >= threshold
+        overlaps = [np.mean([flagged[k, i, j] for i, j in region]) for k, region in regions]
+        corners.append((flagged[~masks].mean(), float(np.mean(overlaps))))
+    area = 0.0
+    for (x0, y0), (x1, y1) in pairwise(corners):
+        if x0 >= limit or x1 == x0:
+            continue
+        end = min(x1, limit)
+        at_end = y0 + (y1 - y0) * (end - x0) / (x1 - x0)
+        area += (end - x0) * (y0 + at_end) / 2
+    return area / limit
+
+
+@given(seed=st.integers(0, 999), limit=st.sampled_from([0.05, 0.3, 0.7, 1.0]))
+def test_aupro_agrees_with_its_definition(seed, limit):
+    masks, maps = frames_of(seed, levels=9)
+    assert aupro_score(masks, maps, max_fpr=limit) == pytest.approx(slow_aupro(masks, maps, limit))
+
+
+def test_aupro_of_quantiles_is_near_the_exact_one():
+    rng = np.random.default_rng(0)
+    masks = np.zeros((6, 40, 40), bool)
+    masks[:3, 5:15, 5:25] = masks[1, 30:33, 30:33] = True
+    maps = rng.normal(size=masks.shape) + 1.5 * masks
+    exact = aupro_score(masks, maps)
+    assert aupro_score(masks, maps, n_thresholds=300) == pytest.approx(exact, abs=0.005)
+    assert 0.5 < exact < 0.95
+
+
+def test_aupro_counts_small_and_large_regions_alike_and_never_exceeds_1():
+    masks = np.zeros((1, 10, 10), bool)
+    masks[0, :5, :5], masks[0, 9, 9] = True, True
+    only_large = np.where(np.arange(100).reshape(1, 10, 10) < 50, masks, 0).astype(float)
+    assert aupro_score(masks, masks * 1.0) == 1
+    fpr, pro, _ = pro_curve(masks, only_large)
+    assert (fpr[1], pro[1]) == (0, pytest.approx(0.5))
+    assert pro.max() <= 1
+
+
+# --- regions and tracks --------------------------------------------------------------------------
+
+
+def slow_regions_and_tracks(masks, maps, clips, threshold, min_iou, min_share):
+    """Match found with true regions as sets of pixels; follow tracks by shared neighbours."""
+    true = [(k, region) for k, mask in enumerate(masks) for region in flood(mask)]
+    found = [(k, region) for k, one in enumerate(maps) for region in flood(one >= threshold)]
+
+    def meets(one, other):
+        shared = len(one[1] & other[1])
+        return one[0] == other[0] and shared / len(one[1] | other[1]) >= min_iou
+
+    def follows(one, other):
+        grown = {(i + a, j + b) for i, j in one[1] for a in (-1, 0, 1) for b in (-1, 0, 1)}
+        return (
+            abs(one[0] - other[0]) == 1
+            and clips[one[0]] == clips[other[0]]
+            and bool(grown & other[1])
+        )
+
+    detected = [any(meets(region, other) for other in found) for region in true]
+    false = sum(not any(meets(other, region) for region in true) for other in found)
+    track = list(range(len(true)))
+    for _ in true:
+        for a, one in enumerate(true):
+            for b, other in enumerate(true):
+                if follows(one, other):
+                    track[a] = track[b] = min(track[a], track[b])
+    shares = [
+        np.mean([hit for hit, t in zip(detected, track, strict=True) if t == name])
+        for name in set(track)
+    ]
+    return false / len(maps), np.mean(detected), np.mean([s >= min_share for s in shares])
+
+
+@given(
+    seed=st.integers(0, 999),
+    min_iou=st.sampled_from([0.1, 0.5, 1.0]),
+    min_share=st.sampled_from([0.1, 0.5, 1.0]),
+)
+def test_regions_and_tracks_agree_with_sets_of_pixels(seed, min_iou, min_share):
+    masks, maps = frames_of(seed, side=5)
+    clips = np.array([0, 0, 0, 1, 1, 2, 2])
+    curve = region_track_curve(
+        masks, maps, groups=clips, min_iou=min_iou, min_share=min_share, thresholds=[1, 3, 4, 9]
+    )
+    assert curve.thresholds.tolist() == [9, 4, 3, 1]
+    for index, threshold in enumerate(curve.thresholds):
+        rates = (curve.false_regions[index], curve.regions[index], curve.tracks[index])
+        assert rates == pytest.approx(
+            slow_regions_and_tracks(masks, maps, clips, threshold, min_iou, min_share)
+        )
+
+
+def test_numbers_in_masks_are_tracks_however_far_apart():
+    masks = np.zeros((4, 6, 9), np.int64)
+    masks[0, 0, 0] = masks[3, 5, 8] = 7
+    masks[1, :2, :2] = masks[1, 4:, :2] = 9  # two patches, one region
+    curve = region_track_curve(masks, (masks == 7) * 1.0, thresholds=[1])
+    assert (curve.n_regions, curve.n_tracks) == (3, 2)
+    assert curve.regions.tolist() == [2 / 3]
+    assert curve.tracks.tolist() == [1 / 2]
+    apart = region_track_curve(masks, masks * 1.0, groups=[0, 1, 2, 3], thresholds=[1])
+    assert (apart.n_regions, apart.n_tracks) == (3, 3)
+
+
+def test_false_regions_cost_up_to_one_a_frame():
+    masks = np.zeros((2, 12, 12), bool)
+    masks[:, :3, :3] = True
+    maps = masks * 1.0
+    maps[0, 9:, 9:] = 2  # one false region in two frames comes before the true ones
+    assert rbdc_score(masks, maps, thresholds=[1, 2]) == pytest.approx(0.5)
+    assert tbdc_score(masks, maps, thresholds=[1, 2]) == pytest.approx(0.5)
+    assert rbdc_score(masks, masks * 1.0) == tbdc_score(masks, masks * 1.0) == 1
+
+
+# --- the plane of Fig. 6 -------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 999), n_pixels=st.sampled_from([1, 3]))
+def test_the_plane_reaches_what_the_best_pair_of_thresholds_reaches(seed, n_pixels):
+    rng = np.random.default_rng(seed)
+    labels = np.where(rng.random(12) < 0.4, -1, 1)
+    labels[:2] = 1, -1
+    residual, regularity = rng.integers(1, 5, (2, 12, n_pixels)) / 5
+    plane = threshold_plane(labels, residual, regularity)
+    points = [(0.0, 0.0)]
+    for alpha in np.unique(residual):
+        for zeta in np.unique(regularity):
+            flagged = ((residual >= alpha) & (regularity <= zeta)).any(axis=1)
+            points.append((flagged[labels == 1].mean(), flagged[labels == -1].mean()))
+    for index in (0, 250, 500, 1000):
+        fpr, tpr = plane.fpr[index], plane.tpr[index]
+        best = max(t for f, t in points if f <= fpr + 1e-12)
+        flagged = ((residual >= plane.alpha[index]) & (regularity <= plane.zeta[index])).any(
+            axis=1
+        )
+        assert tpr == flagged[labels == -1].mean()
+        assert flagged[labels == 1].mean() <= fpr + 1e-12
+        assert tpr == best if n_pixels == 1 else tpr <= best
+
+
+def test_the_plane_holds_both_networks_alone_and_beats_their_ray():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([1, -1], 200)
+    shift = (labels == -1)[:, None].astype(float)
+    residual, logits = np.exp(rng.normal(shift, 1)), rng.normal(-shift, 1)
+    regularity = 1 / (1 + np.exp(-logits))
+    plane = threshold_plane(labels, residual, regularity, n_levels=400)
+    area = np.trapezoid(plane.tpr, plane.fpr)
+    evidence = np.minimum(np.log(residual), -logits)
+    for alone in (-residual, regularity, -evidence):
+        assert area >= roc_auc_score(labels, alone[:, 0]) - 0.002
+    assert area < 0.95
+
+
+# --- scorers -------------------------------------------------------------------------------------
+
+
+class Painter(OutlierMixin, BaseEstimator):
+    """A detector whose evidence is the image, times a parameter."""
+
+    def __init__(self, sign=1):
+        self.sign = sign
+
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def maps(self, X):
+        return Bunch(evidence=self.sign * np.asarray(X))
+
+
+def test_a_search_takes_masks_as_y_and_scores_maps():
+    masks, maps = frames_of(11, n=12)
+    masks[::2] = False
+    for judge, better in ((aupro_score, True), (pixel_level_equal_error_rate, False)):
+        scorer = make_map_scorer(judge, greater_is_better=better)
+        for estimator, name in (
+            (Painter(), "sign"),
+            (Pipeline([("same", FunctionTransformer()), ("paint", Painter())]), "paint__sign"),
+        ):
+            search = GridSearchCV(
+                estimator, {name: [1, -1]}, cv=NoveltyKFold(2), scoring=scorer, refit=False
+            ).fit(maps + 10.0 * masks, masks)
+            assert search.best_params_ == {name: 1}
+            sign = 1 if better else -1
+            folds = NoveltyKFold(2).split(maps, masks)
+            expected = [sign * judge(masks[t], maps[t] + 10.0 * masks[t]) for _, t in folds]
+            found = [search.cv_results_[f"split{k}_test_score"][0] for k in range(2)]
+            assert found == pytest.approx(expected)
+    assert pickle.loads(pickle.dumps(scorer)) == scorer
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+MASKS = np.zeros((2, 4, 4), bool)
+MASKS[0, 0, 0] = True
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: pixel_level_curve(MASKS[0], MASKS),
+            "y_true must have the shape (n_images, H, W). Got (4, 4).",
+        ),
+        (
+            lambda: aupro_score(MASKS, np.zeros((3, 4, 4))),
+            "y_true has 2 masks, but y_score has 3 maps; give one map a mask.",
+        ),
+        (
+            lambda: pixel_level_curve(MASKS, np.zeros((2, 4, 40))),
+            "y_true has masks of 4 x 4 pixels, but y_score has maps of 4 x 40, another aspect; "
+            "bring them to one.",
+        ),
+        (
+            lambda: aupro_score(MASKS * 255, np.zeros((2, 4, 4))),
+            "y_true must hold bool. Got int64 from 0 to 255; masks of 0 and 255 become bool by "
+            "y_true > 0.",
+        ),
+        (
+            lambda: rbdc_score(MASKS * 0.5, np.zeros((2, 4, 4))),
+            "y_true must hold bool or numbers of tracks. Got float64 from 0.0 to 0.5; masks of 0 "
+            "and 255 become bool by y_true > 0.",
+        ),
+        (
+            lambda: pixel_level_curve(MASKS, np.full((2, 4, 4), np.nan)),
+            "y_score holds NaN in map 0.",
+        ),
+        (
+            lambda: pixel_level_auc_score(MASKS[:1], np.zeros((1, 4, 4))),
+            "y_true must hold irregular and normal frames. Got no normal one.",
+        ),
+        (
+            lambda: pixel_level_auc_score(MASKS[1:], np.zeros((1, 4, 4))),
+            "y_true must hold irregular and normal frames. Got no irregular one.",
+        ),
+        (
+            lambda: pro_curve(MASKS[1:], np.zeros((1, 4, 4))),
+            "y_true must hold irregular and normal pixels. Got no irregular one.",
+        ),
+        (
+            lambda: pro_curve(~MASKS[1:], np.zeros((1, 4, 4))),
+            "y_true must hold irregular and normal pixels. Got no normal one.",
+        ),
+        (
+            lambda: tbdc_score(MASKS[1:], np.zeros((1, 4, 4))),
+            "y_true must hold irregular pixels. Got none.",
+        ),
+        (
+            lambda: tbdc_score(MASKS, np.zeros((2, 4, 4)), groups=[1]),
+            "groups has the shape (1,), but y_true has 2 masks; give one clip a mask.",
+        ),
+        (
+            lambda: clip_auc_score([1, -1], [1.0], [0, 0]),
+            "y_true, y_score and groups must be as long as each other. Got shapes (2,), (1,) and "
+            "(2,).",
+        ),
+        (
+            lambda: clip_auc_score([1, 0], [1.0, 2.0], [0, 0]),
+            "y_true must hold 1 (normal) and -1 (irregular). Got [0, 1].",
+        ),
+        (
+            lambda: clip_auc_score([1, -1], [1.0, 2.0], [0, 1]),
+            "groups leave no clip with normal and irregular frames; see one_kind.",
+        ),
+        (
+            lambda: threshold_plane([1, 1], [1.0, 2.0], [0.1, 0.2]),
+            "y_true must hold 1 (normal) and -1 (irregular), both. Got [1].",
+        ),
+        (
+            lambda: threshold_plane([1, -1], [1.0, 2.0], [0.1]),
+            "residual has the shape (2,), regularity (1,), and y_true (2,); give both maps of "
+            "each sample.",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()

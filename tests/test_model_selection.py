@@ -79,6 +79,16 @@ def test_folds_train_on_regular_samples_and_test_every_sample_once(samples, shuf
             assert abs(np.sum(y[test] == label) - np.sum(y == label) / n_splits) < 1
 
 
+def test_masks_as_y_are_irregular_where_they_are_not_empty():
+    masks = np.zeros((12, 3, 4), dtype=bool)
+    masks[[1, 4, 7], 2, 1] = True
+    labels = np.where(masks.any(axis=(1, 2)), -1, 1)
+    for one, other in zip(
+        NoveltyKFold(3).split(masks, masks), NoveltyKFold(3).split(labels, labels), strict=True
+    ):
+        assert [part.tolist() for part in one] == [part.tolist() for part in other]
+
+
 @settings(deadline=None, max_examples=100)
 @given(samples=grouped_samples(), shuffle=st.booleans())
 def test_groups_stay_whole_and_no_fold_lacks_a_kind(samples, shuffle):

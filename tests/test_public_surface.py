@@ -41,7 +41,23 @@ PUBLIC = {
     "skavid": ["AVIDDetector", "NoveltyKFold", "PAPER", "TemporalStacker", "VIDEO", "__version__"],
     "skavid.datasets": ["load_idx", "load_ucsd_ped2", "make_ir_mnist"],
     "skavid.losses": ["LOSSES", "bce", "eq3", "hinge", "lsgan"],
-    "skavid.metrics": ["cell_scores", "equal_error_rate"],
+    "skavid.metrics": [
+        "aupro_score",
+        "cell_scores",
+        "clip_auc_score",
+        "equal_error_rate",
+        "make_map_scorer",
+        "pixel_level_auc_score",
+        "pixel_level_curve",
+        "pixel_level_equal_error_rate",
+        "pro_curve",
+        "rbdc_score",
+        "region_level_auc_score",
+        "region_level_equal_error_rate",
+        "region_track_curve",
+        "tbdc_score",
+        "threshold_plane",
+    ],
     "skavid.plotting": ["IrregularityDisplay"],
     "skavid.temporal": ["FrameStream", "TemporalStacker", "concatenate_clips"],
 }
@@ -57,6 +73,11 @@ POSITIONAL = {
     "load_ucsd_ped2": ["folder"],
     "equal_error_rate": ["y_true", "y_score"],
     "cell_scores": ["maps", "cell"],
+    "clip_auc_score": ["y_true", "y_score", "groups"],
+    "pixel_level_curve": ["y_true", "y_score"],
+    "aupro_score": ["y_true", "y_score"],
+    "region_track_curve": ["y_true", "y_score"],
+    "threshold_plane": ["y_true", "residual", "regularity"],
 }
 
 

@@ -216,7 +216,7 @@ def trainings(folder):
     return len(list(folder.rglob("output.pkl")))
 
 
-@pytest.mark.filterwarnings("ignore:y holds -1:UserWarning")
+@pytest.mark.filterwarnings("ignore:y marks irregular:UserWarning")
 def test_a_search_over_25_thresholds_trains_once_a_fold_and_once_at_the_end(tmp_path):
     found = search(str(tmp_path))
     assert trainings(tmp_path) == 4
@@ -227,7 +227,7 @@ def test_a_search_over_25_thresholds_trains_once_a_fold_and_once_at_the_end(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:y holds -1:UserWarning")
+@pytest.mark.filterwarnings("ignore:y marks irregular:UserWarning")
 def test_a_search_without_memory_or_with_two_processes_finds_the_same(tmp_path):
     cached = search(str(tmp_path / "one")).cv_results_["mean_test_score"]
     plain = search(None).cv_results_["mean_test_score"]
