@@ -335,6 +335,33 @@ def test_clips_are_never_mixed_in_silence():
     stacker.fit(frames).transform(frames)
 
 
+def two_clips():
+    """Two clips of one scene with a walker each, far apart."""
+    frames = np.random.default_rng(0).normal(100, 1, size=(40, 12, 30)).astype(np.float32)
+    for t in range(20):
+        frames[t, 2:10, t // 2 : t // 2 + 4] += 50
+        frames[20 + t, 2:10, 25 - t // 2 : 29 - t // 2] -= 50
+    return frames, np.repeat([0, 1], 20)
+
+
+def test_an_abrupt_change_without_groups_is_warned_of():
+    frames, clips = two_clips()
+    message = (
+        "X changes at frame 20 more than 4 times as much as usual, as where a clip begins; if one "
+        "does, pass groups= (inside a Pipeline by metadata routing), so that no stack mixes "
+        "clips. Zeros say that it is a single one."
+    )
+    stacker = TemporalStacker().fit(frames)
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as caught:
+        stacker.transform(frames)
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="as where a clip begins"):
+        Pipeline([("stack", TemporalStacker()), ("same", None)]).fit_transform(frames)
+    for groups in (clips, np.zeros(40)):
+        TemporalStacker().fit_transform(frames, groups=groups)
+    stacker.transform(frames[:20])
+
+
 def test_a_refused_fit_leaves_the_stacker_as_it_was():
     stacker = TemporalStacker().fit(some_frames((4, 2, 2)))
     before = dict(vars(stacker))
