@@ -60,12 +60,14 @@ PUBLIC = {
     ],
     "skavid.plotting": ["IrregularityDisplay"],
     "skavid.temporal": ["FrameStream", "TemporalStacker", "concatenate_clips"],
+    "skavid.video": ["BrokenVideoError", "Frame", "load_frames", "read_frames"],
 }
 METHODS = [
     "decision_function", "fit", "fit_predict", "get_metadata_routing", "get_params", "maps",
     "partial_fit", "predict", "score_samples", "segment", "set_fit_request", "set_params",
     "set_partial_fit_request",
 ]  # fmt: skip
+FUNCTIONS = ["datasets", "metrics", "video"]
 # What may be given without its name: arrays, and the one thing that a function is about.
 POSITIONAL = {
     "make_ir_mnist": ["digits", "labels"],
@@ -78,6 +80,8 @@ POSITIONAL = {
     "aupro_score": ["y_true", "y_score"],
     "region_track_curve": ["y_true", "y_score"],
     "threshold_plane": ["y_true", "residual", "regularity"],
+    "read_frames": ["source"],
+    "load_frames": ["source"],
 }
 
 
@@ -161,8 +165,8 @@ def test_parameters_of_the_detector_are_keyword_only_and_match_the_named_sets():
 
 @pytest.mark.parametrize("name", sorted(POSITIONAL))
 def test_options_of_functions_are_given_by_name(name):
-    module = "datasets" if name in PUBLIC["skavid.datasets"] else "metrics"
-    signature = inspect.signature(getattr(importlib.import_module(f"skavid.{module}"), name))
+    module = next(f"skavid.{one}" for one in FUNCTIONS if name in PUBLIC[f"skavid.{one}"])
+    signature = inspect.signature(getattr(importlib.import_module(module), name))
     positional = [
         parameter.name
         for parameter in signature.parameters.values()

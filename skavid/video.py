@@ -1,0 +1,625 @@
+"""Around the detector of a fixed camera: frames in, overlays out.
+
+Floor 2: NumPy and SciPy alone, PyAV (and Pillow for pictures) once something is read or written;
+knows no network.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import takewhile
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+
+__all__ = ["BrokenVideoError", "Frame", "load_frames", "read_frames"]
+
+PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
+# Containers whose header says how long they are; others are guessed by what is in them.
+DECLARES_DURATION = {"avi", "flv", "matroska", "mov"}
+DAMAGED = "a frame is damaged"
+
+_READING: dict[str, list[Any]] = {
+    "source": [str, Path, Interval(Integral, 0, None, closed="left")],
+    "size": [tuple, list, None],
+    "color": ["boolean"],
+    "fps": [Interval(Real, 0, None, closed="neither")],
+    "timeout": [Interval(Real, 0, None, closed="neither")],
+}
+
+
+class BrokenVideoError(OSError):
+    """A video or a folder of pictures is damaged, or ends before its time.
+
+    It is raised behind the frames that could be read, and says where the first is missing.
+    """
+
+
+class Frame(NamedTuple):
+    """A frame of a video, as :func:`read_frames` gives it.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W) or (H, W, 3), uint8
+        Its luma, or red, green and blue.
+    time : float
+        Seconds from the beginning of the source.
+    index : int
+        How many frames came before it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.video import Frame
+    >>> image, time, index = Frame(np.zeros((4, 4), np.uint8), time=0.04, index=1)
+    """
+
+    image: NDArray[np.uint8]
+    time: float
+    index: int  # type: ignore[assignment]
+
+
+@validate_params(_READING, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+def read_frames(
+    source: str | Path | int,
+    *,
+    size: tuple[int, int] | None = None,
+    color: bool = False,
+    fps: float = 25.0,
+    timeout: float = 10.0,
+) -> Iterator[Frame]:
+    """Read a video, a folder of pictures or a camera, frame by frame.
+
+    Parameters
+    ----------
+    source : str, Path or int
+        A video, a picture (a tif may hold several), or a folder of pictures (tif, png, jpg,
+        bmp), which come in natural order, img2 before img10; hidden files and others are
+        passed over. Or a network address (rtsp://, http://, ...), or the number of a camera.
+    size : tuple (height, width), default=None
+        To resize each frame to while it is decoded, by the mean of the pixels that it covers;
+        None keeps the size of the first.
+    color : bool, default=False
+        Whether to read red, green and blue. False reads luma, that of ITU-R BT.601 where it has
+        to be computed.
+    fps : float, default=25.0
+        Pictures a second, for the times of a folder. A video has its own.
+    timeout : float, default=10.0
+        How many seconds to wait for a network address.
+
+    Returns
+    -------
+    frames : iterator of Frame
+        One by one; no other frame is kept in memory.
+
+    Raises
+    ------
+    ImportError
+        If PyAV, or Pillow for pictures, is not installed.
+    ValueError
+        If an argument is none of the above, a folder holds no pictures or, without ``size``,
+        pictures of different sizes, or a file holds no video.
+    FileNotFoundError
+        If there is no such file.
+    BrokenVideoError
+        If the source is damaged or ends before its time; raised after its last frame.
+    OSError
+        If a camera or a network address cannot be opened, or does not answer.
+
+    See Also
+    --------
+    load_frames : Reads them all at once.
+
+    Notes
+    -----
+    Only sound frames are given. Where a frame cannot be decoded, reading goes on at the next key
+    frame, since what is between may be predicted from it; a picture that cannot be read is left
+    out. Either leaves a gap in the times, none in the indices, and an error at the end. A video
+    is too short if its header promises more than 1/2 frame beyond its last; mp4, mov, mkv, webm,
+    avi and flv have such headers. What a decoder conceals without a word cannot be told.
+
+    Arguments, and whether the file is there, are checked at the call; the source is opened with
+    the first frame, and closed after the last, or with the generator.
+
+    Pictures of 16 bits are divided by 257, so that 65535 becomes 255 in each of them. Pictures
+    and videos that are marked as turned are turned upright. A video that changes its size is
+    resized to that of its first frame.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from skavid.video import read_frames
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for index in (1, 2, 10):
+    ...         picture = Image.fromarray(np.full((8, 8), index, np.uint8))
+    ...         picture.save(f"{folder}/img{index}.png")
+    ...     for frame in read_frames(folder, size=(4, 4), fps=10):
+    ...         print(frame.index, frame.time, frame.image.shape, frame.image[0, 0])
+    0 0.0 (4, 4) 1
+    1 0.1 (4, 4) 2
+    2 0.2 (4, 4) 10
+    """
+    size = None if size is None else _check_size(size)
+    if not isinstance(source, str | Path):
+        av = _import_av()
+        address, driver = _camera(av, int(source))
+        return _number(_decode_live(av, address, driver, size, color, timeout))
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(source)):
+        return _number(_decode_live(_import_av(), str(source), None, size, color, timeout))
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"There is no video and no folder {path}.")
+    if path.is_dir():
+        return _number(_decode_pictures(path, _list_pictures(path), size, color, float(fps)))
+    if path.suffix.lower() in PICTURES:
+        return _number(_decode_pictures(path, [path], size, color, float(fps)))
+    return _number(_decode_file(_import_av(), path, size, color))
+
+
+@validate_params(  # type: ignore[untyped-decorator]
+    {**_READING, "out": [str, Path, None], "errors": [StrOptions({"raise", "warn"})]},
+    prefer_skip_nested_validation=True,
+)
+def load_frames(
+    source: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    color: bool = False,
+    fps: float = 25.0,
+    timeout: float = 10.0,
+    out: str | Path | None = None,
+    errors: str = "raise",
+) -> Bunch:
+    """Read all frames of a video or a folder of pictures.
+
+    Parameters
+    ----------
+    source : str or Path
+        As in :func:`read_frames`, but no camera.
+    size : tuple (height, width), default=None
+        To resize each frame to while it is decoded.
+    color : bool, default=False
+        Whether to read red, green and blue.
+    fps : float, default=25.0
+        Pictures a second, for the times of a folder.
+    timeout : float, default=10.0
+        How many seconds to wait for a network address.
+    out : str or Path, default=None
+        An ``.npy`` file to write the frames to, one by one, so that memory does not grow with
+        their number. None keeps them in memory.
+    errors : {"raise", "warn"}, default="raise"
+        What to do about a broken video. "warn" gives the frames that are there, if any.
+
+    Returns
+    -------
+    video : Bunch
+        ``frames`` uint8 (n, H, W) or (n, H, W, 3), a read-only memory map of ``out`` where it
+        was given; ``times`` float64 (n,), seconds from the beginning.
+
+    Raises
+    ------
+    BrokenVideoError
+        If the source is damaged or ends before its time, and ``errors`` is "raise" or there is
+        no frame at all. Nothing is written.
+    ValueError
+        If the source is a camera, which has no end, or as :func:`read_frames` does.
+    FileNotFoundError
+        If there is no such file.
+
+    See Also
+    --------
+    read_frames : Reads them one by one.
+    skavid.TemporalStacker : Stacks them.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from skavid.video import load_frames
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for index in range(3):
+    ...         picture = Image.fromarray(np.zeros((6, 8), np.uint8))
+    ...         picture.save(f"{folder}/{index}.png")
+    ...     video = load_frames(folder)
+    >>> video.frames.shape, video.times
+    ((3, 6, 8), array([0.  , 0.04, 0.08]))
+    """
+    if isinstance(source, Integral):
+        raise ValueError(
+            f"source is camera {source}, which has no end; take some of read_frames({source})."
+        )
+    frames = read_frames(source, size=size, color=color, fps=fps, timeout=timeout)
+    times: list[float] = []
+    if out is None:
+        images: list[NDArray[np.uint8]] = []
+        _drain(frames, images.append, times, errors)
+        return Bunch(frames=_stack(images), times=np.array(times))
+    with _beside(Path(out).expanduser()) as part, part.open("wb") as file:
+        shape: list[int] = []
+
+        def write(image: NDArray[np.uint8]) -> None:
+            if not shape:
+                shape.extend(image.shape)
+                _write_header(file, (0, *shape))
+            file.write(image.tobytes())
+
+        _drain(frames, write, times, errors)
+        # NumPy leaves room in the header for the number of rows to grow.
+        file.seek(0)
+        _write_header(file, (len(times), *shape))
+    return Bunch(frames=np.load(Path(out).expanduser(), mmap_mode="r"), times=np.array(times))
+
+
+def _drain(
+    frames: Iterator[Frame],
+    take: Callable[[NDArray[np.uint8]], Any],
+    times: list[float],
+    errors: str,
+) -> None:
+    """Take all images; of a broken video, where a warning is enough, those that are there."""
+    try:
+        for frame in frames:
+            take(frame.image)
+            times.append(frame.time)
+    except BrokenVideoError as error:
+        if errors == "raise" or not times:
+            raise
+        warnings.warn(str(error), stacklevel=3)
+
+
+def _stack(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Stack images, and forget each as it is copied, so that memory holds few of them twice."""
+    frames = np.empty((len(images), *images[0].shape), np.uint8)
+    for index in range(len(images) - 1, -1, -1):
+        frames[index] = images.pop()
+    return frames
+
+
+def _write_header(file: Any, shape: tuple[int, ...]) -> None:
+    described = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, described)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to; it replaces ``path`` if nothing is raised."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        try:
+            part.touch()
+        except OSError as error:
+            raise type(error)(f"{path} cannot be written: {error.strerror}.") from error
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check_size(size: Any) -> tuple[int, int]:
+    if len(size) != 2 or not all(isinstance(n, Integral) and int(n) > 0 for n in size):
+        raise ValueError(f"size must be (height, width), two positive integers. Got {size!r}.")
+    return int(size[0]), int(size[1])
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("Videos need PyAV; pip install 'skavid[video]'.") from error
+    return av
+
+
+def _number(images: Iterator[tuple[NDArray[np.uint8], float]]) -> Iterator[Frame]:
+    for index, (image, time) in enumerate(images):
+        yield Frame(image, time, index)
+
+
+def _natural(path: Path) -> tuple[list[str | int], str]:
+    """Order img2 before img10: text and numbers take turns."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [int(part) if odd % 2 else part for odd, part in enumerate(parts)], path.name
+
+
+def _list_pictures(folder: Path) -> list[Path]:
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    pictures = [path for path in visible if path.suffix.lower() in PICTURES and path.is_file()]
+    if not pictures:
+        found = ", ".join(path.name for path in sorted(visible, key=_natural)[:3]) or "nothing"
+        raise ValueError(
+            f"{folder} holds no picture ({', '.join(sorted(PICTURES))}), but {found}; give a "
+            "folder of pictures or the path of a video."
+        )
+    return sorted(pictures, key=_natural)
+
+
+def _decode_pictures(
+    source: Path, paths: list[Path], size: tuple[int, int] | None, color: bool, fps: float
+) -> Iterator[tuple[NDArray[np.uint8], float]]:
+    """Read pictures; time goes on where one is broken."""
+    try:
+        from PIL import Image, ImageOps, ImageSequence
+    except ImportError as error:
+        raise ImportError("Pictures need Pillow; pip install 'skavid[image]'.") from error
+    breaks = _Breaks(str(source))
+    moment = n_given = 0
+    first: tuple[Path, tuple[int, ...]] | None = None
+    for path in paths:
+        try:
+            with Image.open(path) as picture:
+                # Of other formats only the first: a phone's jpg holds previews, too.
+                pages = ImageSequence.Iterator(picture) if picture.format == "TIFF" else [picture]
+                for page in pages:
+                    # Pillow before 11 calls the 16 bits of a png "I".
+                    mode = "I;16" if picture.format == "PNG" and page.mode == "I" else page.mode
+                    image = _picture(ImageOps.exif_transpose(page), mode, path, size, color)
+                    first = first or (path, image.shape)
+                    if image.shape != first[1]:
+                        raise ValueError(
+                            f"{path} has {_pixels(image.shape)}, but {first[0].name} has "
+                            f"{_pixels(first[1])}; give size=(height, width) to resize both."
+                        )
+                    yield image, moment / fps
+                    n_given, moment = n_given + 1, moment + 1
+        except OSError as error:
+            breaks.add(n_given, moment / fps, f"{path.name} cannot be read, {error}")
+            moment += 1
+    breaks.tell(n_given)
+
+
+def _picture(
+    picture: Any, mode: str, path: Path, size: tuple[int, int] | None, color: bool
+) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    if mode.startswith("I;16"):
+        deep = np.asarray(picture).astype(np.uint32)
+        picture = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+    elif mode in ("I", "F"):
+        raise ValueError(
+            f"{path} has pixels of 32 bits, of which nobody knows the range; save it with 8 or "
+            "16 bits."
+        )
+    if picture.mode not in ("L", "RGB"):
+        picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
+    picture = picture.convert("RGB" if color else "L")
+    if size is not None:
+        picture = picture.resize(size[::-1], Image.Resampling.BOX)
+    return np.array(picture)
+
+
+def _pixels(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} x {shape[1]} pixels"
+
+
+def _camera(av: Any, number: int) -> tuple[str, str]:
+    """Address and driver of a camera."""
+    if sys.platform == "win32":
+        names = [one.name for one in av.device.enumerate_input_devices("dshow")]
+        if number >= len(names):
+            raise FileNotFoundError(f"There is no camera {number}, only {names}.")
+        return f"video={names[number]}", "dshow"
+    if sys.platform == "darwin":
+        return str(number), "avfoundation"
+    return f"/dev/video{number}", "v4l2"
+
+
+def _decode_live(
+    av: Any,
+    address: str,
+    driver: str | None,
+    size: tuple[int, int] | None,
+    color: bool,
+    timeout: float,
+) -> Iterator[tuple[NDArray[np.uint8], float]]:
+    name = f"Camera {address}" if driver else re.sub(r"//[^/@]*@", "//", address)  # no password
+    try:
+        container = av.open(address, format=driver, timeout=timeout)
+    except (av.error.FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{name} cannot be opened: {reason}.") from None
+    with container:
+        mend = "Open it again to go on."
+        yield from _decode(av, container, size, color, _Breaks(name, mend=mend))
+
+
+def _decode_file(
+    av: Any, path: Path, size: tuple[int, int] | None, color: bool
+) -> Iterator[tuple[NDArray[np.uint8], float]]:
+    breaks = _Breaks(str(path))
+    try:
+        container = av.open(str(path))
+    except av.error.InvalidDataError as error:
+        with path.open("rb") as file:
+            if file.read(8)[4:] == b"ftyp":  # mp4 or mov
+                breaks.add(0, 0.0, "its index, which comes last, is missing")
+                breaks.tell(0)
+        raise ValueError(
+            f"{path} is no video that FFmpeg can read; give a video, or a folder of pictures."
+        ) from error
+    with container:
+        yield from _decode(av, container, size, color, breaks)
+
+
+def _decode(
+    av: Any, container: Any, size: tuple[int, int] | None, color: bool, breaks: _Breaks
+) -> Iterator[tuple[NDArray[np.uint8], float]]:
+    """Decode a video, and tell at its end where it was broken."""
+    stream = container.streams.best("video")
+    if stream is None:
+        raise ValueError(f"{breaks.name} holds no video, only sound or text.")
+    clock = _Clock(container, stream)
+    resizer = av.video.reformatter.VideoReformatter()
+    n_given = 0
+    for frame in _sound_frames(av, container, stream, clock):
+        if isinstance(frame, str):
+            breaks.add(n_given, clock.next, frame)
+            continue
+        turns = round(frame.rotation / 90) % 4
+        if size is None:
+            size = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+        height, width = size[::-1] if turns % 2 else size
+        pixels = resizer.reformat(
+            frame, width, height, "rgb24" if color else "gray", interpolation="AREA"
+        )
+        # A copy: the decoder may still predict other frames from its own.
+        yield np.array(np.rot90(pixels.to_ndarray(), turns)), clock.tick(frame)
+        n_given += 1
+    if clock.declared is not None and clock.is_early() and breaks.last != n_given:
+        reason = f"it ends there, but its header promises {clock.declared:.2f} s"
+        breaks.add(n_given, clock.next, reason)
+    breaks.tell(n_given)
+    if n_given == 0:
+        raise ValueError(f"{breaks.name} holds no frames.")
+
+
+def _sound_frames(av: Any, container: Any, stream: Any, clock: _Clock) -> Iterator[Any]:
+    """Give frames, and a reason in place of those that are damaged, up to the next key frame."""
+    begun, waiting, since = False, False, None
+    for packet in _packets(av, container, clock):
+        failed = isinstance(packet, str)
+        if not failed and (
+            packet.stream_index != stream.index or (waiting and not packet.is_keyframe)
+        ):
+            continue
+        if waiting and not failed:
+            waiting, since = False, packet.pts
+        frames, reason = ([], packet) if failed else _decode_packet(av, stream, packet)
+        # A stream may be joined between key frames: what comes before the first is not broken.
+        begun = begun or failed or bool(frames) or packet.is_keyframe
+        if reason is not None:
+            if reason != DAMAGED:  # then what the decoder still holds came before
+                frames = frames + _decode_packet(av, stream, None)[0]
+            stream.codec_context.flush_buffers()
+        for frame in frames:
+            # A key frame may be sent before frames that are shown before it.
+            if since is None or frame.pts is None or frame.pts >= since:
+                yield frame
+        if reason is not None and begun:
+            waiting = True
+            yield reason
+
+
+def _packets(av: Any, container: Any, clock: _Clock) -> Iterator[Any]:
+    """Give packets, and a reason at the end where reading fails."""
+    try:
+        for packet in container.demux(clock.tracks):
+            clock.see(packet)
+            yield packet
+    except av.error.ExitError:
+        yield "no answer in time"
+    except av.error.FFmpegError as error:
+        yield error.strerror
+
+
+def _decode_packet(av: Any, stream: Any, packet: Any) -> tuple[list[Any], str | None]:
+    """Return the frames that a packet, or None for the last, sets free, and what is wrong."""
+    if packet is not None and packet.is_corrupt:
+        return [], "a packet is damaged or cut off"
+    try:
+        frames = stream.decode(packet)
+    except av.error.FFmpegError as error:
+        return [], error.strerror
+    sound = list(takewhile(lambda frame: not frame.is_corrupt, frames))
+    return sound, None if len(sound) == len(frames) else DAMAGED
+
+
+class _Clock:
+    """When frames are shown, and when the last should be."""
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        kind = container.format.name.split(",")[0]
+        self.base = stream.time_base
+        self.by_dts = kind == "avi"  # which knows only the order of decoding
+        self.step = 1 / float(stream.average_rate or 25)
+        self.origin: float | None = None
+        if stream.start_time is not None and not (
+            self.by_dts and stream.codec_context.has_b_frames
+        ):
+            self.origin = float(stream.start_time * self.base)
+        self.next = 0.0  # where a frame is missing, if one is
+        self.tracks = [stream]
+        self.declared: float | None = None
+        if kind in DECLARES_DURATION:
+            if stream.duration:
+                self.declared = float(stream.duration * self.base)
+            elif container.duration:
+                self.declared = container.duration / 1e6
+                self.tracks += [one for one in container.streams if one.type == "audio"]
+            if self.by_dts and stream.frames:
+                # FFmpeg shortens the duration of a file that was cut off, not this.
+                self.declared = stream.frames * self.step
+        self.end = 0.0
+        self.last: float | None = None
+        self.shortest = self.longest = self.step
+
+    def see(self, packet: Any) -> None:
+        """Note when a packet ends."""
+        stamp = packet.dts if self.by_dts else packet.pts
+        if stamp is not None and not packet.is_corrupt:
+            length = packet.duration * packet.time_base or self.step
+            self.end = max(self.end, float(stamp * packet.time_base + length))
+
+    def tick(self, frame: Any) -> float:
+        """Return when a frame is shown, in seconds since the beginning."""
+        stamp = frame.dts if self.by_dts else frame.pts
+        if stamp is None:
+            time = self.next
+        else:
+            seconds = float(stamp * self.base)
+            self.origin = seconds if self.origin is None else self.origin
+            time = seconds - self.origin
+        if self.last is not None and time > self.last:
+            self.shortest = min(self.shortest, time - self.last)
+            self.longest = max(self.longest, time - self.last)
+        self.last, self.next = time, time + self.step
+        return time
+
+    def is_early(self) -> bool:
+        """Tell whether frames are missing at the end.
+
+        The last frame may last as long as any before it, and its length may not be stored.
+        """
+        assert self.declared is not None
+        return self.end < self.declared - (self.longest - self.shortest / 2)
+
+
+class _Breaks:
+    """Where a source is broken: the first place, and how many there are."""
+
+    def __init__(self, name: str, *, mend: str = "") -> None:
+        self.name = name
+        self.mend = mend or (
+            "Get it anew, or take what is there with load_frames(..., errors='warn')."
+        )
+        self.count = 0
+        self.last = -1
+
+    def add(self, n_before: int, time: float, reason: str) -> None:
+        if self.count == 0:
+            self.first = n_before, time, reason.rstrip(".")
+        self.count += 1
+        self.last = n_before
+
+    def tell(self, n_given: int) -> None:
+        if self.count == 0:
+            return
+        n_before, time, reason = self.first
+        more = f", and in {self.count - 1} more places" if self.count > 1 else ""
+        raise BrokenVideoError(
+            f"{self.name} is broken after {n_before} of {n_given} frames, at {time:.2f} s{more}: "
+            f"{reason}. {self.mend}"
+        )
