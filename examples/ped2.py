@@ -48,8 +48,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
-    train = load_ucsd_ped2(arguments.data, subset="train", resize=(120, 180))
-    test = load_ucsd_ped2(arguments.data, subset="test", resize=(120, 180))
+    train = load_ucsd_ped2(arguments.data, subset="train", size=(120, 180))
+    test = load_ucsd_ped2(arguments.data, subset="test", size=(120, 180))
     for data in (train, test):
         few = data.clips <= arguments.clips
         data.update({name: part[few] for name, part in data.items() if part is not None})

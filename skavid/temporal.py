@@ -557,8 +557,8 @@ def _warn_of_cuts(change: npt.NDArray[np.float64]) -> None:
     """Warn where frames look as if another clip began, as nobody said that it does."""
     usual = np.median(change)
     known = len(change) >= 10 and usual > 0
-    cuts = np.flatnonzero(change > CUT * usual) if known else []
-    if len(cuts):
+    cuts = np.flatnonzero(change > CUT * usual)
+    if known and len(cuts):
         shown = ", ".join(str(index) for index in cuts[:5]) + (", ..." if len(cuts) > 5 else "")
         warnings.warn(
             f"X changes at frame {shown} more than {CUT} times as much as usual, as where a clip "

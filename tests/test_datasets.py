@@ -12,7 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skavid.datasets import load_idx, load_ucsd_ped2, make_ir_mnist
+from skavid.datasets import (
+    UMN_IRREGULAR,
+    load_avenue,
+    load_folder,
+    load_idx,
+    load_magnetic_tiles,
+    load_mvtec,
+    load_shanghaitech,
+    load_ucsd_ped1,
+    load_ucsd_ped2,
+    load_umn,
+    make_ir_mnist,
+)
 
 
 def coded_digits(n_each=6, side=4, first=0):
@@ -406,17 +418,17 @@ def test_pictures_without_leading_zeros_are_read_in_the_order_of_time(tmp_path):
 
 
 def test_a_shrunken_mask_keeps_its_smallest_patch(ped2):
-    data = load_ucsd_ped2(ped2, subset="test", resize=(2, 3))
+    data = load_ucsd_ped2(ped2, subset="test", size=(2, 3))
     assert data.frames.shape == data.masks.shape == (15, 2, 3)
     np.testing.assert_array_equal(data.masks.any(axis=(1, 2)), data.labels == -1)
     np.testing.assert_array_equal(np.argwhere(data.masks[2]), [[1, 2]])
     # One pixel in 720: less than half a grey level of their mean.
-    assert load_ucsd_ped2(ped2, subset="test", resize=[1, 1]).masks.sum() == 11
+    assert load_ucsd_ped2(ped2, subset="test", size=[1, 1]).masks.sum() == 11
 
 
 def test_a_missing_data_set_tells_where_it_comes_from_and_how_it_lies(tmp_path):
     message = (
-        f"{tmp_path / 'Test'} holds no clips Test001, Test002...; UCSD Ped2 comes from "
+        f"{tmp_path / 'Test'} holds no clips Test001, Test002...; UCSDped2 comes from "
         "http://www.svcl.ucsd.edu/projects/anomaly/dataset.htm, unpacked as "
         "UCSDped2/Test/Test001/001.tif."
     )
@@ -442,17 +454,16 @@ def test_frames_of_two_sizes_are_told(ped2):
 
     path = ped2 / "Train" / "Train002" / "012.png"
     Image.fromarray(np.zeros((6, 30), dtype=np.uint8)).save(path)
-    message = f"{path} has 6 x 30 pixels, but those before it have 24 x 30; pass resize."
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} has 6 x 30 pixels.*give size="):
         load_ucsd_ped2(ped2)
-    assert load_ucsd_ped2(ped2, resize=(4, 6)).frames.shape == (15, 4, 6)
+    assert load_ucsd_ped2(ped2, size=(4, 6)).frames.shape == (15, 4, 6)
 
 
-@pytest.mark.parametrize("resize", [(4,), (0, 3), (4.5, 3), ("4", "3")])
-def test_a_size_that_is_none_is_refused(ped2, resize):
-    message = f"resize must be (height, width) in whole pixels. Got {resize!r}."
+@pytest.mark.parametrize("size", [(4,), (0, 3), (4.5, 3), ("4", "3")])
+def test_a_size_that_is_no_size_is_refused(ped2, size):
+    message = f"size must be (height, width) in whole pixels. Got {size!r}."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        load_ucsd_ped2(ped2, resize=resize)
+        load_ucsd_ped2(ped2, size=size)
 
 
 def test_an_unknown_subset_is_refused(tmp_path):
@@ -470,8 +481,8 @@ def test_without_pillow_the_error_says_what_to_install(ped2, monkeypatch):
 @pytest.mark.slow
 def test_ped2_has_its_published_numbers_of_frames_and_irregular_frames(real_data):
     folder = real_data / "ucsd_ped2" / "UCSDped2"
-    train = load_ucsd_ped2(folder, resize=(24, 36))
-    test = load_ucsd_ped2(folder, subset="test", resize=(24, 36))
+    train = load_ucsd_ped2(folder, size=(24, 36))
+    test = load_ucsd_ped2(folder, subset="test", size=(24, 36))
     assert train.frames.shape == (2550, 24, 36)
     assert np.bincount(test.clips)[1:].tolist() == [
         180, 180, 150, 180, 150, 180, 180, 180, 120, 150, 180, 180,
@@ -483,3 +494,421 @@ def test_ped2_has_its_published_numbers_of_frames_and_irregular_frames(real_data
         irregular = np.flatnonzero(test.labels[test.clips == clip] == -1) + 1
         np.testing.assert_array_equal(irregular, np.arange(int(first), int(last) + 1))
     assert len(intervals) == 12
+
+
+# --- the .m files of UCSD, and Ped1's partial masks ----------------------------------------------
+
+
+def write_pictures(folder, pictures, kind="png", stem="{:03d}", first=1):
+    image = pytest.importorskip("PIL.Image")
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(pictures, start=first):
+        image.fromarray(picture).save(folder / f"{stem.format(number)}.{kind}")
+
+
+@pytest.fixture
+def ped1(tmp_path):
+    """Three test clips of six frames; the second has no masks."""
+    root = tmp_path / "UCSDped1"
+    frames = np.arange(6 * 8 * 9, dtype=np.uint8).reshape(6, 8, 9)
+    masks = np.zeros((6, 8, 9), dtype=np.uint8)
+    masks[2:4, 3, 3] = 255
+    for clip in (1, 2, 3):
+        write_pictures(root / "Test" / f"Test{clip:03d}", frames, "tif")
+        if clip != 2:
+            write_pictures(root / "Test" / f"Test{clip:03d}_gt", masks, "bmp")
+    (root / "Test" / "UCSDped1.m").write_text(
+        "TestVideoFile = {};\nTestVideoFile{end+1}.gt_frame = [3:4];\n"
+        "TestVideoFile{end+1}.gt_frame = [1, 5:6];\nTestVideoFile{end+1}.gt_frame = [3:4];\n"
+    )
+    (root / "Test" / "UCSDped1.m~").write_text("left by an editor: gt_frame = [1:2];")
+    (root / "Test" / "._UCSDped1.m").write_text("gt_frame = [1:2];")
+    return root
+
+
+def test_labels_of_clips_without_masks_come_from_their_intervals(ped1):
+    data = load_ucsd_ped1(ped1, subset="test")
+    expected = [1, 1, -1, -1, 1, 1, -1, 1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1]
+    assert data.labels.tolist() == expected
+    assert data.has_masks.tolist() == [True] * 6 + [False] * 6 + [True] * 6
+    assert data.masks.any(axis=(1, 2)).sum() == 4
+    assert not data.masks[6:12].any()
+
+
+def test_intervals_and_masks_that_disagree_are_told(ped1):
+    path = ped1 / "Test" / "UCSDped1.m"
+    path.write_text(path.read_text().replace("[3:4]", "[3:5]", 1))
+    message = (
+        "UCSDped1.m and the masks of pixels disagree on 1 frames of Test001; the labels are "
+        "those of UCSDped1.m."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        data = load_ucsd_ped1(ped1, subset="test")
+    assert data.labels[4] == -1
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (["3:4", "1:2"], "lists 2 clips, but there are 3."),
+        (["3:4", "0:2", "1"], "has the interval '0:2' for clip 2, which has frames 1 to 6."),
+        (["3:4", "2:7", "1"], "has the interval '2:7' for clip 2, which has frames 1 to 6."),
+        (["3:4", "5:2", "1"], "has the interval '5:2' for clip 2, which has frames 1 to 6."),
+        (["3:4", "system('rm')", "1"], "has the interval \"system('rm')\" for clip 2"),
+        (["9" * 4000 + ":4", "1", "1"], "has the interval '" + "9" * 40 + "' for clip 1"),
+    ],
+)
+def test_lists_of_intervals_that_do_not_fit_are_refused(ped1, rows, told):
+    path = ped1 / "Test" / "UCSDped1.m"
+    path.write_text("".join(f"T{{end+1}}.gt_frame = [{row}];\n" for row in rows))
+    with pytest.raises(ValueError, match=re.escape(f"{path} {told}")):
+        load_ucsd_ped1(ped1, subset="test")
+
+
+def test_clips_with_neither_masks_nor_intervals_are_refused(ped1):
+    (ped1 / "Test" / "UCSDped1.m").unlink()
+    message = f"{ped1 / 'Test'} lacks UCSDped1.m, and clips [2] have no masks"
+    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+        load_ucsd_ped1(ped1, subset="test")
+
+
+# --- kept in files -------------------------------------------------------------------------------
+
+
+def test_decoded_frames_are_mapped_from_files_and_decoded_once(ped1, tmp_path, monkeypatch):
+    plain = load_ucsd_ped1(ped1, subset="test", size=(4, 5))
+    for attempt in range(2):
+        data = load_ucsd_ped1(ped1, subset="test", size=(4, 5), memmap=tmp_path / "kept")
+        assert isinstance(data.frames, np.memmap)
+        assert isinstance(data.masks, np.memmap)
+        assert not data.frames.flags.writeable
+        for name in ("frames", "clips", "labels", "masks", "has_masks"):
+            np.testing.assert_array_equal(data[name], plain[name])
+        if attempt == 0:
+            kept = {path.name for path in (tmp_path / "kept").iterdir()}
+            assert all(name.endswith(".npy") for name in kept)
+            monkeypatch.setattr("skavid.datasets.read_frames", None)
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == kept
+
+
+def test_other_sources_and_sizes_are_kept_apart(ped1, tmp_path):
+    for size in ((4, 5), (2, 3)):
+        assert load_ucsd_ped1(
+            ped1, subset="test", size=size, memmap=tmp_path / "kept"
+        ).frames.shape == (18, *size)
+    write_pictures(ped1 / "Test" / "Test004", np.zeros((1, 8, 9), np.uint8))
+    path = ped1 / "Test" / "UCSDped1.m"
+    path.write_text(path.read_text() + "T{end+1}.gt_frame = [];")
+    data = load_ucsd_ped1(ped1, subset="test", size=(4, 5), memmap=tmp_path / "kept")
+    assert len(data.frames) == 19
+    assert data.labels[-1] == 1
+
+
+def test_a_failed_reading_leaves_no_file_behind(ped1, tmp_path):
+    write_pictures(ped1 / "Test" / "Test004", np.zeros((1, 3, 3), np.uint8))
+    with pytest.raises(ValueError, match="pass size"):
+        load_ucsd_ped1(ped1, subset="test", memmap=tmp_path / "kept")
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+# --- UMN -----------------------------------------------------------------------------------------
+
+
+def write_video(path, frames, fps=25):
+    av = pytest.importorskip("av")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "gray"
+        for frame in frames:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def test_umns_intervals_have_their_published_numbers():
+    totals = {
+        variant: sum(last - first + 1 for first, last in intervals)
+        for variant, intervals in UMN_IRREGULAR.items()
+    }
+    assert totals == {"A": 1138, "B": 1451}
+
+
+def test_umn_is_cut_into_clips_and_its_caption_blanked(tmp_path):
+    frames = np.full((7739, 20, 8), 200, dtype=np.uint8)
+    frames[:, 10, :2] = np.stack([np.arange(7739) % 251, np.arange(7739) // 251], 1)
+    write_video(tmp_path / "Crowd-Activity-All.avi", frames)
+    train = load_umn(tmp_path)
+    test = load_umn(tmp_path / "Crowd-Activity-All.avi", subset="test", variant="B")
+    # Scene 1: 0-524 and what follows its irregular part, 615-624; 1453-1805 and 1986-2001...
+    assert len(train.frames) == 625 - 90 + 549 - 180 + 658 - 41
+    assert (train.labels == 1).all()
+    assert np.unique(train.clips).tolist() == [1, 3, 9]
+    assert np.unique(train.scenes).tolist() == [1, 2, 3]
+    assert np.unique(test.clips).tolist() == [2, 4, 5, 6, 7, 8, 10, 11]
+    assert len(test.frames) == 7739 - 625 - 549 - 658
+    number = test.frames[:, 10, :2].astype(int) @ [1, 251]
+    irregular = set(number[test.labels == -1].tolist())
+    assert {1294, 1441, 2554, 7738} <= irregular
+    assert not {1293, 1442, 2553} & irregular
+    assert (train.frames[:, :2] == 0).all()
+    assert (train.frames[:, 2:10] == 200).all()
+    assert train.masks is None
+
+
+def test_a_umn_video_of_another_length_is_refused(tmp_path):
+    path = tmp_path / "Crowd-Activity-All.avi"
+    write_video(path, np.zeros((9, 16, 16), dtype=np.uint8))
+    message = (
+        f"{path} has 9 frames, but the known labels belong to a video of 7739; get it from "
+        "http://mha.cs.umn.edu/proj_events.shtml."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_umn(tmp_path)
+
+
+# --- CUHK Avenue and ShanghaiTech ----------------------------------------------------------------
+
+
+@pytest.fixture
+def avenue(tmp_path):
+    from scipy.io import savemat
+
+    frames = np.arange(5 * 16 * 18).reshape(5, 16, 18).astype(np.uint8)
+    masks = np.zeros((5, 16, 18), dtype=np.uint8)
+    masks[3, 2:4, 5] = 1
+    for part in ("training_videos", "testing_videos"):
+        for clip in (1, 2):
+            write_video(tmp_path / part / f"{clip:02d}.avi", frames)
+    drawn = tmp_path / "ground_truth_demo" / "testing_label_mask"
+    drawn.mkdir(parents=True)
+    for clip in (1, 2):
+        cells = np.empty((1, 5), dtype=object)
+        for index in range(5):
+            cells[0, index] = masks[index] * (clip == 1)
+        savemat(drawn / f"{clip}_label.mat", {"volLabel": cells})
+    return tmp_path, frames, masks
+
+
+def test_avenues_frames_and_masks_are_read(avenue):
+    folder, frames, masks = avenue
+    train, test = load_avenue(folder), load_avenue(folder, subset="test")
+    np.testing.assert_array_equal(train.frames, np.concatenate([frames, frames]))
+    assert train.clips.tolist() == [1] * 5 + [2] * 5
+    np.testing.assert_array_equal(test.masks[:5], masks > 0)
+    assert test.labels.tolist() == [1, 1, 1, -1, 1] + [1] * 5
+    assert load_avenue(folder, subset="test", drop=(1,)).clips.tolist() == [2] * 5
+    assert load_avenue(folder, subset="test", size=(4, 6)).masks[3].sum() == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"MATLAB 5.0 MAT-file", b"\x00" * 300])
+def test_a_damaged_file_of_avenues_masks_is_named(avenue, content):
+    path = avenue[0] / "ground_truth_demo" / "testing_label_mask" / "2_label.mat"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(f"{path} is no file of masks (volLabel)")):
+        load_avenue(avenue[0], subset="test")
+
+
+@pytest.fixture
+def shanghaitech(tmp_path):
+    frames = np.arange(4 * 16 * 18).reshape(4, 16, 18).astype(np.uint8)
+    write_video(tmp_path / "training" / "videos" / "01_001.avi", frames)
+    write_video(tmp_path / "training" / "videos" / "12_003.avi", frames)
+    masks = np.zeros((4, 16, 18), dtype=np.uint8)
+    masks[1:3, 5, 5] = 1
+    root = tmp_path / "testing"
+    for name in ("01_0014", "05_0018"):
+        write_pictures(root / "frames" / name, frames, "png", first=0)
+    for kind in ("test_frame_mask", "test_pixel_mask"):
+        (root / kind).mkdir()
+        for name in ("01_0014", "05_0018"):
+            mask = masks * (name[:2] == "05")
+            drawn = mask if kind == "test_pixel_mask" else mask.any(axis=(1, 2)).astype(int)
+            np.save(root / kind / f"{name}.npy", drawn)
+    return tmp_path
+
+
+def test_shanghaitech_has_scenes_names_and_masks(shanghaitech):
+    train = load_shanghaitech(shanghaitech)
+    assert train.names == ["01_001", "12_003"]
+    assert train.scenes.tolist() == [1] * 4 + [12] * 4
+    test = load_shanghaitech(shanghaitech, subset="test")
+    assert test.labels.tolist() == [1] * 5 + [-1, -1, 1]
+    assert np.argwhere(test.masks).tolist() == [[5, 5, 5], [6, 5, 5]]
+
+
+def test_shanghaitechs_two_kinds_of_label_that_disagree_are_told(shanghaitech):
+    np.save(shanghaitech / "testing" / "test_frame_mask" / "01_0014.npy", np.ones(4))
+    message = (
+        "frame masks and the masks of pixels disagree on 4 frames of 01_0014; the labels are "
+        "those of frame masks."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        assert (load_shanghaitech(shanghaitech, subset="test").labels[:4] == -1).all()
+
+
+def test_masks_that_would_run_code_are_not_loaded(shanghaitech):
+    path = shanghaitech / "testing" / "test_pixel_mask" / "01_0014.npy"
+    np.save(path, np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=re.escape(f"{path} is no array of masks; get it anew.")):
+        load_shanghaitech(shanghaitech, subset="test")
+
+
+# --- single images -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bottle(tmp_path):
+    root = tmp_path / "bottle"
+    good = np.full((2, 8, 6, 3), (10, 20, 30), dtype=np.uint8)
+    write_pictures(root / "train" / "good", good, first=0)
+    write_pictures(root / "test" / "good", good[:1], first=0)
+    write_pictures(root / "test" / "broken", good, first=0)
+    masks = np.zeros((2, 8, 6), dtype=np.uint8)
+    masks[:, 1, 2] = 3  # classes, as VisA has them
+    write_pictures(root / "ground_truth" / "broken", masks, stem="{:03d}_mask", first=0)
+    return tmp_path
+
+
+def test_mvtecs_images_masks_and_kinds_are_read(bottle):
+    train = load_mvtec(bottle, "bottle")
+    assert train.images.shape == (2, 8, 6, 3)
+    assert train.images[0, 0, 0].tolist() == [10, 20, 30]
+    assert train.masks is None
+    test = load_mvtec(bottle / "bottle", subset="test", color=False, memmap=bottle / "kept")
+    assert test.kinds == ["broken", "broken", "good"]
+    assert test.labels.tolist() == [-1, -1, 1]
+    assert np.argwhere(test.masks).tolist() == [[0, 1, 2], [1, 1, 2]]
+    assert [path.name for path in test.paths] == ["000.png", "001.png", "000.png"]
+    assert test.images.shape == (3, 8, 6)
+
+
+def test_a_missing_mask_of_an_irregular_image_is_told(bottle):
+    folder = bottle / "bottle" / "ground_truth" / "broken"
+    (folder / "001_mask.png").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=re.escape(f"has no mask 001_mask.png in {folder}.")
+    ):
+        load_mvtec(bottle, "bottle", subset="test")
+
+
+def test_images_of_two_sizes_ask_for_one(bottle):
+    write_pictures(bottle / "bottle" / "train" / "good", np.zeros((1, 9, 9), np.uint8), first=2)
+    message = (
+        "Picture 2 has the shape (9, 9, 3), those before it (8, 6, 3); pass size=(height, width) "
+        "to resize them."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_mvtec(bottle, "bottle")
+    assert load_mvtec(bottle, "bottle", size=(4, 4)).images.shape == (3, 4, 4, 3)
+
+
+def tile_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for kind, n in (("Free", 6), ("Crack", 2), ("Uneven", 1)):
+        folder = tmp_path / f"MT_{kind}" / "Imgs"
+        for index in range(n):
+            image = rng.integers(0, 255, (10 + index, 12), dtype=np.uint8)
+            mask = np.zeros_like(image)
+            mask[3, 3], mask[5, 5] = 128 * (kind == "Crack"), 127
+            write_pictures(folder / f"{index}", np.stack([image]), "jpg", stem="t")
+            write_pictures(folder / f"m{index}", np.stack([mask]), "png", stem="t")
+            (folder / f"{index}" / "t.jpg").rename(folder / f"exp{index}.jpg")
+            (folder / f"m{index}" / "t.png").rename(folder / f"exp{index}.png")
+            for left in (f"{index}", f"m{index}"):
+                (folder / left).rmdir()
+    return tmp_path
+
+
+def test_tiles_are_split_by_seed_and_their_masks_cut_at_127(tmp_path):
+    folder = tile_folder(tmp_path)
+    train = load_magnetic_tiles(folder, size=(8, 8), n_train=4)
+    test = load_magnetic_tiles(folder, size=(8, 8), n_train=4, subset="test")
+    assert train.images.shape == (4, 8, 8)
+    assert test.kinds == ["Free", "Free", "Crack", "Crack", "Uneven"]
+    assert test.labels.tolist() == [1, 1, -1, -1, -1]
+    assert test.masks.any(axis=(1, 2)).tolist() == [False, False, True, True, False]
+    free = {path.name for path in [*train.paths, *test.paths[:2]]}
+    assert len(free) == 6
+    other = load_magnetic_tiles(folder, size=(8, 8), n_train=4, random_state=3)
+    assert {path.name for path in other.paths} != {path.name for path in train.paths}
+    message = "n_train must leave some of the 6 normal tiles to test with. Got 6."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_magnetic_tiles(folder, size=(8, 8), n_train=6)
+
+
+def test_a_folder_of_videos_folders_or_pictures_is_read(tmp_path):
+    frames = np.arange(3 * 16 * 18).reshape(3, 16, 18).astype(np.uint8)
+    write_pictures(tmp_path / "a" / "clip10", frames[:1])
+    write_pictures(tmp_path / "a" / "clip9", frames)
+    (tmp_path / "a" / "empty").mkdir()
+    folders = load_folder(tmp_path / "a")
+    assert folders.names == ["clip9", "clip10"]
+    assert folders.clips.tolist() == [0, 0, 0, 1]
+    np.testing.assert_array_equal(folders.frames[:3], frames)
+    write_video(tmp_path / "a" / "one.avi", frames)
+    videos = load_folder(tmp_path / "a", size=(8, 9), color=True)
+    assert videos.frames.shape == (3, 8, 9, 3)
+    assert videos.names == ["one.avi"]
+    pictures = load_folder(tmp_path / "a" / "clip9")
+    assert pictures.names == ["001.png", "002.png", "003.png"]
+    (tmp_path / "none").mkdir()
+    message = f"{tmp_path / 'none'} holds no video, no folder of pictures and no picture."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_folder(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("load", "told"),
+    [
+        (
+            lambda folder: load_umn(folder),
+            "Crowd-Activity-All.avi is not there; UMN comes from "
+            "http://mha.cs.umn.edu/proj_events.shtml, as one video, Crowd-Activity-All.avi.",
+        ),
+        (
+            lambda folder: load_avenue(folder),
+            "training_videos holds no 01.avi, 02.avi...; CUHK Avenue comes from "
+            "http://www.cse.cuhk.edu.hk/leojia/projects/detectabnormal/dataset.html, unpacked as "
+            "training_videos/01.avi, testing_videos/01.avi and "
+            "ground_truth_demo/testing_label_mask/1_label.mat.",
+        ),
+        (
+            lambda folder: load_shanghaitech(folder),
+            "training holds no clips videos/01_001.avi or frames/01_0014/000.jpg; ShanghaiTech "
+            "Campus comes from https://svip-lab.github.io/dataset/campus_dataset.html.",
+        ),
+        (
+            lambda folder: load_mvtec(folder, "bottle"),
+            "train holds no pictures good/000.png; MVTec AD comes from "
+            "https://www.mvtec.com/company/research/datasets/mvtec-ad, unpacked as "
+            "CATEGORY/train/good/000.png, CATEGORY/test/DEFECT/000.png and "
+            "CATEGORY/ground_truth/DEFECT/000_mask.png.",
+        ),
+        (
+            lambda folder: load_magnetic_tiles(folder, size=(8, 8)),
+            "holds no tiles MT_Free/Imgs/*.jpg; they come from "
+            "https://github.com/abin24/Magnetic-tile-defect-datasets.",
+        ),
+        (lambda folder: load_folder(folder / "x"), "There is no folder"),
+    ],
+)
+def test_what_is_missing_is_told_with_its_address_and_layout(tmp_path, load, told):
+    with pytest.raises(FileNotFoundError, match=re.escape(told)):
+        load(tmp_path)
+
+
+@pytest.mark.slow
+def test_real_tiles_have_their_known_numbers(real_data):
+    train = load_magnetic_tiles(real_data / "mtd", size=(32, 32))
+    test = load_magnetic_tiles(real_data / "mtd", size=(32, 32), subset="test")
+    assert len(train.images) == 300
+    kinds = {kind: test.kinds.count(kind) for kind in test.kinds}
+    assert kinds == {
+        "Free": 120, "Blowhole": 115, "Break": 85, "Crack": 57, "Fray": 32, "Uneven": 103,
+    }  # fmt: skip
+    odd = test.labels == -1
+    assert (~test.masks[odd].any(axis=(1, 2))).sum() == 4
+    assert not test.masks[~odd].any()

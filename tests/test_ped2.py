@@ -30,7 +30,7 @@ def ped2(real_data):
     """Every third clip: frames of 40 x 60 pixels with clips, labels and masks."""
     parts = {}
     for subset in ("train", "test"):
-        data = load_ucsd_ped2(real_data / "ucsd_ped2/UCSDped2", subset=subset, resize=(40, 60))
+        data = load_ucsd_ped2(real_data / "ucsd_ped2/UCSDped2", subset=subset, size=(40, 60))
         few = data.clips % 3 == 1
         parts[subset] = {k: v[few] for k, v in data.items() if v is not None and k != "has_masks"}
     return parts

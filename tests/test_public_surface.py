@@ -31,7 +31,13 @@ WITHOUT_EXAMPLES = {
     "corruption.Corrupted",  # what the functions beside them return and take
     "corruption.Neighbours",
     "corruption.complementary",  # a part of scoring
-    "datasets.load_ucsd_ped2",  # needs the data
+    "datasets.load_avenue",  # these need the data
+    "datasets.load_magnetic_tiles",
+    "datasets.load_mvtec",
+    "datasets.load_shanghaitech",
+    "datasets.load_ucsd_ped1",
+    "datasets.load_ucsd_ped2",
+    "datasets.load_umn",
     "training.AVIDNet",  # parts of AVIDDetector.fit
     "training.play",
 }
@@ -39,7 +45,19 @@ WITHOUT_EXAMPLES = {
 # A name that is added is a promise to keep it; one that is taken away breaks somebody's code.
 PUBLIC = {
     "skavid": ["AVIDDetector", "NoveltyKFold", "PAPER", "TemporalStacker", "VIDEO", "__version__"],
-    "skavid.datasets": ["load_idx", "load_ucsd_ped2", "make_ir_mnist"],
+    "skavid.datasets": [
+        "load_avenue",
+        "load_folder",
+        "load_idx",
+        "load_magnetic_tiles",
+        "load_mvtec",
+        "load_shanghaitech",
+        "load_ucsd_ped1",
+        "load_ucsd_ped2",
+        "load_umn",
+        "make_ir_mnist",
+        "make_moving_shapes",
+    ],
     "skavid.losses": ["LOSSES", "bce", "eq3", "hinge", "lsgan"],
     "skavid.metrics": [
         "aupro_score",
@@ -72,7 +90,15 @@ FUNCTIONS = ["datasets", "metrics", "video"]
 POSITIONAL = {
     "make_ir_mnist": ["digits", "labels"],
     "load_idx": ["path"],
+    "load_ucsd_ped1": ["folder"],
     "load_ucsd_ped2": ["folder"],
+    "load_umn": ["folder"],
+    "load_avenue": ["folder"],
+    "load_shanghaitech": ["folder"],
+    "load_mvtec": ["folder", "category"],
+    "load_magnetic_tiles": ["folder"],
+    "load_folder": ["folder"],
+    "make_moving_shapes": ["n_clips", "n_frames"],
     "equal_error_rate": ["y_true", "y_score"],
     "cell_scores": ["maps", "cell"],
     "clip_auc_score": ["y_true", "y_score", "groups"],

@@ -1,0 +1,92 @@
+"""A drawn scene: what moves, how fast, how large, and exact masks of what is irregular."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from skavid.synthetic import ODDITIES, make_moving_shapes
+
+
+@given(
+    kinds=st.lists(st.sampled_from(ODDITIES), max_size=3),
+    share=st.sampled_from([0.1, 0.5, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_labels_say_where_masks_are_and_only_odd_clips_have_some(kinds, share, seed):
+    data = make_moving_shapes(
+        2, 12, size=(48, 64), irregular=tuple(kinds), share=share, random_state=seed
+    )
+    assert data.frames.shape == data.masks.shape == (24, 48, 64)
+    np.testing.assert_array_equal(data.labels == -1, data.masks.any(axis=(1, 2)))
+    assert data.clips.tolist() == [0] * 12 + [1] * 12
+    if not kinds:
+        assert set(data.kinds.tolist()) == {""}
+        assert not data.masks.any()
+    else:
+        assert data.kinds[[0, 12]].tolist() == [kinds[0], kinds[1 % len(kinds)]]
+        for clip in (0, 1):
+            assert (data.labels[data.clips == clip] == -1).sum() <= max(1, round(share * 12))
+
+
+def test_one_seed_draws_one_film_and_another_another():
+    one, same, other = (
+        make_moving_shapes(1, 5, irregular="shape", random_state=seed) for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(one.frames, same.frames)
+    assert (one.frames != other.frames).any()
+
+
+def centres(data):
+    return np.array([ndimage.center_of_mass(mask) for mask in data.masks[data.labels == -1]])
+
+
+@pytest.mark.parametrize(("speed", "scale"), [(0.5, 0.7), (1.5, 1.6)])
+def test_irregular_ones_are_faster_larger_or_elsewhere_at_any_speed_and_size(speed, scale):
+    size = (144, 400)
+    made = {
+        kind: make_moving_shapes(
+            6, 20, size=size, n_walkers=0, speed=speed, scale=scale, irregular=kind, share=1.0,
+            random_state=0,
+        )
+        for kind in ODDITIES
+    }  # fmt: skip
+    paces, tall, rows = {}, {}, {}
+    for kind, data in made.items():
+        steps = np.abs(np.diff(centres(data)[:, 1]))
+        paces[kind] = np.median(steps[np.arange(len(steps)) % 20 != 19]) / speed
+        tall[kind] = np.median(data.masks.any(axis=2).sum(axis=1)) / scale
+        rows[kind] = centres(data)[:, 0] / size[0]
+    assert paces["fast"] > 2
+    assert all(0.6 < paces[kind] < 1.4 for kind in ("large", "shape", "place"))
+    assert tall["large"] > 1.5 * tall["fast"]
+    assert (rows["place"] < 0.45).all()
+    assert (rows["fast"] > 0.35).all()
+
+
+def test_a_mask_is_what_the_irregular_one_changes():
+    with_it = make_moving_shapes(1, 8, n_walkers=0, irregular="shape", share=1.0, random_state=1)
+    empty = make_moving_shapes(1, 8, n_walkers=0, random_state=1)
+    change = np.abs(with_it.frames.astype(int) - empty.frames).astype(float)
+    assert change[with_it.masks].min() > 20
+    assert np.quantile(change[~ndimage.binary_dilation(with_it.masks, np.ones((1, 3, 3)))], 1) < 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": (8, 64)}, "size must be (height, width), 16 pixels each at least. Got (8, 64)."),
+        (
+            {"irregular": ("fast", "furious")},
+            f"irregular must be some of {ODDITIES}. Got 'furious'.",
+        ),
+    ],
+)
+def test_scenes_that_cannot_be_drawn_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make_moving_shapes(1, 2, **arguments)
