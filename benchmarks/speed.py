@@ -12,6 +12,7 @@ import json
 import platform
 import statistics
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 
 from skavid import AVIDDetector, __version__
 from skavid.corruption import grafts, hiding, noise
+from skavid.metrics import pixel_level_curve
 
 REPETITIONS = 5
 SIDE = 128
@@ -75,6 +77,29 @@ def compare_corruption(detector, images):
     return {"bare training step, seconds": stepped, **shares}
 
 
+def judge_pixels():
+    """Judge as many masks as UCSD Ped2 has, at 240 x 360; extra memory beside masks and maps."""
+    masks = np.zeros((2010, 240, 360), dtype=bool)
+    for frame in range(1648):
+        masks[frame, 100:130, frame % 330 : frame % 330 + 30] = True
+    maps = np.random.default_rng(0).normal(size=masks.shape).astype(np.float32) + masks
+    figures = {}
+    for rule in ("pami2014", "cvpr2010", "dual"):
+        began = time.perf_counter()
+        pixel_level_curve(masks, maps, rule=rule)
+        figures[f"{rule}, seconds"] = time.perf_counter() - began
+        tracemalloc.start()
+        pixel_level_curve(masks[::10], maps[::10], rule=rule)
+        tenth = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        pixel_level_curve(masks, maps, rule=rule)
+        whole = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        figures[f"{rule}, peak MB"] = whole / 1e6
+        figures[f"{rule}, peak over that of a tenth"] = whole / tenth
+    return figures
+
+
 def main():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (32, SIDE, SIDE), dtype=np.uint8)
@@ -87,8 +112,9 @@ def main():
         "images": f"{SIDE} x {SIDE}, grey",
         "scoring": compare_scoring(detector, images),
         "corruption": compare_corruption(detector, images),
+        "pixel level": judge_pixels(),
     }
-    for part in ("scoring", "corruption"):
+    for part in ("scoring", "corruption", "pixel level"):
         for name, figure in results[part].items():
             print(f"{part:12}{name:36}{figure:10.3f}")
     path = Path(__file__).parent / "results" / "speed.json"

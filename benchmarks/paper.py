@@ -1,0 +1,431 @@
+"""Reproduce Table 1, Table 2 and Fig. 6 of the paper on the data sets at hand.
+
+    python benchmarks/paper.py --reduced               # two CPU cores, 20 minutes
+    python benchmarks/paper.py --seeds 0 1 2           # all at full size
+    python benchmarks/paper.py --sets ped2 --size 60 90 --set max_epochs=8 --name small
+
+Each data set whose folder is found below --data is run once a seed: trained on normal images
+alone, scored with I alone, D alone and both. A run is kept as a JSON file as soon as it is done,
+and is not run again; --again does. After an interruption the same command goes on where it
+stopped; what was trained is kept in --cache. At the end (or with --tables alone) all kept runs
+become a page of tables in Markdown and the pictures beside it.
+
+Folders below --data: ucsd_ped1/UCSDped1, ucsd_ped2/UCSDped2, umn (the avi), avenue, shanghaitech,
+mnist (IDX files), mtd, mvtec/CATEGORY.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import sklearn
+import tables
+import torch
+from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.utils import Bunch
+
+from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__, datasets
+from skavid.metrics import (
+    aupro_score,
+    cell_scores,
+    clip_auc_score,
+    equal_error_rate,
+    pixel_level_auc_score,
+    pixel_level_curve,
+    pixel_level_equal_error_rate,
+    threshold_plane,
+)
+from skavid.plotting import IrregularityDisplay
+
+ROOT = Path(__file__).resolve().parents[1]
+CURVE_POINTS = 200
+
+
+# --- the data sets -------------------------------------------------------------------------------
+
+
+def video(load, folder, size, epochs):
+    """Stack the frames of Sec. 3.5; clips stay apart, their first frames are repeated."""
+
+    def read(data, arguments):
+        shape = tuple(arguments.size or size)
+        train, test = (
+            load(data / folder, subset=subset, size=shape) for subset in ("train", "test")
+        )
+        whole = load(data / folder, subset="test") if test.get("masks") is not None else None
+        stacker = TemporalStacker()
+        return Bunch(
+            train=stacker.fit_transform(train.frames, groups=train.clips),
+            groups=train.clips,
+            test=stacker.transform(test.frames, groups=test.clips),
+            test_groups=test.clips,
+            labels=test.labels,
+            # Masks of the frames' own size judge; where a set has masks of some clips alone,
+            # these alone are judged by pixels.
+            masks=None if whole is None else whole.masks,
+            has_masks=test.get("has_masks"),
+            parameters={**VIDEO, "max_epochs": epochs[arguments.reduced]},
+            protocol=(
+                f"frames of {shape[0]} x {shape[1]}, stacked; all test frames count, the first "
+                "ones of a clip repeat its first frame; micro (all frames in one curve), scores "
+                "not normalised by clip; masks at the frames' own size"
+            ),
+        )
+
+    return read, folder
+
+
+def puzzles():
+    def read(data, arguments):
+        digits = [
+            datasets.load_idx(data / "mnist" / f"{part}-{kind}.gz")
+            for part in ("train", "t10k")
+            for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+        ]
+        n_train, n_test, epochs = (640, 200, 12) if arguments.reduced else (5000, 1000, 8)
+        made = datasets.make_ir_mnist(
+            digits[0],
+            digits[1],
+            test_digits=digits[2],
+            test_labels=digits[3],
+            n_train=n_train,
+            n_test=n_test,
+            random_state=arguments.seed,
+        )
+        return Bunch(
+            train=made.train,
+            groups=None,
+            test=made.test,
+            test_groups=None,
+            labels=made.labels,
+            masks=made.masks,
+            cell=28,
+            # Half a digit is hidden at once, maps are averaged over half a digit.
+            parameters={
+                "inpainter_width": 12,
+                "hidden_size": (10, 16),
+                "smoothing": 13,
+                "fusion": "mean",
+                "crop_size": 84,
+                "max_epochs": epochs,
+            },
+            protocol=(
+                f"{n_train} training and {n_test} test puzzles of 11 x 11 digits, 308 x 308; half "
+                "of the test puzzles hold 3s, at their natural share; localisation over all cells"
+            ),
+        )
+
+    return read, "mnist"
+
+
+def tiles():
+    def read(data, arguments):
+        shape = tuple(arguments.size or (128, 128))
+        train, test = (
+            datasets.load_magnetic_tiles(data / "mtd", subset=subset, size=shape)
+            for subset in ("train", "test")
+        )
+        return still(
+            train,
+            test,
+            {"max_epochs": 15 if arguments.reduced else 60},
+            f"300 normal tiles train, the others and all faulty ones test; {shape[0]} x "
+            f"{shape[1]} pixels",
+        )
+
+    return read, "mtd"
+
+
+def mvtec(category):
+    def read(data, arguments):
+        shape = tuple(arguments.size or (128, 128))
+        train, test = (
+            datasets.load_mvtec(data / "mvtec", category, subset=subset, size=shape)
+            for subset in ("train", "test")
+        )
+        epochs = 15 if arguments.reduced else 60
+        return still(train, test, {"max_epochs": epochs}, f"{shape[0]} x {shape[1]} pixels")
+
+    return read, f"mvtec/{category}"
+
+
+def still(train, test, parameters, protocol):
+    """Bring a data set of single images into the form of the others."""
+    return Bunch(
+        train=train.images,
+        groups=None,
+        test=test.images,
+        test_groups=None,
+        labels=test.labels,
+        masks=test.masks,
+        kinds=test.kinds,
+        parameters=parameters,
+        protocol=protocol,
+    )
+
+
+SETS = {
+    # epochs at full size and reduced
+    "ped1": video(datasets.load_ucsd_ped1, "ucsd_ped1/UCSDped1", (120, 180), (8, 2)),
+    "ped2": video(datasets.load_ucsd_ped2, "ucsd_ped2/UCSDped2", (120, 180), (16, 4)),
+    "umn": video(datasets.load_umn, "umn", (120, 160), (16, 4)),
+    "avenue": video(datasets.load_avenue, "avenue", (120, 214), (4, 1)),
+    "shanghaitech": video(datasets.load_shanghaitech, "shanghaitech", (120, 214), (1, 1)),
+    "ir_mnist": puzzles(),
+    "tiles": tiles(),
+}
+
+
+def found(data):
+    """Name the data sets that are there, and how to read them."""
+    known = dict(SETS)
+    for folder in sorted((data / "mvtec").glob("*/train")):
+        known[f"mvtec_{folder.parent.name}"] = mvtec(folder.parent.name)
+    return {name: read for name, (read, folder) in known.items() if (data / folder).exists()}
+
+
+# --- one run -------------------------------------------------------------------------------------
+
+
+def run(name, read, arguments):
+    """Train and judge one data set with one seed."""
+    data = read(arguments.data, arguments)
+    parameters = {**data.parameters, **dict(arguments.set)}
+    detector = AVIDDetector(
+        **parameters,
+        memory=joblib.Memory(arguments.cache, verbose=0),
+        verbose=1,
+        device=arguments.device,
+        random_state=arguments.seed,
+    )
+    began = time.perf_counter()
+    detector.fit(data.train, groups=data.groups)
+    if detector.n_iter_ < detector.max_epochs and detector.n_iter_no_change is None:
+        raise KeyboardInterrupt  # the detector kept what it had; a benchmark must not
+    trained = time.perf_counter()
+    maps = detector.maps(data.test)
+    scored = time.perf_counter()
+    judged = {"I alone": maps.residual, "D alone": -maps.regularity, "both": maps.evidence}
+    results = {
+        "set": name,
+        "form": arguments.name or ("reduced" if arguments.reduced else "full"),
+        "seed": arguments.seed,
+        "protocol": data.protocol,
+        "parameters": parameters,
+        "environment": environment(arguments.device),
+        # A fit that comes from the cache takes no time; the epochs' own seconds stand.
+        "seconds": {
+            "fit": round(max(trained - began, sum(row["dur"] for row in detector.history_)), 1),
+            "a test image": round((scored - trained) / len(data.test), 5),
+        },
+        "levels": levels(data, judged),
+        "thresholds": {
+            "alpha": detector.alpha_,
+            "zeta": detector.zeta_,
+            "target_fpr": detector.target_fpr,
+            "alarms": float((maps.evidence.max(axis=(1, 2)) >= 0)[data.labels == 1].mean()),
+        },
+        "curves": curves(data, maps, judged),
+        "checkpoint": detector.checkpoint_,
+        "history": detector.history_,
+    }
+    if arguments.seed == arguments.seeds[0]:
+        draw(data, detector, arguments.results / f"{name}-{results['form']}.png")
+    return results
+
+
+def levels(data, judged):
+    """Judge I, D and both at every level that the data set has truth for."""
+    table = {"frame": {}}
+    by_pixels = data.masks is not None
+    rows = slice(None) if data.get("has_masks") is None else data.has_masks
+    for name, maps in judged.items():
+        scores = -maps.max(axis=(1, 2))
+        table["frame"][name] = rates(data.labels, scores)
+        if data.test_groups is not None:
+            macro = clip_auc_score(data.labels, scores, data.test_groups)
+            table["frame"][name]["macro_auc"] = macro
+        if "kinds" in data:
+            table["frame"][name]["kinds"] = by_kind(data, scores)
+        if by_pixels:
+            masks = data.masks[rows]
+            table.setdefault("pixel", {})[name] = {
+                "auc": pixel_level_auc_score(masks, maps[rows]),
+                "eer": pixel_level_equal_error_rate(masks, maps[rows]),
+                "dual_eer": pixel_level_equal_error_rate(masks, maps[rows], rule="dual"),
+                "aupro": aupro_score(masks, maps[rows], n_thresholds=500),
+            }
+        if "cell" in data:
+            cells = np.where(cell_scores(data.masks, data.cell), -1, 1).ravel()
+            table.setdefault("cell", {})[name] = rates(
+                cells, -cell_scores(maps, data.cell).ravel()
+            )
+    return table
+
+
+def rates(labels, scores):
+    return {
+        "auc": float(roc_auc_score(labels, scores)),
+        "eer": equal_error_rate(labels, scores),
+    }
+
+
+def by_kind(data, scores):
+    """Judge each kind of fault against all normal images."""
+    kinds = np.asarray(data.kinds)
+    normal = data.labels == 1
+    return {
+        str(kind): float(roc_auc_score(data.labels[rows], scores[rows]))
+        for kind in np.unique(kinds[~normal])
+        if len(np.unique(data.labels[rows := normal | (kinds == kind)])) == 2
+    }
+
+
+def curves(data, maps, judged):
+    """Draw Fig. 6: detection over images, localisation over cells or pixels of frames."""
+    drawn = {"detection": {}, "localisation": {}}
+    for name, one in judged.items():
+        fpr, tpr, _ = roc_curve(data.labels == -1, one.max(axis=(1, 2)))
+        drawn["detection"][name] = thinned(fpr, tpr)
+        if "cell" in data:
+            cells = cell_scores(data.masks, data.cell).ravel()
+            fpr, tpr, _ = roc_curve(cells, cell_scores(one, data.cell).ravel())
+            drawn["localisation"][name] = thinned(fpr, tpr)
+        elif data.masks is not None:
+            rows = slice(None) if data.get("has_masks") is None else data.has_masks
+            fpr, tpr, _ = pixel_level_curve(data.masks[rows], one[rows])
+            drawn["localisation"][name] = thinned(fpr, tpr)
+    plane = threshold_plane(data.labels, maps.residual, maps.regularity)
+    drawn["detection"]["both, any alpha and zeta"] = thinned(plane.fpr, plane.tpr)
+    if "cell" in data:
+        cells = np.where(cell_scores(data.masks, data.cell), -1, 1).ravel()
+        pixels = [tiled(one, data.cell) for one in (maps.residual, maps.regularity)]
+        plane = threshold_plane(cells, *pixels, n_levels=50)
+        drawn["localisation"]["both, any alpha and zeta"] = thinned(plane.fpr, plane.tpr)
+    return drawn
+
+
+def thinned(fpr, tpr):
+    """Keep a curve's steps at evenly spread rates of false alarms."""
+    grid = np.linspace(0, 1, CURVE_POINTS + 1)
+    last = np.searchsorted(fpr, grid, side="right") - 1
+    return {"fpr": np.round(grid, 4).tolist(), "tpr": np.round(tpr[last], 4).tolist()}
+
+
+def tiled(maps, cell):
+    n, height, width = maps.shape
+    tiles = maps.reshape(n, height // cell, cell, width // cell, cell)
+    return tiles.transpose(0, 1, 3, 2, 4).reshape(-1, cell * cell)
+
+
+def draw(data, detector, path):
+    """Show what both networks make of some images (as Figs. 3, 4, 5 and 7 of the paper do)."""
+    odd, normal = (np.flatnonzero(data.labels == label) for label in (-1, 1))
+    shown = np.concatenate([odd[np.linspace(0, len(odd) - 1, 6).astype(int)[1:-1]], normal[:1]])
+    X = data.test[shown]
+    truth = None
+    if data.masks is not None:
+        rows, columns = (
+            np.arange(side) * whole // side
+            for side, whole in zip(X.shape[1:3], data.masks.shape[1:], strict=True)
+        )
+        truth = data.masks[np.ix_(shown, rows, columns)]
+    display = IrregularityDisplay.from_estimator(detector, X, truth=truth)
+    display.figure_.savefig(path, dpi=80)
+
+
+def environment(device):
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    )
+    return {
+        "skavid": __version__,
+        "commit": commit.stdout.strip(),
+        "torch": torch.__version__,
+        "scikit-learn": sklearn.__version__,
+        "device": "cuda" if device == "auto" and torch.cuda.is_available() else device,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def setting(text):
+    """Read name=value, the value as Python writes it."""
+    name, _, value = text.partition("=")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = Path(os.environ.get("SKAVID_DATA", ROOT.parent / "shared" / "data"))
+    parser.add_argument("--data", type=Path, default=data, help="folder of the data sets")
+    parser.add_argument("--sets", nargs="+", metavar="SET", help="only these; see --list")
+    parser.add_argument("--list", action="store_true", help="list what is found, and stop")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--reduced", action="store_true", help="the form of 20 minutes")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images")
+    parser.add_argument(
+        "--set", type=setting, nargs="+", default=[], metavar="NAME=VALUE",
+        help="parameters of AVIDDetector; give the run a --name then",
+    )  # fmt: skip
+    parser.add_argument("--name", help="of the form, instead of full or reduced")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--again", action="store_true", help="run what is already kept")
+    results = ROOT / "benchmarks" / "results" / "paper"
+    parser.add_argument("--results", type=Path, default=results, help="where runs are kept")
+    parser.add_argument("--cache", type=Path, default=ROOT / "benchmarks" / ".cache")
+    parser.add_argument("--tables", action="store_true", help="only write the tables anew")
+    parsed = parser.parse_args(arguments)
+    if (parsed.size or parsed.set) and not parsed.name:
+        parser.error("--size and --set make another benchmark; give it a --name")
+    return parsed
+
+
+def main(arguments=None):
+    arguments = parse(arguments)
+    at_hand = found(arguments.data)
+    if arguments.list:
+        print("\n".join(f"{name}: {'found' if name in at_hand else 'absent'}" for name in SETS))
+        return
+    chosen = [] if arguments.tables else (arguments.sets or list(at_hand))
+    for name in chosen:
+        if name not in at_hand:
+            raise SystemExit(f"{name} is not below {arguments.data}; see --help for the folders.")
+    form = arguments.name or ("reduced" if arguments.reduced else "full")
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    for seed in arguments.seeds:
+        for name in chosen:
+            path = arguments.results / f"{name}-{form}-seed{seed}.json"
+            if path.exists() and not arguments.again:
+                print(f"{path.name} is kept from an earlier run.")
+                continue
+            print(f"{name}, {form}, seed {seed}", flush=True)
+            arguments.seed = seed
+            results = run(name, at_hand[name], arguments)
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(results, indent=1, default=float) + "\n")
+            part.replace(path)
+            print(tables.summary(results), flush=True)
+    for path in tables.write(arguments.results):
+        print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Make the tables and curves of the paper out of the runs that paper.py keeps."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+JUDGES = ("I alone", "D alone", "both")
+
+# EER in % as printed (Table 1, Table 2, Sec. 4.2); the paper judges I by frames, D by pixels.
+PUBLISHED = {
+    "ped1": {"frame": {"I alone": 17.3, "both": 12.3}, "pixel": {"D alone": 16.7, "both": 14.4}},
+    "ped2": {"frame": {"I alone": 17.8, "both": 14.0}, "pixel": {"D alone": 17.2, "both": 15.0}},
+    "umn": {"frame": {"D alone": 2.6}},
+    "ir_mnist": {"frame": {"both": 21.0}, "cell": {"both": 29.0}},
+}
+PUBLISHED_AUC = {"umn": {"frame": {"D alone": 99.6}}}
+
+TITLES = {"frame": "frame or image", "pixel": "pixel (PAMI 2014, 40 %)", "cell": "cell"}
+
+
+def read(folder):
+    """Group the kept runs by data set and form; the runs of a group differ in their seed."""
+    groups = {}
+    for path in sorted(folder.glob("*.json")):
+        run = json.loads(path.read_text())
+        groups.setdefault((run["set"], run["form"]), []).append(run)
+    return groups
+
+
+def spread(values, scale=100, digits=1):
+    """Write a median, and the range where there are several seeds."""
+    middle = f"{scale * statistics.median(values):.{digits}f}"
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({scale * min(values):.{digits}f} to {scale * max(values):.{digits}f})"
+
+
+def summary(run):
+    """Say in a few lines what a run gave."""
+    lines = []
+    for level, table in run["levels"].items():
+        for judge, figures in table.items():
+            lines.append(
+                f"{level:6} {judge:8} EER {100 * figures['eer']:5.1f} %  AUC {figures['auc']:.3f}"
+            )
+    alarms = run["thresholds"]
+    lines.append(
+        f"alarms on normal test images {alarms['alarms']:.1%}, asked {alarms['target_fpr']:.0%}"
+    )
+    return "\n".join(lines)
+
+
+def markdown(groups):
+    """Write every table as one page of Markdown."""
+    lines = [
+        "# The paper's tables on our networks",
+        "",
+        "Written by `benchmarks/paper.py` from the runs kept beside this page. EER and AUC in %, "
+        "median and range over seeds. *Printed* is what the paper prints for the same data and "
+        "level, where it does. No test label chose anything within a run.",
+        "",
+    ]
+    for (name, form), runs in groups.items():
+        first = runs[0]
+        seconds = spread([run["seconds"]["fit"] for run in runs], 1, 0)
+        where = first["environment"]
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        lines += [
+            f"## {name}, {form}",
+            "",
+            f"Protocol: {first['protocol']}.",
+            "",
+            f"Seeds {seeds}; {seconds} s of training on {where['device']} with {where['threads']} "
+            f"threads, torch {where['torch']}, commit {where['commit']}.",
+            "",
+            "| level | judged by | EER | printed | AUC | more |",
+            "|---|---|---|---|---|---|",
+        ]
+        for level in first["levels"]:
+            for judge in JUDGES:
+                lines.append(_row(name, level, judge, runs))
+        alarms = spread([run["thresholds"]["alarms"] for run in runs])
+        asked = 100 * first["thresholds"]["target_fpr"]
+        lines += [
+            "",
+            f"Alarms on normal test images: {alarms} %, asked for: {asked:g} %.",
+            "",
+            f"![Curves of {name}]({name}-{form}-curves.png)",
+            "",
+            f"![What the networks see of {name}]({name}-{form}.png)",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _row(name, level, judge, runs):
+    figures = [run["levels"][level][judge] for run in runs]
+    printed = PUBLISHED.get(name, {}).get(level, {}).get(judge)
+    area = PUBLISHED_AUC.get(name, {}).get(level, {}).get(judge)
+    more = []
+    for key, title in (("macro_auc", "macro AUC"), ("dual_eer", "dual EER"), ("aupro", "AUPRO")):
+        if key in figures[0]:
+            more.append(f"{title} {spread([one[key] for one in figures])}")
+    for kind in figures[0].get("kinds", {}):
+        more.append(f"{kind} {spread([one['kinds'][kind] for one in figures])}")
+    return " | ".join(
+        [
+            f"| {TITLES[level]}",
+            judge,
+            spread([one["eer"] for one in figures]),
+            "" if printed is None else f"{printed:g}",
+            spread([one["auc"] for one in figures])
+            + ("" if area is None else f" (printed {area:g})"),
+            "; ".join(more) + " |",
+        ]
+    )
+
+
+def draw_curves(run, path):
+    """Draw Fig. 6: detection and localisation, along the ray and over the plane."""
+    from matplotlib import pyplot
+
+    panels = {title: lines for title, lines in run["curves"].items() if lines}
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(4.6 * len(panels), 4.4), layout="constrained", squeeze=False
+    )
+    styles = {
+        "I alone": ("#999999", "--"),
+        "D alone": ("#555555", ":"),
+        "both": ("#0b5394", "-"),
+        "both, any alpha and zeta": ("#e69f00", "-."),
+    }
+    for ax, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        for name, curve in lines.items():
+            colour, style = styles[name]
+            ax.plot(curve["fpr"], curve["tpr"], style, color=colour, label=name, linewidth=1.8)
+        ax.plot([0, 1], [1, 0], color="#cccccc", linewidth=0.8)
+        ax.set(
+            title=f"{run['set']}: {title}",
+            xlabel="share of normal ones flagged",
+            ylabel="share of irregular ones found",
+            xlim=(0, 1),
+            ylim=(0, 1.01),
+            aspect="equal",
+        )
+        ax.legend(loc="lower right", frameon=False)
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
+
+
+def write(folder):
+    """Write the page and one picture of curves a group; return their paths."""
+    groups = read(folder)
+    page = folder / "tables.md"
+    page.write_text(markdown(groups))
+    written = [page]
+    for (name, form), runs in groups.items():
+        path = folder / f"{name}-{form}-curves.png"
+        draw_curves(runs[0], path)
+        written.append(path)
+    return written
