@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
-import os
 import re
 import struct
 import warnings
@@ -25,7 +24,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from skavid.synthetic import make_ir_mnist, make_moving_shapes
-from skavid.video import PICTURES, read_frames
+from skavid.video import PICTURES, read_frames, save_frames
 
 __all__ = [
     "load_avenue",
@@ -313,7 +312,7 @@ def load_umn(
 
     kept = _kept(memmap, f"umn-{subset}-{variant}", [path], size)
     return Bunch(
-        frames=_collect(frames(), np.uint8, kept),
+        frames=_collect(frames(), kept),
         clips=ids[chosen],
         scenes=scenes[chosen],
         labels=labels[chosen],
@@ -517,9 +516,7 @@ def load_mvtec(
     kinds = [p.parent.name for p in paths]
     labels = np.where(np.array(kinds) == "good", 1, -1)
     name = f"{root.name}-{subset}-{'color' if color else 'grey'}"
-    images = _collect(
-        (_picture(p, size, color) for p in paths), np.uint8, _kept(memmap, name, paths, size)
-    )
+    images = _collect((_picture(p, size, color) for p in paths), _kept(memmap, name, paths, size))
     masks = None
     if subset == "test":
         drawn = [
@@ -528,7 +525,7 @@ def load_mvtec(
         ]
         shape = images.shape[1:3]
         known = _kept(memmap, f"{name}-masks", [p for p in drawn if p is not None], size)
-        masks = _collect((_mask(p, shape, size) for p in drawn), np.bool_, known)
+        masks = _collect((_mask(p, shape, size) for p in drawn), known)
     return Bunch(images=images, labels=labels, masks=masks, kinds=kinds, paths=paths)
 
 
@@ -802,7 +799,7 @@ def _load_clips(
                 )
 
     sources = [clip.masks for clip in clips if clip.masks is not None]
-    masks = _collect(drawn(), np.bool_, _kept(memmap, f"{name}-masks", sources, size))
+    masks = _collect(drawn(), _kept(memmap, f"{name}-masks", sources, size))
     for index, mask in enumerate(masks):
         labels[index] = -1 if mask.any() else 1
     have = np.isin(ids, [clip.number for clip in clips if clip.masks is not None])
@@ -824,10 +821,10 @@ def _read_clips(
     kept = _kept(memmap, f"{name}{'-color' * color}", [clip.source for clip in clips], size)
     numbers = None if kept is None else kept.with_suffix(".clips.npy")
     if kept is not None and kept.exists() and numbers is not None and numbers.exists():
-        return _collect((), np.uint8, kept), np.load(numbers)
+        return _collect((), kept), np.load(numbers)
     if kept is not None:
         kept.unlink(missing_ok=True)
-    images = _collect(frames(), np.uint8, kept)
+    images = _collect(frames(), kept)
     if numbers is not None:
         np.save(numbers, ids)
     return images, np.array(ids)
@@ -956,40 +953,14 @@ def _kept(memmap: str | Path | None, name: str, sources: list[Path], size: Any) 
     return folder / f"{name}-{told.hexdigest()[:16]}.npy"
 
 
-def _collect(
-    pictures: Iterable[NDArray[Any]], dtype: type[Any], kept: Path | None
-) -> NDArray[Any]:
+def _collect(pictures: Iterable[NDArray[Any]], kept: Path | None) -> NDArray[Any]:
     """Stack pictures in memory, or in a file that is written once and then mapped."""
     if kept is None:
-        return np.stack(list(_alike(pictures))).astype(dtype, copy=False)
-    if not kept.exists():
-        part = kept.with_suffix(f".{os.getpid()}.part")
-        try:
-            _write(part, _alike(pictures), np.dtype(dtype))
-            part.replace(kept)
-        finally:
-            part.unlink(missing_ok=True)
-    mapped: NDArray[Any] = np.load(kept, mmap_mode="r")
+        return np.stack(list(_alike(pictures)))
+    mapped: NDArray[Any] = (
+        np.load(kept, mmap_mode="r") if kept.exists() else save_frames(kept, pictures)
+    )
     return mapped
-
-
-def _write(path: Path, pictures: Iterable[NDArray[Any]], dtype: np.dtype[Any]) -> None:
-    with path.open("wb") as file:
-        n, shape = 0, None
-        for picture in pictures:
-            if shape is None:
-                shape = picture.shape
-                _write_header(file, (0, *shape), dtype)
-            file.write(picture.astype(dtype, copy=False).tobytes())
-            n += 1
-        # NumPy leaves room in the header for the number of rows to grow.
-        file.seek(0)
-        _write_header(file, (n, *(shape or ())), dtype)
-
-
-def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    head = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, head)
 
 
 def _alike(pictures: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:

@@ -11,24 +11,43 @@ import re
 import secrets
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import takewhile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from itertools import repeat, takewhile
 from numbers import Integral, Real
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import binary_dilation, binary_erosion
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-__all__ = ["BrokenVideoError", "Frame", "load_frames", "read_frames"]
+__all__ = [
+    "BrokenVideoError",
+    "Frame",
+    "OverlayWriter",
+    "load_frames",
+    "read_frames",
+    "save_frames",
+    "write_overlay",
+]
 
 PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
 # Containers whose header says how long they are; others are guessed by what is in them.
 DECLARES_DURATION = {"avi", "flv", "matroska", "mov"}
 DAMAGED = "a frame is damaged"
+
+# From dark blue, regular, to bright yellow, irregular: cividis, whose order shows in grey, too.
+_STOPS = "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838"
+_COLORS = np.array([list(bytes.fromhex(stop)) for stop in _STOPS.split()], dtype=np.float32)
+_OUTLINE, _RIM = (255, 255, 255), (0, 0, 0)
+_STRIP, _ALARM = (24, 24, 28), (90, 45, 0)  # behind regular and irregular frames
+_REGULAR, _IRREGULAR, _LINE = (84, 130, 190), (255, 176, 0), (235, 235, 235)
 
 _READING: dict[str, list[Any]] = {
     "source": [str, Path, Interval(Integral, 0, None, closed="left")],
@@ -244,41 +263,447 @@ def load_frames(
         )
     frames = read_frames(source, size=size, color=color, fps=fps, timeout=timeout)
     times: list[float] = []
+    images = _drain(frames, times, errors)
     if out is None:
-        images: list[NDArray[np.uint8]] = []
-        _drain(frames, images.append, times, errors)
-        return Bunch(frames=_stack(images), times=np.array(times))
-    with _beside(Path(out).expanduser()) as part, part.open("wb") as file:
-        shape: list[int] = []
+        return Bunch(frames=_stack(list(images)), times=np.array(times))
+    mapped = save_frames(out, images)
+    return Bunch(frames=mapped, times=np.array(times))
 
-        def write(image: NDArray[np.uint8]) -> None:
-            if not shape:
-                shape.extend(image.shape)
-                _write_header(file, (0, *shape))
+
+@validate_params({"path": [str, Path]}, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+def save_frames(path: str | Path, images: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    """Write frames or masks to a file one by one, and map it into memory.
+
+    Parameters
+    ----------
+    path : str or Path
+        An ``.npy`` file.
+    images : iterable of ndarray
+        Of one shape and dtype.
+
+    Returns
+    -------
+    mapped : ndarray of shape (n, ...)
+        A read-only memory map of the file.
+
+    Raises
+    ------
+    ValueError
+        If there is no image, or one differs from the first in shape or dtype. An older file
+        stays as it was.
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from skavid.video import save_frames
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     mapped = save_frames(f"{folder}/masks.npy", (np.eye(2) > n for n in range(3)))
+    ...     shape, dtype = mapped.shape, mapped.dtype
+    ...     del mapped
+    >>> shape, dtype
+    ((3, 2, 2), dtype('bool'))
+    """
+    path = Path(path).expanduser()
+    with _beside(path) as part, part.open("wb") as file:
+        n, first = 0, None
+        for image in images:
+            if first is None:
+                first = image
+                _write_header(file, (0, *first.shape), first.dtype)
+            elif (image.shape, image.dtype) != (first.shape, first.dtype):
+                raise ValueError(
+                    f"Picture {n} has the shape {image.shape}, those before it {first.shape}; "
+                    "pass size=(height, width) to resize them."
+                )
             file.write(image.tobytes())
-
-        _drain(frames, write, times, errors)
+            n += 1
+        if first is None:
+            raise ValueError(f"No picture came, so {path} is none either.")
         # NumPy leaves room in the header for the number of rows to grow.
         file.seek(0)
-        _write_header(file, (len(times), *shape))
-    return Bunch(frames=np.load(Path(out).expanduser(), mmap_mode="r"), times=np.array(times))
+        _write_header(file, (n, *first.shape), first.dtype)
+    mapped: NDArray[Any] = np.load(path, mmap_mode="r")
+    return mapped
+
+
+class OverlayWriter:
+    """Write a video of what the detector saw, frame by frame: H.264 in mp4, as browsers play it.
+
+    Over each frame lies its regularity, from dark blue, regular, to yellow, irregular, and around
+    its mask a white line with a black rim. A strip below shows the scores of the last frames, as
+    many as the frame is wide, on either side of the threshold; those at or below it are orange.
+
+    Use it in a ``with`` block. The file is there once the block ends; if that raises, or no frame
+    came, an older file stays as it was.
+
+    Parameters
+    ----------
+    path : str or Path
+        The video to write, ``.mp4``.
+    fps : float, default=25.0
+        Frames a second.
+    threshold : float, default=0.0
+        A frame is irregular if its score is not above this. 0 suits the ``score_samples`` of
+        :class:`skavid.AVIDDetector`.
+    opacity : float, default=0.5
+        Of the regularity, in [0, 1].
+    zoom : int, default=1
+        How many pixels to show a pixel as, along each side, so that lines around small images
+        are fine.
+
+    See Also
+    --------
+    write_overlay : Writes arrays at once.
+
+    Notes
+    -----
+    The strip has its place if the first frame has a score. Its scale holds all scores so far.
+    Sides of an odd number of pixels are widened by one, which H.264 asks for.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from skavid.video import OverlayWriter, load_frames
+    >>> mask = np.zeros((48, 64), dtype=bool)
+    >>> mask[10:20, 10:30] = True
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with OverlayWriter(f"{folder}/seen.mp4") as writer:
+    ...         for score in (2.0, 1.0, -1.0):
+    ...             image = np.full((48, 64), 90, np.uint8)
+    ...             writer.write(image, mask=mask if score <= 0 else None, score=score)
+    ...     video = load_frames(f"{folder}/seen.mp4", color=True)
+    >>> video.frames.shape
+    (3, 72, 64, 3)
+    """
+
+    @validate_params(  # type: ignore[untyped-decorator]
+        {
+            "path": [str, Path],
+            "fps": [Interval(Real, 0, None, closed="neither")],
+            "threshold": [Interval(Real, None, None, closed="neither")],
+            "opacity": [Interval(Real, 0, 1, closed="both")],
+            "zoom": [Interval(Integral, 1, None, closed="left")],
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: float = 25.0,
+        threshold: float = 0.0,
+        opacity: float = 0.5,
+        zoom: int = 1,
+    ) -> None:
+        self.path = Path(path).expanduser()
+        if self.path.suffix.lower() != ".mp4":
+            raise ValueError(f"path must end with .mp4. Got {str(path)!r}.")
+        self.fps = fps
+        self.threshold = threshold
+        self.opacity = opacity
+        self.zoom = zoom
+        self._av = _import_av()
+        self._exits: ExitStack | None = None
+
+    def __enter__(self) -> OverlayWriter:
+        with ExitStack() as exits:
+            self._part = exits.enter_context(_beside(self.path))
+            with self._told():
+                self._container = exits.enter_context(
+                    self._av.open(
+                        str(self._part),
+                        "w",
+                        format="mp4",
+                        container_options={"movflags": "+faststart"},
+                    )
+                )
+            self._kind: tuple[tuple[int, int], bool] | None = None
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        exits, self._exits = self._exits, None
+        assert exits is not None
+        if error is None:
+            with exits, self._told():
+                if self._kind is None:
+                    raise ValueError(f"No frame was written, so {self.path} is none either.")
+                self._container.mux(self._stream.encode(None))
+                self._container.close()
+        else:
+            exits.__exit__(kind, error, trace)
+
+    def write(
+        self,
+        image: ArrayLike,
+        *,
+        mask: ArrayLike | None = None,
+        regularity: ArrayLike | None = None,
+        score: float | None = None,
+    ) -> None:
+        """Write the next frame.
+
+        Parameters
+        ----------
+        image : array-like of shape (H, W) or (H, W, 3), uint8
+            Of the size of the frames before it.
+        mask : array-like of shape (h, w), bool, default=None
+            Irregular pixels. A map of another size than the image is resized to it.
+        regularity : array-like of shape (h, w), default=None
+            In [0, 1], 1 where it is regular.
+        score : float, default=None
+            The higher, the more regular. None or NaN leave a gap in the strip.
+
+        Raises
+        ------
+        ValueError
+            If the image or a map is none, the image has another size than the first, or it is
+            the first frame with a score, but not the first frame.
+        OSError
+            If the disk is full, or the file cannot be written for another reason.
+        """
+        if self._exits is None:
+            raise ValueError("An OverlayWriter writes in a with block; this one is not in one.")
+        frame = _check_image(image)
+        kind = frame.shape[:2], score is not None
+        if self._kind is None:
+            self._begin(*kind)
+        assert self._kind is not None
+        if kind[0] != self._kind[0]:
+            raise ValueError(
+                f"image has {_pixels(kind[0])}, but the first had {_pixels(self._kind[0])}; "
+                "resize it first."
+            )
+        if kind[1] and not self._kind[1]:
+            raise ValueError(
+                "score came after frames without one; give the first frame a score, NaN if it "
+                "has none."
+            )
+        picture = self._draw(frame, mask, regularity, score)
+        odd = np.array(picture.shape[:2]) % 2
+        picture = np.pad(picture, [(0, odd[0]), (0, odd[1]), (0, 0)], mode="edge")
+        with self._told():
+            self._container.mux(
+                self._stream.encode(self._av.VideoFrame.from_ndarray(picture, format="rgb24"))
+            )
+
+    def _begin(self, shape: tuple[int, int], has_strip: bool) -> None:
+        self._kind = shape, has_strip
+        height, width = self.zoom * shape[0], self.zoom * shape[1]
+        self._scores: deque[float] = deque(maxlen=shape[1])
+        self._range = (self.threshold, self.threshold)
+        self._strip_height = max(24, height // 5) if has_strip else 0
+        rate = Fraction(self.fps).limit_denominator(1001)
+        with self._told():
+            self._stream = self._container.add_stream(
+                "libx264",
+                rate=rate,
+                width=width + width % 2,
+                height=(whole := height + self._strip_height) + whole % 2,
+                pix_fmt="yuv420p",
+                options={"crf": "18", "preset": "veryfast", "g": str(max(1, round(2 * rate)))},
+            )
+
+    def _draw(
+        self,
+        frame: NDArray[np.uint8],
+        mask: ArrayLike | None,
+        regularity: ArrayLike | None,
+        score: float | None,
+    ) -> NDArray[np.uint8]:
+        size = self.zoom * frame.shape[0], self.zoom * frame.shape[1]
+        picture = _resize(frame, size)
+        if regularity is not None:
+            heat = _heat(_resize(_check_map(regularity, "regularity"), size))
+            mixed = (1 - self.opacity) * picture + self.opacity * heat
+            picture = np.rint(mixed).astype(np.uint8)
+        if mask is not None:
+            inside = _resize(_check_map(mask, "mask") != 0, size)
+            picture[binary_dilation(inside, iterations=1) & ~inside] = _RIM
+            picture[inside & ~binary_erosion(inside)] = _OUTLINE
+        if not self._strip_height:
+            return picture
+        self._scores.append(np.nan if score is None else float(score))
+        if np.isfinite(self._scores[-1]):
+            low, high = self._range
+            self._range = min(low, self._scores[-1]), max(high, self._scores[-1])
+        strip = _strip(
+            self._scores, frame.shape[1], self._strip_height, self._range, self.threshold
+        )
+        return np.concatenate([picture, strip.repeat(self.zoom, axis=1)])
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Name the file, not the one beside it, where it cannot be written."""
+        try:
+            yield
+        except self._av.error.FFmpegError as error:
+            raise OSError(f"{self.path} cannot be written: {error.strerror}.") from error
+
+
+def write_overlay(
+    path: str | Path,
+    frames: Iterable[ArrayLike | Frame],
+    *,
+    masks: Iterable[ArrayLike] | None = None,
+    regularity: Iterable[ArrayLike] | None = None,
+    scores: Iterable[float] | None = None,
+    fps: float = 25.0,
+    threshold: float = 0.0,
+    opacity: float = 0.5,
+    zoom: int = 1,
+) -> None:
+    """Write a video of what the detector saw: H.264 in mp4, as browsers play it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The video to write, ``.mp4``.
+    frames : iterable of array-like of shape (H, W) or (H, W, 3), uint8, or of Frame
+        Such as :func:`read_frames` gives; no more than one is kept in memory.
+    masks : iterable of array-like of shape (h, w), bool, default=None
+        Irregular pixels of each frame, as ``segment`` finds them.
+    regularity : iterable of array-like of shape (h, w), default=None
+        In [0, 1], 1 where it is regular, as ``maps`` gives it.
+    scores : iterable of float, default=None
+        The higher, the more regular, as ``score_samples`` gives them.
+    fps : float, default=25.0
+        Frames a second.
+    threshold : float, default=0.0
+        A frame is irregular if its score is not above this.
+    opacity : float, default=0.5
+        Of the regularity, in [0, 1].
+    zoom : int, default=1
+        How many pixels to show a pixel as, along each side.
+
+    Raises
+    ------
+    ImportError
+        If PyAV is not installed.
+    ValueError
+        If there are not as many masks, maps or scores as frames, or one of them is none.
+    OSError
+        If the file cannot be written. An older one stays as it was.
+
+    See Also
+    --------
+    OverlayWriter : Writes them one by one, and says how they are drawn.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from skavid.video import load_frames, write_overlay
+    >>> frames = np.zeros((5, 32, 48), dtype=np.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_overlay(f"{folder}/seen.mp4", frames, scores=[2, 1, 0, -1, 1], fps=10)
+    ...     video = load_frames(f"{folder}/seen.mp4")
+    >>> video.frames.shape, video.times
+    ((5, 56, 48), array([0. , 0.1, 0.2, 0.3, 0.4]))
+    """
+    given = {"masks": masks, "regularity": regularity, "scores": scores}
+    columns = [repeat(None) if column is None else column for column in given.values()]
+    end = object()
+    with OverlayWriter(path, fps=fps, threshold=threshold, opacity=opacity, zoom=zoom) as writer:
+        n = 0
+        rows = [iter(column) for column in columns]
+        for frame in frames:
+            values = [next(row, end) for row in rows]
+            for name, value in zip(given, values, strict=True):
+                if value is end:
+                    raise ValueError(f"{name} has {n} rows, but there are more frames.")
+            image = frame.image if isinstance(frame, Frame) else frame
+            mask, regular, score = values
+            writer.write(image, mask=mask, regularity=regular, score=score)
+            n += 1
+        for (name, column), row in zip(given.items(), rows, strict=True):
+            if column is not None and next(row, end) is not end:
+                raise ValueError(f"{name} has more rows than the {n} frames.")
+
+
+def _check_image(image: ArrayLike) -> NDArray[np.uint8]:
+    """Return an image as red, green and blue."""
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
+        raise ValueError(
+            "image must be of uint8, (H, W) or (H, W, 3). Got "
+            f"{array.dtype} of shape {array.shape}."
+        )
+    if 0 in array.shape:
+        raise ValueError(f"image has no pixels: its shape is {array.shape}.")
+    return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array
+
+
+def _check_map(values: ArrayLike, name: str) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name} must have the shape (h, w). Got {array.shape}.")
+    return array
+
+
+def _resize(picture: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Give each pixel the nearest one of a picture or map of another size."""
+    rows, columns = (np.arange(n) * m // n for n, m in zip(size, picture.shape[:2], strict=True))
+    return np.asarray(picture[rows[:, None], columns])
+
+
+def _heat(regularity: NDArray[Any]) -> NDArray[np.float32]:
+    """Colour a map: 1 dark blue, 0 yellow; what is no number is regular."""
+    irregular = (1 - np.nan_to_num(regularity.astype(np.float32), nan=1)).clip(0, 1)
+    at = irregular * (len(_COLORS) - 1)
+    below = np.floor(at).astype(int).clip(0, len(_COLORS) - 2)
+    share = (at - below)[..., None]
+    return np.asarray((1 - share) * _COLORS[below] + share * _COLORS[below + 1])
+
+
+def _strip(
+    scores: deque[float], width: int, height: int, limits: tuple[float, float], threshold: float
+) -> NDArray[np.uint8]:
+    """Draw the last scores, the newest at the right, and the threshold."""
+    strip = np.full((height, width, 3), _STRIP, dtype=np.uint8)
+    low, high = limits
+    span = high - low or 1.0
+
+    def row(score: float) -> int:
+        return round((height - 5) * (1 - (score - low) / span)) + 2
+
+    before: int | None = None
+    for column, score in enumerate(scores, start=width - len(scores)):
+        if not np.isfinite(score):
+            before = None
+            continue
+        is_irregular = score <= threshold
+        if is_irregular:
+            strip[:, column] = _ALARM
+        here = row(score)
+        top, bottom = sorted((here, here if before is None else before))
+        strip[top : bottom + 2, column] = _IRREGULAR if is_irregular else _REGULAR
+        before = here
+    strip[row(threshold), ::4] = strip[row(threshold), 1::4] = _LINE
+    return strip
 
 
 def _drain(
-    frames: Iterator[Frame],
-    take: Callable[[NDArray[np.uint8]], Any],
-    times: list[float],
-    errors: str,
-) -> None:
+    frames: Iterator[Frame], times: list[float], errors: str
+) -> Iterator[NDArray[np.uint8]]:
     """Take all images; of a broken video, where a warning is enough, those that are there."""
     try:
         for frame in frames:
-            take(frame.image)
             times.append(frame.time)
+            yield frame.image
     except BrokenVideoError as error:
         if errors == "raise" or not times:
             raise
-        warnings.warn(str(error), stacklevel=3)
+        warnings.warn(str(error), stacklevel=4)
 
 
 def _stack(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -289,8 +714,8 @@ def _stack(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return frames
 
 
-def _write_header(file: Any, shape: tuple[int, ...]) -> None:
-    described = {"descr": "|u1", "fortran_order": False, "shape": shape}
+def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    described = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, described)
 
 

@@ -78,7 +78,15 @@ PUBLIC = {
     ],
     "skavid.plotting": ["IrregularityDisplay"],
     "skavid.temporal": ["FrameStream", "TemporalStacker", "concatenate_clips"],
-    "skavid.video": ["BrokenVideoError", "Frame", "load_frames", "read_frames"],
+    "skavid.video": [
+        "BrokenVideoError",
+        "Frame",
+        "OverlayWriter",
+        "load_frames",
+        "read_frames",
+        "save_frames",
+        "write_overlay",
+    ],
 }
 METHODS = [
     "decision_function", "fit", "fit_predict", "get_metadata_routing", "get_params", "maps",
@@ -107,6 +115,7 @@ POSITIONAL = {
     "region_track_curve": ["y_true", "y_score"],
     "threshold_plane": ["y_true", "residual", "regularity"],
     "read_frames": ["source"],
+    "write_overlay": ["path", "frames"],
     "load_frames": ["source"],
 }
 

@@ -1,0 +1,443 @@
+"""Videos made here are read back, whole and broken; overlays are decoded and looked at."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tracemalloc
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skavid.video import (
+    BrokenVideoError,
+    Frame,
+    OverlayWriter,
+    load_frames,
+    read_frames,
+    write_overlay,
+)
+
+av = pytest.importorskip("av")
+Image = pytest.importorskip("PIL.Image")
+
+RNG = np.random.default_rng(0)
+
+
+def write_video(path, frames, *, codec="ffv1", pixels=None, fps=10, times=None, options=None):
+    """Encode frames without loss unless the codec loses; times in hundredths of a second."""
+    color = frames.ndim == 4
+    pixels = pixels or ("bgr0" if color else "gray")
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixels
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 100)
+        for index, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24" if color else "gray")
+            if times is not None:
+                frame.pts, frame.time_base = times[index], stream.codec_context.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def film(n=12, size=(32, 48)):
+    """Frames that tell their number by their grey and their place by noise."""
+    noise = RNG.integers(0, 40, size=(n, *size))
+    return (noise + 200 // n * np.arange(n)[:, None, None]).astype(np.uint8)
+
+
+# --- whole videos --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["avi", "mkv", "nut"])
+def test_a_lossless_video_is_read_as_it_was_written(tmp_path, kind):
+    frames = film()
+    write_video(tmp_path / f"film.{kind}", frames)
+    found = list(read_frames(tmp_path / f"film.{kind}"))
+    np.testing.assert_array_equal([frame.image for frame in found], frames)
+    assert [frame.index for frame in found] == list(range(12))
+    np.testing.assert_allclose([frame.time for frame in found], np.arange(12) / 10, atol=1e-3)
+
+
+def test_frames_of_an_mp4_with_predicted_frames_come_in_the_order_of_time(tmp_path):
+    frames = np.repeat(film(24)[:, ::8, ::8], 8, axis=1).repeat(8, axis=2)
+    path = write_video(tmp_path / "film.mp4", frames, codec="libx264", pixels="yuv420p")
+    video = load_frames(path)
+    np.testing.assert_allclose(
+        video.frames.mean(axis=(1, 2)), frames.mean(axis=(1, 2)) * 219 / 255 + 16, atol=45
+    )
+    assert (np.diff(video.frames.mean(axis=(1, 2))) > 0).all()
+    np.testing.assert_allclose(video.times, np.arange(24) / 10, atol=1e-3)
+
+
+def test_colour_is_kept_on_request_and_becomes_luma_otherwise(tmp_path):
+    frames = RNG.integers(0, 255, (3, 16, 20, 3)).astype(np.uint8)
+    path = write_video(tmp_path / "film.mkv", frames)
+    np.testing.assert_array_equal(load_frames(path, color=True).frames, frames)
+    luma = frames @ np.array([0.299, 0.587, 0.114])
+    assert abs(load_frames(path).frames.astype(float) - luma).mean() < 8
+
+
+@pytest.mark.parametrize("kind", ["video", "folder"])
+def test_frames_are_resized_by_the_mean_of_what_they_cover(tmp_path, kind):
+    frames = film(3)
+    if kind == "video":
+        source = write_video(tmp_path / "film.mkv", frames)
+    else:
+        source = tmp_path
+        for index, frame in enumerate(frames):
+            Image.fromarray(frame).save(tmp_path / f"{index}.png")
+    small = load_frames(source, size=(8, 12)).frames
+    means = frames.reshape(3, 8, 4, 12, 4).mean(axis=(2, 4))
+    np.testing.assert_allclose(small, means, atol=1.01)
+
+
+def test_times_of_a_variable_rate_are_kept(tmp_path):
+    times = [0, 4, 12, 13, 40]
+    path = write_video(tmp_path / "film.mkv", film(5), times=times)
+    found = [frame.time for frame in read_frames(path)]
+    np.testing.assert_allclose(found, np.array(times) / 100, atol=2e-3)
+
+
+def test_frames_are_read_one_by_one(tmp_path):
+    frames = np.broadcast_to(film(1, (120, 160)), (600, 120, 160))
+    path = write_video(tmp_path / "film.mkv", frames, codec="mpeg4", pixels="yuv420p")
+    tracemalloc.start()
+    n = sum(1 for _ in read_frames(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n == 600
+    assert peak < 50 * 120 * 160
+
+
+def test_a_file_is_closed_with_its_generator(tmp_path):
+    path = write_video(tmp_path / "film.mkv", film())
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    frames = read_frames(path)
+    next(frames)
+    frames.close()
+    if before is not None:
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_loaded_frames_go_to_a_file_that_is_mapped(tmp_path):
+    frames = film()
+    path = write_video(tmp_path / "film.mkv", frames)
+    video = load_frames(path, out=tmp_path / "film.npy")
+    assert isinstance(video.frames, np.memmap)
+    np.testing.assert_array_equal(np.load(tmp_path / "film.npy"), frames)
+    assert len(video.times) == 12
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["tif", "png", "bmp", "PNG", "tiff"])
+def test_pictures_come_in_natural_order(tmp_path, kind):
+    for number in (1, 2, 9, 10, 11, 100):
+        Image.fromarray(np.full((4, 5), number, np.uint8)).save(tmp_path / f"img{number}.{kind}")
+    (tmp_path / ".img3.png").write_bytes(b"hidden")
+    (tmp_path / "notes.txt").write_text("no picture")
+    found = list(read_frames(tmp_path, fps=4))
+    assert [int(frame.image[0, 0]) for frame in found] == [1, 2, 9, 10, 11, 100]
+    assert [frame.time for frame in found] == [0, 0.25, 0.5, 0.75, 1, 1.25]
+
+
+def test_pictures_of_16_bits_keep_their_range(tmp_path):
+    deep = np.array([[0, 257, 25700, 65535]], dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert next(read_frames(tmp_path)).image.tolist() == [[0, 1, 100, 255]]
+
+
+def test_a_tif_may_hold_several_frames(tmp_path):
+    pages = [Image.fromarray(frame) for frame in film(3)]
+    pages[0].save(tmp_path / "film.tif", save_all=True, append_images=pages[1:])
+    assert [frame.index for frame in read_frames(tmp_path / "film.tif")] == [0, 1, 2]
+
+
+def test_pictures_of_two_sizes_are_told(tmp_path):
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "1.png")
+    Image.fromarray(np.zeros((6, 5), np.uint8)).save(tmp_path / "2.png")
+    message = (
+        f"{tmp_path / '2.png'} has 6 x 5 pixels, but 1.png has 4 x 5 pixels; give "
+        "size=(height, width) to resize both."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_frames(tmp_path)
+    assert load_frames(tmp_path, size=(2, 2)).frames.shape == (2, 2, 2)
+
+
+def test_a_broken_picture_is_left_out_and_told(tmp_path):
+    for number in range(4):
+        Image.fromarray(np.full((4, 5), number, np.uint8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:40])
+    message = f"{re.escape(str(tmp_path))} is broken after 2 of 3 frames, at 0.08 s: 2.png cannot"
+    with pytest.raises(BrokenVideoError, match=message):
+        load_frames(tmp_path)
+    with pytest.warns(UserWarning, match=message):
+        video = load_frames(tmp_path, errors="warn")
+    assert video.frames[:, 0, 0].tolist() == [0, 1, 3]
+    assert video.times.tolist() == [0, 0.04, 0.12]
+
+
+# --- broken videos -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("mkv", "ffv1"), ("avi", "mjpeg"), ("avi", "ffv1")])
+def test_a_truncated_video_gives_its_frames_and_says_where_it_ends(tmp_path, kind, codec):
+    frames = film(40)
+    pixels = "yuvj420p" if codec == "mjpeg" else None
+    path = write_video(tmp_path / f"film.{kind}", frames, codec=codec, pixels=pixels)
+    whole = len(list(read_frames(path)))
+    assert whole == 40
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    given = []
+    message = rf"{re.escape(str(path))} is broken after (\d+) of \d+ frames, at [\d.]+ s"
+    with pytest.raises(BrokenVideoError, match=message) as caught:
+        given.extend(frame.image for frame in read_frames(path))
+    assert 10 < len(given) < 30
+    assert re.search(message, str(caught.value))[1] == str(len(given))
+    assert "load_frames(..., errors='warn')" in str(caught.value)
+    if codec == "ffv1":
+        np.testing.assert_array_equal(given, frames[: len(given)])
+    with pytest.warns(UserWarning, match="is broken after"):
+        assert len(load_frames(path, errors="warn").frames) == len(given)
+
+
+def test_nothing_is_written_of_a_broken_video_unless_asked(tmp_path):
+    path = write_video(tmp_path / "film.mkv", film(40))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    out = tmp_path / "film.npy"
+    out.write_bytes(b"old")
+    with pytest.raises(BrokenVideoError):
+        load_frames(path, out=out)
+    assert out.read_bytes() == b"old"
+    assert {p.name for p in tmp_path.iterdir()} == {"film.mkv", "film.npy"}
+
+
+@given(cut=st.integers(0, 60), seed=st.integers(0, 9))
+def test_whatever_happened_to_a_file_its_frames_are_true_or_an_error_tells(tmp_path, cut, seed):
+    rng = np.random.default_rng(seed)
+    frames = film(20)
+    path = write_video(tmp_path / "film.mkv", frames, options={})
+    content = bytearray(path.read_bytes())
+    for at in rng.integers(len(content) // 4, len(content), cut):
+        content[at] = rng.integers(256)
+    path.write_bytes(content)
+    told = str(path)
+    try:
+        for frame in read_frames(path):
+            assert frame.image.shape == (32, 48)
+    except (BrokenVideoError, ValueError) as error:
+        told = str(error)
+    assert str(path) in told
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "told"),
+    [
+        (lambda p: None, FileNotFoundError, "There is no video and no folder {p}."),
+        (lambda p: p.mkdir(), ValueError, "{p} holds no picture (.bmp, .jpeg, .jpg, .png, .tif, "
+         ".tiff), but nothing; give a folder of pictures or the path of a video."),
+        (lambda p: p.write_bytes(b"no video at all" * 99), ValueError,
+         "{p} is no video that FFmpeg can read; give a video, or a folder of pictures."),
+    ],
+)  # fmt: skip
+def test_what_is_no_video_is_told(tmp_path, make, error, told):
+    path = tmp_path / "film.mkv"
+    make(path)
+    with pytest.raises(error, match=f"^{re.escape(told.format(p=path))}$"):
+        load_frames(path)
+
+
+@pytest.mark.parametrize("size", [(4,), (0, 3), (4.5, 3), ("4", "3")])
+def test_a_size_that_is_no_size_is_refused_at_the_call(tmp_path, size):
+    message = f"size must be (height, width), two positive integers. Got {size!r}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read_frames(tmp_path, size=size)
+
+
+def test_a_camera_that_is_not_there_is_told_without_a_password():
+    with pytest.raises(OSError, match=r"^Camera .*cannot be opened"):
+        next(read_frames(97))
+    with pytest.raises(OSError, match=r"^rtsp://127.0.0.1:1/x cannot be opened") as caught:
+        next(read_frames("rtsp://user:secret@127.0.0.1:1/x", timeout=1))
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ValueError, match="has no end"):
+        load_frames(0)
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "call"),
+    [
+        ("av", "video", lambda p: list(read_frames(p / "film.mkv"))),
+        ("PIL", "image", lambda p: list(read_frames(p))),
+        ("av", "video", lambda p: OverlayWriter(p / "seen.mp4")),
+    ],
+)
+def test_a_missing_library_is_told_with_its_extra(tmp_path, monkeypatch, module, extra, call):
+    write_video(tmp_path / "film.mkv", film(2))
+    Image.fromarray(film(1)[0]).save(tmp_path / "1.png")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=re.escape(f"pip install 'skavid[{extra}]'.")):
+        call(tmp_path)
+
+
+# --- overlays ------------------------------------------------------------------------------------
+
+
+def test_an_overlay_outlines_masks_heats_the_irregular_and_plots_scores(tmp_path):
+    frames = np.full((10, 40, 60), 100, dtype=np.uint8)
+    masks = np.zeros(frames.shape, dtype=bool)
+    masks[5:, 10:25, 20:45] = True
+    scores = np.where(np.arange(10) >= 5, -1.0, 2.0)
+    path = tmp_path / "seen.mp4"
+    write_overlay(path, frames, masks=masks, regularity=1 - masks * 1.0, scores=scores, zoom=2)
+    video = load_frames(path, color=True)
+    assert video.frames.shape == (10, 80 + 24, 120, 3)
+    calm, odd = video.frames[2].astype(int), video.frames[8].astype(int)
+    grey = odd.sum(axis=2)
+    assert grey[21:49, 42].mean() - grey[2:10, 2:10].mean() > 100  # the outline is bright
+    blue, yellow = calm[30, 60], odd[34, 64]
+    assert blue[2] > blue[0]
+    assert yellow[0] > yellow[2] + 30
+    strip = odd[80:]
+    assert strip[:, -6:, 0].mean() > strip[:, -6:, 2].mean() + 20  # orange where irregular
+    assert (strip[:, :80].std(axis=(0, 1)) < 60).all()
+
+
+def test_an_overlay_is_what_browsers_play(tmp_path):
+    path = tmp_path / "seen.mp4"
+    write_overlay(path, film(5, (33, 45)), fps=29.97)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert stream.pix_fmt == "yuv420p"
+        assert (stream.height, stream.width) == (34, 46)
+        assert float(stream.average_rate) == pytest.approx(29.97)
+    content = path.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")  # plays before all of it is there
+
+
+def test_an_overlay_is_written_frame_by_frame_from_any_iterator(tmp_path):
+    def endless():
+        for index, image in enumerate(film(4)):
+            yield Frame(image, index / 25, index)
+
+    write_overlay(tmp_path / "seen.mp4", endless(), scores=iter([1.0, float("nan"), 0.0, -1.0]))
+    assert len(load_frames(tmp_path / "seen.mp4").frames) == 4
+
+
+def test_maps_of_another_size_are_brought_to_the_frames(tmp_path):
+    mask = np.zeros((1, 8, 12), dtype=bool)
+    mask[0, 4:, 6:] = True
+    for name, masks in (("small", mask), ("large", mask.repeat(4, 1).repeat(4, 2))):
+        write_overlay(tmp_path / f"{name}.mp4", np.full((1, 32, 48), 90, np.uint8), masks=masks)
+    small, large = (load_frames(tmp_path / f"{name}.mp4").frames for name in ("small", "large"))
+    np.testing.assert_array_equal(small, large)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scores": [1.0]}, "scores has 1 rows, but there are more frames."),
+        ({"scores": [1.0] * 5}, "scores has more rows than the 3 frames."),
+        ({"masks": np.zeros((3, 4))}, "mask must have the shape (h, w). Got (4,)."),
+    ],
+)
+def test_maps_that_do_not_fit_leave_an_older_file_as_it_was(tmp_path, arguments, message):
+    path = tmp_path / "seen.mp4"
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        write_overlay(path, film(3), **arguments)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["seen.mp4"]
+
+
+def write_one_by_one(path, *frames):
+    with OverlayWriter(path) as writer:
+        for image, score in frames:
+            writer.write(image, score=score)
+
+
+BLACK = np.zeros((16, 16), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (
+            [(BLACK, None), (BLACK[:8, :8], None)],
+            "image has 8 x 8 pixels, but the first had 16 x 16 pixels; resize it first.",
+        ),
+        (
+            [(np.zeros((16, 16)), None)],
+            "image must be of uint8, (H, W) or (H, W, 3). Got float64 of shape (16, 16).",
+        ),
+        (
+            [(BLACK, None), (BLACK, 1.0)],
+            "score came after frames without one; give the first frame a score, NaN if it has "
+            "none.",
+        ),
+        ([], "No frame was written, so"),
+    ],
+)
+def test_frames_that_do_not_fit_are_refused_and_leave_nothing(tmp_path, frames, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        write_one_by_one(tmp_path / "seen.mp4", *frames)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_overlay_writer_writes_in_its_block_alone(tmp_path):
+    with pytest.raises(ValueError, match=r"^An OverlayWriter writes in a with block; this one is"):
+        OverlayWriter(tmp_path / "seen.mp4").write(BLACK)
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    path = tmp_path / "nowhere" / "seen.mp4"
+    with pytest.raises(OSError, match=re.escape(f"{path} cannot be written: No such file")):
+        write_overlay(path, film(2))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = tmp_path / "seen.mp4"
+    monkeypatch.setattr("skavid.video.secrets.token_hex", lambda n: "x")
+    touch = Path.touch
+
+    def touch_full(part, *arguments, **options):
+        if part.name == ".seen.mp4.x.part":
+            part.symlink_to("/dev/full")
+        else:
+            touch(part, *arguments, **options)
+
+    monkeypatch.setattr(Path, "touch", touch_full)
+    with pytest.raises(OSError, match=re.escape(f"{path} cannot be written")):
+        write_overlay(path, np.tile(film(40, (128, 128)), (4, 1, 1)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_real_video_is_read_whole():
+    path = next(
+        (
+            p
+            for folder in ("opencv-data", "opencv-doc", "doc/opencv-doc")
+            for p in Path("/usr/share", folder).rglob("vtest.avi")
+        ),
+        None,
+    )
+    if path is None:
+        pytest.skip("vtest.avi of Debian's opencv-data is not installed")
+    n = sum(frame.image.shape == (72, 96) for frame in read_frames(path, size=(72, 96)))
+    assert n == 795
