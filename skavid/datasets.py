@@ -6,25 +6,44 @@ Floor 2, just above ``video`` and ``synthetic``: knows no network. Nothing is do
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
 import re
 import struct
-import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from skavid.clips import (
+    Clip,
+    alike,
+    check_size,
+    check_there,
+    collect,
+    keep,
+    list_folders,
+    list_pictures,
+    load_clips,
+    mask_of,
+    mat_masks,
+    natural,
+    npy_labels,
+    npy_masks,
+    picture_masks,
+    read_clips,
+    read_intervals,
+    read_mask,
+    read_picture,
+    warn_where_apart,
+)
 from skavid.synthetic import make_ir_mnist, make_moving_shapes
-from skavid.video import PICTURES, read_frames, save_frames
+from skavid.video import read_frames
 
 __all__ = [
     "load_avenue",
@@ -49,7 +68,6 @@ MVTEC_ADDRESS = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 TILES_ADDRESS = "https://github.com/abin24/Magnetic-tile-defect-datasets."
 
 LARGEST_IDX = 2**31
-LARGEST_TEXT = 2**20
 VIDEOS = {".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
 
 # UMN, frames from 0, ends included: clips, where each becomes irregular, scene of each.
@@ -58,6 +76,7 @@ UMN_CLIPS = (
     (4929, 5595), (5596, 6253), (6254, 6930), (6931, 7738),
 )  # fmt: skip
 UMN_SCENES = (1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3)
+UMN_FIRSTS = (1, 3, 9)  # the first clip of each scene
 UMN_IRREGULAR = {
     "A": (
         (525, 614), (1330, 1439), (1806, 1985), (2605, 2684), (3219, 3428), (3938, 4017),
@@ -76,14 +95,6 @@ _READER: dict[str, list[Any]] = {
     "size": [tuple, list, None],
     "memmap": [str, Path, None],
 }
-
-
-class _Clip(NamedTuple):
-    """A clip of a data set: its number, where its frames are, where its masks are."""
-
-    number: int
-    source: Path
-    masks: Any = None
 
 
 def load_idx(path: str | Path) -> NDArray[np.uint8]:
@@ -252,7 +263,8 @@ def load_umn(
     folder : str or Path
         ``Crowd-Activity-All.avi``, or the folder that holds it.
     subset : {"train", "test"}, default="train"
-        The first clip of each scene without its irregular part, or all other clips.
+        The first clip of each scene up to where its crowd begins to run, so that its frames
+        follow each other, or all other clips.
     size : tuple (height, width), default=None
         Size of the frames; 240 x 320 when None.
     variant : {"A", "B"}, default="A"
@@ -292,13 +304,13 @@ def load_umn(
             f"{path} is not there; UMN comes from {UMN_ADDRESS}, as one video, "
             "Crowd-Activity-All.avi."
         )
-    ids, scenes, labels = _umn_labels(variant)
-    firsts = np.isin(ids, [1, 3, 9])
-    chosen = firsts & (labels == 1) if subset == "train" else ~firsts
+    ids, scenes, labels, is_before = _umn_labels(variant)
+    firsts = np.isin(ids, UMN_FIRSTS)
+    chosen = firsts & is_before if subset == "train" else ~firsts
 
     def frames() -> Iterator[NDArray[Any]]:
         n = 0
-        for frame in read_frames(path, size=_check_size(size)):
+        for frame in read_frames(path, size=check_size(size)):
             if n < len(chosen) and chosen[n]:
                 image = frame.image.copy()
                 image[: math.ceil(UMN_CAPTION * len(image))] = 0
@@ -310,9 +322,9 @@ def load_umn(
                 f"get it from {UMN_ADDRESS}."
             )
 
-    kept = _kept(memmap, f"umn-{subset}-{variant}", [path], size)
+    kept = keep(memmap, f"umn-{subset}-{variant}", [path], size)
     return Bunch(
-        frames=_collect(frames(), kept),
+        frames=collect(frames(), kept),
         clips=ids[chosen],
         scenes=scenes[chosen],
         labels=labels[chosen],
@@ -344,8 +356,8 @@ def load_avenue(
     size : tuple (height, width), default=None
         Size of the frames and masks; 360 x 640 when None.
     drop : sequence of int, default=()
-        Clips to leave out. Without (1, 2, 8, 9, 10), whose standing irregularities nobody
-        labelled, the test clips are called Avenue17.
+        Numbers of clips to leave out. Without (1, 2, 8, 9, 10), whose standing irregularities
+        nobody labelled, the test clips are known as Avenue17; it trains with all clips.
     memmap : str or Path, default=None
         As in `load_ucsd_ped2`; wise without ``size``: the test masks alone take 3.5 GB.
 
@@ -359,26 +371,34 @@ def load_avenue(
     FileNotFoundError
         If a folder or a mask is not there; it says where the data comes from.
     ValueError
-        If a clip has another number of masks than frames, or a mask file is none.
+        If a clip has another number of masks than frames, a mask file is none, or ``drop``
+        names a clip that is not there, or all of them.
 
     References
     ----------
     .. [1] C. Lu, J. Shi, J. Jia, "Abnormal Event Detection at 150 FPS in Matlab", ICCV 2013.
     """
     root, part = Path(folder), "training_videos" if subset == "train" else "testing_videos"
-    paths = sorted(p for p in (root / part).glob("[0-9][0-9].avi") if int(p.stem) not in drop)
+    paths = {int(p.stem): p for p in sorted((root / part).glob("[0-9][0-9].avi"))}
     if not paths:
         raise FileNotFoundError(
             f"{root / part} holds no 01.avi, 02.avi...; CUHK Avenue comes from {AVENUE_ADDRESS}, "
             "unpacked as training_videos/01.avi, testing_videos/01.avi and "
             "ground_truth_demo/testing_label_mask/1_label.mat."
         )
+    if not set(drop) < set(paths):
+        raise ValueError(
+            f"drop must be some of the clips {list(paths)} in {root / part}. Got {drop!r}."
+        )
     where = root / "ground_truth_demo" / "testing_label_mask"
     clips = [
-        _Clip(int(p.stem), p, where / f"{int(p.stem)}_label.mat" if subset == "test" else None)
-        for p in paths
+        Clip(number, p, where / f"{number}_label.mat" if subset == "test" else None)
+        for number, p in paths.items()
+        if number not in drop
     ]
-    return _load_clips("avenue", clips, subset, size, memmap, _mat_masks)
+    if subset == "test":
+        check_there((c.masks for c in clips if c.masks), "CUHK Avenue", AVENUE_ADDRESS)
+    return load_clips("avenue", clips, subset, size, memmap, mat_masks)
 
 
 @validate_params(_READER, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -394,8 +414,8 @@ def load_shanghaitech(
     Parameters
     ----------
     folder : str or Path
-        Holds ``training/videos`` (or ``training/frames``), ``testing/frames``,
-        ``testing/test_frame_mask`` and ``testing/test_pixel_mask``.
+        Holds ``training/videos`` (or ``training/converted_videos``, or ``training/frames``),
+        ``testing/frames``, ``testing/test_frame_mask`` and ``testing/test_pixel_mask``.
     subset : {"train", "test"}, default="train"
         330 clips of normal frames, or 107 clips of 40791 frames with masks.
     size : tuple (height, width), default=None
@@ -423,35 +443,41 @@ def load_shanghaitech(
        Stacked RNN Framework", ICCV 2017.
     """
     root = Path(folder) / ("training" if subset == "train" else "testing")
-    places = [root / "videos", root / "frames"]
-    sources = sorted(
-        (p for place in places for p in place.glob("[0-9]*_[0-9]*") if p.suffix in {"", ".avi"}),
-        key=lambda p: p.stem,
-    )
+    sources: list[Path] = []
+    for place in ("videos", "converted_videos", "frames"):
+        # The official training clips are videos, also as others convert them; the first to be had.
+        sources = sources or sorted(
+            p
+            for p in (root / place).glob("[!.]*")
+            if re.fullmatch(r"\d+_\d+", p.stem) and (p.is_dir() or p.suffix.lower() in VIDEOS)
+        )
     if not sources:
         raise FileNotFoundError(
             f"{root} holds no clips videos/01_001.avi or frames/01_0014/000.jpg; ShanghaiTech "
-            f"Campus comes from {SHANGHAITECH_ADDRESS}."
+            f"Campus comes from {SHANGHAITECH_ADDRESS}, unpacked as training/videos/01_001.avi, "
+            "testing/frames/01_0014/000.jpg, testing/test_frame_mask/01_0014.npy and "
+            "testing/test_pixel_mask/01_0014.npy."
         )
-    masks = root / "test_pixel_mask"
+    names = [p.stem for p in sources]
+    marked = [root / "test_frame_mask" / f"{name}.npy" for name in names]
+    drawn = [root / "test_pixel_mask" / f"{name}.npy" for name in names]
+    if subset == "test":
+        check_there([*marked, *drawn], "ShanghaiTech Campus", SHANGHAITECH_ADDRESS)
     clips = [
-        _Clip(index, p, masks / f"{p.stem}.npy" if subset == "test" else None)
+        Clip(index, p, drawn[index] if subset == "test" else None)
         for index, p in enumerate(sources)
     ]
-    data = _load_clips("shanghaitech", clips, subset, size, memmap, _npy_masks)
-    scenes = np.array([int(p.stem.split("_")[0]) for p in sources])
-    data.scenes, data.names = scenes[data.clips], [p.stem for p in sources]
+    data = load_clips("shanghaitech", clips, subset, size, memmap, npy_masks)
+    data.scenes = np.array([int(name.split("_")[0]) for name in names])[data.clips]
+    data.names = names
     if subset == "test":
-        drawn = data.labels
-        data.labels = np.concatenate(
-            [
-                _frame_mask(
-                    root / "test_frame_mask" / f"{p.stem}.npy", int((data.clips == k).sum())
-                )
-                for k, p in enumerate(sources)
-            ]
+        lengths = np.bincount(data.clips)
+        of_masks, data.labels = (
+            data.labels,
+            np.concatenate([npy_labels(p, n) for p, n in zip(marked, lengths, strict=True)]),
         )
-        _warn_where_apart(data.labels, drawn, [data.names[k] for k in data.clips], "frame masks")
+        named = dict(enumerate(names))
+        warn_where_apart(data, of_masks, named, "test_frame_mask", first=0, stacklevel=4)
     return data
 
 
@@ -475,7 +501,8 @@ def load_mvtec(
     folder : str or Path
         Holds the categories.
     category : str, default=None
-        "bottle", say; None: the folder itself is one.
+        "bottle", say; None: the folder itself is one. Its masks have the names of their images,
+        with or without ``_mask``; what is not 0 in them is irregular.
     subset : {"train", "test"}, default="train"
         Normal images, or both kinds with masks.
     size : tuple (height, width), default=None
@@ -506,7 +533,7 @@ def load_mvtec(
        Anomaly Detection", CVPR 2019.
     """
     root = Path(folder) if category is None else Path(folder) / category
-    paths = [p for kind in _folders(root / subset) for p in _pictures(kind)]
+    paths = [p for kind in list_folders(root / subset) for p in list_pictures(kind)]
     if not paths:
         raise FileNotFoundError(
             f"{root / subset} holds no pictures good/000.png; MVTec AD comes from "
@@ -515,17 +542,21 @@ def load_mvtec(
         )
     kinds = [p.parent.name for p in paths]
     labels = np.where(np.array(kinds) == "good", 1, -1)
-    name = f"{root.name}-{subset}-{'color' if color else 'grey'}"
-    images = _collect((_picture(p, size, color) for p in paths), _kept(memmap, name, paths, size))
+    name = f"{root.resolve().name}-{subset}-{'color' if color else 'grey'}"
+    drawn = [
+        None if kind == "good" else mask_of(root / "ground_truth" / kind, path)
+        for kind, path in zip(kinds, paths, strict=True)
+        if subset == "test"
+    ]
+    images = collect(
+        alike((p, read_picture(p, size, color)) for p in paths), keep(memmap, name, paths, size)
+    )
     masks = None
     if subset == "test":
-        drawn = [
-            None if kind == "good" else _mask_of(root / "ground_truth" / kind, path)
-            for kind, path in zip(kinds, paths, strict=True)
-        ]
         shape = images.shape[1:3]
-        known = _kept(memmap, f"{name}-masks", [p for p in drawn if p is not None], size)
-        masks = _collect((_mask(p, shape, size) for p in drawn), known)
+        known = keep(memmap, f"{name}-masks", [*paths, *filter(None, drawn)], size)
+        pairs = zip(drawn, paths, strict=True)
+        masks = collect((read_mask(mask, p, shape) for mask, p in pairs), known)
     return Bunch(images=images, labels=labels, masks=masks, kinds=kinds, paths=paths)
 
 
@@ -534,7 +565,7 @@ def load_mvtec(
         **_READER,
         "size": [tuple, list],
         "n_train": [Interval(Integral, 1, None, closed="left")],
-        "random_state": ["random_state"],
+        "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
     },
     prefer_skip_nested_validation=True,
 )
@@ -544,7 +575,7 @@ def load_magnetic_tiles(
     size: tuple[int, int],
     subset: str = "train",
     n_train: int = 300,
-    random_state: Any = 0,
+    random_state: int = 0,
 ) -> Bunch:
     """Read magnetic tile defects: grey images of a production line.
 
@@ -559,8 +590,8 @@ def load_magnetic_tiles(
         ``n_train`` of the normal tiles, or the other normal and all faulty ones.
     n_train : int, default=300
         There is no official split: so many normal tiles, drawn by ``random_state``, train.
-    random_state : int, RandomState instance or None, default=0
-        Draws them; the same number for both subsets.
+    random_state : int, default=0
+        Draws them; the same number for both subsets, which then share no tile.
 
     Returns
     -------
@@ -582,14 +613,18 @@ def load_magnetic_tiles(
     """
     root = Path(folder)
     of_kind = {
-        kind.name.removeprefix("MT_"): [p for p in _pictures(kind / "Imgs") if p.suffix != ".png"]
-        for kind in _folders(root)
+        kind.name.removeprefix("MT_"): [
+            p for p in list_pictures(kind / "Imgs") if p.suffix != ".png"
+        ]
+        for kind in list_folders(root)
         if kind.name.startswith("MT_")
     }
     free = of_kind.pop("Free", [])
     if not free:
         raise FileNotFoundError(
-            f"{root} holds no tiles MT_Free/Imgs/*.jpg; they come from {TILES_ADDRESS}"
+            f"{root} holds no tiles MT_Free/Imgs/*.jpg; they come from {TILES_ADDRESS}, "
+            "unpacked as MT_Free/Imgs/exp1.jpg, MT_Crack/Imgs/exp1.jpg and "
+            "MT_Crack/Imgs/exp1.png, its mask."
         )
     if n_train >= len(free):
         raise ValueError(
@@ -603,14 +638,18 @@ def load_magnetic_tiles(
         rest = [free[index] for index in np.sort(order[n_train:])]
         paths = rest + [p for some in of_kind.values() for p in some]
         kinds = ["Free"] * len(rest) + [k for k, some in of_kind.items() for _ in some]
-    images = np.stack([_picture(p, size, False) for p in paths])
+    drawn = [
+        None if k == "Free" else mask_of(p.parent, p) for k, p in zip(kinds, paths, strict=True)
+    ]
+    images = np.stack([read_picture(p, size, False) for p in paths])
     masks = None
     if subset == "test":
-        drawn = [
-            None if k == "Free" else _mask_of(p.parent, p)
-            for k, p in zip(kinds, paths, strict=True)
-        ]
-        masks = np.stack([_mask(p, images.shape[1:], size, above=127) for p in drawn])
+        masks = np.stack(
+            [
+                read_mask(mask, p, images.shape[1:], above=127)
+                for mask, p in zip(drawn, paths, strict=True)
+            ]
+        )
     labels = np.where(np.array(kinds) == "Free", 1, -1)
     return Bunch(images=images, labels=labels, masks=masks, kinds=kinds, paths=paths)
 
@@ -644,7 +683,8 @@ def load_folder(
     -------
     data : Bunch
         ``frames`` uint8 (n, H, W) or (n, H, W, 3); ``clips`` int (n,), from 0 (single images
-        are one clip); ``names`` list of str, of the clips, or of single images.
+        are one clip); ``times`` float (n,), seconds from the beginning of the clip, 25 pictures
+        a second; ``names`` list of str, of the clips, or of single images.
 
     Raises
     ------
@@ -669,16 +709,16 @@ def load_folder(
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}.")
-    files = sorted((p for p in root.glob("[!.]*") if p.is_file()), key=_natural)
+    files = sorted((p for p in root.glob("[!.]*") if p.is_file()), key=natural)
     videos = [p for p in files if p.suffix.lower() in VIDEOS]
-    sources = videos or [p for p in _folders(root) if _pictures(p)]
-    pictures = _pictures(root)
+    sources = videos or [p for p in list_folders(root) if list_pictures(p)]
+    pictures = list_pictures(root)
     if not sources and not pictures:
         raise ValueError(f"{root} holds no video, no folder of pictures and no picture.")
     names = [p.name for p in sources or pictures]
-    clips = [_Clip(index, p) for index, p in enumerate(sources)] or [_Clip(0, root)]
-    frames, ids = _read_clips("folder", clips, size, memmap, color=color)
-    return Bunch(frames=frames, clips=ids, names=names)
+    clips = [Clip(index, p) for index, p in enumerate(sources)] or [Clip(0, root)]
+    frames, ids, times = read_clips("folder", clips, size, memmap, color=color)
+    return Bunch(frames=frames, clips=ids, times=times, names=names)
 
 
 # --- UCSD and UMN --------------------------------------------------------------------------------
@@ -686,7 +726,7 @@ def load_folder(
 
 def _load_ucsd(root: Path, name: str, subset: str, size: Any, memmap: str | Path | None) -> Bunch:
     part = subset.capitalize()
-    folders = [p for p in _folders(root / part) if re.fullmatch(rf"{part}\d\d\d", p.name)]
+    folders = [p for p in list_folders(root / part) if re.fullmatch(rf"{part}\d\d\d", p.name)]
     if not folders:
         raise FileNotFoundError(
             f"{root / part} holds no clips {part}001, {part}002...; {name} comes from "
@@ -694,282 +734,33 @@ def _load_ucsd(root: Path, name: str, subset: str, size: Any, memmap: str | Path
         )
     beside = [p.with_name(f"{p.name}_gt") for p in folders]
     clips = [
-        _Clip(int(p.name[-3:]), p, drawn if subset == "test" and drawn.is_dir() else None)
+        Clip(int(p.name[-3:]), p, drawn if subset == "test" and drawn.is_dir() else None)
         for p, drawn in zip(folders, beside, strict=True)
     ]
-    data = _load_clips(name, clips, subset, size, memmap, _picture_masks)
     if subset == "train":
-        return data
+        return load_clips(name, clips, subset, size, memmap, picture_masks)
     listed = sorted(p for p in (root / part).glob("[!.]*.m") if p.is_file())
-    if listed:
-        drawn = data.labels
-        data.labels = _intervals(listed[0], data.clips)
-        known = data.has_masks
-        where = [f"{part}{clip:03d}" for clip in data.clips[known]]
-        _warn_where_apart(data.labels[known], drawn[known], where, listed[0].name)
-    elif not data.has_masks.all():
-        lacking = sorted(set(data.clips[~data.has_masks].tolist()))
+    lacking = [clip.source.name for clip in clips if clip.masks is None]
+    if lacking and not listed:
         raise FileNotFoundError(
-            f"{root / part} lacks {name}.m, and clips {lacking} have no masks: nothing tells "
+            f"{root / part} lacks {name}.m, and {', '.join(lacking)} no masks: nothing tells "
             f"their labels; {name} comes from {UCSD_ADDRESS}."
         )
+    data = load_clips(name, clips, subset, size, memmap, picture_masks)
+    if listed:
+        drawn, data.labels = data.labels, read_intervals(listed[0], data.clips)
+        names = {clip.number: clip.source.name for clip in clips}
+        warn_where_apart(data, drawn, names, listed[0].name, first=1, stacklevel=5)
     return data
 
 
-def _intervals(path: Path, clips: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Read gt_frame = [60:152]; of each clip, frames from 1, ends included."""
-    text = path.read_bytes()[:LARGEST_TEXT].decode("latin-1")
-    rows = re.findall(r"gt_frame\s*=\s*\[([^\]]*)\]", text)
-    ids = np.unique(clips)
-    if len(rows) != len(ids):
-        raise ValueError(f"{path} lists {len(rows)} clips, but there are {len(ids)}.")
-    labels = np.ones(len(clips), dtype=int)
-    for clip, row in zip(ids, rows, strict=True):
-        frames = np.flatnonzero(clips == clip)
-        for interval in re.split(r"[,;\s]+", row.strip()):
-            ends = [int(end) for end in re.findall(r"\d{1,9}", interval)]
-            if not interval:
-                continue
-            if not 1 <= len(ends) <= 2 or not 1 <= ends[0] <= ends[-1] <= len(frames):
-                raise ValueError(
-                    f"{path} has the interval {interval[:40]!r} for clip {clip}, which has frames "
-                    f"1 to {len(frames)}."
-                )
-            labels[frames[ends[0] - 1 : ends[-1]]] = -1
-    return labels
-
-
-def _umn_labels(
-    variant: str,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _umn_labels(variant: str) -> tuple[NDArray[Any], ...]:
+    """Return clip, scene and label of each frame, and whether its crowd has not yet run."""
     lengths = [last - first + 1 for first, last in UMN_CLIPS]
     ids = np.repeat(np.arange(1, len(UMN_CLIPS) + 1), lengths)
     labels = np.ones(len(ids), dtype=int)
-    for first, last in UMN_IRREGULAR[variant]:
+    is_before = np.zeros(len(ids), dtype=bool)
+    for (begin, _), (first, last) in zip(UMN_CLIPS, UMN_IRREGULAR[variant], strict=True):
         labels[first : last + 1] = -1
-    return ids, np.repeat(UMN_SCENES, lengths), labels
-
-
-def _warn_where_apart(
-    labels: NDArray[Any], drawn: NDArray[Any], clips: list[str], source: str
-) -> None:
-    apart = labels != drawn
-    if apart.any():
-        named = sorted({clip for clip, differs in zip(clips, apart, strict=True) if differs})
-        warnings.warn(
-            f"{source} and the masks of pixels disagree on {int(apart.sum())} frames of "
-            f"{', '.join(named)}; the labels are those of {source}.",
-            UserWarning,
-            stacklevel=5,
-        )
-
-
-# --- clips ---------------------------------------------------------------------------------------
-
-
-def _load_clips(
-    name: str,
-    clips: list[_Clip],
-    subset: str,
-    size: Any,
-    memmap: str | Path | None,
-    masks_of: Callable[[Any, tuple[int, int], Any], Iterable[NDArray[np.bool_]]],
-) -> Bunch:
-    """Read frames and masks of clips; labels come from the masks."""
-    frames, ids = _read_clips(f"{name}-{subset}", clips, size, memmap)
-    labels = np.ones(len(frames), dtype=int)
-    if subset == "train":
-        return Bunch(frames=frames, clips=ids, labels=labels, masks=None, has_masks=None)
-    shape = frames.shape[1:3]
-
-    def drawn() -> Iterator[NDArray[np.bool_]]:
-        for clip in clips:
-            n = int((ids == clip.number).sum())
-            if clip.masks is None:
-                yield from (np.zeros(shape, dtype=bool) for _ in range(n))
-                continue
-            count = 0
-            for mask in masks_of(clip.masks, shape, size):
-                count += 1
-                yield mask
-            if count != n:
-                raise ValueError(
-                    f"{clip.source} has {n} frames, but {clip.masks.name} beside it has {count} "
-                    "masks; unpack the archive anew."
-                )
-
-    sources = [clip.masks for clip in clips if clip.masks is not None]
-    masks = _collect(drawn(), _kept(memmap, f"{name}-masks", sources, size))
-    for index, mask in enumerate(masks):
-        labels[index] = -1 if mask.any() else 1
-    have = np.isin(ids, [clip.number for clip in clips if clip.masks is not None])
-    return Bunch(frames=frames, clips=ids, labels=labels, masks=masks, has_masks=have)
-
-
-def _read_clips(
-    name: str, clips: list[_Clip], size: Any, memmap: str | Path | None, *, color: bool = False
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    size = _check_size(size)
-    ids: list[int] = []
-
-    def frames() -> Iterator[NDArray[np.uint8]]:
-        for clip in clips:
-            for frame in read_frames(clip.source, size=size, color=color):
-                ids.append(clip.number)
-                yield frame.image
-
-    kept = _kept(memmap, f"{name}{'-color' * color}", [clip.source for clip in clips], size)
-    numbers = None if kept is None else kept.with_suffix(".clips.npy")
-    if kept is not None and kept.exists() and numbers is not None and numbers.exists():
-        return _collect((), kept), np.load(numbers)
-    if kept is not None:
-        kept.unlink(missing_ok=True)
-    images = _collect(frames(), kept)
-    if numbers is not None:
-        np.save(numbers, ids)
-    return images, np.array(ids)
-
-
-def _picture_masks(folder: Path, shape: Any, size: Any) -> Iterator[NDArray[np.bool_]]:
-    # Some masks are called 001, some frame001: their last number tells their order.
-    paths = sorted(_pictures(folder), key=lambda p: int((re.findall(r"\d+", p.stem) or ["0"])[-1]))
-    for path in paths:
-        yield _mask(path, shape, size)
-
-
-def _mat_masks(path: Path, shape: Any, size: Any) -> Iterator[NDArray[np.bool_]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; CUHK Avenue comes from {AVENUE_ADDRESS}.")
-    try:
-        cells = np.ravel(loadmat(path, variable_names=["volLabel"])["volLabel"])
-    except Exception as error:  # of many kinds, for files that are damaged in many ways
-        raise ValueError(f"{path} is no file of masks (volLabel); get it anew.") from error
-    for cell in cells:
-        yield _shrink(np.asarray(cell) > 0, shape, size, path)
-
-
-def _npy_masks(path: Path, shape: Any, size: Any) -> Iterator[NDArray[np.bool_]]:
-    for mask in _read_npy(path, 3):
-        yield _shrink(mask > 0, shape, size, path)
-
-
-def _frame_mask(path: Path, n: int) -> NDArray[np.int64]:
-    marked = _read_npy(path, 1)
-    if len(marked) != n:
-        raise ValueError(f"{path} has {len(marked)} labels, but its clip has {n} frames.")
-    return np.where(marked > 0, -1, 1)
-
-
-def _read_npy(path: Path, n_dims: int) -> NDArray[Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not there; ShanghaiTech Campus comes from {SHANGHAITECH_ADDRESS}."
-        )
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no array of masks; get it anew.") from error
-    if array.ndim != n_dims:
-        raise ValueError(f"{path} holds an array of shape {array.shape}, not of {n_dims} axes.")
-    return array
-
-
-# --- pictures ------------------------------------------------------------------------------------
-
-
-def _picture(path: Path, size: Any, color: bool) -> NDArray[np.uint8]:
-    image: NDArray[np.uint8] = next(read_frames(path, size=_check_size(size), color=color)).image
-    return image
-
-
-def _mask_of(folder: Path, picture: Path) -> Path:
-    for name in (f"{picture.stem}_mask.png", f"{picture.stem}.png"):
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(f"{picture} has no mask {picture.stem}_mask.png in {folder}.")
-
-
-def _mask(path: Path | None, shape: Any, size: Any, *, above: int = 0) -> NDArray[np.bool_]:
-    if path is None:
-        return np.zeros(shape, dtype=bool)
-    whole = next(read_frames(path)).image
-    return _shrink(whole > above, shape, size, path)
-
-
-def _shrink(mask: NDArray[np.bool_], shape: Any, size: Any, path: Path) -> NDArray[np.bool_]:
-    """Bring a mask to its frame's shape: a pixel is set where any pixel below it is."""
-    if mask.ndim != 2 or (size is None and mask.shape != tuple(shape)):
-        raise ValueError(f"{path} has a mask of shape {mask.shape}, but its frames have {shape}.")
-    small: NDArray[np.bool_] = mask
-    for axis, (whole, part) in enumerate(zip(mask.shape, shape, strict=True)):
-        if whole == part:
-            continue
-        firsts = np.arange(part) * whole // part
-        lasts = -(-np.arange(1, part + 1) * whole // part)
-        none = np.zeros_like(small.take([0], axis), dtype=int)
-        sums = np.concatenate([none, small.cumsum(axis)], axis)
-        small = sums.take(lasts, axis) > sums.take(firsts, axis)
-    return small
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted((p for p in root.glob("[!.]*") if p.is_dir()), key=_natural)
-
-
-def _pictures(folder: Path) -> list[Path]:
-    found = (p for p in folder.glob("[!.]*") if p.suffix.lower() in PICTURES)
-    return sorted(found, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Order img2 before img10."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
-
-
-def _check_size(size: Any) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    if len(size) != 2 or not all(isinstance(n, int | np.integer) and n > 0 for n in size):
-        raise ValueError(f"size must be (height, width) in whole pixels. Got {size!r}.")
-    return int(size[0]), int(size[1])
-
-
-# --- in memory or mapped -------------------------------------------------------------------------
-
-
-def _kept(memmap: str | Path | None, name: str, sources: list[Path], size: Any) -> Path | None:
-    """Name the file that holds decoded pictures: another source or size is another file."""
-    if memmap is None:
-        return None
-    told = hashlib.sha256(repr(size and tuple(size)).encode())
-    for source in sources:
-        files = [source] if source.is_file() else _pictures(source)
-        for file in files:
-            stat = file.stat()
-            told.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns};".encode())
-    folder = Path(memmap)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{name}-{told.hexdigest()[:16]}.npy"
-
-
-def _collect(pictures: Iterable[NDArray[Any]], kept: Path | None) -> NDArray[Any]:
-    """Stack pictures in memory, or in a file that is written once and then mapped."""
-    if kept is None:
-        return np.stack(list(_alike(pictures)))
-    mapped: NDArray[Any] = (
-        np.load(kept, mmap_mode="r") if kept.exists() else save_frames(kept, pictures)
-    )
-    return mapped
-
-
-def _alike(pictures: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    first = None
-    for index, picture in enumerate(pictures):
-        first = picture.shape if first is None else first
-        if picture.shape != first:
-            raise ValueError(
-                f"Picture {index} has the shape {picture.shape}, those before it {first}; "
-                "pass size=(height, width) to resize them."
-            )
-        yield picture
+        is_before[begin:first] = True
+    return ids, np.repeat(UMN_SCENES, lengths), labels, is_before

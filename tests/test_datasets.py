@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 import re
+import shutil
 import struct
 import sys
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skavid.clips import _runs, read_intervals
 from skavid.datasets import (
     UMN_IRREGULAR,
     load_avenue,
@@ -25,6 +28,7 @@ from skavid.datasets import (
     load_umn,
     make_ir_mnist,
 )
+from skavid.video import read_frames
 
 
 def coded_digits(n_each=6, side=4, first=0):
@@ -539,22 +543,91 @@ def test_intervals_and_masks_that_disagree_are_told(ped1):
     path = ped1 / "Test" / "UCSDped1.m"
     path.write_text(path.read_text().replace("[3:4]", "[3:5]", 1))
     message = (
-        "UCSDped1.m and the masks of pixels disagree on 1 frames of Test001; the labels are "
-        "those of UCSDped1.m."
+        "UCSDped1.m and the masks disagree on 1 frames, Test001 (5); the labels are those of "
+        "UCSDped1.m."
     )
-    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as told:
         data = load_ucsd_ped1(ped1, subset="test")
+    assert told[0].filename == __file__
     assert data.labels[4] == -1
+    assert not data.masks[4].any()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "written"),
+    [
+        ([3], "3"),
+        ([3, 4, 5, 9], "3 to 5, 9"),
+        ([1, 3, 5, 7, 8], "1, 3, 5, ..."),
+        ([1, 2, 4, 6], "1 to 2, 4, 6"),
+    ],
+)
+def test_runs_of_frames_are_written_short(numbers, written):
+    assert _runs(np.array(numbers)) == written
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "T{end+1}.gt_frame = [3:4];T{end+1}.gt_frame=[1 5:6];\nT{ end + 1 }.gt_frame = [3 : 4]",
+        "T{3}.gt_frame = [3:4];\nT{1}.gt_frame = [3:4];\nT{2}.gt_frame = [1,5:6];",
+        "% T{end+1}.gt_frame = [1:6];\r\nT{end+1}.gt_frame = [3, 4]; % T{9}.gt_frame = [1]\r\n"
+        "T{end+1}.gt_frame = [1;\n5:6];\r\nT{end+1}.gt_frame = [3:4];\r\n"
+        "T{end+1}.gt_frame = [1:200]; % a clip that was not unpacked",
+    ],
+)
+def test_intervals_are_read_as_they_may_be_written(ped1, text):
+    (ped1 / "Test" / "UCSDped1.m").write_bytes(text.encode())
+    expected = [1, 1, -1, -1, 1, 1, -1, 1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1]
+    assert load_ucsd_ped1(ped1, subset="test").labels.tolist() == expected
+
+
+PED1 = [
+    "60:152", "50:175", "91:200", "31:168", "5:90,140:200", "1:100,110:200", "1:175", "1:94",
+    "1:48", "1:140", "70:165", "130:200", "1:156", "1:200", "138:200", "123:200", "1:47",
+    "54:120", "64:138", "45:175", "31:200", "16:107", "8:165", "50:171", "40:135", "77:144",
+    "10:122", "105:200", "1:15,45:113", "175:200", "1:180", "1:52,65:115", "5:165", "1:121",
+    "86:200", "15:108",
+]  # fmt: skip
+
+
+def test_ped1s_intervals_have_their_published_number_of_irregular_frames(tmp_path):
+    path = tmp_path / "UCSDped1.m"
+    lines = [f"TestVideoFile{{end+1}}.gt_frame = [{row}];" for row in PED1]
+    path.write_text("\n".join(["TestVideoFile = {};", *lines]))
+    clips = np.repeat(np.arange(1, 37), 200)
+    labels = read_intervals(path, clips)
+    assert (labels == -1).sum() == 4045
+    wholly = [clip for clip in range(1, 37) if (labels[clips == clip] == -1).all()]
+    assert wholly == [14]
+    assert np.flatnonzero(labels[clips == 1] == -1)[[0, -1]].tolist() == [59, 151]
+
+
+def test_a_list_of_intervals_that_is_none_is_refused_at_once(tmp_path):
+    path = tmp_path / "UCSDped1.m"
+    path.write_bytes(b"{1}.gt_frame = [" * 5000)
+    message = f"{path} is larger than 65536 bytes; it is no list of frames."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read_intervals(path, np.ones(3, dtype=int))
+    path.write_bytes(path.read_bytes()[:65000])
+    begin = time.perf_counter()
+    message = f"{path} lists 0 clips, and no frames of clip 1."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read_intervals(path, np.ones(3, dtype=int))
+    assert time.perf_counter() - begin < 2
 
 
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        (["3:4", "1:2"], "lists 2 clips, but there are 3."),
+        (["3:4", "1:2"], "lists 2 clips, and no frames of clip 3."),
         (["3:4", "0:2", "1"], "has the interval '0:2' for clip 2, which has frames 1 to 6."),
         (["3:4", "2:7", "1"], "has the interval '2:7' for clip 2, which has frames 1 to 6."),
         (["3:4", "5:2", "1"], "has the interval '5:2' for clip 2, which has frames 1 to 6."),
         (["3:4", "system('rm')", "1"], "has the interval \"system('rm')\" for clip 2"),
+        (["3:4", "-1:4", "1"], "has the interval '-1:4' for clip 2, which has frames 1 to 6."),
+        (["3:4", "1:2:6", "1"], "has the interval '1:2:6' for clip 2, which has frames 1 to 6."),
+        (["3:4", "1e0", "1"], "has the interval '1e0' for clip 2, which has frames 1 to 6."),
         (["9" * 4000 + ":4", "1", "1"], "has the interval '" + "9" * 40 + "' for clip 1"),
     ],
 )
@@ -567,9 +640,21 @@ def test_lists_of_intervals_that_do_not_fit_are_refused(ped1, rows, told):
 
 def test_clips_with_neither_masks_nor_intervals_are_refused(ped1):
     (ped1 / "Test" / "UCSDped1.m").unlink()
-    message = f"{ped1 / 'Test'} lacks UCSDped1.m, and clips [2] have no masks"
-    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+    message = (
+        f"{ped1 / 'Test'} lacks UCSDped1.m, and Test002 no masks: nothing tells their labels; "
+        "UCSDped1 comes from http://www.svcl.ucsd.edu/projects/anomaly/dataset.htm."
+    )
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         load_ucsd_ped1(ped1, subset="test")
+
+
+@pytest.mark.parametrize("size", [None, (4, 5)])
+def test_a_mask_of_another_shape_than_its_frame_is_refused(ped1, size):
+    path = ped1 / "Test" / "Test003_gt" / "004.bmp"
+    write_pictures(path.parent, np.zeros((1, 9, 8), np.uint8), "bmp", first=4)
+    message = f"{path.parent} has a mask of shape (9, 8), but its frames have (8, 9)."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_ucsd_ped1(ped1, subset="test", size=size)
 
 
 # --- kept in files -------------------------------------------------------------------------------
@@ -587,7 +672,7 @@ def test_decoded_frames_are_mapped_from_files_and_decoded_once(ped1, tmp_path, m
         if attempt == 0:
             kept = {path.name for path in (tmp_path / "kept").iterdir()}
             assert all(name.endswith(".npy") for name in kept)
-            monkeypatch.setattr("skavid.datasets.read_frames", None)
+            monkeypatch.setattr("skavid.clips.read_frames", None)
     assert {path.name for path in (tmp_path / "kept").iterdir()} == kept
 
 
@@ -600,8 +685,9 @@ def test_other_sources_and_sizes_are_kept_apart(ped1, tmp_path):
     path = ped1 / "Test" / "UCSDped1.m"
     path.write_text(path.read_text() + "T{end+1}.gt_frame = [];")
     data = load_ucsd_ped1(ped1, subset="test", size=(4, 5), memmap=tmp_path / "kept")
-    assert len(data.frames) == 19
+    assert len(data.frames) == len(data.masks) == 19
     assert data.labels[-1] == 1
+    assert not data.has_masks[-1]
 
 
 def test_a_failed_reading_leaves_no_file_behind(ped1, tmp_path):
@@ -609,6 +695,28 @@ def test_a_failed_reading_leaves_no_file_behind(ped1, tmp_path):
     with pytest.raises(ValueError, match="pass size"):
         load_ucsd_ped1(ped1, subset="test", memmap=tmp_path / "kept")
     assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_an_interrupted_reading_leaves_no_file_behind_and_begins_anew(ped1, tmp_path, monkeypatch):
+    def interrupted(source, **options):
+        yield from list(read_frames(source, **options))[:3]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("skavid.clips.read_frames", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load_ucsd_ped1(ped1, subset="test", memmap=tmp_path / "kept")
+    assert list((tmp_path / "kept").iterdir()) == []
+    data = load_ucsd_ped1(ped1, subset="test", memmap=str(tmp_path / "kept"))
+    assert len(data.frames) == 18
+
+
+def test_frames_whose_clips_were_deleted_are_decoded_anew(ped1, tmp_path):
+    for _ in range(2):
+        data = load_ucsd_ped1(ped1, subset="test", memmap=tmp_path / "kept")
+        assert data.clips.tolist() == [1] * 6 + [2] * 6 + [3] * 6
+        for path in (tmp_path / "kept").glob("*.clips.npy"):
+            path.unlink()
 
 
 # --- UMN -----------------------------------------------------------------------------------------
@@ -642,8 +750,8 @@ def test_umn_is_cut_into_clips_and_its_caption_blanked(tmp_path):
     write_video(tmp_path / "Crowd-Activity-All.avi", frames)
     train = load_umn(tmp_path)
     test = load_umn(tmp_path / "Crowd-Activity-All.avi", subset="test", variant="B")
-    # Scene 1: 0-524 and what follows its irregular part, 615-624; 1453-1805 and 1986-2001...
-    assert len(train.frames) == 625 - 90 + 549 - 180 + 658 - 41
+    expected = [*range(525), *range(1453, 1806), *range(5596, 6195)]
+    assert (train.frames[:, 10, :2].astype(int) @ [1, 251]).tolist() == expected
     assert (train.labels == 1).all()
     assert np.unique(train.clips).tolist() == [1, 3, 9]
     assert np.unique(train.scenes).tolist() == [1, 2, 3]
@@ -656,6 +764,11 @@ def test_umn_is_cut_into_clips_and_its_caption_blanked(tmp_path):
     assert (train.frames[:, :2] == 0).all()
     assert (train.frames[:, 2:10] == 200).all()
     assert train.masks is None
+    assert [(test.labels[test.clips == clip] == -1).sum() for clip in (2, 11)] == [148, 84]
+    again = load_umn(tmp_path, size=(10, 8), memmap=tmp_path / "kept")
+    assert again.frames.shape == (1477, 10, 8)
+    assert (again.frames[:, 0] == 0).all()
+    np.testing.assert_array_equal(again.clips, train.clips)
 
 
 def test_a_umn_video_of_another_length_is_refused(tmp_path):
@@ -703,6 +816,49 @@ def test_avenues_frames_and_masks_are_read(avenue):
     assert load_avenue(folder, subset="test", size=(4, 6)).masks[3].sum() == 1
 
 
+@pytest.mark.parametrize("drop", [(3,), (1, 2), ("1",)])
+def test_clips_that_cannot_be_dropped_are_told(avenue, drop):
+    message = (
+        f"drop must be some of the clips [1, 2] in {avenue[0] / 'testing_videos'}. Got {drop!r}."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_avenue(avenue[0], subset="test", drop=drop)
+
+
+def test_a_missing_file_of_masks_is_told_before_anything_is_decoded(
+    avenue, shanghaitech, monkeypatch
+):
+    monkeypatch.setattr("skavid.clips.read_frames", None)
+    path = avenue[0] / "ground_truth_demo" / "testing_label_mask" / "2_label.mat"
+    path.unlink()
+    message = (
+        f"{path} is not there; CUHK Avenue comes from "
+        "http://www.cse.cuhk.edu.hk/leojia/projects/detectabnormal/dataset.html."
+    )
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        load_avenue(avenue[0], subset="test")
+    path = shanghaitech / "testing" / "test_pixel_mask" / "05_0018.npy"
+    path.unlink()
+    message = (
+        f"{path} is not there; ShanghaiTech Campus comes from "
+        "https://svip-lab.github.io/dataset/campus_dataset.html."
+    )
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        load_shanghaitech(shanghaitech, subset="test")
+
+
+def test_cells_of_avenues_masks_that_are_no_numbers_are_refused(avenue):
+    from scipy.io import savemat
+
+    path = avenue[0] / "ground_truth_demo" / "testing_label_mask" / "1_label.mat"
+    cells = np.empty((1, 5), dtype=object)
+    cells[0, :] = "eval"
+    savemat(path, {"volLabel": cells})
+    message = f"{path} is no file of masks (volLabel); get it anew."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_avenue(avenue[0], subset="test")
+
+
 @pytest.mark.parametrize("content", [b"", b"MATLAB 5.0 MAT-file", b"\x00" * 300])
 def test_a_damaged_file_of_avenues_masks_is_named(avenue, content):
     path = avenue[0] / "ground_truth_demo" / "testing_label_mask" / "2_label.mat"
@@ -742,11 +898,64 @@ def test_shanghaitech_has_scenes_names_and_masks(shanghaitech):
 def test_shanghaitechs_two_kinds_of_label_that_disagree_are_told(shanghaitech):
     np.save(shanghaitech / "testing" / "test_frame_mask" / "01_0014.npy", np.ones(4))
     message = (
-        "frame masks and the masks of pixels disagree on 4 frames of 01_0014; the labels are "
-        "those of frame masks."
+        "test_frame_mask and the masks disagree on 4 frames, 01_0014 (0 to 3); the labels are "
+        "those of test_frame_mask."
     )
-    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as told:
         assert (load_shanghaitech(shanghaitech, subset="test").labels[:4] == -1).all()
+    assert told[0].filename == __file__
+
+
+def test_shanghaitechs_converted_clips_count_once(shanghaitech):
+    root = shanghaitech / "training"
+    (root / "videos").rename(root / "converted_videos")
+    write_pictures(root / "frames" / "01_001", np.zeros((1, 16, 18), np.uint8))
+    assert load_shanghaitech(shanghaitech).names == ["01_001", "12_003"]
+    shutil.rmtree(root / "converted_videos")
+    assert load_shanghaitech(shanghaitech).clips.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "array", "told"),
+    [
+        ("test_frame_mask", np.ones(3), "has 3 labels, but its clip has 4 frames."),
+        (
+            "test_frame_mask",
+            np.ones((4, 1)),
+            "holds float64 of shape (4, 1), not numbers of 1 axes.",
+        ),
+        (
+            "test_frame_mask",
+            np.array(["yes"] * 4),
+            "holds <U3 of shape (4,), not numbers of 1 axes.",
+        ),
+        (
+            "test_pixel_mask",
+            np.ones((4, 16)),
+            "holds float64 of shape (4, 16), not numbers of 3 axes.",
+        ),
+        (
+            "test_pixel_mask",
+            np.ones((4, 8, 18)),
+            "has a mask of shape (8, 18), but its frames have (16, 18).",
+        ),
+    ],
+)
+def test_arrays_of_another_shape_are_refused(shanghaitech, kind, array, told):
+    path = shanghaitech / "testing" / kind / "05_0018.npy"
+    np.save(path, array)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path} {told}')}$"):
+        load_shanghaitech(shanghaitech, subset="test", size=(4, 4))
+
+
+def test_a_video_with_more_frames_than_masks_is_told(avenue):
+    path = avenue[0] / "testing_videos" / "02.avi"
+    write_video(path, np.zeros((6, 16, 18), dtype=np.uint8))
+    message = (
+        f"{path} has 6 frames, but 2_label.mat beside it has 5 masks; unpack the archive anew."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_avenue(avenue[0], subset="test")
 
 
 def test_masks_that_would_run_code_are_not_loaded(shanghaitech):
@@ -785,6 +994,26 @@ def test_mvtecs_images_masks_and_kinds_are_read(bottle):
     assert test.images.shape == (3, 8, 6)
 
 
+def test_masks_may_have_the_names_of_their_images(bottle):
+    folder = bottle / "bottle" / "ground_truth" / "broken"
+    (folder / "000_mask.png").rename(folder / "000.png")
+    mask = np.zeros((1, 8, 6), np.uint8)
+    mask[0, 7, 5] = 1
+    write_pictures(folder, mask, "bmp", stem="001")
+    (folder / "001_mask.png").unlink()
+    test = load_mvtec(bottle, "bottle", subset="test", size=(4, 3))
+    assert np.argwhere(test.masks).tolist() == [[0, 0, 1], [1, 3, 2]]
+
+
+def test_an_image_added_to_a_kept_set_is_decoded(bottle):
+    kept = bottle / "kept"
+    load_mvtec(bottle, "bottle", subset="test", memmap=kept)
+    write_pictures(bottle / "bottle" / "test" / "good", np.ones((1, 8, 6), np.uint8), first=7)
+    test = load_mvtec(bottle, "bottle", subset="test", memmap=kept)
+    assert len(test.images) == len(test.masks) == 4
+    assert test.images[3].max() == 1
+
+
 def test_a_missing_mask_of_an_irregular_image_is_told(bottle):
     folder = bottle / "bottle" / "ground_truth" / "broken"
     (folder / "001_mask.png").unlink()
@@ -797,8 +1026,8 @@ def test_a_missing_mask_of_an_irregular_image_is_told(bottle):
 def test_images_of_two_sizes_ask_for_one(bottle):
     write_pictures(bottle / "bottle" / "train" / "good", np.zeros((1, 9, 9), np.uint8), first=2)
     message = (
-        "Picture 2 has the shape (9, 9, 3), those before it (8, 6, 3); pass size=(height, width) "
-        "to resize them."
+        f"{bottle / 'bottle' / 'train' / 'good' / '002.png'} has 9 x 9 pixels, but 000.png has "
+        "8 x 6 pixels; pass size=(height, width) to resize both."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_mvtec(bottle, "bottle")
@@ -830,6 +1059,8 @@ def test_tiles_are_split_by_seed_and_their_masks_cut_at_127(tmp_path):
     assert test.kinds == ["Free", "Free", "Crack", "Crack", "Uneven"]
     assert test.labels.tolist() == [1, 1, -1, -1, -1]
     assert test.masks.any(axis=(1, 2)).tolist() == [False, False, True, True, False]
+    # Pixel (3, 3) of 10 x 12 lies in two rows of 8.
+    assert np.argwhere(test.masks[2]).tolist() == [[2, 2], [3, 2]]
     free = {path.name for path in [*train.paths, *test.paths[:2]]}
     assert len(free) == 6
     other = load_magnetic_tiles(folder, size=(8, 8), n_train=4, random_state=3)
@@ -837,6 +1068,14 @@ def test_tiles_are_split_by_seed_and_their_masks_cut_at_127(tmp_path):
     message = "n_train must leave some of the 6 normal tiles to test with. Got 6."
     with pytest.raises(ValueError, match=re.escape(message)):
         load_magnetic_tiles(folder, size=(8, 8), n_train=6)
+    for no_seed in (None, np.random.RandomState(0)):  # would share tiles between the subsets
+        with pytest.raises(ValueError, match="'random_state' parameter of load_magnetic_tiles"):
+            load_magnetic_tiles(folder, size=(8, 8), n_train=4, random_state=no_seed)
+    path = folder / "MT_Crack" / "Imgs" / "exp1.png"
+    path.unlink()
+    message = f"{path.with_suffix('.jpg')} has no mask exp1_mask.png in {path.parent}."
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        load_magnetic_tiles(folder, size=(8, 8), n_train=4, subset="test")
 
 
 def test_a_folder_of_videos_folders_or_pictures_is_read(tmp_path):
@@ -852,6 +1091,10 @@ def test_a_folder_of_videos_folders_or_pictures_is_read(tmp_path):
     videos = load_folder(tmp_path / "a", size=(8, 9), color=True)
     assert videos.frames.shape == (3, 8, 9, 3)
     assert videos.names == ["one.avi"]
+    assert videos.times.tolist() == [0.0, 0.04, 0.08]
+    kept = load_folder(tmp_path / "a", memmap=tmp_path / "kept")
+    assert load_folder(tmp_path / "a", memmap=tmp_path / "kept").times.tolist() == [0, 0.04, 0.08]
+    np.testing.assert_array_equal(kept.frames, frames)
     pictures = load_folder(tmp_path / "a" / "clip9")
     assert pictures.names == ["001.png", "002.png", "003.png"]
     (tmp_path / "none").mkdir()
@@ -861,43 +1104,56 @@ def test_a_folder_of_videos_folders_or_pictures_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("load", "told"),
+    ("load", "where", "told"),
     [
         (
-            lambda folder: load_umn(folder),
-            "Crowd-Activity-All.avi is not there; UMN comes from "
-            "http://mha.cs.umn.edu/proj_events.shtml, as one video, Crowd-Activity-All.avi.",
+            load_umn,
+            "Crowd-Activity-All.avi",
+            "is not there; UMN comes from http://mha.cs.umn.edu/proj_events.shtml, as one video, "
+            "Crowd-Activity-All.avi.",
         ),
         (
-            lambda folder: load_avenue(folder),
-            "training_videos holds no 01.avi, 02.avi...; CUHK Avenue comes from "
+            load_avenue,
+            "training_videos",
+            "holds no 01.avi, 02.avi...; CUHK Avenue comes from "
             "http://www.cse.cuhk.edu.hk/leojia/projects/detectabnormal/dataset.html, unpacked as "
             "training_videos/01.avi, testing_videos/01.avi and "
             "ground_truth_demo/testing_label_mask/1_label.mat.",
         ),
         (
-            lambda folder: load_shanghaitech(folder),
-            "training holds no clips videos/01_001.avi or frames/01_0014/000.jpg; ShanghaiTech "
-            "Campus comes from https://svip-lab.github.io/dataset/campus_dataset.html.",
+            load_shanghaitech,
+            "training",
+            "holds no clips videos/01_001.avi or frames/01_0014/000.jpg; ShanghaiTech Campus "
+            "comes from https://svip-lab.github.io/dataset/campus_dataset.html, unpacked as "
+            "training/videos/01_001.avi, testing/frames/01_0014/000.jpg, "
+            "testing/test_frame_mask/01_0014.npy and testing/test_pixel_mask/01_0014.npy.",
         ),
         (
             lambda folder: load_mvtec(folder, "bottle"),
-            "train holds no pictures good/000.png; MVTec AD comes from "
+            "bottle/train",
+            "holds no pictures good/000.png; MVTec AD comes from "
             "https://www.mvtec.com/company/research/datasets/mvtec-ad, unpacked as "
             "CATEGORY/train/good/000.png, CATEGORY/test/DEFECT/000.png and "
             "CATEGORY/ground_truth/DEFECT/000_mask.png.",
         ),
         (
             lambda folder: load_magnetic_tiles(folder, size=(8, 8)),
+            "",
             "holds no tiles MT_Free/Imgs/*.jpg; they come from "
-            "https://github.com/abin24/Magnetic-tile-defect-datasets.",
+            "https://github.com/abin24/Magnetic-tile-defect-datasets., unpacked as "
+            "MT_Free/Imgs/exp1.jpg, MT_Crack/Imgs/exp1.jpg and MT_Crack/Imgs/exp1.png, its mask.",
         ),
-        (lambda folder: load_folder(folder / "x"), "There is no folder"),
     ],
 )
-def test_what_is_missing_is_told_with_its_address_and_layout(tmp_path, load, told):
-    with pytest.raises(FileNotFoundError, match=re.escape(told)):
+def test_what_is_missing_is_told_with_its_address_and_layout(tmp_path, load, where, told):
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(f'{tmp_path / where} {told}')}$"):
         load(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    message = f"There is no folder {tmp_path / 'x'}."
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        load_folder(tmp_path / "x")
 
 
 @pytest.mark.slow
