@@ -210,7 +210,8 @@ def make_moving_shapes(
     -------
     data : Bunch
         ``frames`` uint8 (n, H, W); ``clips`` int (n,), from 0; ``labels`` int (n,), -1 where an
-        irregular pixel is to be seen, else 1; ``masks`` bool (n, H, W); ``kinds`` str (n,), the
+        irregular pixel is to be seen, else 1; ``masks`` bool (n, H, W), True where an irregular
+        one covers more than half of a pixel and nothing before it does; ``kinds`` str (n,), the
         kind of the clip, or "".
 
     Raises

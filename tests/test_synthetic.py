@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from skavid.synthetic import ODDITIES, make_moving_shapes
+from skavid.synthetic import ODDITIES, _Mover, _render, make_moving_shapes
 
 
 @given(
@@ -75,6 +75,28 @@ def test_a_mask_is_what_the_irregular_one_changes():
     change = np.abs(with_it.frames.astype(int) - empty.frames).astype(float)
     assert change[with_it.masks].min() > 20
     assert np.quantile(change[~ndimage.binary_dilation(with_it.masks, np.ones((1, 3, 3)))], 1) < 20
+
+
+def test_what_stands_before_an_irregular_one_is_no_part_of_its_mask():
+    scene = np.full((96, 128), 130.0)
+    cart = _Mover(64, 0, 60, 20, 0, 250, 0, 1, "shape")
+    walker = cart._replace(row=64, grey=10, kind="")
+    behind = walker._replace(row=56)
+    alone = _render(scene, [cart], 0, np.random.RandomState(0))[1]
+    frame, mask = _render(scene, [walker, cart, behind], 0, np.random.RandomState(0))
+    clear = alone & (abs(frame - 130.0) > 20)  # others are mixed of both
+    np.testing.assert_array_equal(mask[clear], frame[clear] > 130)
+    assert not mask[~alone].any()
+    assert (alone & ~clear).sum() < 10
+    assert 40 < (alone & ~mask).sum() < alone.sum() / 2
+
+
+@pytest.mark.parametrize("n_walkers", [0, 40])
+def test_normal_walkers_keep_to_the_walkway(n_walkers):
+    data = make_moving_shapes(1, 6, n_walkers=n_walkers, random_state=0)
+    change = np.abs(np.diff(data.frames.astype(int), axis=0)).max(axis=(0, 2)) > 25
+    assert change[44:].any() == bool(n_walkers)  # row 43 is the edge of the walkway
+    assert not change[:24].any()  # a head reaches above it, nobody walks there
 
 
 @pytest.mark.parametrize(
