@@ -91,7 +91,7 @@ def puzzles():
             for part in ("train", "t10k")
             for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
         ]
-        n_train, n_test, epochs = (640, 200, 12) if arguments.reduced else (5000, 1000, 8)
+        n_train, n_test, epochs = (640, 200, 24) if arguments.reduced else (5000, 1000, 12)
         made = datasets.make_ir_mnist(
             digits[0],
             digits[1],
@@ -109,13 +109,19 @@ def puzzles():
             labels=made.labels,
             masks=made.masks,
             cell=28,
-            # Half a digit is hidden at once, maps are averaged over half a digit.
+            # Up to half a digit is hidden at once, maps are averaged over half a digit. An image
+            # is as irregular as its 1000th pixel: a natural share of threes is many small ones.
             parameters={
-                "inpainter_width": 12,
-                "hidden_size": (10, 16),
+                "inpainter_patch": 4,
+                "inpainter_width": 64,
+                "inpainter_depth": 2,
+                "reconstruction_loss": "bernoulli",
+                "hidden_size": (4, 14),
                 "smoothing": 13,
                 "fusion": "mean",
-                "crop_size": 84,
+                "min_area": 1000,
+                "min_area_of": "image",
+                "crop_size": 112,
                 "max_epochs": epochs,
             },
             protocol=(

@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
@@ -42,6 +43,7 @@ PLATE_FRAMES = 32  # of a clip, whose median is its background
 N_REPLAYED = 64  # old outputs of I that D is shown again
 BLIND_AUC = 0.55
 BLIND_CHECKS = 5
+NEARLY_0_AND_1 = (1e-4, 1 - 1e-4)
 IRREGULAR_WEIGHT = 2.5  # irregular regions are rare: each counts this much more for D
 INTACT_WEIGHT = 0.1  # what an intact pixel counts for I, beside 1 for a corrupted one
 
@@ -297,6 +299,9 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         Share of the game, in [0, 1), after which these terms join in.
     reconstruction_weight : float
         Weight of I's restoring error; Eq. 3 as printed has none.
+    reconstruction_loss : {"bernoulli", "l1"}
+        How far hidden pixels are from what they were: as the cross-entropy of intensities in
+        [0, 1], or absolutely, as all other pixels are.
     optimizer_name : {"adamw", "sgd"}
         Both networks have their own.
     momentum : float
@@ -337,6 +342,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         adversarial_weight: float,
         adversarial_start: float,
         reconstruction_weight: float,
+        reconstruction_loss: str,
         optimizer_name: str,
         momentum: float,
         average_decay: float,
@@ -354,6 +360,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         self.adversarial_weight = adversarial_weight
         self.adversarial_start = adversarial_start
         self.reconstruction_weight = reconstruction_weight
+        self.reconstruction_loss = reconstruction_loss
         self.optimizer_name = optimizer_name
         self.momentum = momentum
         self.average_decay = average_decay
@@ -443,9 +450,10 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         With X~ a corrupted X, Y all ones, l the loss and v the adversarial weight ([1]_, Eq. 3)::
 
             D:  min  l(D(X), Y) + l(D(X~), Y - where) + v l(D(I(X~)), Y - where)
-            I:  min  |X - I(X~)|  + v l(D(I(X~)), Y)
+            I:  min  d(X, I(X~))  + v l(D(I(X~)), Y)
 
-        where X~ is made by each network's own corruption. D also sees old outputs of I.
+        where X~ is made by each network's own corruption and d is the reconstruction loss. D
+        also sees old outputs of I.
 
         References
         ----------
@@ -535,7 +543,12 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         weight = INTACT_WEIGHT + (1 - INTACT_WEIGHT) * task.where[:, None]
         if task.hidden.any():
             weight = torch.maximum(weight * INTACT_WEIGHT, task.hidden)
-        error = (weight * (images - restored).abs()).sum() / weight.expand_as(images).sum()
+        error = (images - restored).abs()
+        if self.reconstruction_loss == "bernoulli":
+            shares = restored.clamp(*NEARLY_0_AND_1)
+            entropy = F.binary_cross_entropy(shares, images.clamp(0, 1), reduction="none")
+            error = torch.where(task.hidden > 0, entropy, error)
+        error = (weight * error).sum() / weight.expand_as(images).sum()
         total = self.reconstruction_weight * error
         if self._is_adversarial():
             # Fixed batch statistics: I must please D as it judges, not shift its averages.
@@ -720,6 +733,7 @@ def play(
     detector_corruption: Corruption | None,
     inpainter_width: int,
     inpainter_depth: int,
+    inpainter_patch: int,
     detector_width: int,
     spacing: int | None,
     crop_size: int | None,
@@ -750,7 +764,7 @@ def play(
     inpainter_corruption, detector_corruption : callable
         What I restores and what D finds, see `skavid.corruption`; None for D teaches it by I's
         work alone.
-    inpainter_width, inpainter_depth, detector_width : int
+    inpainter_width, inpainter_depth, inpainter_patch, detector_width : int
         Sizes of the networks.
     spacing : int or None
         Frames between the channels of stacked video; None for images.
@@ -803,7 +817,13 @@ def play(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             n_channels = images.shape[-1]
-            inpainter = Inpainter(n_channels, width=inpainter_width, depth=inpainter_depth)
+            inpainter = Inpainter(
+                n_channels,
+                width=inpainter_width,
+                depth=inpainter_depth,
+                patch=inpainter_patch,
+                bounded=game["reconstruction_loss"] == "bernoulli",
+            )
             detector = Detector(n_channels, geometry=geometry, width=detector_width)
         # Channels last: a third faster on CPUs.
         inpainter, detector = (
