@@ -109,3 +109,36 @@ def test_bright_pixel_moves_its_own_region_most():
         reach = torch.nonzero(change > 0)
         assert change[y // 4, x // 4] > 0
         assert (reach - torch.tensor([y // 4, x // 4])).abs().max() < 12
+
+
+@given(height=SIDES, width=SIDES, n_channels=st.integers(1, 3), patch=st.sampled_from([2, 3, 4]))
+def test_an_inpainter_of_patches_restores_images_of_any_size(height, width, n_channels, patch):
+    network = Inpainter(n_channels, width=2, depth=2, patch=patch).eval()
+    images = torch.rand(2, n_channels, height, width)
+    assert torch.equal(network(images), images)
+    assert awake(network)(images).shape == images.shape
+
+
+@given(seed=st.integers(0, 9), patch=st.sampled_from([1, 4]))
+def test_a_bounded_inpainter_guesses_shares_from_the_mean_of_what_it_sees(seed, patch):
+    generator = torch.Generator().manual_seed(seed)
+    images = 3 * torch.rand(2, 2, 13, 9, generator=generator) - 1
+    hidden = (torch.rand(images.shape, generator=generator) < 0.5).float()
+    network = awake(Inpainter(2, width=3, depth=1, patch=patch, bounded=True))
+    restored = network(images, hidden)
+    guesses = restored[hidden > 0]
+    assert guesses.min() >= 0
+    assert guesses.max() <= 1
+    fresh = Inpainter(2, width=3, depth=1, patch=patch, bounded=True).eval()
+    level = (images * (1 - hidden)).sum((1, 2, 3)) / (1 - hidden).sum((1, 2, 3))
+    guessed = fresh(images, hidden)
+    for one, where, mean in zip(guessed, hidden > 0, level, strict=True):
+        expected = torch.sigmoid(8 * (mean - 0.5))
+        torch.testing.assert_close(one[where], expected.expand_as(one[where]))
+    assert torch.equal(guessed[hidden == 0], images[hidden == 0])
+
+
+def test_an_image_of_which_nothing_is_seen_is_guessed_from_0():
+    images = torch.full((1, 1, 8, 8), 0.9)
+    restored = Inpainter(1, width=2, depth=1, bounded=True).eval()(images, torch.ones_like(images))
+    torch.testing.assert_close(restored, torch.full_like(images, 0.017986))

@@ -283,3 +283,19 @@ def test_a_warm_start_applies_momentum_decay_and_optimiser(optimizer, key):
         (group,) = getattr(net, f"{network}_optimizer_").param_groups
         assert group[key] == {"betas": (0.5, 0.999), "momentum": 0.5}[key]
         assert getattr(net, f"averaged_{network}_").avg_fn.decay == 0.9
+
+
+def test_an_inpainter_of_patches_learns_hidden_pixels_as_shares():
+    stripes = np.zeros((48, 16, 16))
+    stripes[:, :, ::4] = stripes[:, :, 1::4] = 1
+    parameters = {**TINY, "max_epochs": 30, "inpainter_width": 16, "inpainter_depth": 1}
+    detector = AVIDDetector(
+        **parameters, inpainter_patch=4, reconstruction_loss="bernoulli", adversarial_weight=0
+    ).fit(stripes)
+    losses = [row["inpainter_loss"] for row in detector.history_]
+    assert losses[0] > 0.5
+    assert losses[-1] < 0.2 < np.log(2)  # a guess of one half costs log 2
+    maps = detector.maps(stripes[:4])
+    assert maps.inpainted.min() >= 0
+    assert maps.inpainted.max() <= 1
+    assert maps.residual.mean() < 0.15
