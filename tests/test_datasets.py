@@ -28,7 +28,7 @@ from skavid.datasets import (
     load_umn,
     make_ir_mnist,
 )
-from skavid.video import read_frames
+from skavid.video import BrokenVideoError, read_frames
 
 
 def coded_digits(n_each=6, side=4, first=0):
@@ -1003,6 +1003,18 @@ def test_masks_may_have_the_names_of_their_images(bottle):
     (folder / "001_mask.png").unlink()
     test = load_mvtec(bottle, "bottle", subset="test", size=(4, 3))
     assert np.argwhere(test.masks).tolist() == [[0, 0, 1], [1, 3, 2]]
+
+
+@pytest.mark.parametrize("where", ["test/broken/001.png", "ground_truth/broken/001_mask.png"])
+def test_a_damaged_picture_is_named_and_nothing_of_it_is_kept(bottle, where):
+    path = bottle / "bottle" / where
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(BrokenVideoError, match=f"^{re.escape(str(path))} is broken.*{path.name}"):
+        load_mvtec(bottle, "bottle", subset="test", memmap=bottle / "kept")
+    # The images, where they are sound, and no mask.
+    kept = [path.name for path in (bottle / "kept").iterdir()]
+    assert len(kept) == ("mask" in where)
+    assert not any("part" in name or "masks" in name for name in kept)
 
 
 def test_an_image_added_to_a_kept_set_is_decoded(bottle):
