@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from itertools import repeat, takewhile
 from numbers import Integral, Real
@@ -263,11 +263,12 @@ def load_frames(
         )
     frames = read_frames(source, size=size, color=color, fps=fps, timeout=timeout)
     times: list[float] = []
-    images = _drain(frames, times, errors)
-    if out is None:
-        return Bunch(frames=_stack(list(images)), times=np.array(times))
-    mapped = save_frames(out, images)
-    return Bunch(frames=mapped, times=np.array(times))
+    broken: list[BrokenVideoError] = []
+    images = _drain(frames, times, broken if errors == "warn" else None)
+    loaded = _stack(list(images)) if out is None else save_frames(out, images)
+    for error in broken:
+        warnings.warn(str(error), stacklevel=3)
+    return Bunch(frames=loaded, times=np.array(times))
 
 
 @validate_params({"path": [str, Path]}, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -440,7 +441,8 @@ class OverlayWriter:
                 self._container.mux(self._stream.encode(None))
                 self._container.close()
         else:
-            exits.__exit__(kind, error, trace)
+            with suppress(self._av.error.FFmpegError):  # ``error`` came first and says why
+                exits.__exit__(kind, error, trace)
 
     def write(
         self,
@@ -678,13 +680,13 @@ def _strip(
 
     before: int | None = None
     for column, score in enumerate(scores, start=width - len(scores)):
-        if not np.isfinite(score):
+        if np.isnan(score):
             before = None
             continue
         is_irregular = score <= threshold
         if is_irregular:
             strip[:, column] = _ALARM
-        here = row(score)
+        here = row(min(max(score, low), high))
         top, bottom = sorted((here, here if before is None else before))
         strip[top : bottom + 2, column] = _IRREGULAR if is_irregular else _REGULAR
         before = here
@@ -693,17 +695,17 @@ def _strip(
 
 
 def _drain(
-    frames: Iterator[Frame], times: list[float], errors: str
+    frames: Iterator[Frame], times: list[float], broken: list[BrokenVideoError] | None
 ) -> Iterator[NDArray[np.uint8]]:
-    """Take all images; of a broken video, where a warning is enough, those that are there."""
+    """Give all images; of a broken video, where there is a list for the error, those there are."""
     try:
         for frame in frames:
             times.append(frame.time)
             yield frame.image
     except BrokenVideoError as error:
-        if errors == "raise" or not times:
+        if broken is None or not times:
             raise
-        warnings.warn(str(error), stacklevel=4)
+        broken.append(error)
 
 
 def _stack(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -724,10 +726,10 @@ def _beside(path: Path) -> Iterator[Path]:
     """Give a name beside ``path`` to write to; it replaces ``path`` if nothing is raised."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        try:
-            part.touch()
-        except OSError as error:
-            raise type(error)(f"{path} cannot be written: {error.strerror}.") from error
+        part.touch()
+    except OSError as error:
+        raise type(error)(f"{path} cannot be written: {error.strerror}.") from error
+    try:
         yield part
         os.replace(part, path)
     finally:
@@ -884,8 +886,11 @@ def _decode(
 ) -> Iterator[tuple[NDArray[np.uint8], float]]:
     """Decode a video, and tell at its end where it was broken."""
     stream = container.streams.best("video")
-    if stream is None:
+    if stream is None and len(container.streams):
         raise ValueError(f"{breaks.name} holds no video, only sound or text.")
+    if stream is None or stream.codec_context is None:
+        breaks.add(0, 0.0, "its index is damaged or cut off")
+        breaks.tell(0)
     clock = _Clock(container, stream)
     resizer = av.video.reformatter.VideoReformatter()
     n_given = 0
@@ -917,7 +922,7 @@ def _sound_frames(av: Any, container: Any, stream: Any, clock: _Clock) -> Iterat
     for packet in _packets(av, container, clock):
         failed = isinstance(packet, str)
         if not failed and (
-            packet.stream_index != stream.index or (waiting and not packet.is_keyframe)
+            packet.stream.index != stream.index or (waiting and not packet.is_keyframe)
         ):
             continue
         if waiting and not failed:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import tracemalloc
+import warnings
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +33,14 @@ Image = pytest.importorskip("PIL.Image")
 RNG = np.random.default_rng(0)
 
 
-def write_video(path, frames, *, codec="ffv1", pixels=None, fps=10, times=None, options=None):
+def write_video(
+    path, frames, *, codec="ffv1", pixels=None, fps=10, times=None, options=None, **coding
+):
     """Encode frames without loss unless the codec loses; times in hundredths of a second."""
     color = frames.ndim == 4
     pixels = pixels or ("bgr0" if color else "gray")
     with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream(codec, rate=fps)
+        stream = container.add_stream(codec, rate=fps, options=coding)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixels
         if times is not None:
@@ -45,6 +51,27 @@ def write_video(path, frames, *, codec="ffv1", pixels=None, fps=10, times=None, 
                 frame.pts, frame.time_base = times[index], stream.codec_context.time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def write_video_with_sound(path, frames, *, seconds):
+    """Encode frames at 10 a second beside silence of another length."""
+    codec, pixels = ("libx264", "yuv420p") if path.suffix == ".mp4" else ("ffv1", "gray")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width = frames.shape[1:]
+        stream.pix_fmt = pixels
+        sound = container.add_stream("aac" if path.suffix == ".mp4" else "pcm_s16le", rate=8000)
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="gray")))
+        container.mux(stream.encode(None))
+        for index in range(seconds * 8):
+            silence = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1000), np.int16), format="s16", layout="mono"
+            )
+            silence.rate, silence.pts = 8000, 1000 * index
+            container.mux(sound.encode(silence))
+        container.mux(sound.encode(None))
     return path
 
 
@@ -107,6 +134,65 @@ def test_times_of_a_variable_rate_are_kept(tmp_path):
     np.testing.assert_allclose(found, np.array(times) / 100, atol=2e-3)
 
 
+@pytest.mark.parametrize("kind", ["avi", "mkv", "mp4"])
+@pytest.mark.parametrize("seconds", [1, 4])
+def test_sound_that_is_shorter_or_longer_breaks_nothing(tmp_path, kind, seconds):
+    path = write_video_with_sound(tmp_path / f"film.{kind}", film(20), seconds=seconds)
+    assert len(list(read_frames(path))) == 20
+
+
+@pytest.mark.parametrize("kind", ["mkv", "mp4"])
+def test_a_last_frame_that_stands_long_breaks_nothing(tmp_path, kind):
+    coded = {"codec": "libx264", "pixels": "yuv420p"} if kind == "mp4" else {}
+    times = [0, 4, 8, 300, 304, 900]
+    path = write_video(tmp_path / f"film.{kind}", film(6), times=times, **coded)
+    np.testing.assert_allclose(load_frames(path).times, np.array(times) / 100, atol=2e-3)
+
+
+def test_a_video_marked_as_turned_is_turned_upright(tmp_path):
+    image = np.zeros((1, 32, 48), np.uint8)
+    image[0, :16] = 200
+    path = write_video(tmp_path / "film.mp4", image, codec="libx264", pixels="yuv420p")
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 44
+    clockwise = np.array([0, 1 << 16, 0, -1 << 16, 0, 0, 32 << 16, 0, 1 << 30], ">i4")
+    content[matrix : matrix + 36] = clockwise.tobytes()
+    path.write_bytes(content)
+    upright = load_frames(path).frames[0]
+    assert upright.shape == (48, 32)
+    assert upright[:, :12].mean() < 40 < 160 < upright[:, 20:].mean()
+    assert load_frames(path, size=(12, 8)).frames.shape == (1, 12, 8)
+
+
+def test_a_stream_that_is_joined_between_key_frames_begins_at_the_next(tmp_path):
+    path = tmp_path / "film.ts"
+    write_video(
+        path, film(40), codec="libx264", pixels="yuv420p", g="10", bf="0", sc_threshold="0"
+    )
+    content = path.read_bytes()
+    path.write_bytes(content[len(content) * 3 // 8 // 188 * 188 :])
+    assert len(list(read_frames(path))) == 20
+
+
+def test_a_video_is_read_from_a_network_address(tmp_path):
+    class Silent(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    frames = film()
+    write_video(tmp_path / "film.mkv", frames)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        video = load_frames(f"http://127.0.0.1:{server.server_port}/film.mkv", timeout=5)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    np.testing.assert_array_equal(video.frames, frames)
+
+
 def test_frames_are_read_one_by_one(tmp_path):
     frames = np.broadcast_to(film(1, (120, 160)), (600, 120, 160))
     path = write_video(tmp_path / "film.mkv", frames, codec="mpeg4", pixels="yuv420p")
@@ -149,6 +235,19 @@ def test_pictures_come_in_natural_order(tmp_path, kind):
     found = list(read_frames(tmp_path, fps=4))
     assert [int(frame.image[0, 0]) for frame in found] == [1, 2, 9, 10, 11, 100]
     assert [frame.time for frame in found] == [0, 0.25, 0.5, 0.75, 1, 1.25]
+
+
+def test_pictures_are_read_in_colour_on_request(tmp_path):
+    image = np.zeros((16, 24, 3), np.uint8)
+    image[:, :12] = (250, 20, 60)
+    Image.fromarray(image).save(tmp_path / "1.png")
+    Image.fromarray(image).save(tmp_path / "2.jpg", quality=95, subsampling=0)
+    Image.fromarray(image[..., 0]).save(tmp_path / "3.bmp")
+    color = load_frames(tmp_path, color=True).frames
+    np.testing.assert_array_equal(color[0], image)
+    np.testing.assert_allclose(color[1], image, atol=8)
+    np.testing.assert_array_equal(color[2], image[..., :1].repeat(3, axis=2))
+    assert load_frames(tmp_path).frames[0, 0, 0] == round(0.299 * 250 + 0.587 * 20 + 0.114 * 60)
 
 
 def test_pictures_of_16_bits_keep_their_range(tmp_path):
@@ -211,6 +310,80 @@ def test_a_truncated_video_gives_its_frames_and_says_where_it_ends(tmp_path, kin
         np.testing.assert_array_equal(given, frames[: len(given)])
     with pytest.warns(UserWarning, match="is broken after"):
         assert len(load_frames(path, errors="warn").frames) == len(given)
+
+
+def test_reading_goes_on_behind_a_frame_that_is_damaged(tmp_path):
+    frames = film(30)
+    path = write_video(tmp_path / "film.mov", frames[..., None].repeat(3, 3), codec="png",
+                       pixels="rgb24")  # fmt: skip
+    content = bytearray(path.read_bytes())
+    at = [found.start() for found in re.finditer(b"IHDR", content)][12]
+    content[at : at + 200] = bytes(200)
+    path.write_bytes(content)
+    message = (
+        f"{path} is broken after 12 of 29 frames, at 1.20 s: Invalid data found when processing "
+        "input. Get it anew, or take what is there with load_frames(..., errors='warn')."
+    )
+    with pytest.raises(BrokenVideoError, match=f"^{re.escape(message)}$"):
+        load_frames(path)
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        video = load_frames(path, errors="warn")
+    kept = np.delete(np.arange(30), 12)
+    np.testing.assert_allclose(video.times, kept / 10, atol=1e-3)
+    np.testing.assert_array_equal(video.frames, frames[kept])
+
+
+def test_frames_predicted_from_a_damaged_one_are_left_out(tmp_path):
+    coded = {"codec": "libx264", "pixels": "yuv420p", "g": "10", "bf": "0"}
+    coded["sc_threshold"] = "0"
+    path = write_video(tmp_path / "film.mp4", film(40), **coded)
+    with av.open(str(path)) as container:
+        at = [packet.pos for packet in container.demux(video=0)][13]
+    content = bytearray(path.read_bytes())
+    content[at : at + 60] = bytes(60)
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="is broken after 13 of 33 frames, at 1.30 s: "):
+        video = load_frames(path, errors="warn")
+    expected = np.delete(np.arange(40), np.arange(13, 20)) / 10
+    np.testing.assert_allclose(video.times, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["avi", "mkv"])
+def test_a_truncated_video_with_sound_is_told(tmp_path, kind):
+    path = write_video_with_sound(tmp_path / f"film.{kind}", film(40), seconds=4)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(BrokenVideoError, match=r"its header promises 4\.00 s|cut off"):
+        load_frames(path)
+
+
+def test_an_mp4_without_its_index_is_broken_from_the_beginning(tmp_path):
+    path = write_video(tmp_path / "film.mp4", film(40), codec="libx264", pixels="yuv420p")
+    content = path.read_bytes()
+    index = content.index(b"moov")
+    for cut, reason in [
+        (index - 100, "its index, which comes last, is missing"),
+        (index + 100, "its index is damaged or cut off"),
+        (content.index(b"mdhd") + 60, "its index is damaged or cut off"),
+    ]:
+        path.write_bytes(content[:cut])
+        message = (
+            f"{path} is broken after 0 of 0 frames, at 0.00 s: {reason}. Get it anew, or take "
+            "what is there with load_frames(..., errors='warn')."
+        )
+        for errors in ("raise", "warn"):
+            with pytest.raises(BrokenVideoError, match=f"^{re.escape(message)}$"):
+                load_frames(path, errors=errors)
+
+
+@pytest.mark.parametrize("out", [None, "film.npy"])
+def test_a_warning_points_to_the_call(tmp_path, out):
+    path = write_video(tmp_path / "film.mkv", film(40))
+    path.write_bytes(path.read_bytes()[:20000])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_frames(path, errors="warn", out=out and tmp_path / out)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_nothing_is_written_of_a_broken_video_unless_asked(tmp_path):
@@ -401,6 +574,22 @@ def test_frames_that_do_not_fit_are_refused_and_leave_nothing(tmp_path, frames, 
 def test_an_overlay_writer_writes_in_its_block_alone(tmp_path):
     with pytest.raises(ValueError, match=r"^An OverlayWriter writes in a with block; this one is"):
         OverlayWriter(tmp_path / "seen.mp4").write(BLACK)
+
+
+def test_a_score_below_all_bounds_is_irregular_and_one_that_is_none_is_a_gap(tmp_path):
+    path = tmp_path / "seen.mp4"
+    scores = [1.0, -np.inf, np.nan, np.inf]
+    write_overlay(path, np.zeros((4, 40, 60), np.uint8), scores=scores, zoom=4)
+    strip = load_frames(path, color=True).frames[-1, 160:].astype(int)
+    alarm = [(strip[:, 4 * column : 4 * column + 4, 0] > 60).mean() > 0.8 for column in range(60)]
+    assert np.flatnonzero(alarm).tolist() == [57]
+
+
+def test_a_path_below_a_file_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "seen.mp4"
+    with pytest.raises(OSError, match=f"^{re.escape(f'{path} cannot be written: Not a dir')}"):
+        write_overlay(path, film(2))
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):
