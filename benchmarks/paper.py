@@ -47,6 +47,7 @@ from skavid.metrics import (
 from skavid.plotting import IrregularityDisplay
 
 ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "benchmarks" / "results" / "paper"
 CURVE_POINTS = 200
 
 
@@ -221,6 +222,9 @@ def run(name, read, arguments):
     maps = detector.maps(data.test)
     scored = time.perf_counter()
     judged = {"I alone": maps.residual, "D alone": -maps.regularity, "both": maps.evidence}
+    # One rule for all three: the largest pixel of an image, or its min_area-th.
+    whole = detector.min_area if detector.min_area_of == "image" else 1
+    scores = {judge: -largest(one, max(1, whole)) for judge, one in judged.items()}
     results = {
         "set": name,
         "form": arguments.name or ("reduced" if arguments.reduced else "full"),
@@ -233,14 +237,14 @@ def run(name, read, arguments):
             "fit": round(max(trained - began, sum(row["dur"] for row in detector.history_)), 1),
             "a test image": round((scored - trained) / len(data.test), 5),
         },
-        "levels": levels(data, judged),
+        "levels": levels(data, judged, scores),
         "thresholds": {
             "alpha": detector.alpha_,
             "zeta": detector.zeta_,
             "target_fpr": detector.target_fpr,
             "alarms": float((maps.evidence.max(axis=(1, 2)) >= 0)[data.labels == 1].mean()),
         },
-        "curves": curves(data, maps, judged),
+        "curves": curves(data, maps, judged, scores),
         "checkpoint": detector.checkpoint_,
         "history": detector.history_,
     }
@@ -249,13 +253,19 @@ def run(name, read, arguments):
     return results
 
 
-def levels(data, judged):
+def largest(maps, k):
+    """Take the k-th largest pixel of each map."""
+    flat = maps.reshape(len(maps), -1)
+    return np.partition(flat, flat.shape[1] - k, axis=1)[:, flat.shape[1] - k]
+
+
+def levels(data, judged, all_scores):
     """Judge I, D and both at every level that the data set has truth for."""
     table = {"frame": {}}
-    by_pixels = data.masks is not None
+    by_pixels = data.masks is not None and "cell" not in data
     rows = slice(None) if data.get("has_masks") is None else data.has_masks
     for name, maps in judged.items():
-        scores = -maps.max(axis=(1, 2))
+        scores = all_scores[name]
         table["frame"][name] = rates(data.labels, scores)
         if data.test_groups is not None:
             macro = clip_auc_score(data.labels, scores, data.test_groups)
@@ -296,11 +306,11 @@ def by_kind(data, scores):
     }
 
 
-def curves(data, maps, judged):
+def curves(data, maps, judged, scores):
     """Draw Fig. 6: detection over images, localisation over cells or pixels of frames."""
     drawn = {"detection": {}, "localisation": {}}
     for name, one in judged.items():
-        fpr, tpr, _ = roc_curve(data.labels == -1, one.max(axis=(1, 2)))
+        fpr, tpr, _ = roc_curve(data.labels == -1, -scores[name])
         drawn["detection"][name] = thinned(fpr, tpr)
         if "cell" in data:
             cells = cell_scores(data.masks, data.cell).ravel()
@@ -394,8 +404,7 @@ def parse(arguments=None):
     parser.add_argument("--name", help="of the form, instead of full or reduced")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--again", action="store_true", help="run what is already kept")
-    results = ROOT / "benchmarks" / "results" / "paper"
-    parser.add_argument("--results", type=Path, default=results, help="where runs are kept")
+    parser.add_argument("--results", type=Path, default=KEPT, help="where runs are kept")
     parser.add_argument("--cache", type=Path, default=ROOT / "benchmarks" / ".cache")
     parser.add_argument("--tables", action="store_true", help="only write the tables anew")
     parsed = parser.parse_args(arguments)
@@ -424,13 +433,19 @@ def main(arguments=None):
                 continue
             print(f"{name}, {form}, seed {seed}", flush=True)
             arguments.seed = seed
-            results = run(name, at_hand[name], arguments)
+            try:
+                results = run(name, at_hand[name], arguments)
+            except KeyboardInterrupt:
+                raise SystemExit("Interrupted; the same command goes on from here.") from None
             part = path.with_suffix(".part")
             part.write_text(json.dumps(results, indent=1, default=float) + "\n")
             part.replace(path)
             print(tables.summary(results), flush=True)
     for path in tables.write(arguments.results):
         print(f"written: {path}")
+    if arguments.results == KEPT:
+        readme = ROOT / "README.md"
+        readme.write_text(tables.fill(readme.read_text(), tables.read(KEPT)))
 
 
 if __name__ == "__main__":

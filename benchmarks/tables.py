@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import statistics
 
+BEGIN, END = "<!-- written by benchmarks/paper.py -->", "<!-- to here -->"
+
 JUDGES = ("I alone", "D alone", "both")
 
 # EER in % as printed (Table 1, Table 2, Sec. 4.2); the paper judges I by frames, D by pixels.
@@ -92,6 +94,36 @@ def markdown(groups):
             "",
         ]
     return "\n".join(lines)
+
+
+def overview(groups):
+    """Write one line a data set and level, for the README: the largest form of each set."""
+    lines = [
+        "| data | level | I alone | D alone | both | printed (both) |",
+        "|---|---|---|---|---|---|",
+    ]
+    chosen = {}
+    for (name, form), runs in groups.items():
+        if name not in chosen or form == "full":
+            chosen[name] = form, runs
+    for name, (form, runs) in chosen.items():
+        for level in runs[0]["levels"]:
+            printed = PUBLISHED.get(name, {}).get(level, {}).get("both")
+            eers = [
+                spread([run["levels"][level][judge]["eer"] for run in runs]) for judge in JUDGES
+            ]
+            lines.append(
+                f"| {name}, {form} | {TITLES[level]} | {' | '.join(eers)} | "
+                f"{'' if printed is None else f'{printed:g}'} |"
+            )
+    return "\n".join(lines)
+
+
+def fill(text, groups):
+    """Put the overview between the marks of a page."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{overview(groups)}\n\n{END}{after}" if rest else text
 
 
 def _row(name, level, judge, runs):

@@ -60,6 +60,21 @@ def test_the_kept_page_is_what_the_kept_runs_say():
     groups = tables.read(KEPT)
     assert groups
     assert (KEPT / "tables.md").read_text() == tables.markdown(groups)
+    readme = (ROOT / "README.md").read_text()
+    assert tables.overview(groups) in readme
+    assert tables.fill(readme, groups) == readme
+
+
+def test_the_overview_prefers_full_runs():
+    import tables
+
+    groups = {("ped2", "reduced"): [a_run(0, 0.4)], ("ped2", "full"): [a_run(0, 0.1)]}
+    page = tables.fill(f"a {tables.BEGIN} old {tables.END} b", groups)
+    assert page.startswith(f"a {tables.BEGIN}\n\n| data |")
+    assert page.endswith(f"{tables.END} b")
+    assert "| ped2, full | frame or image | 10.0 | 10.0 | 10.0 | 14 |" in page
+    assert "40.0" not in page
+    assert "old" not in page
 
 
 @pytest.mark.slow
