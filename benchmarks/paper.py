@@ -127,7 +127,7 @@ def puzzles():
             },
             protocol=(
                 f"{n_train} training and {n_test} test puzzles of 11 x 11 digits, 308 x 308; half "
-                "of the test puzzles hold 3s, at their natural share; localisation over all cells; an "
+                "of the test puzzles hold 3s, at their natural share; localisation over cells; an "
                 "image counts by its 1000th pixel (over the plane of thresholds by its largest)"
             ),
         )
