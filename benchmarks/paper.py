@@ -369,7 +369,7 @@ def environment(device):
         "commit": commit.stdout.strip(),
         "torch": torch.__version__,
         "scikit-learn": sklearn.__version__,
-        "device": "cuda" if device == "auto" and torch.cuda.is_available() else device,
+        "device": device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
     }

@@ -60,7 +60,10 @@ def markdown(groups):
         "",
         "Written by `benchmarks/paper.py` from the runs kept beside this page. EER and AUC in %, "
         "median and range over seeds. *Printed* is what the paper prints for the same data and "
-        "level, where it does. No test label chose anything within a run.",
+        "level, where it does (Table 1, Table 2, Sec. 4.2). No test label chose anything within a "
+        "run. The curves are Fig. 6: along the ray of both thresholds, and the best that any pair "
+        "of them could reach. The pictures show what Figs. 3, 4, 5 and 7 show: what I makes of "
+        "what is odd, the masks, and O (yellow is regular here).",
         "",
     ]
     for (name, form), runs in groups.items():
