@@ -42,6 +42,8 @@ from skavid.metrics import (
     pixel_level_auc_score,
     pixel_level_curve,
     pixel_level_equal_error_rate,
+    region_level_auc_score,
+    region_level_equal_error_rate,
     threshold_plane,
 )
 from skavid.plotting import IrregularityDisplay
@@ -282,10 +284,10 @@ def levels(data, judged, all_scores):
                 "aupro": aupro_score(masks, maps[rows], n_thresholds=500),
             }
         if "cell" in data:
-            cells = np.where(cell_scores(data.masks, data.cell), -1, 1).ravel()
-            table.setdefault("cell", {})[name] = rates(
-                cells, -cell_scores(maps, data.cell).ravel()
-            )
+            table.setdefault("cell", {})[name] = {
+                "auc": region_level_auc_score(data.masks, maps, cell=data.cell),
+                "eer": region_level_equal_error_rate(data.masks, maps, cell=data.cell),
+            }
     return table
 
 

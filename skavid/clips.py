@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from sklearn.utils import Bunch
 
-from skavid.video import PICTURES, read_frames, save_frames
+from skavid.video import PICTURES, natural, read_frames, save_frames
 
 __all__: list[str] = []  # a part of ``datasets``: nothing here is promised to users
 
@@ -293,12 +293,6 @@ def list_pictures(folder: Path) -> list[Path]:
     """List the pictures in a folder, hidden ones left out."""
     found = (p for p in folder.glob("[!.]*") if p.suffix.lower() in PICTURES)
     return sorted(found, key=natural)
-
-
-def natural(path: Path) -> list[tuple[int, str]]:
-    """Order img2 before img10."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def check_there(paths: Iterable[Path], name: str, address: str) -> None:

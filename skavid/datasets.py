@@ -32,7 +32,6 @@ from skavid.clips import (
     load_clips,
     mask_of,
     mat_masks,
-    natural,
     npy_labels,
     npy_masks,
     picture_masks,
@@ -43,7 +42,7 @@ from skavid.clips import (
     warn_where_apart,
 )
 from skavid.synthetic import make_ir_mnist, make_moving_shapes
-from skavid.video import read_frames
+from skavid.video import natural, read_frames
 
 __all__ = [
     "load_avenue",

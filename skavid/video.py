@@ -755,7 +755,7 @@ def _number(images: Iterator[tuple[NDArray[np.uint8], float]]) -> Iterator[Frame
         yield Frame(image, time, index)
 
 
-def _natural(path: Path) -> tuple[list[str | int], str]:
+def natural(path: Path) -> tuple[list[str | int], str]:
     """Order img2 before img10: text and numbers take turns."""
     parts = re.split(r"(\d+)", path.name.lower())
     return [int(part) if odd % 2 else part for odd, part in enumerate(parts)], path.name
@@ -765,12 +765,12 @@ def _list_pictures(folder: Path) -> list[Path]:
     visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
     pictures = [path for path in visible if path.suffix.lower() in PICTURES and path.is_file()]
     if not pictures:
-        found = ", ".join(path.name for path in sorted(visible, key=_natural)[:3]) or "nothing"
+        found = ", ".join(path.name for path in sorted(visible, key=natural)[:3]) or "nothing"
         raise ValueError(
             f"{folder} holds no picture ({', '.join(sorted(PICTURES))}), but {found}; give a "
             "folder of pictures or the path of a video."
         )
-    return sorted(pictures, key=_natural)
+    return sorted(pictures, key=natural)
 
 
 def _decode_pictures(
