@@ -1,6 +1,6 @@
 """Eq. 2 and its stronger relatives: normal images, corrupted on purpose (Sec. 3.3).
 
-Floor 2: imports nothing of skavid; knows neither networks nor losses.
+Floor 2: imports `scene`, what moves in clips; knows neither networks nor losses.
 
 A corruption is a function of clean images and a generator. It returns the corrupted images and
 says *where* they were corrupted: I learns to restore the clean image, D to find the where.
@@ -16,11 +16,13 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from skavid.scene import SPEED_UP, Scene, matte
+
 __all__ = ["CORRUPTIONS", "Corrupted", "Neighbours", "complementary", "grafts", "hiding", "noise"]
 
 N_PIECES = 4  # pieces that are pasted into an image at the most
 
-DECOY_SHARE = 0.15  # of the pieces of images; of video half are decoys
+DECOY_SHARE = 0.15  # of the pieces of images; of video every second one is a decoy
 
 # Share of each kind of graft; evidence for a mix over any single kind: docs, user guide, method.
 IMAGE_KINDS = {
@@ -61,14 +63,25 @@ class Neighbours(NamedTuple):
 
     Parameters
     ----------
-    fast : Tensor of shape (n_images, n_channels, height, width)
-        The same moments of the same clips, played faster.
-    plate : Tensor of shape (n_images, n_channels, height, width)
+    scene : Scene
+        The objects of the training clips.
+    plate : Tensor of shape (n_images, 1, height, width)
         The background of the clip: where it differs from an image, something moves.
+    top : Tensor of shape (n_images,)
+        Which row of the frame the image begins at, in pixels.
+    gain, level : Tensor of shape (n_images,)
+        How the image's brightness was changed: times ``gain``, plus ``level``. What is pasted
+        is changed alike.
+    spacing : int
+        Frames between two channels.
     """
 
-    fast: Tensor
+    scene: Scene
     plate: Tensor
+    top: Tensor
+    gain: Tensor
+    level: Tensor
+    spacing: int
 
 
 Corruption = Callable[..., Corrupted]
@@ -232,10 +245,11 @@ def grafts(
     """Paste pieces of normal images where they do not belong, and decoys where they do.
 
     Pieces of images come from another place, at another scale or orientation, with another
-    brightness, or as thin lines and specks of noise. Pieces of stacked video are objects, cut
-    out by a matte, that move at another speed, are deformed, or are a still texture that
-    slides. Decoys are pieces of another image put at their own place (video: in their own row)
-    at their own scale and speed: D must learn what is irregular, not what a seam looks like.
+    brightness, or as thin lines and specks of noise. Pieces of stacked video are the objects of
+    the training clips, cut out by a matte: played 1.5 to 3 times faster than they and most
+    others move, carried without a gait, deformed, or a still texture that slides. Decoys are
+    pieces of another image put at their own place (video: in their own row) at their own scale
+    and speed: D must learn what is irregular, not what a seam looks like.
 
     Parameters
     ----------
@@ -264,31 +278,58 @@ def grafts(
     >>> made.where.shape
     torch.Size([8, 32, 32])
     """
-    n, _, height, width = images.shape
-    plate = images.mean((2, 3), True).expand_as(images) if neighbours is None else neighbours.plate
-    salience = (images - plate).abs().amax(1)  # (n, h, w): where there is something to cut out
-    irregular = images.new_zeros(n, height, width)
-    opacity = torch.zeros_like(irregular)
+    if neighbours is None or not len(neighbours.scene.moments):
+        return _image_grafts(images, gamma * sigma, generator)
+    return _video_grafts(images, neighbours, generator)
+
+
+def _image_grafts(images: Tensor, noise_scale: float, generator: Generator) -> Corrupted:
+    # Where there is something to cut out.
+    salience = (images - images.mean((2, 3), True)).abs().amax(1)
+    contrast, grain = _contrast(images).cpu(), _grain(images).cpu()
+    irregular = torch.zeros_like(salience)
     pasted = images
     for _ in range(N_PIECES):
-        if neighbours is None:
-            piece = _image_piece(salience, generator)
-        else:
-            piece = _video_piece(salience, generator)
-        content, alpha = _cut(images, piece, neighbours, gamma * sigma, generator)
+        piece = _image_piece(salience, contrast, grain, generator)
+        content, alpha = _cut(images, piece, noise_scale, generator)
         content = torch.where(_wide(piece.matched), _match(content, images, alpha), content)
         pasted = pasted + alpha * (content - pasted)
         cover = alpha.amax(1)
         irregular = irregular * (1 - cover) + cover * piece.irregular[:, None, None]
-        opacity = torch.maximum(opacity, cover)
+    return _judge(images, pasted, irregular)
+
+
+def _video_grafts(images: Tensor, beside: Neighbours, generator: Generator) -> Corrupted:
+    threshold = beside.scene.threshold
+    moving = matte((images - beside.plate).abs().amax(1, True), threshold)[:, 0]
+    irregular, opacity = torch.zeros_like(moving), torch.zeros_like(moving)
+    pasted = images.clone()
+    for number in range(N_PIECES):
+        decoy = number % 2 == 0
+        some = torch.nonzero(torch.rand(len(images), generator=generator) < 0.6)[:, 0]
+        if not len(some):
+            continue
+        some = some.to(images.device)
+        one = beside._replace(
+            top=beside.top[some], gain=beside.gain[some], level=beside.level[some]
+        )
+        shape = pasted[some].shape
+        content, alpha = _object(shape, one, decoy=decoy, generator=generator)
+        pasted[some] += alpha * (content - pasted[some])
+        cover = alpha.amax(1)
+        irregular[some] = irregular[some] * (1 - cover) + (0.0 if decoy else cover)
+        opacity[some] = torch.maximum(opacity[some], cover)
+    made = _judge(images, pasted, irregular)
+    # Most of a scene is empty ground; what moves or was pasted is what D must learn.
+    busy = 0.25 + 0.75 * torch.maximum(opacity, moving)
+    return made._replace(weight=made.weight * busy)
+
+
+def _judge(images: Tensor, pasted: Tensor, irregular: Tensor) -> Corrupted:
+    """Call irregular what was grafted and is seen; undecided what was grafted in vain."""
     seen = _visible(images, pasted)
-    where = irregular * seen
     weight = torch.where((irregular > 0.05) & ~seen, 0.0, 1.0)
-    if neighbours is not None:
-        # Most of a scene is empty road; what moves or was pasted is what D must learn.
-        busy = torch.maximum(opacity, _matte(salience))
-        weight = weight * (0.25 + 0.75 * busy)
-    return Corrupted(pasted, torch.zeros_like(images), where, weight)
+    return Corrupted(pasted, torch.zeros_like(images), irregular * seen, weight)
 
 
 CORRUPTIONS: dict[str, Corruption] = {"noise": noise, "hiding": hiding, "grafts": grafts}
@@ -350,19 +391,15 @@ class _Piece(NamedTuple):
     """One piece for each image of a batch; all tensors on the images' device, first axis n."""
 
     donor: Tensor  # (n,) which image of the batch it is cut from
-    fast: Tensor  # (n,) bool: cut from the faster stack
-    frozen: Tensor  # (n,) bool: the newest moment in all channels
     source: Tensor  # (n, 2) where it is cut out, (y, x) px
     target: Tensor  # (n, 2) where it is pasted
     matrix: Tensor  # (n, 2, 2) target offsets to source offsets
-    shift: Tensor  # (n, 2) px that it moves from one channel to the next
     radii: Tensor  # (n, 2) of the ellipse
     turn: Tensor  # (n,) of the ellipse
     bend: Tensor  # (n,) curvature of the ellipse's axis, 1 / px
     gain: Tensor  # (n,)
     level: Tensor  # (n,)
     speckle: Tensor  # (n,) strength of Eq. 2's noise
-    matted: Tensor  # (n,) bool: cut along what moves
     matched: Tensor  # (n,) bool: brightness matched to what it covers
     irregular: Tensor  # (n,) 1 or, for a decoy, 0
     active: Tensor  # (n,) 0 where nothing is pasted
@@ -396,7 +433,22 @@ def _matrices(scale: Tensor, angle: Tensor, mirror: Tensor, stretch: Tensor) -> 
     return torch.stack([first, second], -2)
 
 
-def _image_piece(salience: Tensor, generator: Generator) -> _Piece:
+def _contrast(images: Tensor) -> Tensor:
+    """Spread of each image's intensities, (n,): the unit of what grafts change."""
+    return images.flatten(1).std(1, unbiased=False).clamp(min=0.02)
+
+
+def _grain(images: Tensor) -> Tensor:
+    """Typical size in pixels of edges and blobs, (n,): the spread over the mean slope."""
+    height, width = images.shape[2:]
+    slopes = [images.diff(dim=axis).abs().flatten(1) for axis in (2, 3)]
+    slope = torch.cat(slopes, 1).mean(1) if height * width > 1 else torch.ones(len(images))
+    return (_contrast(images) / slope.clamp(min=1e-3)).clamp(1, max(height, width) / 4 + 1)
+
+
+def _image_piece(
+    salience: Tensor, contrast: Tensor, grain: Tensor, generator: Generator
+) -> _Piece:
     n, height, width = salience.shape
     short = min(height, width)
     kind = _kinds(IMAGE_KINDS, n, generator)
@@ -419,75 +471,119 @@ def _image_piece(salience: Tensor, generator: Generator) -> _Piece:
     angle = torch.where(turned, _uniform(0.5, 2 * math.pi - 0.5, (n,), generator), torch.zeros(n))
     mirror = turned & (torch.rand(n, generator=generator) < 0.3)
 
-    radii = _log_uniform(1.5, max(2.0, short / 8), (n, 1), generator)
-    radii = radii * _log_uniform(0.7, 1.4, (n, 2), generator)
+    # From the finest grain of the image to what is coarse in it or as large as an eighth of it.
+    finest = (0.3 * grain).clamp(min=0.8)
+    coarsest = torch.maximum(3 * grain, torch.full((n,), max(2.0, short / 8)))
+    radii = finest * (coarsest / finest) ** torch.rand(n, generator=generator)
+    radii = radii[:, None] * _log_uniform(0.7, 1.4, (n, 2), generator)
     length = _uniform(min(4.0, short / 4), max(4.0, short / 4), (n,), generator)
-    thin = torch.stack([_uniform(0.6, 1.6, (n,), generator), length], -1)
+    thin = torch.stack(
+        [(0.12 * grain * _uniform(1.0, 2.5, (n,), generator)).clamp(0.6), length], -1
+    )
     radii = torch.where(shape[:, None], thin, radii)
     bend = torch.where(shape, _uniform(-0.5, 0.5, (n,), generator) / length, torch.zeros(n))
 
     sign = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
-    change = sign * _log_uniform(0.08, 0.5, (n,), generator)
+    change = sign * _log_uniform(0.5, 3.3, (n,), generator) * contrast
     bright = (own | shape) & ~decoy & ~kind["noise"]
     gain = torch.where(bright, _uniform(0.5, 1.2, (n,), generator), torch.ones(n))
-    false = torch.zeros(n, dtype=torch.bool)
     piece = _Piece(
-        donor=donor, fast=false, frozen=false, source=source, target=target,
-        matrix=_matrices(scale, angle, mirror, torch.ones(n)), shift=torch.zeros(n, 2),
+        donor=donor, source=source, target=target,
+        matrix=_matrices(scale, angle, mirror, torch.ones(n)),
         radii=radii, turn=_uniform(0, math.pi, (n,), generator), bend=bend, gain=gain,
         level=torch.where(bright, change, torch.zeros(n)),
         speckle=torch.where(kind["noise"] & ~decoy, 1.0, 0.0),
-        matted=false, matched=decoy, irregular=(~decoy).float(), active=active.float(),
+        matched=decoy, irregular=(~decoy).float(), active=active.float(),
     )  # fmt: skip
     return _Piece(*(part.to(salience.device) for part in piece))
 
 
-def _video_piece(salience: Tensor, generator: Generator) -> _Piece:
-    n, height, width = salience.shape
-    short = min(height, width)
+def _object(
+    shape: torch.Size, beside: Neighbours, *, decoy: bool, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw an object for each image: its content and opacity, both of shape (n, c, h, w)."""
+    (n, n_channels, height, width), scene = shape, beside.scene
+    device, spacing = beside.plate.device, beside.spacing
     kind = _kinds(VIDEO_KINDS, n, generator)
-    decoy = torch.rand(n, generator=generator) < 0.5
-    active = torch.rand(n, generator=generator) < 0.75
+    kind = {name: drawn & (not decoy) for name, drawn in kind.items()}
+    donor = _in_row(scene, beside.top.cpu(), height, generator)
+    velocity = scene.velocities[donor]
+    speed, pace = velocity.norm(dim=1), max(scene.pace, 1e-3)
 
-    donor = _others(n, generator)
-    source = _places(salience[donor.to(salience.device)], generator)
-    anywhere = torch.rand(n, 2, generator=generator) * torch.tensor([height, width])
-    still = kind["place"] & ~decoy
     # Perspective: an object keeps the row it comes from, where its size is right.
-    target = torch.stack([source[:, 0], anywhere[:, 1]], -1)
-    target = torch.where(still[:, None], anywhere, target)
-    source = torch.where(still[:, None], anywhere.roll(1, 0), source)
-
-    warped = kind["warp"] & ~decoy
-    scale = torch.where(
-        warped, _uniform(0.8, 1.8, (n,), generator), _uniform(0.95, 1.05, (n,), generator)
+    target = torch.stack(
+        [scene.centres[donor, 0] - beside.top.cpu(), torch.rand(n, generator=generator) * width],
+        -1,
     )
-    stretch = torch.where(warped, _log_uniform(0.6, 1.7, (n,), generator), torch.ones(n))
-    angle = torch.where(warped, _uniform(-1.6, 1.6, (n,), generator), torch.zeros(n))
+    anywhere = torch.rand(n, generator=generator) * height
+    target[:, 0] = torch.where(kind["place"], anywhere, target[:, 0])
+
+    form = torch.randint(4, (n,), generator=generator)
+    larger, wider, turned, upright = (kind["warp"] & (form == index) for index in range(4))
+    slides = kind["slide"] | kind["place"]
+    scale = _uniform(0.95, 1.05, (n,), generator)
+    scale = torch.where(larger, _uniform(1.35, 2.0, (n,), generator), scale)
+    scale = torch.where(wider | kind["slide"], _uniform(0.9, 1.3, (n,), generator), scale)
+    stretch = torch.where(wider, _log_uniform(1.4, 2.2, (n,), generator), torch.ones(n))
+    # Two of three grow in breadth, for what rides is long; the others in height.
+    stretch = torch.where(torch.rand(n, generator=generator) < 1 / 3, 1 / stretch, stretch)
+    scale = scale * stretch.clamp(min=1)
+    stretch = torch.where(kind["slide"], _log_uniform(0.8, 1.25, (n,), generator), stretch)
+    angle = torch.where(turned, _uniform(0.5, 1.6, (n,), generator), torch.zeros(n))
+    angle = torch.where(torch.rand(n, generator=generator) < 0.5, -angle, angle)
+    angle = torch.where(upright, torch.full((n,), math.pi), angle)
     mirror = torch.rand(n, generator=generator) < 0.5
 
-    slides = (kind["slide"] | kind["place"]) & ~decoy
-    # Sideways for the most part, as things move past a fixed camera, and to either side.
-    heading = _uniform(-0.5, 0.5, (n,), generator) + math.pi * (
-        torch.rand(n, generator=generator) < 0.5
-    )
-    speed = _log_uniform(0.01, 0.04, (n,), generator) * short
-    shift = torch.stack([torch.sin(heading), torch.cos(heading)], -1) * speed[:, None]
-    shift = torch.where(slides[:, None], shift, torch.zeros(n, 2))
-    frozen = slides & (torch.rand(n, generator=generator) < 0.6)
+    # Faster than most, not only faster than it was.
+    least = (1.3 * pace / speed.clamp(min=0.1 * pace)).clamp(1.5, SPEED_UP)
+    factor = least + (SPEED_UP - least) * torch.rand(n, generator=generator)
+    factor = torch.where(kind["skip"], factor, torch.ones(n))
+    still = kind["place"] | (kind["slide"] & (torch.rand(n, generator=generator) < 0.6))
+    factor = torch.where(still, torch.zeros(n), factor)
+    order = torch.arange(n_channels - 1, -1, -1)  # how many channels ago
+    ages = (factor * spacing).round().long()[:, None] * order  # (n, c) frames
+    heading = torch.atan2(velocity[:, 0], torch.where(mirror, -velocity[:, 1], velocity[:, 1]))
+    aimless = (speed < 0.3 * pace) | kind["place"]
+    sideways = math.pi * torch.randint(2, (n,), generator=generator)
+    heading = torch.where(aimless, sideways, heading) + _uniform(-0.4, 0.4, (n,), generator)
+    stride = _log_uniform(1.2, 3.0, (n,), generator) * pace * spacing * slides
+    shift = torch.stack([torch.sin(heading), torch.cos(heading)], -1) * stride[:, None]
 
-    radii = torch.stack(
-        [_uniform(0.08, 0.22, (n,), generator), _uniform(0.05, 0.15, (n,), generator)], -1
-    )
-    zeros = torch.zeros(n)
-    piece = _Piece(
-        donor=donor, fast=kind["skip"] & ~decoy, frozen=frozen | still, source=source,
-        target=target, matrix=_matrices(scale, angle, mirror, stretch), shift=shift,
-        radii=(radii * short).clamp(min=1.0), turn=zeros, bend=zeros, gain=torch.ones(n),
-        level=zeros, speckle=zeros, matted=~still, matched=torch.zeros(n, dtype=torch.bool),
-        irregular=(~decoy).float(), active=active.float(),
-    )  # fmt: skip
-    return _Piece(*(part.to(salience.device) for part in piece))
+    centre = (target[:, None] - shift[:, None] * order[None, :, None]).to(device)[..., None]
+    y = (torch.arange(height, device=device) + 0.5 - centre[:, :, 0])[..., None]  # (n, c, h, 1)
+    x = (torch.arange(width, device=device) + 0.5 - centre[:, :, 1])[:, :, None]  # (n, c, 1, w)
+    matrix = _matrices(scale, angle, mirror, stretch).to(device)[..., None, None, None]
+    y, x = (matrix[:, row, 0] * y + matrix[:, row, 1] * x for row in range(2))
+    side = scene.moments.shape[-1]
+    background = scene.backgrounds[donor][:, None].to(device)
+    moments = scene.moments[donor[:, None], ages].float().to(device)
+    opacity = matte((moments - background).abs(), scene.threshold)
+    here = kind["place"][:, None, None, None].to(device)
+    moments = torch.where(here, background, moments)
+    opacity = torch.where(here, 1.0, opacity)
+    sampled = F.grid_sample(
+        torch.stack([moments, opacity], 2).flatten(0, 1),  # (n c, 2, side, side)
+        torch.stack([x, y], -1).flatten(0, 1).add_(0.5).mul_(2 / side),
+        padding_mode="border",
+        align_corners=False,
+    ).view(n, n_channels, 2, height, width)
+    # An ellipse about the object, which was elsewhere in older moments.
+    way = (velocity[:, None] * ages[..., None]).to(device)[..., None, None]  # (n, c, 2, 1, 1)
+    radii = (1.1 * scene.radii[donor] + 2).to(device)[:, None, :, None, None]
+    y, x = (y + way[:, :, 0]) / radii[:, :, 0], (x + way[:, :, 1]) / radii[:, :, 1]
+    distance = (y * y + x * x).sqrt_()
+    alpha = torch.sigmoid(1.5 * (1.15 - distance) * radii.amin(2))
+    content = sampled[:, :, 0] * _wide(beside.gain) + _wide(beside.level)
+    return content, alpha * sampled[:, :, 1]
+
+
+def _in_row(scene: Scene, top: Tensor, height: int, generator: Generator) -> Tensor:
+    """Draw for each image an object that stands in its rows; any, where none does."""
+    row = scene.centres[None, :, 0] - top[:, None]
+    margin = min(4.0, height / 4)
+    fits = (row > margin) & (row < height - margin / 2)
+    weights = fits * (0.001 + scene.alone.float()) + 1e-9
+    return torch.multinomial(weights, 1, generator=generator)[:, 0]
 
 
 def _others(n: int, generator: Generator) -> Tensor:
@@ -503,75 +599,43 @@ def _either(low: float, high: float, n: int, generator: Generator) -> Tensor:
 
 
 def _cut(
-    images: Tensor,
-    piece: _Piece,
-    neighbours: Neighbours | None,
-    noise_scale: float,
-    generator: Generator,
+    images: Tensor, piece: _Piece, noise_scale: float, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Cut pieces out; return their content and opacity, both (n, c, h, w)."""
-    _, n_channels, height, width = images.shape
-    device = images.device
-    y = torch.arange(height, device=device, dtype=torch.float32) + 0.5
-    x = torch.arange(width, device=device, dtype=torch.float32) + 0.5
+    """Cut pieces out; return their content (n, c, h, w) and opacity (n, 1, h, w)."""
+    height, width = images.shape[2:]
+    y = torch.arange(height, device=images.device, dtype=torch.float32) + 0.5
+    x = torch.arange(width, device=images.device, dtype=torch.float32) + 0.5
     grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)  # (h, w, 2)
-    # Images share one grid over all channels; a piece of video has moved in older channels.
-    n_grids = 1 if neighbours is None else n_channels
-    lag = torch.arange(n_grids - 1, -1, -1, device=device, dtype=torch.float32)
-    centre = piece.target[:, None] - piece.shift[:, None] * lag[None, :, None]  # (n, g, 2)
-    offset = grid[None, None] - centre[:, :, None, None]  # (n, g, h, w, 2)
-
-    stacks, cuts = images[piece.donor], None
-    if neighbours is not None:
-        stacks = torch.where(_wide(piece.fast), neighbours.fast[piece.donor], stacks)
-        stacks = torch.where(_wide(piece.frozen), stacks[:, -1:], stacks)
-        cuts = _matte((stacks - neighbours.plate[piece.donor]).abs().amax(1))[:, None]
-    at = torch.einsum("nghwj,nij->nghwi", offset, piece.matrix) + piece.source[:, None, None, None]
-    content = _sample(stacks, at) * _wide(piece.gain) + _wide(piece.level)
+    offset = grid - piece.target[:, None, None]  # (n, h, w, 2)
+    at = torch.einsum("nhwj,nij->nhwi", offset, piece.matrix) + piece.source[:, None, None]
+    scale = torch.tensor([2 / width, 2 / height], device=images.device)
+    content = F.grid_sample(
+        images[piece.donor],
+        at.flip(-1) * scale - 1,
+        padding_mode="reflection",
+        align_corners=False,
+    )
+    content = content * _wide(piece.gain) + _wide(piece.level)
     if piece.speckle.any():
         content = content + _eta(images, noise_scale, generator) * _wide(piece.speckle)
-    alpha = _ellipse(offset, piece) * _wide(piece.active)
-    if cuts is not None:
-        matte = _sample(cuts.expand_as(stacks), at)
-        alpha = torch.where(_wide(piece.matted), alpha * matte, alpha)
-    return content, alpha.expand_as(images)
+    return content, (_ellipse(offset, piece) * piece.active[:, None, None])[:, None]
 
 
 def _wide(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def _sample(stacks: Tensor, at: Tensor) -> Tensor:
-    """Read stacks (n, c, h, w) at positions (n, 1 or c, h, w, 2) given as (y, x) px."""
-    n, n_channels, height, width = stacks.shape
-    n_grids = at.shape[1]
-    scale = torch.tensor([2 / width, 2 / height], device=stacks.device)
-    grid = at.flip(-1) * scale - 1
-    sampled = F.grid_sample(
-        stacks.reshape(n * n_grids, n_channels // n_grids, height, width),
-        grid.reshape(n * n_grids, *grid.shape[2:]),
-        padding_mode="reflection",
-        align_corners=False,
-    )
-    return sampled.view(n, n_channels, *grid.shape[2:4])
-
-
 def _ellipse(offset: Tensor, piece: _Piece) -> Tensor:
-    """Opacity of bent ellipses with edges about a pixel soft: (n, g, h, w)."""
-    cos, sin = _wide(torch.cos(piece.turn)), _wide(torch.sin(piece.turn))
+    """Opacity of bent ellipses with edges about a pixel soft: (n, h, w)."""
+    turn, bend = piece.turn[:, None, None], piece.bend[:, None, None]
+    cos, sin = torch.cos(turn), torch.sin(turn)
     y, x = offset[..., 0], offset[..., 1]
     along = y * sin + x * cos
-    across = y * cos - x * sin + _wide(piece.bend) * along**2
-    thick, length = _wide(piece.radii[:, 0]), _wide(piece.radii[:, 1])
+    across = y * cos - x * sin + bend * along**2
+    thick, length = piece.radii[:, :1, None], piece.radii[:, 1:, None]
     distance = torch.sqrt((across / thick) ** 2 + (along / length) ** 2 + 1e-12)
     # The distance to the edge in pixels, near enough, along the thinner axis.
     return torch.sigmoid(3 * (1 - distance) * torch.minimum(thick, length))
-
-
-def _matte(change: Tensor) -> Tensor:
-    """How much something stands before its background, (n, h, w) in [0, 1], soft."""
-    smooth = F.avg_pool2d(change[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
-    return ((smooth - 0.04) / 0.06).clamp(0, 1)
 
 
 def _match(content: Tensor, images: Tensor, alpha: Tensor) -> Tensor:
@@ -582,7 +646,7 @@ def _match(content: Tensor, images: Tensor, alpha: Tensor) -> Tensor:
 
 def _visible(images: Tensor, pasted: Tensor) -> Tensor:
     """Say where pasting changed what one sees, (n, h, w) bool."""
-    contrast = images.flatten(1).std(1, unbiased=False).clamp(min=0.02)
+    contrast = _contrast(images)
     change = (pasted - images).abs().amax(1, keepdim=True)
     change = F.avg_pool2d(change, 5, 1, 2, count_include_pad=False)[:, 0]
     return change > 0.2 * contrast[:, None, None]

@@ -27,6 +27,7 @@ from skavid.images import to_tensor
 from skavid.losses import LOSSES
 from skavid.networks import Detector, Inpainter
 from skavid.regions import Geometry, region_mean
+from skavid.scene import Read, Scene, background, clip_starts, learn_scene
 
 __all__ = [
     "AVIDNet",
@@ -34,12 +35,14 @@ __all__ = [
     "DivergedError",
     "InterruptedGame",
     "evenly",
+    "look_around",
     "play",
     "split",
 ]
 
 BANK_SIZE = 64  # held-out images that referee the game after each epoch
-PLATE_FRAMES = 32  # of a clip, whose median is its background
+PER_IMAGE = ("plate", "top", "gain", "level")  # of Neighbours: a row an image
+CUT_EDGE = 8  # pixels beside the edge of a crop that D is not asked about
 N_REPLAYED = 64  # old outputs of I that D is shown again
 BLIND_AUC = 0.55
 BLIND_CHECKS = 5
@@ -151,6 +154,31 @@ def evenly(n: int, most: int) -> NDArray[np.int64]:
     return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
 
 
+class Batch(NamedTuple):
+    """What one training step sees.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n_images, n_channels, height, width)
+        Clean images X, cropped.
+    inside : Tensor of shape (n_images, height, width)
+        0 near an edge that only the crop made: what was cut off there could tell more. Else 1.
+    beside : Neighbours or None
+        What clips add.
+    """
+
+    images: Tensor
+    inside: Tensor
+    beside: Neighbours | None
+
+    def to(self, device: str) -> Batch:
+        """Bring all of it to a device."""
+        beside = self.beside and self.beside._replace(
+            **{name: getattr(self.beside, name).to(device) for name in PER_IMAGE}
+        )
+        return Batch(self.images.to(device), self.inside.to(device), beside)
+
+
 class _Images(Dataset[Any]):
     """Batches of training images, with what clips add to them, cropped on the way."""
 
@@ -162,6 +190,7 @@ class _Images(Dataset[Any]):
         value_range: tuple[float, float],
         groups: NDArray[Any] | None,
         spacing: int | None,
+        scene: Scene | None,
         crop_size: int | None,
         generator: Generator,
     ) -> None:
@@ -170,79 +199,117 @@ class _Images(Dataset[Any]):
         self.value_range = value_range
         self.crop_size = crop_size
         self.spacing = spacing
+        self.scene = scene
+        self.starts = clip_starts(len(images), groups)
         self.generator = generator
-        if spacing is not None:
-            self.starts, self.plates = self._find_clips(groups)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Neighbours | int]:
+    def __getitems__(self, indices: list[int]) -> Batch:
         rows = self.rows[np.asarray(indices)]
-        images = self._read(rows)
-        if self.spacing is None:
-            return self._crop(images, None), 0
-        fast = self._faster(rows)
-        plate = torch.stack([self.plates[int(self.starts[row])] for row in rows])
-        cropped: tuple[Tensor, Neighbours] = self._crop(
-            images, Neighbours(fast, plate.expand_as(images))
-        )
-        return cropped
+        images = to_tensor(self.images[rows], self.value_range)
+        if self.scene is None or self.spacing is None:
+            images, inside, _ = self._crop(images, None)
+            return Batch(images, inside, None)
+        plate = torch.stack([self._plate(int(self.starts[row])) for row in rows])[:, None]
+        stack, inside, top = self._crop(torch.cat([images, plate], 1), plate)
+        # Pictures taken at another hour, and of people who walk the other way.
+        gain, level = 0.9 + 0.2 * self._rand(len(rows)), 0.12 * (self._rand(len(rows)) - 0.5)
+        stack = stack * gain[:, None, None, None] + level[:, None, None, None]
+        turned = self._rand(len(rows)) < 0.5
+        stack = torch.where(turned[:, None, None, None], stack.flip(-1), stack)
+        inside = torch.where(turned[:, None, None], inside.flip(-1), inside)
+        beside = Neighbours(self.scene, stack[:, -1:], top, gain, level, self.spacing)
+        return Batch(stack[:, :-1], inside, beside)
 
-    def _read(self, rows: NDArray[np.int64]) -> Tensor:
-        return to_tensor(self.images[rows], self.value_range)
+    def _rand(self, n: int) -> Tensor:
+        return torch.rand(n, generator=self.generator)
 
-    def _find_clips(self, groups: NDArray[Any] | None) -> tuple[NDArray[np.int64], dict[int, Any]]:
-        """Return the first row of each row's clip, and a background for each clip."""
-        n = len(self.images)
-        new = np.ones(n, dtype=bool)
-        if groups is None:
-            new[1:] = False
-        else:
-            new[1:] = groups[1:] != groups[:-1]
-        starts = np.maximum.accumulate(np.where(new, np.arange(n), 0))
-        plates = {}
-        for start in np.unique(starts[self.rows]):
-            clip = np.flatnonzero(starts == start)
-            some = clip[evenly(len(clip), PLATE_FRAMES)]
-            plates[int(start)] = self._read(some)[:, -1:].median(0).values
-        return starts, plates
+    def _plate(self, start: int) -> Tensor:
+        """Return a clip's background; a clip that is held out has its own, made when asked."""
+        assert self.scene is not None
+        if start not in self.scene.plates:
+            clip = np.flatnonzero(self.starts == start)
+            self.scene.plates[start] = torch.from_numpy(
+                background(_newest(self.images, self.value_range), clip)
+            )
+        return self.scene.plates[start]
 
-    def _faster(self, rows: NDArray[np.int64]) -> Tensor:
-        """Assemble stacks that run 1.5 to 3 times as fast from newest moments, Sec. 3.5."""
-        assert self.spacing is not None
-        n_channels = self.images.shape[-1]
-        slowest, fastest = math.ceil(1.5 * self.spacing), 3 * self.spacing
-        lag = torch.randint(slowest, fastest + 1, (len(rows),), generator=self.generator).numpy()
-        newest = [
-            self._read(np.maximum(rows - age * lag, self.starts[rows]))[:, -1]
-            for age in reversed(range(n_channels))
-        ]
-        return torch.stack(newest, 1)
-
-    def _crop(self, images: Tensor, beside: Neighbours | None) -> Any:
-        """Cut out what moves, or any place, at random."""
-        size, (height, width) = self.crop_size, images.shape[2:]
-        if size is None or (height <= size and width <= size):
-            return images if beside is None else (images, beside)
-        tall, broad = min(size, height), min(size, width)
-        n = len(images)
+    def _crop(self, images: Tensor, plate: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Cut out what moves, or any place, at random; say what is inside, and each top row."""
+        (n, _, height, width), size = images.shape, self.crop_size
+        tall, broad = min(size or height, height), min(size or width, width)
+        if (tall, broad) == (height, width):
+            return images, torch.ones(n, height, width), torch.zeros(n)
         top = torch.randint(height - tall + 1, (n,), generator=self.generator)
         left = torch.randint(width - broad + 1, (n,), generator=self.generator)
-        if beside is not None:
-            change = (images - beside.plate).abs().amax(1).flatten(1) ** 2 + 1e-9
+        if plate is not None:
+            change = (images[:, :-1] - plate).abs().amax(1).flatten(1) ** 2 + 1e-9
             centre = torch.multinomial(change, 1, generator=self.generator)[:, 0]
-            busy = torch.rand(n, generator=self.generator) < 0.85
+            busy = self._rand(n) < 0.85
             top = torch.where(busy, (centre // width - tall // 2).clamp(0, height - tall), top)
             left = torch.where(busy, (centre % width - broad // 2).clamp(0, width - broad), left)
+        places = list(zip(top.tolist(), left.tolist(), strict=True))
+        cut = torch.stack(
+            [
+                one[:, y : y + tall, x : x + broad]
+                for one, (y, x) in zip(images, places, strict=True)
+            ]
+        )
+        edge = min(CUT_EDGE, tall // 4, broad // 4)
+        inside = F.pad(torch.zeros(n, tall - 2 * edge, broad - 2 * edge) + 1, [edge] * 4)
+        for one, (y, x) in zip(inside, places, strict=True):
+            one[: edge * (y == 0)] = one[edge]
+            one[tall - edge * (y == height - tall) :] = one[tall - edge - 1]
+            one[:, : edge * (x == 0)] = one[:, edge : edge + 1]
+            one[:, broad - edge * (x == width - broad) :] = one[:, broad - edge - 1, None]
+        return cut, inside, top.float()
 
-        def cut(stack: Tensor) -> Tensor:
-            pairs = zip(stack, top.tolist(), left.tolist(), strict=True)
-            return torch.stack([one[:, y : y + tall, x : x + broad] for one, y, x in pairs])
 
-        if beside is None:
-            return cut(images)
-        return cut(images), Neighbours(cut(beside.fast), cut(beside.plate))
+def look_around(
+    images: NDArray[Any],
+    groups: NDArray[Any] | None,
+    rows: NDArray[np.int64],
+    *,
+    value_range: tuple[float, float],
+    spacing: int,
+) -> Scene:
+    """Learn from training clips what moves there.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n_images, height, width, n_channels)
+        Checked stacks.
+    groups : ndarray of shape (n_images,) or None
+        Clip ids.
+    rows : ndarray of int
+        Those that train.
+    value_range : tuple of float
+        What is scaled to 0 and 1.
+    spacing : int
+        Frames between two channels.
+
+    Returns
+    -------
+    scene : Scene
+        Backgrounds, objects, sizes and paces.
+    """
+    return learn_scene(
+        _newest(images, value_range),
+        rows,
+        clip_starts(len(images), groups),
+        n_channels=images.shape[-1],
+        spacing=spacing,
+    )
+
+
+def _newest(images: NDArray[Any], value_range: tuple[float, float]) -> Read:
+    def read(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        moments: NDArray[np.float32] = to_tensor(images[rows][..., -1:], value_range)[:, 0].numpy()
+        return moments
+
+    return read
 
 
 def region_targets(
@@ -435,8 +502,8 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
 
         Parameters
         ----------
-        batch : tuple
-            Clean images X and what clips add to them.
+        batch : Batch
+            Clean images X, and what clips add to them.
         **fit_params : dict
             Not used.
 
@@ -449,25 +516,24 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         -----
         With X~ a corrupted X, Y all ones, l the loss and v the adversarial weight ([1]_, Eq. 3)::
 
-            D:  min  l(D(X), Y) + l(D(X~), Y - where) + v l(D(I(X~)), Y - where)
+            D:  min  l(D(X~), Y - where) + v l(D(I(X~)), Y - where)
             I:  min  d(X, I(X~))  + v l(D(I(X~)), Y)
 
-        where X~ is made by each network's own corruption and d is the reconstruction loss. D
-        also sees old outputs of I.
+        where X~ is made by each network's own corruption and d is the reconstruction loss.
+        Where X~ is not corrupted it is X; a D without a corruption of its own sees X instead, as
+        printed. D also sees old outputs of I.
 
         References
         ----------
         .. [1] Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection", ACCV 2018.
         """
-        images = batch[0].to(self.device)
-        beside = None
-        if isinstance(batch[1], Neighbours):
-            beside = Neighbours(*(stack.to(self.device) for stack in batch[1]))
+        batch = batch.to(self.device)
+        images, beside = batch.images, batch.beside
         self._set_learning_rate()
         task = self._corrupt(self.inpainter_corruption, images, beside)
         restored = self.inpainter_(task.images, task.hidden)
         made = torch.where(task.hidden > 0, restored, images) if task.hidden.any() else restored
-        detector_loss = self._step_detector(images, beside, task, made.detach())
+        detector_loss = self._step_detector(batch, task, made.detach())
         inpainter_loss = self._step_inpainter(images, task, restored, made)
         self.averaged_inpainter_.update_parameters(self.inpainter_)
         self.averaged_detector_.update_parameters(self.detector_)
@@ -492,22 +558,22 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
             neighbours=beside,
         )
 
-    def _step_detector(
-        self, images: Tensor, beside: Neighbours | None, task: Corrupted, made: Tensor
-    ) -> Tensor:
+    def _step_detector(self, batch: Batch, task: Corrupted, made: Tensor) -> Tensor:
+        images, beside = batch.images, batch.beside
         geometry, loss = self.detector_.geometry, LOSSES[self.loss]
         lesson = None
         if self.detector_corruption is self.inpainter_corruption:
             lesson = task  # one draw serves both networks
         elif self.detector_corruption is not None:
             lesson = self._corrupt(self.detector_corruption, images, beside)
-        # One pass over both: batch statistics must not tell D which of them it sees.
-        shown = images if lesson is None else torch.cat([images, lesson.images])
-        logits = self.detector_(shown)
-        clean = logits[: len(images)]
-        total = loss(clean, torch.ones_like(clean), None)
-        if lesson is not None:
-            total = total + loss(logits[len(images) :], *region_targets(lesson, geometry))
+        logits = self.detector_(images if lesson is None else lesson.images)
+        if lesson is None:
+            total = loss(logits, torch.ones_like(logits), None)
+        else:
+            # What was not grafted is X: a clean batch beside it would teach little at much cost.
+            regular, weight = region_targets(lesson, geometry)
+            weight = weight * region_mean(batch.inside, geometry)
+            total = loss(logits, regular, weight)
         if self._is_adversarial():
             fake, *truth = self._replay(made, *region_targets(task, geometry, fake=True))
             # Fixed statistics: I's work must not shift what D takes for normal.
@@ -636,7 +702,7 @@ class _Referee(Callback):  # type: ignore[misc]
         for start in range(0, len(self.images), net.batch_size):
             part = slice(start, start + net.batch_size)
             images = self.images[part].to(net.device)
-            beside = self.beside and Neighbours(*(s[part].to(net.device) for s in self.beside))
+            beside = self.beside and _slice(self.beside, part, net.device)
             task = net._corrupt(net.inpainter_corruption, images, beside)
             restored = inpainter(task.images, task.hidden)
             where = task.where[:, None]
@@ -707,6 +773,10 @@ def _go_on(net: AVIDNet, parameters: dict[str, Any]) -> None:
             group.update(net._inertia())
 
 
+def _slice(beside: Neighbours, part: slice, device: str) -> Neighbours:
+    return beside._replace(**{name: getattr(beside, name)[part].to(device) for name in PER_IMAGE})
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -728,6 +798,7 @@ def play(
     parts: Split,
     *,
     value_range: tuple[float, float],
+    scene: Scene | None,
     geometry: Geometry,
     inpainter_corruption: Corruption,
     detector_corruption: Corruption | None,
@@ -759,6 +830,8 @@ def play(
         Which rows train and which are held out.
     value_range : tuple of float
         What is scaled to 0 and 1.
+    scene : Scene or None
+        From `look_around`, for stacked video.
     geometry : Geometry
         The detector's regions.
     inpainter_corruption, detector_corruption : callable
@@ -804,6 +877,7 @@ def play(
         "value_range": value_range,
         "groups": groups,
         "spacing": spacing,
+        "scene": scene,
         "crop_size": crop_size,
     }
     game |= {
@@ -870,5 +944,5 @@ def _bank(
     images: NDArray[Any], rows: NDArray[np.int64], *, seed: int, options: dict[str, Any]
 ) -> tuple[Tensor, Neighbours | None]:
     held_out = _Images(images, rows, generator=Generator().manual_seed(seed), **options)
-    stack, beside = held_out.__getitems__(evenly(len(rows), BANK_SIZE).tolist())
-    return stack, beside if isinstance(beside, Neighbours) else None
+    batch = held_out.__getitems__(evenly(len(rows), BANK_SIZE).tolist())
+    return batch.images, batch.beside

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skavid import corruption
+from skavid import TemporalStacker, corruption
 from skavid.corruption import CORRUPTIONS, Neighbours, complementary, grafts, hiding, noise
+from skavid.datasets import make_moving_shapes
+from skavid.scene import clip_starts, learn_scene
 
 EQ2 = {"gamma": 0.4, "sigma": 1.0}
 
@@ -17,17 +20,29 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def scene(n=8, n_channels=3, side=32):
-    """A grey road with a bright square that moves two pixels a channel."""
-    generator = seeded(7)
-    plate = torch.full((n, n_channels, side, side), 0.5)
-    images, fast = plate.clone(), plate.clone()
-    places = torch.randint(8, side - 14, (n, 2), generator=generator).tolist()
-    for stack, speed in ((images, 2), (fast, 5)):
-        for i, (y, x) in enumerate(places):
-            for c in range(n_channels):
-                stack[i, c, y : y + 6, x + speed * c : x + speed * c + 6] = 1.0
-    return images, Neighbours(fast.clamp(0, 1), plate)
+def drawn(n=8):
+    """Stacks of a drawn scene with walkers, and what its clips add to them."""
+    data = make_moving_shapes(2, 40, size=(64, 64), random_state=0)
+    stacks = TemporalStacker().fit_transform(data.frames, groups=data.clips)
+    images = torch.from_numpy(stacks).permute(0, 3, 1, 2) / 255
+    starts = clip_starts(len(images), data.clips)
+    seen = learn_scene(
+        lambda rows: images[rows, -1].numpy(),
+        np.arange(len(images)),
+        starts,
+        n_channels=3,
+        spacing=2,
+    )
+    rows = np.linspace(0, len(images) - 1, n).astype(int)
+    plate = torch.stack([seen.plates[start] for start in starts[rows]])
+    return images[rows], beside(n, seen, plate[:, None])
+
+
+def beside(n, seen, plate):
+    return Neighbours(seen, plate, torch.zeros(n), torch.ones(n), torch.zeros(n), 2)
+
+
+SEEN = drawn()[1].scene
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -37,8 +52,8 @@ def scene(n=8, n_channels=3, side=32):
 def test_each_family_keeps_shapes_ranges_and_its_input(name, height, width, n, c):
     images = torch.rand(n, c, height, width, generator=seeded())
     before = images.clone()
-    for beside in (None, Neighbours(images.flip(0), images.mean(0, True).expand_as(images))):
-        made = CORRUPTIONS[name](images, **EQ2, generator=seeded(1), neighbours=beside)
+    for neighbours in (None, beside(n, SEEN, images[:, :1])):
+        made = CORRUPTIONS[name](images, **EQ2, generator=seeded(1), neighbours=neighbours)
         assert made.images.shape == made.hidden.shape == images.shape
         assert made.where.shape == made.weight.shape == (n, height, width)
         assert torch.isfinite(made.images).all()
@@ -51,10 +66,12 @@ def test_each_family_keeps_shapes_ranges_and_its_input(name, height, width, n, c
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize("video", [False, True])
 def test_one_seed_makes_one_corruption_and_leaves_global_randomness_alone(name, video):
-    images, beside = scene()
+    images, neighbours = drawn()
     state = torch.get_rng_state()
     made = [
-        CORRUPTIONS[name](images, **EQ2, generator=seeded(s), neighbours=beside if video else None)
+        CORRUPTIONS[name](
+            images, **EQ2, generator=seeded(s), neighbours=neighbours if video else None
+        )
         for s in (1, 1, 2)
     ]
     assert torch.equal(torch.get_rng_state(), state)
@@ -88,8 +105,8 @@ def test_hiding_keeps_visible_pixels_and_says_nothing_of_hidden_ones():
 
 def test_hiding_knows_blocks_stripes_and_in_video_whole_channels():
     images = torch.rand(64, 3, 32, 32, generator=seeded())
-    beside = Neighbours(images, images)
-    hidden = hiding(images, **EQ2, generator=seeded(1), neighbours=beside).hidden
+    neighbours = beside(64, SEEN, images[:, :1])
+    hidden = hiding(images, **EQ2, generator=seeded(1), neighbours=neighbours).hidden
     rows = (hidden == hidden[..., :1]).flatten(1).all(1)
     columns = (hidden == hidden[:, :, :1]).flatten(1).all(1)
     channels = hidden.sum(1).flatten(1).max(1).values == 1
@@ -120,9 +137,8 @@ def test_a_draw_of_an_image_does_not_depend_on_its_neighbours():
 
 @pytest.mark.parametrize("video", [False, True])
 def test_grafts_change_only_what_they_own_up_to_or_a_decoy(video, monkeypatch):
-    images, beside = scene(n=64)
-    images = images + 0.05 * torch.rand(images.shape, generator=seeded())
-    made = grafts(images, **EQ2, generator=seeded(1), neighbours=beside if video else None)
+    images, neighbours = drawn(n=64)
+    made = grafts(images, **EQ2, generator=seeded(1), neighbours=neighbours if video else None)
     change = (made.images - images).abs().amax(1)
     assert (made.where > 0.5).flatten(1).any(1).float().mean() > 0.3, "most images hold a graft"
     assert (made.where > 0.5).float().mean() < 0.5, "most pixels stay normal"
@@ -132,8 +148,8 @@ def test_grafts_change_only_what_they_own_up_to_or_a_decoy(video, monkeypatch):
 
 
 def test_a_decoy_changes_the_image_and_is_no_irregularity(monkeypatch):
-    def only_decoys(salience, generator, *args):
-        piece = original(salience, generator, *args)
+    def only_decoys(*args):
+        piece = original(*args)
         return piece._replace(
             irregular=torch.zeros_like(piece.irregular), active=torch.ones_like(piece.active)
         )
@@ -158,11 +174,45 @@ def test_an_invisible_graft_is_undecided():
     assert ((made.weight == 0) & (made.where > 0.05)).sum() == 0
 
 
-def test_grafts_in_video_move_at_other_speeds_than_their_scene():
-    images, beside = scene(n=64)
-    made = grafts(images, **EQ2, generator=seeded(1), neighbours=beside)
+def test_grafts_in_video_change_what_moves_and_not_the_empty_ground():
+    images, neighbours = drawn(n=64)
+    made = grafts(images, **EQ2, generator=seeded(1), neighbours=neighbours)
     foreign = made.where > 0.5
     moved = (made.images[:, 0] - made.images[:, -1]).abs()
-    assert moved[foreign].mean() > 0.05
+    assert moved[foreign].mean() > 3 * moved.mean()
     quiet = (made.where == 0) & (made.weight < 0.3)
     assert quiet.float().mean() > 0.3, "an empty road counts little"
+
+
+def test_what_is_pasted_shares_the_brightness_of_its_image():
+    images, neighbours = drawn(n=64)
+    plain = grafts(images, **EQ2, generator=seeded(1), neighbours=neighbours)
+    darker = neighbours._replace(
+        plate=0.5 * neighbours.plate, gain=neighbours.gain * 0.5, level=neighbours.level
+    )
+    dark = grafts(0.5 * images, **EQ2, generator=seeded(1), neighbours=darker)
+    torch.testing.assert_close(dark.images, 0.5 * plain.images)
+
+
+def test_stacks_in_which_nothing_moves_get_the_grafts_of_images():
+    images = torch.rand(8, 3, 32, 32, generator=seeded())
+    nothing = learn_scene(
+        lambda rows: np.zeros((len(rows), 32, 32), np.float32),
+        np.arange(20),
+        np.zeros(20, int),
+        n_channels=3,
+        spacing=2,
+    )
+    made = grafts(images, **EQ2, generator=seeded(1), neighbours=beside(8, nothing, images[:, :1]))
+    still = grafts(images, **EQ2, generator=seeded(1))
+    assert torch.equal(made.images, still.images)
+
+
+@given(factor=st.sampled_from([2, 3, 4]), strength=st.floats(0.3, 1.0))
+def test_grafts_learn_their_scales_from_the_images(factor, strength):
+    small = torch.rand(4, 1, 12, 12, generator=seeded())
+    large = strength * small.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    torch.testing.assert_close(corruption._contrast(large), strength * corruption._contrast(small))
+    ratio = corruption._grain(large) / corruption._grain(small)
+    assert (ratio > 0.7 * factor).all()
+    assert (ratio < 1.3 * factor).all()

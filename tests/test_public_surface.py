@@ -38,7 +38,12 @@ WITHOUT_EXAMPLES = {
     "datasets.load_ucsd_ped1",
     "datasets.load_ucsd_ped2",
     "datasets.load_umn",
+    "scene.Scene",
+    "scene.background",
+    "scene.learn_scene",
+    "scene.matte",
     "training.AVIDNet",  # parts of AVIDDetector.fit
+    "training.look_around",
     "training.play",
 }
 
