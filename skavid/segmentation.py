@@ -54,19 +54,23 @@ def smooth(maps: ArrayLike, *, mean: int = 0, maximum: int = 0) -> NDArray[np.fl
     Returns
     -------
     smoothed : ndarray of shape (n_images, height, width), float32
-        Beyond the border stands the nearest pixel. A box of an even side reaches one pixel
-        further up and left. No image sees another.
+        Beyond the border stands the image's median: nothing there speaks for an irregularity,
+        so that half an object at the border needs more evidence, not less. A box of an even
+        side reaches one pixel further up and left. No image sees another.
 
     Examples
     --------
     >>> from skavid.segmentation import smooth
-    >>> smooth([[[0.0, 3.0, 0.0, 0.0]]], mean=3, maximum=2)
-    array([[[1., 1., 1., 1.]]], dtype=float32)
+    >>> smooth([[[0.0, 9.0, 0.0], [0.0] * 3, [0.0] * 3]], mean=3, maximum=2)
+    array([[[1., 1., 1.],
+            [1., 1., 1.],
+            [1., 1., 1.]]], dtype=float32)
     """
     smoothed: NDArray[np.float32] = np.array(maps, dtype=np.float32)
-    if mean > 1:
-        wide = ndimage.uniform_filter(smoothed, (1, mean, mean), np.float64, mode="nearest")
-        smoothed = wide.astype(np.float32)
+    if mean > 1 and smoothed.size:
+        middle = np.median(smoothed, axis=(1, 2), keepdims=True)
+        wide = ndimage.uniform_filter(smoothed - middle, (1, mean, mean), np.float64, "constant")
+        smoothed = (wide + middle).astype(np.float32)
     if maximum > 1:
         smoothed = ndimage.maximum_filter(smoothed, (1, maximum, maximum), mode="nearest")
     return smoothed
@@ -306,6 +310,7 @@ def calibrate(
     alpha: float | str = "auto",
     zeta: float | str = "auto",
     target_fpr: float = 0.01,
+    groups: NDArray[Any] | None = None,
     fusion: str = "min",
     balance: float = 0.5,
     min_area: int = 0,
@@ -321,6 +326,8 @@ def calibrate(
         A number is used as it is, "auto" is searched.
     target_fpr : float, default=0.01
         Share of the images to flag, in (0, 1].
+    groups : ndarray of shape (n_images,), default=None
+        Clip ids. No clip may then have a larger share flagged: see the notes.
     fusion, balance, min_area, min_area_of : str, float, int, str
         As in `evidence`.
 
@@ -348,6 +355,12 @@ def calibrate(
     the k-th and the next image, or just so far that the k-th is flagged where these tie. Where
     one threshold is given, the other takes its level and nothing is moved: the number flagged
     may then miss k.
+
+    Frames of one clip are alike, so the rule above promises nothing for the next clip. With
+    groups, both thresholds are moved until in the worst of the m clips no more than
+    ``max(1, floor(target_fpr * n_g))`` of its n_g images are flagged: clips taken as
+    exchangeable, a new one has a larger share flagged with a probability of at most about
+    1 / (m + 1).
 
     Eq. 4 flags nothing whose residual is 0, or whose regularity is 1 in float32; if that
     leaves fewer than k images, the thresholds of the level stay.
@@ -384,9 +397,32 @@ def calibrate(
     ]
     rule = {"fusion": fusion, "balance": balance, "min_area": min_area, "min_area_of": min_area_of}
     level = _lowest_level(residual, logits, levels, n_flagged, rule)
-    if isinstance(alpha, str) and isinstance(zeta, str):
-        return _move_to_flag(residual, logits, levels[: level + 1], n_flagged, rule)
-    return levels[level]
+    if not (isinstance(alpha, str) and isinstance(zeta, str)):
+        return levels[level]
+    moved = _move_to_flag(residual, logits, levels[: level + 1], n_flagged, rule)
+    return (
+        moved
+        if groups is None
+        else _spare_clips(residual, logits, moved, groups, target_fpr, rule)
+    )
+
+
+def _spare_clips(
+    residual: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    thresholds: tuple[float, float],
+    groups: NDArray[Any],
+    target_fpr: float,
+    rule: dict[str, Any],
+) -> tuple[float, float]:
+    """Move along the ray until no clip has more than its share flagged."""
+    peaks = _peaks(residual, logits, np.arange(len(residual)), thresholds, rule)
+    cuts = []
+    for clip in np.unique(groups):
+        falling = np.sort(peaks[groups == clip])[::-1]
+        n_flagged = max(1, math.floor(target_fpr * len(falling) + 1e-9))
+        cuts.append(falling[n_flagged - 1 : n_flagged + 1].mean())
+    return move_thresholds(*thresholds, float(max(cuts)))
 
 
 def shift_for_contamination(

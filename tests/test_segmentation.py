@@ -226,7 +226,8 @@ def box(image: np.ndarray, side: int, statistic) -> np.ndarray:
     if side < 2:
         return image
     before, after = side // 2, side - side // 2 - 1
-    bordered = np.pad(image, (before, after), mode="edge")
+    beyond = np.median(image) if statistic is np.mean else -np.inf
+    bordered = np.pad(image, (before, after), constant_values=beyond)
     height, width = image.shape
     return np.array([
         [statistic(bordered[y : y + side, x : x + side]) for x in range(width)]
@@ -245,6 +246,13 @@ def test_smoothing_is_a_mean_then_a_maximum(shape, mean, maximum):
     np.testing.assert_allclose(smoothed, expected, rtol=1e-6)
     np.testing.assert_array_equal(maps, copy)
     assert not np.shares_memory(smoothed, maps)
+
+
+def test_half_an_object_at_the_border_is_less_evidence_than_a_whole_one():
+    maps = np.zeros((1, 20, 20), np.float32)
+    maps[0, 8:12, 8:12] = maps[0, 8:12, :2] = 1
+    smoothed = smooth(maps, mean=5)[0]
+    assert smoothed[:, :4].max() < smoothed[:, 6:].max()
 
 
 def test_smoothing_depends_on_neither_layout_nor_neighbours():
