@@ -31,7 +31,16 @@ from skavid.corruption import CORRUPTIONS, complementary, hiding
 from skavid.images import check_images, check_value_range, from_tensor, to_tensor, value_range
 from skavid.losses import LOSSES
 from skavid.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
-from skavid.training import AVIDNet, InterruptedGame, Split, evenly, play, split
+from skavid.scene import Scene
+from skavid.training import (
+    AVIDNet,
+    InterruptedGame,
+    Split,
+    evenly,
+    look_around,
+    play,
+    split,
+)
 
 __all__ = ["PAPER", "VIDEO", "AVIDDetector"]
 
@@ -64,12 +73,21 @@ PAPER: dict[str, Any] = {
 VIDEO: dict[str, Any] = {
     "spacing": 2,
     "adversarial_weight": 0.0,  # on stacked video it costs time and gains nothing
-    "crop_size": 96,
+    "validation_fraction": 0.2,  # frames of a clip are alike: thresholds want several clips
+    "fusion": "mean",
+    "balance": 0.2,  # D is the better one of the two
+    "region_size": "auto",
+    "crop_size": "auto",
     "inpainter_corruption": "grafts",
-    "inpainter_width": 12,
-    "smoothing": 12,
-    "widening": 20,
+    "inpainter_patch": 4,
+    "inpainter_width": 32,
+    "inpainter_depth": 2,
+    "smoothing": "auto",
+    "widening": "auto",
 }
+
+# In sizes of what moves: measured on UCSD Ped2, where it is 13 pixels at 120 x 180.
+REGION, CROP, SMOOTHING, WIDENING = 0.3, 7.5, 0.9, 1.5
 
 
 class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -102,8 +120,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         None takes 4 pixels to a quarter of the image.
     geometry : {"aligned", "paper"}, default="aligned"
         The regions of D: tiles of ``region_size`` with context around each, or Fig. 2.
-    region_size : int, default=4
-        Side of an aligned region in pixels, a power of two.
+    region_size : int or "auto", default=4
+        Side of an aligned region in pixels, a power of two. For stacked video "auto" takes a
+        third of what moves in the training clips.
     inpainter_width : int, default=16
         Feature maps of I at full resolution.
     inpainter_depth : int, default=3
@@ -117,8 +136,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     spacing : int, default=None
         For stacked video: frames between two channels, as in `TemporalStacker`. Grafts are
         then cut from what moves and played at other speeds, and ``groups`` are the clips.
-    crop_size : int, default=None
-        Images larger than this are trained on random crops of this side, in pixels.
+    crop_size : int or "auto", default=None
+        Images larger than this are trained on random crops of this side, in pixels. For
+        stacked video "auto" takes 7.5 times the size of what moves.
     loss : {"bce", "lsgan", "hinge", "eq3"}, default="bce"
         The game's loss; see `skavid.losses`.
     adversarial_weight : float, default=0.01
@@ -165,13 +185,18 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         How the margins of I and D are joined: "min" is Eq. 4, "mean" lets one make up for
         the other (each weighed by how much it varies among normal images), the last two look
         at one network alone.
+    balance : float or "auto", default="auto"
+        The share of I's margin under ``fusion="mean"``, in [0, 1]. "auto" weighs both margins
+        so that they vary alike among held-out normal images; where one network is known to be
+        the better one, give it more.
     channel_reduction : {"max", "mean"}, default="max"
         How the residual's channels become one.
-    smoothing : int, default=3
+    smoothing : int or "auto", default=3
         Side of the box, in pixels, over which the residual and D's logits are averaged. 0 is
-        Eq. 4 as printed.
-    widening : int, default=0
-        Side of a maximum filter that widens both maps to the size of an object, in pixels.
+        Eq. 4 as printed. For stacked video "auto" takes 0.9 times the size of what moves.
+    widening : int or "auto", default=0
+        Side of a maximum filter that widens both maps to the size of an object, in pixels. For
+        stacked video "auto" takes 1.5 times the size of what moves.
     min_area : int, default=0
         Pixels that must be irregular together for an image to be irregular. Needs the
         extra ``image`` for ``min_area_of="patch"``.
@@ -205,11 +230,15 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         The skorch net that trained both.
     geometry_ : Geometry
         Which pixels each region of D holds.
+    object_size_ : float or None
+        Typical side in pixels of what moves in the training clips, and what "auto" sizes are
+        taken from; None where nothing moves and for images.
+    object_pace_ : float or None
+        Its typical speed in pixels a frame.
     alpha_, zeta_ : float
         The thresholds of Eq. 4 in use.
     balance_ : float
-        The share of I's margin under ``fusion="mean"``, from the held-out images; 0.5 where
-        nothing was calibrated.
+        The share of I's margin under ``fusion="mean"`` in use.
     offset_ : float
         ``decision_function = score_samples - offset_``; the smallest positive float, so that a
         pixel exactly at both thresholds is irregular, as in Eq. 4.
@@ -272,13 +301,13 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         "detector_corruption": [StrOptions(set(CORRUPTIONS)), callable, None],
         "hidden_size": [tuple, list, None],
         "geometry": [StrOptions({"aligned", "paper"})],
-        "region_size": [Interval(Integral, 1, 64, closed="both")],
+        "region_size": [Interval(Integral, 1, 64, closed="both"), StrOptions({"auto"})],
         "inpainter_width": [Interval(Integral, 1, None, closed="left")],
         "inpainter_depth": [Interval(Integral, 1, 8, closed="both")],
         "inpainter_patch": [Interval(Integral, 1, 32, closed="both")],
         "detector_width": [Interval(Integral, 1, None, closed="left")],
         "spacing": [Interval(Integral, 1, None, closed="left"), None],
-        "crop_size": [Interval(Integral, 8, None, closed="left"), None],
+        "crop_size": [Interval(Integral, 8, None, closed="left"), StrOptions({"auto"}), None],
         "loss": [StrOptions(set(LOSSES))],
         "adversarial_weight": [Interval(Real, 0, None, closed="left")],
         "adversarial_start": [Interval(Real, 0, 1, closed="left")],
@@ -297,9 +326,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         "target_fpr": [Interval(Real, 0, 1, closed="neither")],
         "contamination": [Interval(Real, 0, 0.5, closed="right"), StrOptions({"auto"})],
         "fusion": [StrOptions({"min", "mean", "inpainter", "detector"})],
+        "balance": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"})],
         "channel_reduction": [StrOptions({"max", "mean"})],
-        "smoothing": [Interval(Integral, 0, None, closed="left")],
-        "widening": [Interval(Integral, 0, None, closed="left")],
+        "smoothing": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+        "widening": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
         "min_area": [Interval(Integral, 0, None, closed="left")],
         "min_area_of": [StrOptions({"patch", "image"})],
         "n_draws": [Interval(Integral, 2, None, closed="left")],
@@ -322,13 +352,13 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         detector_corruption: Any = "grafts",
         hidden_size: tuple[int, int] | None = None,
         geometry: str = "aligned",
-        region_size: int = 4,
+        region_size: int | str = 4,
         inpainter_width: int = 16,
         inpainter_depth: int = 3,
         inpainter_patch: int = 1,
         detector_width: int = 24,
         spacing: int | None = None,
-        crop_size: int | None = None,
+        crop_size: int | str | None = None,
         loss: str = "bce",
         adversarial_weight: float = 0.01,
         adversarial_start: float = 0.6,
@@ -347,9 +377,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         target_fpr: float = 0.01,
         contamination: float | str = "auto",
         fusion: str = "min",
+        balance: float | str = "auto",
         channel_reduction: str = "max",
-        smoothing: int = 3,
-        widening: int = 0,
+        smoothing: int | str = 3,
+        widening: int | str = 0,
         min_area: int = 0,
         min_area_of: str = "patch",
         n_draws: int = 8,
@@ -393,6 +424,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.target_fpr = target_fpr
         self.contamination = contamination
         self.fusion = fusion
+        self.balance = balance
         self.channel_reduction = channel_reduction
         self.smoothing = smoothing
         self.widening = widening
@@ -485,9 +517,13 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._seed = int(source.randint(np.iinfo(np.int32).max))
         fraction = self.validation_fraction
         parts = split(len(images), groups, fraction, np.random.RandomState(self._seed))
-        net = self._play(images, groups, parts, n_epochs, going_on=going_on)
+        scene = self._look_around(images, groups, parts)
+        if not going_on:
+            self._measure(scene, images)
+        _check_size(images, self.geometry_)
+        net = self._play(images, groups, parts, scene, n_epochs, going_on=going_on)
         self._keep(net)
-        self._calibrate(images, parts.held_out)
+        self._calibrate(images, groups, parts.held_out)
 
     def _check_training(
         self, images: NDArray[Any], y: Any, groups: Any, *, going_on: bool
@@ -506,18 +542,51 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self.value_range_ = learned if given is None else check_value_range(given)
             height, width, n_channels = images.shape[1:]
             self.image_shape_: tuple[int, int, int] = (height, width, n_channels)
-            tiled = self.geometry == "aligned"
-            self.geometry_ = aligned(self.region_size) if tiled else PAPER_GEOMETRY
-        _check_size(images, self.geometry_)
+        self._check_auto()
         _check_device(self.device)
         _check_sides(self.hidden_size)
         return _check_groups(groups, len(images))
+
+    def _check_auto(self) -> None:
+        for name in ("region_size", "crop_size", "smoothing", "widening"):
+            if getattr(self, name) == "auto" and self.spacing is None:
+                raise ValueError(
+                    f"{name}='auto' is learnt from what moves in stacked video; give spacing, as "
+                    "VIDEO does, or a number of pixels."
+                )
+
+    def _look_around(
+        self, images: NDArray[Any], groups: NDArray[Any] | None, parts: Split
+    ) -> Scene | None:
+        if self.spacing is None:
+            return None
+        look = check_memory(self.memory).cache(look_around)
+        scene: Scene = look(
+            images, groups, parts.train, value_range=self.value_range_, spacing=self.spacing
+        )
+        return scene
+
+    def _measure(self, scene: Scene | None, images: NDArray[Any]) -> None:
+        """Bring all sizes to the scale of what moves; where nothing does, of the image."""
+        size = None if scene is None else scene.size
+        self.object_size_ = size
+        self.object_pace_ = None if scene is None or size is None else scene.pace
+        side = size or min(images.shape[1:3]) / 9
+
+        region = self.region_size
+        if region == "auto":
+            region = 2 ** int(np.clip(round(np.log2(max(REGION * side, 1))), 0, 6))
+        self.geometry_ = aligned(region) if self.geometry == "aligned" else PAPER_GEOMETRY  # type: ignore[arg-type]
+        crop = self.crop_size
+        self._crop_size = max(32, -(-round(CROP * side) // 8) * 8) if crop == "auto" else crop
+        self._auto_filters = {"mean": round(SMOOTHING * side), "maximum": round(WIDENING * side)}
 
     def _play(
         self,
         images: NDArray[Any],
         groups: NDArray[Any] | None,
         parts: Split,
+        scene: Scene | None,
         n_epochs: int,
         *,
         going_on: bool,
@@ -526,7 +595,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             name: getattr(self, name)
             for name in (
                 "inpainter_width", "inpainter_depth", "inpainter_patch", "detector_width",
-                "spacing", "crop_size", "batch_size", "learning_rate", "gamma", "sigma", "loss",
+                "spacing", "batch_size", "learning_rate", "gamma", "sigma", "loss",
                 "adversarial_weight", "adversarial_start", "reconstruction_weight",
                 "reconstruction_loss", "momentum", "average_decay", "n_iter_no_change",
             )
@@ -535,6 +604,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "inpainter_corruption": self._named(self.inpainter_corruption),
             "detector_corruption": self._named(self.detector_corruption),
             "value_range": self.value_range_,
+            "scene": scene,
+            "crop_size": self._crop_size,
             "geometry": self.geometry_,
             "optimizer_name": self.optimizer,
             "max_epochs": n_epochs,
@@ -582,18 +653,25 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ]
         self.n_iter_ = net.n_played_
 
-    def _calibrate(self, images: NDArray[Any], held_out: NDArray[np.int64]) -> None:
+    def _calibrate(
+        self, images: NDArray[Any], groups: NDArray[Any] | None, held_out: NDArray[np.int64]
+    ) -> None:
         self.offset_ = float(np.nextafter(0, 1))
-        alpha, zeta, self.balance_ = self.alpha, self.zeta, 0.5
-        if isinstance(alpha, str) or isinstance(zeta, str) or self.fusion == "mean":
+        alpha, zeta = self.alpha, self.zeta
+        weighed = self.fusion != "mean" or not isinstance(self.balance, str)
+        self.balance_ = 0.5 if isinstance(self.balance, str) else float(self.balance)
+        if isinstance(alpha, str) or isinstance(zeta, str) or not weighed:
+            held_out = self._some(images, held_out)
             residual, logits = self._held_out_maps(images, held_out)
-            self.balance_ = segmentation.balance_margins(residual, logits)
+            if not weighed:
+                self.balance_ = segmentation.balance_margins(residual, logits)
             alpha, zeta = segmentation.calibrate(
                 residual,
                 logits,
                 alpha=alpha,
                 zeta=zeta,
                 target_fpr=self.target_fpr,
+                groups=None if groups is None else groups[held_out],
                 **self._rule(),
             )
         self.alpha_, self.zeta_ = float(alpha), float(zeta)
@@ -603,12 +681,14 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 scores, self.alpha_, self.zeta_, self.contamination
             )
 
-    def _held_out_maps(
-        self, images: NDArray[Any], held_out: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Look at as many held-out images as memory is meant for, evenly spread."""
+    def _some(self, images: NDArray[Any], held_out: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Choose as many held-out images as memory is meant for, evenly spread."""
         most = max(1, CALIBRATION_PIXELS // (images.shape[1] * images.shape[2]))
-        rows = held_out[evenly(len(held_out), most)]
+        return held_out[evenly(len(held_out), most)]
+
+    def _held_out_maps(
+        self, images: NDArray[Any], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         residual, logits = np.empty((2, len(rows), *images.shape[1:3]), np.float32)
         for part in self._look(images, rows):
             residual[part.rows], logits[part.rows] = part.residual, part.logits
@@ -793,9 +873,16 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         reduced = change.amax(1) if self.channel_reduction == "max" else change.mean(1)
         scores = detector(images).float().cpu().numpy()
         logits = lowest_region(scores, self.geometry_, height, width)
-        filters = {"mean": self.smoothing, "maximum": self.widening}
+        filters = self._filter_sizes()
         residual = segmentation.smooth(reduced.cpu().numpy(), **filters)
         return inpainted.cpu(), residual, -segmentation.smooth(-logits, **filters)
+
+    def _filter_sizes(self) -> dict[str, int]:
+        given = {"mean": self.smoothing, "maximum": self.widening}
+        return {
+            name: self._auto_filters[name] if size == "auto" else int(size)
+            for name, size in given.items()
+        }
 
     def _inpaint(self, images: Tensor, inpainter: nn.Module) -> Tensor:
         """Restore images: I(X). Hidden pixels are the mean over draws that hide every pixel."""
