@@ -89,6 +89,7 @@ def markdown(groups):
         asked = 100 * first["thresholds"]["target_fpr"]
         lines += [
             "",
+            *_epochs(runs),
             f"Alarms on normal test images: {alarms} %, asked for: {asked:g} %.",
             "",
             f"![Curves of {name}]({name}-{form}-curves.png)",
@@ -97,6 +98,32 @@ def markdown(groups):
             "",
         ]
     return "\n".join(lines)
+
+
+def _epochs(runs):
+    """Say what the choice of epochs without labels was worth, and whether a network collapsed."""
+    runs = [run for run in runs if run.get("by_epoch")]
+    if not runs:
+        return []
+    lines = [
+        "By epoch, on every so many-th test image (AUC over regions; nothing was chosen by it):",
+        "",
+        "| network | kept from epoch | AUC there | best epoch's AUC | largest fall after it |",
+        "|---|---|---|---|---|",
+    ]
+    for name, judge in (("inpainter", "I alone"), ("detector", "D alone")):
+        kept = [run["checkpoint"][name]["epoch"] for run in runs]
+        rows = [[epoch[judge]["region"] for epoch in run["by_epoch"]] for run in runs]
+        there = [row[epoch - 1] for row, epoch in zip(rows, kept, strict=True)]
+        falls = [
+            max(0.0, row[epoch - 1] - min(row[epoch - 1 :]))
+            for row, epoch in zip(rows, kept, strict=True)
+        ]
+        lines.append(
+            f"| {judge[0]} | {spread(kept, 1, 0)} of {len(rows[0])} | {spread(there)} | "
+            f"{spread([max(row) for row in rows])} | {spread(falls)} |"
+        )
+    return [*lines, ""]
 
 
 def overview(groups):
@@ -157,8 +184,10 @@ def draw_curves(run, path):
     from matplotlib import pyplot
 
     panels = {title: lines for title, lines in run["curves"].items() if lines}
+    by_epoch = run.get("by_epoch") or []
+    n_panels = len(panels) + bool(by_epoch)
     figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(4.6 * len(panels), 4.4), layout="constrained", squeeze=False
+        1, n_panels, figsize=(4.6 * n_panels, 4.4), layout="constrained", squeeze=False
     )
     styles = {
         "I alone": ("#999999", "--"),
@@ -166,7 +195,7 @@ def draw_curves(run, path):
         "both": ("#0b5394", "-"),
         "both, any alpha and zeta": ("#e69f00", "-."),
     }
-    for ax, (title, lines) in zip(axes[0], panels.items(), strict=True):
+    for ax, (title, lines) in zip(axes[0], panels.items(), strict=False):
         for name, curve in lines.items():
             colour, style = styles[name]
             ax.plot(curve["fpr"], curve["tpr"], style, color=colour, label=name, linewidth=1.8)
@@ -178,6 +207,20 @@ def draw_curves(run, path):
             xlim=(0, 1),
             ylim=(0, 1.01),
             aspect="equal",
+        )
+        ax.legend(loc="lower right", frameon=False)
+    if by_epoch:
+        ax = axes[0, -1]
+        epochs = range(1, len(by_epoch) + 1)
+        for judge, network in (("I alone", "inpainter"), ("D alone", "detector"), ("both", None)):
+            colour, style = styles[judge]
+            aucs = [row[judge]["region"] for row in by_epoch]
+            ax.plot(epochs, aucs, style, color=colour, label=judge, linewidth=1.8)
+            if network is not None:
+                kept = run["checkpoint"][network]["epoch"]
+                ax.plot(kept, aucs[kept - 1], "o", color=colour)
+        ax.set(
+            title=f"{run['set']}: by epoch (dots: kept)", xlabel="epoch", ylabel="AUC over regions"
         )
         ax.legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=80)

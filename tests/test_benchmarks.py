@@ -85,7 +85,7 @@ def test_a_run_is_kept_and_not_run_again(real_data, tmp_path, capsys):
 
     command = [
         "--data", str(real_data), "--sets", "ped2", "--size", "40", "60", "--name", "small",
-        "--results", str(tmp_path), "--cache", str(tmp_path / "cache"), "--set", "max_epochs=1",
+        "--results", str(tmp_path), "--threads", "1", "--set", "max_epochs=1",
         "inpainter_width=4", "detector_width=8", "crop_size=40",
     ]  # fmt: skip
     paper.main(command)
@@ -104,11 +104,9 @@ def test_a_run_is_kept_and_not_run_again(real_data, tmp_path, capsys):
     paper.main(command)
     assert "ped2-small-seed0.json is kept from an earlier run." in capsys.readouterr().out
     assert path.read_text() == kept
-    # Trained once: judging again takes the networks from the cache.
-    paper.main([*command, "--again"])
-    again = json.loads(path.read_text())
-    assert again["levels"] == run["levels"]
-    assert len(list((tmp_path / "cache").rglob("output.pkl"))) == 1
+    # D's and I's figures of each epoch stand beside the choice that was made without labels.
+    assert len(run["by_epoch"]) == run["parameters"]["max_epochs"]
+    assert 0 < run["by_epoch"][0]["D alone"]["region"] < 1
 
 
 def test_other_parameters_need_a_name(capsys):
