@@ -196,7 +196,7 @@ def still(train, test, parameters, protocol):
 SETS = {
     # epochs at full size and reduced
     "ped1": video(datasets.load_ucsd_ped1, "ucsd_ped1/UCSDped1", (120, 180), (8, 2)),
-    "ped2": video(datasets.load_ucsd_ped2, "ucsd_ped2/UCSDped2", (120, 180), (16, 4)),
+    "ped2": video(datasets.load_ucsd_ped2, "ucsd_ped2/UCSDped2", (120, 180), (14, 4)),
     "umn": video(datasets.load_umn, "umn", (120, 160), (16, 4)),
     "avenue": video(datasets.load_avenue, "avenue", (120, 214), (4, 1)),
     "shanghaitech": video(datasets.load_shanghaitech, "shanghaitech", (120, 214), (1, 1)),

@@ -22,7 +22,8 @@ __all__ = ["CORRUPTIONS", "Corrupted", "Neighbours", "complementary", "grafts", 
 
 N_PIECES = 4  # pieces that are pasted into an image at the most
 
-DECOY_SHARE = 0.15  # of the pieces of images; of video every second one is a decoy
+DECOY_SHARE = 0.15  # of the pieces of images
+VIDEO_DECOYS = True  # every second piece of video is a decoy
 
 # Share of each kind of graft; evidence for a mix over any single kind: docs, user guide, method.
 IMAGE_KINDS = {
@@ -305,7 +306,7 @@ def _video_grafts(images: Tensor, beside: Neighbours, generator: Generator) -> C
     irregular, opacity = torch.zeros_like(moving), torch.zeros_like(moving)
     pasted = images.clone()
     for number in range(N_PIECES):
-        decoy = number % 2 == 0
+        decoy = VIDEO_DECOYS and number % 2 == 0
         some = torch.nonzero(torch.rand(len(images), generator=generator) < 0.6)[:, 0]
         if not len(some):
             continue

@@ -87,7 +87,7 @@ VIDEO: dict[str, Any] = {
 }
 
 # In sizes of what moves: measured on UCSD Ped2, where it is 13 pixels at 120 x 180.
-REGION, CROP, SMOOTHING, WIDENING = 0.3, 7.5, 0.9, 1.5
+REGION, CROP, SMOOTHING, WIDENING = 0.3, 7.5, 1.0, 1.5
 
 
 class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -193,7 +193,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         How the residual's channels become one.
     smoothing : int or "auto", default=3
         Side of the box, in pixels, over which the residual and D's logits are averaged. 0 is
-        Eq. 4 as printed. For stacked video "auto" takes 0.9 times the size of what moves.
+        Eq. 4 as printed. For stacked video "auto" takes the size of what moves.
     widening : int or "auto", default=0
         Side of a maximum filter that widens both maps to the size of an object, in pixels. For
         stacked video "auto" takes 1.5 times the size of what moves.
