@@ -89,6 +89,40 @@ def video(load, folder, size, epochs):
     return read, folder
 
 
+def shapes(speed, scale, size):
+    """Draw a scene of walkers at one speed and size; the parameters are the same for all."""
+
+    def read(data, arguments):
+        n_train, n_test = (4, 4) if arguments.reduced else (8, 8)
+        train, test = (
+            datasets.make_moving_shapes(
+                n, 100, size=size, speed=speed, scale=scale, irregular=kinds, random_state=seed
+            )
+            for n, kinds, seed in (
+                (n_train, (), arguments.seed),
+                (n_test, ("fast", "large", "shape", "place"), 1000 + arguments.seed),
+            )
+        )
+        stacker = TemporalStacker()
+        return Bunch(
+            train=stacker.fit_transform(train.frames, groups=train.clips),
+            groups=train.clips,
+            test=stacker.transform(test.frames, groups=test.clips),
+            test_groups=test.clips,
+            labels=test.labels,
+            masks=test.masks,
+            kinds=test.kinds,
+            parameters={**VIDEO, "max_epochs": 6},
+            protocol=(
+                f"{n_train} drawn clips of walkers train, {n_test} with something irregular test "
+                f"(too fast, too large, a cart, on the lawn), 100 frames of {size[0]} x {size[1]} "
+                f"each; {speed:g} pixels a frame, {scale:g} times the usual size"
+            ),
+        )
+
+    return read, ""
+
+
 def puzzles():
     def read(data, arguments):
         digits = [
@@ -202,6 +236,9 @@ SETS = {
     "shanghaitech": video(datasets.load_shanghaitech, "shanghaitech", (120, 214), (1, 1)),
     "ir_mnist": puzzles(),
     "tiles": tiles(),
+    "shapes": shapes(1.0, 1.0, (96, 128)),
+    "shapes_fast": shapes(2.0, 1.6, (144, 192)),
+    "shapes_slow": shapes(0.5, 0.8, (80, 104)),
 }
 
 

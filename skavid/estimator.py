@@ -239,6 +239,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         The thresholds of Eq. 4 in use.
     balance_ : float
         The share of I's margin under ``fusion="mean"`` in use.
+    calibration_ : dict or None
+        What "auto" thresholds rest on: ``n_images`` and ``n_clips`` (None without groups) that
+        were held out; ``least_fpr``, the lowest rate of false alarms that so many independent
+        images support; ``clip_risk``, how likely a new clip has a larger share of its frames
+        flagged than `target_fpr` (None without groups). None where both thresholds were given.
     offset_ : float
         ``decision_function = score_samples - offset_``; the smallest positive float, so that a
         pixel exactly at both thresholds is irregular, as in Eq. 4.
@@ -660,6 +665,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         alpha, zeta = self.alpha, self.zeta
         weighed = self.fusion != "mean" or not isinstance(self.balance, str)
         self.balance_ = 0.5 if isinstance(self.balance, str) else float(self.balance)
+        self.calibration_: dict[str, Any] | None = None
         if isinstance(alpha, str) or isinstance(zeta, str) or not weighed:
             held_out = self._some(images, held_out)
             residual, logits = self._held_out_maps(images, held_out)
@@ -674,6 +680,13 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 groups=None if groups is None else groups[held_out],
                 **self._rule(),
             )
+            n, m = len(held_out), None if groups is None else len(np.unique(groups[held_out]))
+            self.calibration_ = {
+                "n_images": n,
+                "n_clips": m,
+                "least_fpr": 1 / (n + 1),
+                "clip_risk": None if m is None else 1 / (m + 1),
+            }
         self.alpha_, self.zeta_ = float(alpha), float(zeta)
         if not isinstance(self.contamination, str):
             scores = self._score(images)
