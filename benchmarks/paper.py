@@ -130,7 +130,7 @@ def puzzles():
             for part in ("train", "t10k")
             for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
         ]
-        n_train, n_test, epochs = (640, 200, 24) if arguments.reduced else (5000, 1000, 12)
+        n_train, n_test, epochs = (640, 200, 24) if arguments.reduced else (5000, 1000, 9)
         made = datasets.make_ir_mnist(
             digits[0],
             digits[1],
@@ -151,13 +151,14 @@ def puzzles():
             # Up to half a digit is hidden at once, maps are averaged over half a digit. An image
             # is as irregular as its 1000th pixel: a natural share of threes is many small ones.
             parameters={
-                "inpainter_patch": 4,
+                "inpainter_corruption": "hiding",
                 "inpainter_width": 64,
-                "inpainter_depth": 2,
+                "detector_width": 16,
+                "adversarial_weight": 0.0,
+                "validation_fraction": 0.04,
                 "reconstruction_loss": "bernoulli",
                 "hidden_size": (4, 14),
                 "smoothing": 13,
-                "fusion": "mean",
                 "min_area": 1000,
                 "min_area_of": "image",
                 "crop_size": 112,

@@ -55,6 +55,7 @@ PAPER: dict[str, Any] = {
     "detector_corruption": None,
     "gamma": 0.4,
     "geometry": "paper",
+    "inpainter_patch": 1,
     "inpainter_width": 64,
     "inpainter_depth": 4,
     "detector_width": 96,
@@ -66,6 +67,7 @@ PAPER: dict[str, Any] = {
     "learning_rate": 0.002,
     "momentum": 0.9,
     "batch_size": 16,
+    "fusion": "min",
     "smoothing": 0,
     "widening": 0,
 }
@@ -74,14 +76,9 @@ VIDEO: dict[str, Any] = {
     "spacing": 2,
     "adversarial_weight": 0.0,  # on stacked video it costs time and gains nothing
     "validation_fraction": 0.2,  # frames of a clip are alike: thresholds want several clips
-    "fusion": "mean",
     "balance": 0.2,  # D is the better one of the two
     "region_size": "auto",
     "crop_size": "auto",
-    "inpainter_corruption": "grafts",
-    "inpainter_patch": 4,
-    "inpainter_width": 32,
-    "inpainter_depth": 2,
     "smoothing": "auto",
     "widening": "auto",
 }
@@ -111,8 +108,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         How strong the noise of Eq. 2 is, in every corruption.
     sigma : float, default=1.0
         Standard deviation of eta in Eq. 2, where the value range has length 1.
-    inpainter_corruption : {"noise", "hiding", "grafts"} or callable, default="hiding"
-        What I learns to restore; see `skavid.corruption`.
+    inpainter_corruption : {"noise", "hiding", "grafts"} or callable, default="grafts"
+        What I learns to restore; see `skavid.corruption`. "hiding" serves images of many alike
+        objects better, such as puzzles of digits: set `hidden_size` then.
     detector_corruption : {"noise", "hiding", "grafts"}, callable or None, default="grafts"
         What D learns to find. None leaves D to what I makes, as the paper prints it.
     hidden_size : tuple (smallest, largest), default=None
@@ -123,14 +121,14 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     region_size : int or "auto", default=4
         Side of an aligned region in pixels, a power of two. For stacked video "auto" takes a
         third of what moves in the training clips.
-    inpainter_width : int, default=16
-        Feature maps of I at full resolution.
-    inpainter_depth : int, default=3
+    inpainter_width : int, default=32
+        Feature maps of I at its full resolution.
+    inpainter_depth : int, default=2
         How often I halves the resolution.
-    inpainter_patch : int, default=1
-        Side in pixels of the patches that I reads and writes as one. 4 is several times faster
-        for the same width and copies less of what it should restore, but wants
-        ``reconstruction_loss="bernoulli"``; 1 is a U-Net over pixels.
+    inpainter_patch : int, default=4
+        Side in pixels of the patches that I reads and writes as one: several times faster than
+        a U-Net over pixels, which is 1, and copies less of what it should restore. With "hiding"
+        patches want ``reconstruction_loss="bernoulli"``.
     detector_width : int, default=24
         Feature maps of D's first layer.
     spacing : int, default=None
@@ -181,10 +179,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     contamination : float or "auto", default="auto"
         A float moves both thresholds so that this share of the training images is found
         irregular.
-    fusion : {"min", "mean", "inpainter", "detector"}, default="min"
-        How the margins of I and D are joined: "min" is Eq. 4, "mean" lets one make up for
-        the other (each weighed by how much it varies among normal images), the last two look
-        at one network alone.
+    fusion : {"mean", "min", "inpainter", "detector"}, default="mean"
+        How the margins of I and D are joined: "mean" lets one make up for the other (weighed
+        by `balance`), "min" is Eq. 4 as printed, the last two look at one network alone.
     balance : float or "auto", default="auto"
         The share of I's margin under ``fusion="mean"``, in [0, 1]. "auto" weighs both margins
         so that they vary alike among held-out normal images; where one network is known to be
@@ -353,14 +350,14 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         value_range: tuple[float, float] | None = None,
         gamma: float = 0.4,
         sigma: float = 1.0,
-        inpainter_corruption: Any = "hiding",
+        inpainter_corruption: Any = "grafts",
         detector_corruption: Any = "grafts",
         hidden_size: tuple[int, int] | None = None,
         geometry: str = "aligned",
         region_size: int | str = 4,
-        inpainter_width: int = 16,
-        inpainter_depth: int = 3,
-        inpainter_patch: int = 1,
+        inpainter_width: int = 32,
+        inpainter_depth: int = 2,
+        inpainter_patch: int = 4,
         detector_width: int = 24,
         spacing: int | None = None,
         crop_size: int | str | None = None,
@@ -381,7 +378,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         zeta: float | str = "auto",
         target_fpr: float = 0.01,
         contamination: float | str = "auto",
-        fusion: str = "min",
+        fusion: str = "mean",
         balance: float | str = "auto",
         channel_reduction: str = "max",
         smoothing: int | str = 3,
