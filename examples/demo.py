@@ -80,13 +80,15 @@ def main():
     print(f"\nWhat they saw: {arguments.output}")
 
 
-# Half a digit is hidden at once, maps are averaged over half a digit, one network may make up for
-# the other, and one alarm in ten normal images is welcome here.
+# I fills what is hidden, half a digit at once; maps are averaged over half a digit; one alarm in
+# ten normal images is welcome here.
 PARAMETERS = {
+    "inpainter_corruption": "hiding",
+    "inpainter_patch": 1,
+    "inpainter_depth": 3,
     "inpainter_width": 12,
     "hidden_size": (6, 10),
     "smoothing": 9,
-    "fusion": "mean",
     "target_fpr": 0.1,
 }
 

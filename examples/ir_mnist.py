@@ -85,13 +85,14 @@ def main():
     print(f"\nWhat they saw: {arguments.output}")
 
 
-# Half a digit is hidden at once, maps are averaged over half a digit, one network may make up for
-# the other.
+# I fills what is hidden, half a digit at once; maps are averaged over half a digit.
 PARAMETERS = {
+    "inpainter_corruption": "hiding",
+    "inpainter_patch": 1,
+    "inpainter_depth": 3,
     "inpainter_width": 12,
     "hidden_size": (10, 16),
     "smoothing": 13,
-    "fusion": "mean",
 }
 
 if __name__ == "__main__":

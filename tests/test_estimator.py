@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 
-from skavid import PAPER, VIDEO, AVIDDetector
+from skavid import PAPER, VIDEO, AVIDDetector, TemporalStacker
 from skavid.corruption import hiding, noise
+from skavid.datasets import make_moving_shapes
 
 TINY = {
     "max_epochs": 2,
@@ -90,7 +91,7 @@ def test_the_mask_is_equation_4_pixel_by_pixel(fitted, data):
     maps = fitted.maps(QUERY)
     alpha = float(data.draw(st.sampled_from(np.unique(maps.residual[maps.residual > 0]).tolist())))
     zeta = float(data.draw(st.sampled_from(np.unique(maps.regularity).tolist())))
-    mask = with_thresholds(fitted, alpha, zeta).segment(QUERY)
+    mask = with_thresholds(fitted, alpha, zeta, fusion="min").segment(QUERY)
     expected = np.zeros(QUERY.shape, dtype=bool)
     for pixel in np.ndindex(*QUERY.shape):
         changed = float(maps.residual[pixel]) >= alpha
@@ -388,6 +389,12 @@ FIT_ERRORS = {
         {"X": NORMAL},
         "region_size must be a power of two from 1 to 64. Got 3.",
     ),
+    "sizes of what moves, of images": (
+        {"smoothing": "auto"},
+        {"X": NORMAL},
+        "smoothing='auto' is learnt from what moves in stacked video; give spacing, as VIDEO "
+        "does, or a number of pixels.",
+    ),
     "constant images": (
         {},
         {"X": np.full((5, 8, 8), 3.0)},
@@ -549,3 +556,43 @@ def test_irregular_labels_in_fit_point_to_the_splitter():
     masks[1, 0, 0] = True
     with pytest.warns(UserWarning, match=re.escape(message)):
         AVIDDetector(**TINY).fit(NORMAL, masks)
+
+
+# --- stacked video ------------------------------------------------------------------------------
+
+
+def walkers(scale):
+    data = make_moving_shapes(
+        4, 24, size=(int(48 * scale), int(64 * scale)), scale=scale, speed=scale, random_state=0
+    )
+    return TemporalStacker().fit_transform(data.frames, groups=data.clips), data.clips
+
+
+def test_the_sizes_of_video_follow_what_moves():
+    found = {}
+    for scale in (1, 2):
+        stacks, clips = walkers(scale)
+        small = {"inpainter_width": 4, "detector_width": 4, "max_epochs": 1, "random_state": 0}
+        found[scale] = AVIDDetector(**{**VIDEO, **small}).fit(stacks, groups=clips)
+    once, twice = found[1], found[2]
+    assert twice.object_size_ == pytest.approx(2 * once.object_size_, rel=0.3)
+    assert twice.object_pace_ == pytest.approx(2 * once.object_pace_, rel=0.3)
+    assert twice.geometry_.size == 2 * once.geometry_.size
+    # One clip of four is held out: a new one is as likely the worse of the two.
+    assert once.calibration_ == {
+        "n_images": 24, "n_clips": 1, "least_fpr": 1 / 25, "clip_risk": 1 / 2,
+    }  # fmt: skip
+
+
+def test_a_given_balance_is_used_and_auto_is_learnt():
+    given = AVIDDetector(**TINY, balance=0.125).fit(NORMAL)
+    assert given.balance_ == 0.125
+    assert 0 < AVIDDetector(**TINY).fit(NORMAL).balance_ < 1
+
+
+def test_calibration_says_what_the_thresholds_rest_on(fitted):
+    assert fitted.calibration_ == {
+        "n_images": 2, "n_clips": None, "least_fpr": 1 / 3, "clip_risk": None,
+    }  # fmt: skip
+    given = AVIDDetector(**TINY, alpha=0.1, zeta=0.5, fusion="min").fit(NORMAL)
+    assert given.calibration_ is None

@@ -555,3 +555,18 @@ def test_margins_are_balanced_by_how_much_their_extremes_vary():
     assert balance_margins(residual, logits) == pytest.approx(expected, rel=1e-4)
     same = np.ones((5, 2, 2), np.float32)
     assert balance_margins(same, same) == 0.5
+
+
+@given(seed=st.integers(0, 50), target=st.sampled_from([0.01, 0.1, 0.3]))
+def test_no_held_out_clip_has_more_than_its_share_flagged(seed, target):
+    rng = np.random.default_rng(seed)
+    clips = np.repeat([0, 1, 2], [10, 20, 5])
+    level = np.array([0.0, 1.0, 3.0])[clips][:, None, None]  # clips differ more than their frames
+    residual = np.exp(rng.normal(level, 0.3, (35, 2, 2))).astype(np.float32)
+    logits = rng.normal(-level, 0.3, (35, 2, 2)).astype(np.float32)
+    alpha, zeta = calibrate(residual, logits, target_fpr=target, groups=clips, fusion="mean")
+    flagged = evidence(residual, logits, alpha=alpha, zeta=zeta, fusion="mean").max((1, 2)) >= 0
+    shares = [flagged[clips == clip].sum() for clip in range(3)]
+    allowed = [max(1, math.floor(target * n + 1e-9)) for n in (10, 20, 5)]
+    assert all(share <= most for share, most in zip(shares, allowed, strict=True))
+    assert any(share == most for share, most in zip(shares, allowed, strict=True))

@@ -290,7 +290,11 @@ def test_an_inpainter_of_patches_learns_hidden_pixels_as_shares():
     stripes[:, :, ::4] = stripes[:, :, 1::4] = 1
     parameters = {**TINY, "max_epochs": 30, "inpainter_width": 16, "inpainter_depth": 1}
     detector = AVIDDetector(
-        **parameters, inpainter_patch=4, reconstruction_loss="bernoulli", adversarial_weight=0
+        **parameters,
+        inpainter_corruption="hiding",
+        inpainter_patch=4,
+        reconstruction_loss="bernoulli",
+        adversarial_weight=0,
     ).fit(stripes)
     losses = [row["inpainter_loss"] for row in detector.history_]
     assert losses[0] > 0.5
