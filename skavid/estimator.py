@@ -268,10 +268,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    With the residual ``R = |X - I(X)|`` and the regularity ``O``, the evidence of a pixel p is
-    ``e(p) = min(log(R(p) / alpha), logit(zeta) - logit(O(p)))``. Eq. 4's mask is ``e >= 0``,
-    and the score of an image is ``-max_p e(p)``: an image is irregular exactly where its mask
-    is not empty.
+    With the residual ``R = |X - I(X)|`` and the regularity ``O``, the evidence of a pixel p joins
+    the margins ``log(R(p) / alpha)`` and ``logit(zeta) - logit(O(p))``: their lesser one is Eq. 4
+    (``fusion="min"``), their weighted mean the default. The mask is ``e >= 0``, and the score of
+    an image is ``-max_p e(p)``: an image is irregular exactly where its mask is not empty.
 
     References
     ----------
