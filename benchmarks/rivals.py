@@ -29,7 +29,6 @@ from pathlib import Path
 import numpy as np
 import paper
 import torch
-from scipy.ndimage import maximum_filter1d, uniform_filter
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import NearestNeighbors
@@ -38,6 +37,7 @@ from sklearn.utils import Bunch
 from tables import TITLES
 
 from skavid import AVIDDetector
+from skavid.segmentation import smooth
 
 KEPT = paper.ROOT / "benchmarks" / "results" / "rivals"
 BOX = 5  # px: the mean that every map gets
@@ -215,7 +215,7 @@ def measure(name, data, seed, anomalib=None):
     """Train and judge one rival; return its figures."""
     if name in ANOMALIB:
         maps, measured = in_its_own_venv(anomalib, *ANOMALIB[name], data, seed)
-        return measured | judge(data, smooth(maps, BOX), maps)
+        return measured | judge(data, smooth(maps, mean=BOX), maps)
     by_cell = "cell" in data and name != "neighbours of patches"
     train, test = (
         cells(images, data.cell) if by_cell else images for images in (data.train, data.test)
@@ -238,7 +238,7 @@ def measure(name, data, seed, anomalib=None):
         "peak_mib": None if before is None else round(peak() - before),
     }
     if give_maps:
-        smoothed = smooth(given, BOX)
+        smoothed = smooth(given, mean=BOX)
         if by_cell:
             given, smoothed = puzzles(given, data), puzzles(smoothed, data)
         return measured | judge(data, smoothed, given)
@@ -261,22 +261,13 @@ def judge(data, maps, raw=None):
 
     figures = {"levels": judged(maps)}
     if raw is not None:
-        filtered = smooth(raw, parameters.smoothing, parameters.widening)
+        filtered = smooth(raw, mean=parameters.smoothing, maximum=parameters.widening)
         figures["levels_filtered_as_avid"] = judged(filtered)
     return figures
 
 
 def only(levels):
     return {level: table["it"] for level, table in levels.items()}
-
-
-def smooth(maps, mean, maximum=0):
-    """Average over a box, then take the largest of another; 0 and 1 px change nothing."""
-    if mean > 1:
-        maps = uniform_filter(maps, (0, mean, mean), mode="nearest")
-    for axis in (1, 2) if maximum > 1 else ():
-        maps = maximum_filter1d(maps, maximum, axis=axis, mode="nearest")
-    return maps
 
 
 def evenly(images, at_most):
@@ -470,19 +461,20 @@ def markdown(all_kept, runs):
 
 
 def winners(rows, levels):
-    """Say who is best by EER at each level, and where AVID stands."""
+    """Say who has the lowest EER at each level, and where AVID stands."""
     for level in levels:
-        # Of a map judged twice the better counts; AVID's map is what it is.
         ranked = sorted(
-            (min(one[level]["eer"] for one in row[1:3] if level in one), row[0])
+            (one[level]["eer"], row[0] + said)
             for row in rows
-            if level in row[1]
+            for one, said in zip(row[1:3], ("", ", filtered as AVID"), strict=True)
+            if level in one
         )
-        (eer, name), ours = ranked[0], [row for row in ranked if row[1].startswith("AVID")]
-        said = f"- {TITLES[level]}: best is {name} (EER {100 * eer:.1f})"
+        eer, name = ranked[0]
+        line = f"- {TITLES[level]}: the lowest EER is that of {name} ({100 * eer:.1f})"
+        ours = [row for row in ranked if row[1].startswith("AVID")]
         if ours and not name.startswith("AVID"):
-            said += f"; the best of AVID is {ours[0][1][6:]} ({100 * ours[0][0]:.1f})"
-        yield said + "."
+            line += f"; the lowest of AVID is that of {ours[0][1][6:]} ({100 * ours[0][0]:.1f})"
+        yield f"{line}."
 
 
 def write_page(folder, runs_folder=paper.KEPT):
