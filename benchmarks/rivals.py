@@ -41,6 +41,7 @@ from skavid.segmentation import smooth
 
 KEPT = paper.ROOT / "benchmarks" / "results" / "rivals"
 BOX = 5  # px: the mean that every map gets
+VIDEO_FILTERS = (12, 20)  # px: mean and maximum where AVID's are learnt from what moves
 SIDE = 64  # px: images are reduced to at most this side for rivals that score whole images
 PATCH, STRIDE, N_PATCHES, N_COMPONENTS = 16, 4, 10_000, 32
 # Training images, evenly spread; on puzzles cells. Maps of whole images learn from all of them.
@@ -253,7 +254,7 @@ def measure(name, data, seed, anomalib=None):
 
 
 def judge(data, maps, raw=None):
-    """Judge maps as paper.py does; once more after the filters that AVID's maps get there."""
+    """Judge maps as paper.py does; once more after filters of the size that AVID's have there."""
     parameters = AVIDDetector(**data.parameters)
     whole = parameters.min_area if parameters.min_area_of == "image" else 1
 
@@ -263,8 +264,14 @@ def judge(data, maps, raw=None):
 
     figures = {"levels": judged(maps)}
     if raw is not None:
-        filtered = smooth(raw, mean=parameters.smoothing, maximum=parameters.widening)
-        figures["levels_filtered_as_avid"] = judged(filtered)
+        mean, maximum = (
+            usual if size == "auto" else size
+            for size, usual in zip(
+                (parameters.smoothing, parameters.widening), VIDEO_FILTERS, strict=True
+            )
+        )
+        figures["filters"] = [mean, maximum]
+        figures["levels_filtered"] = judged(smooth(raw, mean=mean, maximum=maximum))
     return figures
 
 
@@ -370,17 +377,14 @@ def read(folder):
 
 
 def networks_of(kept, runs):
-    """Find paper.py's runs on the same arrays; the form decides how many images there are."""
+    """Find paper.py's runs on the same arrays: the protocol describes them."""
     return [
-        run
-        for run in runs
-        if (run["set"], run["seed"]) == (kept["set"], kept["seed"])
-        and (run["form"] == kept["form"] or run["protocol"] == kept["protocol"])
+        run for run in runs if all(run[key] == kept[key] for key in ("set", "seed", "protocol"))
     ]
 
 
 def rows_of(kept, runs):
-    """List (who, levels, levels after AVID's filters, training, seconds, memory)."""
+    """List (who, levels, levels after wide filters, training, seconds, memory)."""
     rows = []
     for run in networks_of(kept, runs):
         for judge_ in ("I alone", "D alone", "both"):
@@ -392,7 +396,7 @@ def rows_of(kept, runs):
         if name not in kept["rivals"]:
             continue
         figures = kept["rivals"][name]
-        filtered = figures.get("levels_filtered_as_avid", {})
+        filtered = figures.get("levels_filtered", {})
         seconds = figures["cpu_seconds"]
         fit, each = f"{seconds['fit']:.1f}", f"{1000 * seconds['a test image']:.1f}"
         memory = "" if figures["peak_mib"] is None else f"{figures['peak_mib']}"
@@ -407,16 +411,16 @@ def markdown(all_kept, runs):
         "",
         "Written by `benchmarks/rivals.py` from the runs kept beside this page and, for AVID, "
         "those of `benchmarks/paper.py`. EER and AUC in %, the best of a column in bold. Every "
-        "map got a 5 px box mean; *filtered as AVID* is the same map after the mean and maximum "
-        "that AVID's maps get on that set, instead. An image counts by the largest pixel of its "
-        "map (on puzzles by its 1000th, as AVID's). Rivals without a map score images reduced to "
-        "at most 64 px a side. PaDiM and PatchCore learn from at most 320 images; PatchCore's "
-        "bank is a coreset of 1,000 out of 10,000 random patches; their features come from "
-        "EfficientNet-Lite0 with ImageNet weights, or from a ResNet-18 that was never trained. On "
-        "puzzles all but the patches and the networks see single cells "
-        "of 28 px, cut out by the known grid, which AVID is not told of. Nothing was tuned on "
-        "test labels. Seconds are CPU seconds of one thread, AVID's are wall seconds of two; "
-        "memory is what came on top, for anomalib the whole process.",
+        "map got a 5 px box mean; *wide filters* stands for the same map after a mean and a "
+        "maximum of about the size that AVID's maps get on that set, instead. An image counts "
+        "by the largest pixel of its map (on puzzles by its 1000th, as AVID's). Rivals without "
+        "a map score images reduced to at most 64 px a side. PaDiM and PatchCore learn from at "
+        "most 320 images; PatchCore's bank is a coreset of 1,000 out of 10,000 random patches; "
+        "their features come from EfficientNet-Lite0 with ImageNet weights, or from a ResNet-18 "
+        "that was never trained. On puzzles all but the patches and the networks see single "
+        "cells of 28 px, cut out by the known grid, which AVID is not told of. Nothing was "
+        "tuned on test labels. Seconds are CPU seconds of one thread, AVID's are wall seconds "
+        "of two; memory is what came on top, for anomalib the whole process.",
         "",
     ]
     for kept in all_kept:
@@ -438,12 +442,12 @@ def markdown(all_kept, runs):
             if any(level in row[key] for row in rows)
         ]
         titles = [
-            f"{TITLES[level]} {figure.upper()}{', filtered as AVID' if key == 2 else ''}"
+            f"{TITLES[level]} {figure.upper()}{', wide filters' if key == 2 else ''}"
             for level, key, figure in columns
         ]
         head = ["", *titles, "trained on", "fit, s", "a test image, ms", "memory, MiB"]
         lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-        # AVID's maps are filtered as AVID's: they stand in both columns.
+        # AVID's maps are filtered so by themselves: they stand in both columns.
         values = [
             [(row[key] or (row[1] if row[0].startswith("AVID") else {})).get(level, {}).get(figure)
              for level, key, figure in columns]
@@ -477,7 +481,7 @@ def winners(rows, levels):
         ranked = sorted(
             (one[level]["eer"], row[0] + said)
             for row in rows
-            for one, said in zip(row[1:3], ("", ", filtered as AVID"), strict=True)
+            for one, said in zip(row[1:3], ("", ", wide filters"), strict=True)
             if level in one
         )
         eer, name = ranked[0]

@@ -119,8 +119,9 @@ def test_puzzles_are_judged_by_cells_too(rivals, name):
 def test_frames_alone_are_judged_where_there_is_no_map(rivals, scene):
     data = Bunch(**scene, test_groups=None, parameters={"smoothing": 3})
     with_maps = rivals.measure("z-score of pixels", data, 0)
-    assert set(with_maps["levels"]) == set(with_maps["levels_filtered_as_avid"])
+    assert set(with_maps["levels"]) == set(with_maps["levels_filtered"])
     assert set(with_maps["levels"]) == {"frame", "pixel"}
+    assert with_maps["filters"] == [3, 0]
     assert set(rivals.measure("OneClassSVM", data, 0)["levels"]) == {"frame"}
 
 
@@ -142,7 +143,7 @@ def a_rival(eer, filtered=None):
         "levels": levels(eer), "trained on": "3 images", "peak_mib": None,
         "cpu_seconds": {"fit": 1.0, "a test image": 0.001},
     }  # fmt: skip
-    return figures if filtered is None else figures | {"levels_filtered_as_avid": levels(filtered)}
+    return figures if filtered is None else figures | {"levels_filtered": levels(filtered)}
 
 
 def test_the_page_marks_and_names_who_wins(rivals):
