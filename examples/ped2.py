@@ -7,19 +7,9 @@ FOLDER is UCSDped2 (default: the folder ucsd_ped2/UCSDped2 in $SKAVID_DATA, or i
 within 10 minutes. Frame level: is anything irregular in the frame? All test frames count, the
 first of a clip with its stack filled up by itself; scores are not normalised by clip.
 
-Figures
--------
-Seed 0, 4 epochs, 2 CPU cores, torch 2.13.0; 358 s of training::
-
-                frame AUC  frame EER  pixel AUC
-    I alone         0.780      0.303      0.948
-    D alone         0.923      0.136      0.968
-    both            0.888      0.185      0.965
-
-Both together are worse than D alone here: after 4 epochs I is the weaker network, and Eq. 4 asks
-both. 4.4 % of the normal test frames raised an alarm where 1 % was asked for: thresholds from
-two held-out clips say little about other clips. Pixel AUC is taken on every 7th frame and every
-3rd row and column; ``widening`` makes masks larger than the objects.
+It prints how well I alone, D alone and both tell irregular frames and pixels. The figures of a
+longer training, with their protocol, are in benchmarks/results/paper/tables.md, by
+benchmarks/paper.py.
 """
 
 from __future__ import annotations
