@@ -606,7 +606,6 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "inpainter_corruption": self._named(self.inpainter_corruption),
             "detector_corruption": self._named(self.detector_corruption),
             "value_range": self.value_range_,
-            "scene": scene,
             "crop_size": self._crop_size,
             "geometry": self.geometry_,
             "optimizer_name": self.optimizer,
@@ -614,7 +613,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "seed": self._seed,
             "device": _check_device(self.device),
         }
-        watched: dict[str, Any] = {"callbacks": self.callbacks, "verbose": int(self.verbose)}
+        # No part of what names a cached training: the scene follows from the images.
+        watched: dict[str, Any] = {
+            "callbacks": self.callbacks,
+            "verbose": int(self.verbose),
+            "scene": scene,
+        }
         try:
             if going_on:
                 return play(images, groups, parts, net=self.net_, **watched, **game)
@@ -956,7 +960,7 @@ def _cached(memory: joblib.Memory, arguments: Any) -> Iterator[Any]:
     os.makedirs(memory.location, exist_ok=True)
     lock = os.path.join(memory.location, f"skavid-{joblib.hash(arguments)}.lock")
     with FileLock(lock):
-        yield memory.cache(play, ignore=["callbacks", "verbose"])
+        yield memory.cache(play, ignore=["callbacks", "verbose", "scene"])
 
 
 def _some_irregular(y: NDArray[Any]) -> bool:

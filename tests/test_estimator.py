@@ -596,3 +596,14 @@ def test_calibration_says_what_the_thresholds_rest_on(fitted):
     }  # fmt: skip
     given = AVIDDetector(**TINY, alpha=0.1, zeta=0.5, fusion="min").fit(NORMAL)
     assert given.calibration_ is None
+
+
+def test_stacked_video_is_trained_once_for_all_thresholds(tmp_path):
+    stacks, clips = walkers(1)
+    small = {"inpainter_width": 4, "detector_width": 4, "max_epochs": 1, "random_state": 0}
+    for alpha in (0.1, 0.2, 0.3):
+        AVIDDetector(**{**VIDEO, **small}, alpha=alpha, memory=str(tmp_path)).fit(
+            stacks, groups=clips
+        )
+    for part in ("look_around", "play"):
+        assert len(list(tmp_path.rglob(f"{part}/*/output.pkl"))) == 1
