@@ -44,7 +44,7 @@ def print_table(maps, data, cell=CELL):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="skavid-demo.png", help="the picture to write")
-    parser.add_argument("--epochs", type=int, default=10, help="passes over the training images")
+    parser.add_argument("--epochs", type=int, default=14, help="passes over the training images")
     parser.add_argument("--images", type=int, default=640, help="training images")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
