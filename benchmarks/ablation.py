@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import time
 from pathlib import Path
@@ -114,9 +115,9 @@ def main():
             rows = [{"row": row, "seconds": seconds, "levels": judge(data, detector)}]
             if row == "as it is":
                 for reading, changes in READINGS:
-                    detector.set_params(**{**data.parameters, **changes})
-                    detector.balance_ = changes.get("balance", detector.balance_)
-                    rows.append({"row": reading, "levels": judge(data, detector)})
+                    reader = copy.copy(detector).set_params(**changes)
+                    reader.balance_ = changes.get("balance", detector.balance_)
+                    rows.append({"row": reading, "levels": judge(data, reader)})
             kept = {"set": name, "rows": rows, "environment": paper.environment("cpu")}
             path.write_text(json.dumps(kept, indent=1, default=float) + "\n")
     write(arguments.results)
