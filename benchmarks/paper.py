@@ -52,7 +52,7 @@ from skavid.plotting import IrregularityDisplay
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "paper"
 CURVE_POINTS = 200
-EPOCH_IMAGES = 150
+EPOCH_PIXELS = 2_500_000  # looked at after each epoch, in 24 images at least
 
 
 # --- the data sets -------------------------------------------------------------------------------
@@ -326,7 +326,8 @@ def by_epoch(data, detector, snapshots):
     """
     if data.masks is None:
         return []
-    rows = np.arange(len(data.test))[:: max(1, len(data.test) // EPOCH_IMAGES)]
+    most = max(24, EPOCH_PIXELS // (data.test.shape[1] * data.test.shape[2]))
+    rows = np.arange(len(data.test))[:: max(1, -(-len(data.test) // most))]
     some = Bunch(**{**data, "masks": data.masks[rows], "labels": data.labels[rows]})
     table = []
     for inpainter, judge in snapshots.kept:
