@@ -58,6 +58,19 @@ EPOCH_PIXELS = 2_500_000  # looked at after each epoch, in 24 images at least
 # --- the data sets -------------------------------------------------------------------------------
 
 
+def stacked(train, test, **rest):
+    """Bring clips into the form of the other data sets, stacked as in Sec. 3.5."""
+    stacker = TemporalStacker()
+    return Bunch(
+        train=stacker.fit_transform(train.frames, groups=train.clips),
+        groups=train.clips,
+        test=stacker.transform(test.frames, groups=test.clips),
+        test_groups=test.clips,
+        labels=test.labels,
+        **rest,
+    )
+
+
 def video(load, folder, size, epochs):
     """Stack the frames of Sec. 3.5; clips stay apart, their first frames are repeated."""
 
@@ -67,13 +80,9 @@ def video(load, folder, size, epochs):
             load(data / folder, subset=subset, size=shape) for subset in ("train", "test")
         )
         whole = load(data / folder, subset="test") if test.get("masks") is not None else None
-        stacker = TemporalStacker()
-        return Bunch(
-            train=stacker.fit_transform(train.frames, groups=train.clips),
-            groups=train.clips,
-            test=stacker.transform(test.frames, groups=test.clips),
-            test_groups=test.clips,
-            labels=test.labels,
+        return stacked(
+            train,
+            test,
             # Masks of the frames' own size judge; where a set has masks of some clips alone,
             # these alone are judged by pixels.
             masks=None if whole is None else whole.masks,
@@ -103,13 +112,9 @@ def shapes(speed, scale, size):
                 (n_test, ("fast", "large", "shape", "place"), 1000 + arguments.seed),
             )
         )
-        stacker = TemporalStacker()
-        return Bunch(
-            train=stacker.fit_transform(train.frames, groups=train.clips),
-            groups=train.clips,
-            test=stacker.transform(test.frames, groups=test.clips),
-            test_groups=test.clips,
-            labels=test.labels,
+        return stacked(
+            train,
+            test,
             masks=test.masks,
             kinds=test.kinds,
             parameters={**VIDEO, "max_epochs": 6},
