@@ -314,9 +314,9 @@ def _video_grafts(images: Tensor, beside: Neighbours, generator: Generator) -> C
         one = beside._replace(
             top=beside.top[some], gain=beside.gain[some], level=beside.level[some]
         )
-        shape = pasted[some].shape
-        content, alpha = _object(shape, one, decoy=decoy, generator=generator)
-        pasted[some] += alpha * (content - pasted[some])
+        before = pasted[some]
+        content, alpha = _object(before.shape, one, decoy=decoy, generator=generator)
+        pasted[some] = before + alpha * (content - before)
         cover = alpha.amax(1)
         irregular[some] = irregular[some] * (1 - cover) + (0.0 if decoy else cover)
         opacity[some] = torch.maximum(opacity[some], cover)
