@@ -31,12 +31,11 @@ from skavid.corruption import CORRUPTIONS, complementary, hiding
 from skavid.images import check_images, check_value_range, from_tensor, to_tensor, value_range
 from skavid.losses import LOSSES
 from skavid.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
-from skavid.scene import Scene
+from skavid.scene import Scene, evenly
 from skavid.training import (
     AVIDNet,
     InterruptedGame,
     Split,
-    evenly,
     look_around,
     play,
     split,

@@ -18,7 +18,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Scene", "background", "clip_starts", "learn_scene", "matte"]
+__all__ = ["Scene", "background", "clip_starts", "evenly", "learn_scene", "matte"]
 
 PLATE_FRAMES = 32  # of a clip, whose median is its background
 SCENE_FRAMES = 400  # in which objects are sought
@@ -102,6 +102,30 @@ def clip_starts(n: int, groups: NDArray[np.generic] | None) -> NDArray[np.int64]
     return np.maximum.accumulate(np.where(new, np.arange(n), 0))
 
 
+def evenly(n: int, most: int) -> NDArray[np.int64]:
+    """Choose some of n rows, evenly spread from the first to the last.
+
+    Parameters
+    ----------
+    n : int
+        How many rows there are.
+    most : int
+        How many to choose at most.
+
+    Returns
+    -------
+    chosen : ndarray of int
+        Rising row numbers; all of them where there are no more than ``most``.
+
+    Examples
+    --------
+    >>> from skavid.scene import evenly
+    >>> evenly(10, 4)
+    array([0, 3, 6, 9])
+    """
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
+
+
 def background(read: Read, clip: NDArray[np.int64]) -> NDArray[np.float32]:
     """Take the median of frames of a clip, evenly spread.
 
@@ -117,7 +141,7 @@ def background(read: Read, clip: NDArray[np.int64]) -> NDArray[np.float32]:
     plate : ndarray of shape (height, width), float32
         What stands still.
     """
-    plate: NDArray[np.float32] = np.median(read(_evenly(clip, PLATE_FRAMES)), 0)
+    plate: NDArray[np.float32] = np.median(read(clip[evenly(len(clip), PLATE_FRAMES)]), 0)
     return plate
 
 
@@ -173,14 +197,10 @@ def learn_scene(
         plates[int(start)] = background(read, clip)
     reach = spacing * (n_channels - 1)
     deep = rows[rows - starts[rows] >= reach]
-    threshold = _threshold(read, _evenly(rows, SCENE_FRAMES // 4), starts, plates)
-    boxes = _boxes(read, _evenly(deep, SCENE_FRAMES), starts, plates, threshold, reach)
+    threshold = _threshold(read, rows[evenly(len(rows), SCENE_FRAMES // 4)], starts, plates)
+    boxes = _boxes(read, deep[evenly(len(deep), SCENE_FRAMES)], starts, plates, threshold, reach)
     n_moments = SPEED_UP * reach + 1
     return _gather(read, boxes, starts, plates, threshold, n_moments)
-
-
-def _evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
 
 
 def _threshold(
@@ -229,11 +249,7 @@ def _boxes(
     # Specks are noise; what fills a large part of the frame has no place to be pasted.
     large = 0.05 * plates[int(starts[rows[0]])].size
     boxes = boxes[(areas >= max(4, 0.2 * np.median(areas))) & (areas <= large)]
-    return _evenly_rows(boxes)
-
-
-def _evenly_rows(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
-    return boxes[_evenly(np.arange(len(boxes)), MOST_OBJECTS)]
+    return boxes[evenly(len(boxes), MOST_OBJECTS)]
 
 
 def _gather(
@@ -323,7 +339,7 @@ def _velocities(
     if not len(measurable) or oldest == 0:
         return velocities
     # Over few frames a slow pace is rounded away; over many a fast object leaves its window.
-    first = measure(_evenly(measurable, N_PACES), min(2, oldest))
+    first = measure(measurable[evenly(len(measurable), N_PACES)], min(2, oldest))
     pace = max(float(np.median(np.linalg.norm(first, axis=1))), 1e-3)
     age = int(np.clip(0.4 * reach / pace, min(2, oldest), oldest))
     velocities[measurable] = measure(measurable, age)

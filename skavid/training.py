@@ -27,14 +27,13 @@ from skavid.images import to_tensor
 from skavid.losses import LOSSES
 from skavid.networks import Detector, Inpainter
 from skavid.regions import Geometry, region_mean
-from skavid.scene import Read, Scene, background, clip_starts, learn_scene
+from skavid.scene import Read, Scene, background, clip_starts, evenly, learn_scene
 
 __all__ = [
     "AVIDNet",
     "CollapseWarning",
     "DivergedError",
     "InterruptedGame",
-    "evenly",
     "look_around",
     "play",
     "split",
@@ -130,30 +129,6 @@ def split(
     return Split(rows[~chosen], rows[chosen])
 
 
-def evenly(n: int, most: int) -> NDArray[np.int64]:
-    """Choose some of n rows, evenly spread from the first to the last.
-
-    Parameters
-    ----------
-    n : int
-        How many rows there are.
-    most : int
-        How many to choose at most.
-
-    Returns
-    -------
-    chosen : ndarray of int
-        Rising row numbers; all of them where there are no more than ``most``.
-
-    Examples
-    --------
-    >>> from skavid.training import evenly
-    >>> evenly(10, 4)
-    array([0, 3, 6, 9])
-    """
-    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
-
-
 class Batch(NamedTuple):
     """What one training step sees.
 
@@ -173,9 +148,7 @@ class Batch(NamedTuple):
 
     def to(self, device: str) -> Batch:
         """Bring all of it to a device."""
-        beside = self.beside and self.beside._replace(
-            **{name: getattr(self.beside, name).to(device) for name in PER_IMAGE}
-        )
+        beside = self.beside and _slice(self.beside, slice(None), device)
         return Batch(self.images.to(device), self.inside.to(device), beside)
 
 
@@ -258,7 +231,7 @@ class _Images(Dataset[Any]):
             ]
         )
         edge = min(CUT_EDGE, tall // 4, broad // 4)
-        inside = F.pad(torch.zeros(n, tall - 2 * edge, broad - 2 * edge) + 1, [edge] * 4)
+        inside = F.pad(torch.ones(n, tall - 2 * edge, broad - 2 * edge), [edge] * 4)
         for one, (y, x) in zip(inside, places, strict=True):
             one[: edge * (y == 0)] = one[edge]
             one[tall - edge * (y == height - tall) :] = one[tall - edge - 1]
