@@ -26,6 +26,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import joblib
 import numpy as np
 import sklearn
 import tables
@@ -191,7 +192,7 @@ def tiles():
         return still(
             train,
             test,
-            {"value_range": (0.0, 255.0), "max_epochs": 16 if arguments.reduced else 80},
+            {"value_range": (0.0, 255.0), "max_epochs": 16 if arguments.reduced else 140},
             f"300 normal tiles train, the others and all faulty ones test; {shape[0]} x "
             f"{shape[1]} pixels, each image brought to the same mean and spread",
         )
@@ -260,7 +261,7 @@ def found(data):
 
 
 def run(name, read, arguments):
-    """Train and judge one data set with one seed."""
+    """Train and judge one data set with one seed; yield what is known, first without epochs."""
     data = read(arguments.data, arguments)
     parameters = {**data.parameters, **dict(arguments.set)}
     snapshots = Snapshots()
@@ -303,13 +304,22 @@ def run(name, read, arguments):
             "alarms": float((maps.evidence.max(axis=(1, 2)) >= 0)[data.labels == 1].mean()),
         },
         "curves": curves(data, maps, judged, scores),
-        "by_epoch": by_epoch(data, detector, snapshots),
+        "by_epoch": [],
         "checkpoint": detector.checkpoint_,
         "history": detector.history_,
     }
+    yield results
+    kept, snapshots.kept = snapshots.kept, []
+    if arguments.models is not None:
+        arguments.models.mkdir(parents=True, exist_ok=True)
+        path = arguments.models / f"{name}-{results['form']}-seed{arguments.seed}.joblib"
+        light = copy.copy(detector)
+        light.callbacks = None
+        del light.net_  # it holds the callbacks, too
+        joblib.dump(light, path)
     if arguments.seed == arguments.seeds[0]:
         draw(data, detector, arguments.results / f"{name}-{results['form']}.png")
-    return results
+    yield results | {"by_epoch": by_epoch(data, detector, kept)}
 
 
 class Snapshots(Callback):
@@ -324,7 +334,7 @@ class Snapshots(Callback):
         self.kept.append([copy.deepcopy(one.module.state_dict()) for one in pair])
 
 
-def by_epoch(data, detector, snapshots):
+def by_epoch(data, detector, kept):
     """Judge both networks after each epoch, on every so many-th test image.
 
     Nothing is chosen by these figures: they show what the choice without labels was worth.
@@ -335,7 +345,7 @@ def by_epoch(data, detector, snapshots):
     rows = np.arange(len(data.test))[:: max(1, -(-len(data.test) // most))]
     some = Bunch(**{**data, "masks": data.masks[rows], "labels": data.labels[rows]})
     table = []
-    for inpainter, judge in snapshots.kept:
+    for inpainter, judge in kept:
         then = copy.copy(detector)
         then.inpainter_, then.detector_ = map(copy.deepcopy, (then.inpainter_, then.detector_))
         then.inpainter_.load_state_dict(inpainter)
@@ -519,6 +529,7 @@ def parse(arguments=None):
     parser.add_argument("--device", default="auto")
     parser.add_argument("--again", action="store_true", help="run what is already kept")
     parser.add_argument("--results", type=Path, default=KEPT, help="where runs are kept")
+    parser.add_argument("--models", type=Path, help="keep fitted detectors in this folder, too")
     parser.add_argument("--threads", type=int, help="of torch; its own choice when left out")
     parser.add_argument("--tables", action="store_true", help="only write the tables anew")
     parsed = parser.parse_args(arguments)
@@ -550,12 +561,12 @@ def main(arguments=None):
             print(f"{name}, {form}, seed {seed}", flush=True)
             arguments.seed = seed
             try:
-                results = run(name, at_hand[name], arguments)
+                for results in run(name, at_hand[name], arguments):
+                    part = path.with_suffix(".part")
+                    part.write_text(json.dumps(results, indent=1, default=float) + "\n")
+                    part.replace(path)
             except KeyboardInterrupt:
                 raise SystemExit("Interrupted; the same command goes on from here.") from None
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(results, indent=1, default=float) + "\n")
-            part.replace(path)
             print(tables.summary(results), flush=True)
     for path in tables.write(arguments.results):
         print(f"written: {path}")
