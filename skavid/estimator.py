@@ -6,11 +6,13 @@ Floor 4: imports the method and its parts; nothing here knows files, plots or co
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import ceil
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -47,6 +49,7 @@ __all__ = ["PAPER", "VIDEO", "AVIDDetector"]
 # neither on how many images came with it nor on where in the stack it stood.
 CHUNK_PIXELS = {"cpu": 2**15, "cuda": 2**21}
 CALIBRATION_PIXELS = 2**26
+CLIP_RISK = 0.1  # a share of clips with too many false alarms that is worth a warning
 HIDING = ("hiding", hiding)
 
 PAPER: dict[str, Any] = {
@@ -198,12 +201,17 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         extra ``image`` for ``min_area_of="patch"``.
     min_area_of : {"patch", "image"}, default="patch"
         Whether these pixels must be connected or may lie anywhere in the image.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels do not count, such as a busy road or a burnt-in clock: what they hold
+        changes neither the training nor any score or mask. Images then keep the size of the
+        training images.
     n_draws : int, default=8
         How often an image is hidden and restored when it is scored, where
         ``inpainter_corruption="hiding"``; an even number.
     memory : str or object with the joblib.Memory interface, default=None
-        Caches trained networks by the training images and the training parameters, so that a
-        search over thresholds trains once a fold. Needs an integer ``random_state``.
+        Caches trained networks by the training images and the training parameters, and what
+        they see in up to 2**26 pixels of images, so that a search over thresholds trains and
+        looks once a fold. Needs an integer ``random_state``.
     warm_start : bool, default=False
         Whether `fit` goes on from the networks of the last call, which keep their sizes and
         their callbacks.
@@ -237,9 +245,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         The share of I's margin under ``fusion="mean"`` in use.
     calibration_ : dict or None
         What "auto" thresholds rest on: ``n_images`` and ``n_clips`` (None without groups) that
-        were held out; ``least_fpr``, the lowest rate of false alarms that so many independent
-        images support; ``clip_risk``, how likely a new clip has a larger share of its frames
-        flagged than `target_fpr` (None without groups). None where both thresholds were given.
+        were held out; ``fpr_bound``, the rate of false alarms among new normal images that they
+        vouch for, taken as independent (None with groups); ``clip_risk``, how likely a new clip
+        has a larger share of its frames flagged than `target_fpr` (None without). None where
+        both thresholds were given.
     offset_ : float
         ``decision_function = score_samples - offset_``; the smallest positive float, so that a
         pixel exactly at both thresholds is irregular, as in Eq. 4.
@@ -333,6 +342,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         "widening": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
         "min_area": [Interval(Integral, 0, None, closed="left")],
         "min_area_of": [StrOptions({"patch", "image"})],
+        "ignore": ["array-like", None],
         "n_draws": [Interval(Integral, 2, None, closed="left")],
         "memory": [None, str, os.PathLike, HasMethods(["cache"])],
         "warm_start": ["boolean"],
@@ -384,6 +394,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         widening: int | str = 0,
         min_area: int = 0,
         min_area_of: str = "patch",
+        ignore: ArrayLike | None = None,
         n_draws: int = 8,
         memory: Any = None,
         warm_start: bool = False,
@@ -431,6 +442,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.widening = widening
         self.min_area = min_area
         self.min_area_of = min_area_of
+        self.ignore = ignore
         self.n_draws = n_draws
         self.memory = memory
         self.warm_start = warm_start
@@ -537,8 +549,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 UserWarning,
                 stacklevel=5,
             )
+        ignored = self._ignored(images)
         if not going_on:
-            learned = value_range(images)
+            learned = value_range(images, ignored)
             given = self.value_range
             self.value_range_ = learned if given is None else check_value_range(given)
             height, width, n_channels = images.shape[1:]
@@ -563,9 +576,33 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             return None
         look = check_memory(self.memory).cache(look_around)
         scene: Scene = look(
-            images, groups, parts.train, value_range=self.value_range_, spacing=self.spacing
+            images,
+            groups,
+            parts.train,
+            value_range=self.value_range_,
+            spacing=self.spacing,
+            ignore=self._ignored(images),
         )
         return scene
+
+    def _ignored(self, images: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """Check which pixels do not count."""
+        if self.ignore is None:
+            return None
+        ignored: NDArray[np.bool_] = np.asarray(self.ignore)
+        if ignored.dtype != bool or ignored.ndim != 2:
+            raise ValueError(
+                "ignore must be a boolean array of shape (H, W), True where pixels do not count. "
+                f"Got {ignored.dtype} of shape {ignored.shape}; write mask > 0 for a picture."
+            )
+        if ignored.shape != images.shape[1:3]:
+            raise ValueError(
+                f"ignore has the shape {ignored.shape}, but the images have "
+                f"{images.shape[1:3]}; give one value a pixel."
+            )
+        if ignored.all():
+            raise ValueError("ignore leaves no pixel that counts; leave some False.")
+        return ignored
 
     def _measure(self, scene: Scene | None, images: NDArray[Any]) -> None:
         """Bring all sizes to the scale of what moves; where nothing does, of the image."""
@@ -606,6 +643,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "detector_corruption": self._named(self.detector_corruption),
             "value_range": self.value_range_,
             "crop_size": self._crop_size,
+            "ignore": self._ignored(images),
             "geometry": self.geometry_,
             "optimizer_name": self.optimizer,
             "max_epochs": n_epochs,
@@ -680,13 +718,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 groups=None if groups is None else groups[held_out],
                 **self._rule(),
             )
-            n, m = len(held_out), None if groups is None else len(np.unique(groups[held_out]))
-            self.calibration_ = {
-                "n_images": n,
-                "n_clips": m,
-                "least_fpr": 1 / (n + 1),
-                "clip_risk": None if m is None else 1 / (m + 1),
-            }
+            clips = None if groups is None else groups[held_out]
+            self.calibration_ = _basis(len(held_out), clips, self.target_fpr)
         self.alpha_, self.zeta_ = float(alpha), float(zeta)
         if not isinstance(self.contamination, str):
             scores = self._score(images)
@@ -703,9 +736,95 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self, images: NDArray[Any], rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         residual, logits = np.empty((2, len(rows), *images.shape[1:3]), np.float32)
-        for part in self._look(images, rows):
+        for part in self._seen(images, rows):
             residual[part.rows], logits[part.rows] = part.residual, part.logits
         return residual, logits
+
+    def calibrate(
+        self, X: ArrayLike, *, target_fpr: float = 0.01, groups: ArrayLike | None = None
+    ) -> Bunch:
+        """Choose thresholds on more normal images, without training.
+
+        Nothing of the detector changes: hand the thresholds to `with_thresholds`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+            Normal images that were not trained on. Of more than 2**26 pixels some images are
+            taken, evenly spread.
+        target_fpr : float, default=0.01
+            Share of normal images to flag at most, in (0, 1).
+        groups : array-like of shape (n_images,), default=None
+            Clip ids. The thresholds then hold for the worst clip of X.
+
+        Returns
+        -------
+        thresholds : Bunch
+            ``alpha``, ``zeta``, and what they rest on, as in `calibration_`: ``n_images``,
+            ``n_clips``, ``fpr_bound`` (split conformal prediction) and ``clip_risk``.
+
+        Warns
+        -----
+        UserWarning
+            Where so few images or clips cannot support the rate; it says how many would do.
+
+        See Also
+        --------
+        skavid.segmentation.calibrate : The rule.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skavid import AVIDDetector
+        >>> X = np.random.default_rng(0).normal(size=(60, 16, 16))
+        >>> detector = AVIDDetector(max_epochs=1, random_state=0).fit(X[:40])
+        >>> found = detector.calibrate(X[40:], target_fpr=0.1)
+        >>> stricter = detector.with_thresholds(found.alpha, found.zeta)
+        >>> int((stricter.predict(X[40:]) == -1).sum()), round(found.fpr_bound, 3)
+        (2, 0.095)
+        """
+        images = self._check(X)
+        if not 0 < target_fpr < 1:
+            raise ValueError(
+                f"target_fpr must be a number above 0 and below 1. Got {target_fpr!r}."
+            )
+        clips = _check_groups(groups, len(images))
+        rows = self._some(images, np.arange(len(images)))
+        clips = None if clips is None else clips[rows]
+        alpha, zeta = segmentation.calibrate(
+            *self._held_out_maps(images, rows),
+            target_fpr=target_fpr,
+            groups=clips,
+            **self._rule(),
+        )
+        basis = _basis(len(rows), clips, target_fpr)
+        _warn_if_few(basis, target_fpr)
+        return Bunch(alpha=alpha, zeta=zeta, **basis)
+
+    def with_thresholds(self, alpha: float, zeta: float) -> AVIDDetector:
+        """Return a detector with other thresholds that shares these networks.
+
+        Parameters
+        ----------
+        alpha, zeta : float
+            Thresholds on the residual, above 0, and on the regularity, in (0, 1).
+
+        Returns
+        -------
+        detector : AVIDDetector
+            Fitted. Its parameters hold the thresholds, too.
+
+        Raises
+        ------
+        ValueError
+            If a threshold is out of its range.
+        """
+        check_is_fitted(self)
+        segmentation.check_thresholds(alpha, zeta)
+        twin = copy.copy(self)
+        twin.set_params(alpha=float(alpha), zeta=float(zeta), contamination="auto")
+        twin.alpha_, twin.zeta_, twin.calibration_ = float(alpha), float(zeta), None
+        return twin
 
     # --- looking at images -----------------------------------------------------------------------
 
@@ -773,9 +892,30 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         images = self._check(X)
         masks = _make_out(out, images.shape[:3], np.bool_, "out")
-        for part in self._look(images):
+        for part in self._seen(images):
             masks[part.rows] = segmentation.mask(self._evidence(part))
         return masks
+
+    def find(self, X: ArrayLike) -> list[list[segmentation.Finding]]:
+        """List the connected patches of irregular pixels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+            Images.
+
+        Returns
+        -------
+        findings : list of list of Finding
+            For each image the patches of its mask, the most irregular one first: ``box``,
+            ``area``, ``peak`` evidence, ``peak_at`` and ``carried_by``, see
+            `skavid.segmentation.Finding`. None where `predict` says 1.
+        """
+        found = []
+        for part in self._seen(self._check(X)):
+            for one in zip(self._evidence(part), part.residual, part.logits, strict=True):
+                found.append(segmentation.find(*one, alpha=self.alpha_, zeta=self.zeta_))
+        return found
 
     def maps(self, X: ArrayLike, *, out: dict[str, NDArray[Any]] | None = None) -> Bunch:
         """Return the maps behind masks and scores, for people who look.
@@ -816,8 +956,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 for name in names
             }
         )
+        ignored = self._ignored(images)
         for part in self._look(images):
             inpainted = from_tensor(part.inpainted, self._units(images))
+            if ignored is not None:
+                inpainted[:, ignored] = images[part.rows][:, ignored]
             maps.inpainted[part.rows] = inpainted[..., 0] if flat else inpainted
             maps.residual[part.rows] = part.residual
             maps.regularity[part.rows] = segmentation.regularity(part.logits)
@@ -828,6 +971,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         images = check_images(X, estimator=self, fitted_shape=self.image_shape_)
         _check_size(images, self.geometry_)
+        self._ignored(images)
         return images
 
     def _units(self, images: NDArray[Any]) -> tuple[float, float]:
@@ -835,7 +979,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _score(self, images: NDArray[Any]) -> NDArray[np.float64]:
         scores = np.empty(len(images))
-        for part in self._look(images):
+        for part in self._seen(images):
             scores[part.rows] = segmentation.score(self._evidence(part))
         return scores
 
@@ -852,6 +996,36 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             part.residual, part.logits, alpha=self.alpha_, zeta=self.zeta_, **self._rule()
         )
 
+    def _seen(
+        self, images: NDArray[Any], rows: NDArray[np.int64] | None = None
+    ) -> Iterator[_Look]:
+        """Yield what `_look` does, but for I(X); out of the cache where there is one."""
+        memory = check_memory(self.memory)
+        n = len(images) if rows is None else len(rows)
+        if memory.location is None or n * images.shape[1] * images.shape[2] > CALIBRATION_PIXELS:
+            yield from self._look(images, rows)
+            return
+        chosen = images if rows is None else images[rows]
+        look = memory.cache(_look_at_all, ignore=["detector"])
+        residual, logits = look(self, chosen, self._fingerprint())
+        for start in range(0, n, 64):
+            part = slice(start, min(start + 64, n))
+            yield _Look(part, torch.empty(0), residual[part], logits[part])
+
+    def _fingerprint(self) -> tuple[Any, ...]:
+        """Name all that the maps depend on beside the images."""
+        digest = hashlib.sha256()
+        for network in (self.inpainter_, self.detector_):
+            for name, weights in network.state_dict().items():
+                digest.update(name.encode() + weights.numpy().tobytes())
+        hides = self.inpainter_corruption in HIDING
+        draws = (self.gamma, self.sigma, self._seed, self.n_draws, self.hidden_size)
+        return (
+            digest.hexdigest(), self.geometry_, self.value_range_, self._filter_sizes(),
+            self.channel_reduction, self.ignore, self.spacing, draws if hides else None,
+            _check_device(self.device),
+        )  # fmt: skip
+
     def _look(
         self, images: NDArray[Any], rows: NDArray[np.int64] | None = None
     ) -> Iterator[_Look]:
@@ -860,17 +1034,20 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         inpainter, detector = (_placed(net, device) for net in (self.inpainter_, self.detector_))
         height, width = images.shape[1:3]
         # Small networks still work on 16 x 16 or so; more than 64 images gain nothing.
+        ignored = self._ignored(images)
         budget = CHUNK_PIXELS["cpu" if device == "cpu" else "cuda"]
         size = min(64, max(1, budget // (max(height, 16) * max(width, 16))))
         n = len(images) if rows is None else len(rows)
         for start in range(0, n, size):
             stop = min(start + size, n)
             part = images[start:stop] if rows is None else images[rows[start:stop]]
-            tensor = to_tensor(part, self.value_range_)
+            tensor = to_tensor(part, self.value_range_, ignored)
             missing = size - len(tensor)
             full = torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
             with torch.inference_mode():
-                inpainted, residual, logits = self._judge(full.to(device), inpainter, detector)
+                inpainted, residual, logits = self._judge(
+                    full.to(device), inpainter, detector, ignored
+                )
             yield _Look(
                 slice(start, stop), inpainted[: stop - start], *(
                     array[: stop - start] for array in (residual, logits)
@@ -878,7 +1055,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )  # fmt: skip
 
     def _judge(
-        self, images: Tensor, inpainter: nn.Module, detector: nn.Module
+        self,
+        images: Tensor,
+        inpainter: nn.Module,
+        detector: nn.Module,
+        ignore: NDArray[np.bool_] | None,
     ) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float32]]:
         height, width = images.shape[2:]
         inpainted = self._inpaint(images, inpainter)
@@ -887,8 +1068,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         scores = detector(images).float().cpu().numpy()
         logits = lowest_region(scores, self.geometry_, height, width)
         filters = self._filter_sizes()
-        residual = segmentation.smooth(reduced.cpu().numpy(), **filters)
-        return inpainted.cpu(), residual, -segmentation.smooth(-logits, **filters)
+        residual = segmentation.smooth(reduced.cpu().numpy(), **filters, ignore=ignore)
+        logits = -segmentation.smooth(-logits, **filters, ignore=ignore)
+        if ignore is not None:  # I changed nothing there, and D is sure of it
+            residual[:, ignore], logits[:, ignore] = 0, segmentation.LOG_LIMIT
+        return inpainted.cpu(), residual, logits
 
     def _filter_sizes(self) -> dict[str, int]:
         given = {"mean": self.smoothing, "maximum": self.widening}
@@ -936,6 +1120,48 @@ class _Look(NamedTuple):
     inpainted: Tensor
     residual: NDArray[np.float32]
     logits: NDArray[np.float32]
+
+
+def _look_at_all(
+    detector: AVIDDetector, images: NDArray[Any], fingerprint: tuple[Any, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return both maps of all images; the fingerprint names the detector to a cache."""
+    residual, logits = np.empty((2, *images.shape[:3]), np.float32)
+    for part in detector._look(images):
+        residual[part.rows], logits[part.rows] = part.residual, part.logits
+    return residual, logits
+
+
+def _basis(n: int, clips: NDArray[Any] | None, target_fpr: float) -> dict[str, Any]:
+    """Say what calibrated thresholds rest on."""
+    n_clips = None if clips is None else len(np.unique(clips))
+    return {
+        "n_images": n,
+        "n_clips": n_clips,
+        "fpr_bound": segmentation.conformal_count(n, target_fpr) / (n + 1)
+        if n_clips is None
+        else None,
+        "clip_risk": None if n_clips is None else 1 / (n_clips + 1),
+    }
+
+
+def _warn_if_few(basis: dict[str, Any], target_fpr: float) -> None:
+    risk, bound = basis["clip_risk"], basis["fpr_bound"]
+    if bound is not None and bound > target_fpr:
+        warnings.warn(
+            f"X holds {basis['n_images']} images, which vouch for {bound:.2g} of false alarms at "
+            f"best, not for target_fpr={target_fpr:g}; {ceil(1 / target_fpr) - 1} would do.",
+            UserWarning,
+            stacklevel=3,
+        )
+    if risk is not None and risk > CLIP_RISK:
+        warnings.warn(
+            f"X holds {basis['n_clips']} clips: with a probability of up to {risk:.2g} a new clip "
+            f"has more than target_fpr={target_fpr:g} of its frames flagged; "
+            f"{ceil(1 / CLIP_RISK) - 1} clips would bring that down to {CLIP_RISK:g}.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 @contextmanager

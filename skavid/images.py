@@ -95,7 +95,9 @@ def check_images(
     return images
 
 
-def value_range(images: npt.NDArray[Any]) -> tuple[float, float]:
+def value_range(
+    images: npt.NDArray[Any], ignore: npt.NDArray[np.bool_] | None = None
+) -> tuple[float, float]:
     """Find the lowest and the highest intensity; 0 and 255 for uint8.
 
     Read in batches, so that a memory map is never held as a whole.
@@ -104,6 +106,8 @@ def value_range(images: npt.NDArray[Any]) -> tuple[float, float]:
     ----------
     images : ndarray of shape (n_images, H, W, C)
         As :func:`check_images` returns them.
+    ignore : ndarray of shape (H, W), bool, default=None
+        True where pixels do not count.
 
     Returns
     -------
@@ -126,8 +130,9 @@ def value_range(images: npt.NDArray[Any]) -> tuple[float, float]:
     """
     lows, highs = [], []
     for rows in _row_chunks(images):
-        lows.append(images[rows].min())
-        highs.append(images[rows].max())
+        part = images[rows] if ignore is None else images[rows][:, ~ignore]
+        lows.append(part.min())
+        highs.append(part.max())
     low, high = float(min(lows)), float(max(highs))
     if low == high:
         raise ValueError(
@@ -178,7 +183,11 @@ def check_value_range(value: Any) -> tuple[float, float]:
     return low, high
 
 
-def to_tensor(images: npt.NDArray[Any], value_range: tuple[float, float]) -> torch.Tensor:
+def to_tensor(
+    images: npt.NDArray[Any],
+    value_range: tuple[float, float],
+    ignore: npt.NDArray[np.bool_] | None = None,
+) -> torch.Tensor:
     """Scale images to [0, 1] and put their channels first, as the networks want them.
 
     Parameters
@@ -187,6 +196,8 @@ def to_tensor(images: npt.NDArray[Any], value_range: tuple[float, float]) -> tor
         As :func:`check_images` returns them.
     value_range : tuple (low, high)
         What becomes 0 and 1. uint8 images are 0 to 255 whatever it says.
+    ignore : ndarray of shape (H, W), bool, default=None
+        True where pixels do not count: these become 0.5, whatever they hold.
 
     Returns
     -------
@@ -206,6 +217,9 @@ def to_tensor(images: npt.NDArray[Any], value_range: tuple[float, float]) -> tor
     >>> to_tensor(np.array([[[[1.0], [3.0]]]]), (1.0, 2.0))
     tensor([[[[0., 2.]]]])
     """
+    if ignore is not None:
+        images = images.copy()
+        images[:, ignore] = images[0, ~ignore][0]
     if images.dtype == np.uint8:
         scaled = _BYTES[images]
     else:
@@ -221,6 +235,8 @@ def to_tensor(images: npt.NDArray[Any], value_range: tuple[float, float]) -> tor
                 f"X holds {worst}, which is too far from the value range ({low}, {high}) to be "
                 "scaled in float32; check its units."
             )
+    if ignore is not None:
+        scaled[:, ignore] = 0.5
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(scaled, -1, 1)))
 
 

@@ -6,7 +6,8 @@ Floor 3: NumPy and SciPy on arrays of maps; imports neither torch nor the estima
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,9 +16,13 @@ from scipy.special import expit, logit
 
 __all__ = [
     "FUSIONS",
+    "Finding",
     "balance_margins",
     "calibrate",
+    "check_thresholds",
+    "conformal_count",
     "evidence",
+    "find",
     "mask",
     "move_thresholds",
     "regularity",
@@ -39,7 +44,13 @@ LOG_LIMIT = 87.0
 BLOCK_PIXELS = 2**20
 
 
-def smooth(maps: ArrayLike, *, mean: int = 0, maximum: int = 0) -> NDArray[np.float32]:
+def smooth(
+    maps: ArrayLike,
+    *,
+    mean: int = 0,
+    maximum: int = 0,
+    ignore: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float32]:
     """Bring maps to the scale of an object: a box mean, then a maximum filter.
 
     Parameters
@@ -50,6 +61,8 @@ def smooth(maps: ArrayLike, *, mean: int = 0, maximum: int = 0) -> NDArray[np.fl
         Side of the box over which pixels are averaged. 0 and 1 leave them alone.
     maximum : int, default=0
         Side of the box whose maximum a pixel takes. 0 and 1 leave them alone.
+    ignore : ndarray of shape (height, width), bool, default=None
+        True where pixels do not count: there, too, stands the median, of those that do.
 
     Returns
     -------
@@ -67,8 +80,15 @@ def smooth(maps: ArrayLike, *, mean: int = 0, maximum: int = 0) -> NDArray[np.fl
             [1., 1., 1.]]], dtype=float32)
     """
     smoothed: NDArray[np.float32] = np.array(maps, dtype=np.float32)
-    if mean > 1 and smoothed.size:
-        middle = np.median(smoothed, axis=(1, 2), keepdims=True)
+    if not smoothed.size:
+        return smoothed
+    counted = smoothed.reshape(len(smoothed), -1)
+    if ignore is not None:
+        counted = smoothed[:, ~ignore]
+    middle = np.median(counted, axis=1)[:, None, None]
+    if ignore is not None:
+        smoothed[:, ignore] = middle[:, 0]
+    if mean > 1:
         wide = ndimage.uniform_filter(smoothed - middle, (1, mean, mean), np.float64, "constant")
         smoothed = (wide + middle).astype(np.float32)
     if maximum > 1:
@@ -169,7 +189,7 @@ def evidence(
     >>> evidence(residual, logits, alpha=0.1, zeta=0.5).round(2)
     array([[[ 0.69, -1.  , -0.69]]], dtype=float32)
     """
-    _check_thresholds(alpha, zeta)
+    check_thresholds(alpha, zeta)
     _check_option("fusion", fusion, FUSIONS)
     _check_option("min_area_of", min_area_of, AREAS)
     if fusion == "inpainter":
@@ -222,6 +242,94 @@ def balance_margins(residual: NDArray[np.float32], logits: NDArray[np.float32]) 
     spread_inpainter, spread_detector = float(largest.std()), float(lowest.std())
     total = spread_inpainter + spread_detector
     return round(spread_detector / total, 6) if total > 0 else 0.5
+
+
+class Finding(NamedTuple):
+    """A connected patch of irregular pixels.
+
+    Parameters
+    ----------
+    box : tuple (top, left, bottom, right)
+        The rows and columns that hold it, in pixels; the last two are the first beyond it, as
+        slices have it.
+    area : int
+        Its pixels.
+    peak : float
+        Its largest evidence, in nats, at least 0.
+    peak_at : tuple (row, column)
+        Where that is.
+    carried_by : {"both", "inpainter", "detector"}
+        Which condition of Eq. 4 holds there: I changed it, D doubts it, or both. Under
+        ``fusion="mean"`` one that is strong can do without the other.
+
+    Examples
+    --------
+    >>> from skavid.segmentation import Finding
+    >>> Finding((2, 3, 5, 9), 11, 0.5, (4, 6), "both").area
+    11
+    """
+
+    box: tuple[int, int, int, int]
+    area: int
+    peak: float
+    peak_at: tuple[int, int]
+    carried_by: str
+
+
+def find(
+    evidence: NDArray[np.float32],
+    residual: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    *,
+    alpha: float,
+    zeta: float,
+) -> list[Finding]:
+    """List the connected patches of one image's mask, the most irregular one first.
+
+    Parameters
+    ----------
+    evidence : ndarray of shape (height, width)
+        From `evidence`.
+    residual, logits : ndarray of shape (height, width)
+        The maps that it was made of.
+    alpha, zeta : float
+        The thresholds in use.
+
+    Returns
+    -------
+    findings : list of Finding
+        Pixels are connected over edges and corners, as for ``min_area``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.segmentation import find
+    >>> maps = np.float32([[0.5, 0.1, 0.2]]), np.float32([[-1, 1, 1]])
+    >>> for one in find(np.float32([[1, -1, 0]]), *maps, alpha=0.2, zeta=0.5):
+    ...     print(one.box, one.area, one.carried_by)
+    (0, 0, 1, 1) 1 both
+    (0, 2, 1, 3) 1 inpainter
+    """
+    patches, n = ndimage.label(mask(evidence), structure=np.ones((3, 3)))
+    numbers = np.arange(1, n + 1)
+    areas = np.bincount(patches.ravel(), minlength=n + 1)[1:]
+    places = ndimage.maximum_position(evidence, patches, numbers) if n else []
+    findings = []
+    for (rows, columns), area, (row, column) in zip(
+        ndimage.find_objects(patches), areas, places, strict=True
+    ):
+        changed = bool(_inpainter_margin(residual[row, column], alpha) >= 0)
+        doubted = bool(_detector_margin(logits[row, column], zeta) >= 0)
+        findings.append(
+            Finding(
+                (rows.start, columns.start, rows.stop, columns.stop),
+                int(area),
+                float(evidence[row, column]),
+                (int(row), int(column)),
+                "both" if changed and doubted else "inpainter" if changed else "detector",
+            )
+        )
+    return sorted(findings, key=lambda one: -one.peak)
 
 
 def mask(evidence: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -295,7 +403,7 @@ def move_thresholds(alpha: float, zeta: float, t: float) -> tuple[float, float]:
     >>> move_thresholds(0.25, 0.5, 1.0)
     (0.679570..., 0.268941...)
     """
-    _check_thresholds(alpha, zeta)
+    check_thresholds(alpha, zeta)
     log_alpha = np.clip(math.log(alpha) + t, -LOG_LIMIT, LOG_LIMIT)
     logit_zeta = np.clip(logit(zeta) - t, -LOG_LIMIT, LOG_LIMIT)
     return float(np.float32(np.exp(log_alpha))), min(
@@ -316,7 +424,7 @@ def calibrate(
     min_area: int = 0,
     min_area_of: str = "patch",
 ) -> tuple[float, float]:
-    """Choose thresholds so that a share of normal images, not seen in training, has a mask.
+    """Choose thresholds so that few normal images, not seen in training, have a mask.
 
     Parameters
     ----------
@@ -325,7 +433,7 @@ def calibrate(
     alpha, zeta : float or "auto", default="auto"
         A number is used as it is, "auto" is searched.
     target_fpr : float, default=0.01
-        Share of the images to flag, in (0, 1].
+        Share of normal images to flag at most, in (0, 1].
     groups : ndarray of shape (n_images,), default=None
         Clip ids. No clip may then have a larger share flagged: see the notes.
     fusion, balance, min_area, min_area_of : str, float, int, str
@@ -343,24 +451,21 @@ def calibrate(
 
     Notes
     -----
-    Of n images ``k = max(1, floor(target_fpr * n))`` shall be flagged. The rule of split
-    conformal prediction [1]_: a new normal image is then flagged with a probability of about
-    ``k / (n + 1)``, so a target below that of k = 1 cannot be kept.
+    The rule is split conformal prediction [1]_: with thresholds exactly at the k-th most
+    irregular of n images, a new normal image is flagged with a probability of at most
+    ``k / (n + 1)``. So k is the largest for which this is no more than the target
+    (`conformal_count`), and 1 where none is. Frames of one clip are alike, so this promises
+    nothing for the next clip. With groups, a clip passes with ``floor(target_fpr * n_g)`` of its
+    n_g images flagged, and the thresholds stand exactly at the first image too many of the worst
+    of m clips: clips taken as exchangeable, a new one fails with a probability of at most about
+    ``1 / (m + 1)``.
 
     Both thresholds are taken at the same quantile of their own map. With the largest residual
     of each image in falling order and the lowest regularity of each in rising order, level j
-    takes the j-th of both. The level is the lowest that flags k images or more, or else the
-    last. If that does not flag exactly k, both thresholds are moved from there along their ray
-    (`move_thresholds`), or from the level before where it flags too many: to half way between
-    the k-th and the next image, or just so far that the k-th is flagged where these tie. Where
-    one threshold is given, the other takes its level and nothing is moved: the number flagged
-    may then miss k.
-
-    Frames of one clip are alike, so the rule above promises nothing for the next clip. With
-    groups, both thresholds are moved until in the worst of the m clips no more than
-    ``max(1, floor(target_fpr * n_g))`` of its n_g images are flagged: clips taken as
-    exchangeable, a new one has a larger share flagged with a probability of at most about
-    1 / (m + 1).
+    takes the j-th of both. From the last level that flags too few, or the first one, both
+    thresholds are moved along their ray (`move_thresholds`) until that image is flagged. Where
+    one threshold is given, the other is moved alone under ``fusion="mean"``, and takes the first
+    level that flags enough, or else the last, under the others. Ties are flagged together.
 
     Eq. 4 flags nothing whose residual is 0, or whose regularity is 1 in float32; if that
     leaves fewer than k images, the thresholds of the level stay.
@@ -377,52 +482,77 @@ def calibrate(
     >>> residual = np.array([0.1, 0.5, 0.2, 0.3], np.float32).reshape(4, 1, 1)
     >>> logits = np.array([2.0, -1.0, 1.0, 0.0], np.float32).reshape(4, 1, 1)
     >>> calibrate(residual, logits, target_fpr=0.5)
-    (0.300000..., 0.5)
+    (0.183939..., 0.5)
     """
     if not isinstance(alpha, str) and not isinstance(zeta, str):
         return float(alpha), float(zeta)
     n = len(residual)
     if n == 0:
         raise ValueError("residual must hold at least one held-out image. Got none.")
-    n_flagged = min(n, max(1, math.floor(target_fpr * n + 1e-9)))
+    clips = np.zeros(n, np.int64) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(clips)
+    enough = (
+        np.array([conformal_count(n, target_fpr)])
+        if groups is None
+        else np.minimum(np.floor(target_fpr * sizes + 1e-9).astype(int) + 1, sizes)
+    )
+
+    def are_enough(flagged: NDArray[np.bool_]) -> bool:
+        return bool((np.bincount(clips, flagged) >= enough).any())
+
     extremes = residual.max(axis=(1, 2)).astype(np.float32)
     largest = np.sort(np.maximum(extremes, RESIDUAL_FLOOR))[::-1]
     lowest = np.sort(np.clip(regularity(logits.min(axis=(1, 2))), TINY, BELOW_ONE))
+    free = isinstance(alpha, str), isinstance(zeta, str)
     levels = [
         (
-            float(largest[j]) if isinstance(alpha, str) else float(alpha),
-            float(lowest[j]) if isinstance(zeta, str) else float(zeta),
+            float(largest[j]) if free[0] else float(alpha),
+            float(lowest[j]) if free[1] else float(zeta),
         )
         for j in range(n)
     ]
     rule = {"fusion": fusion, "balance": balance, "min_area": min_area, "min_area_of": min_area_of}
-    level = _lowest_level(residual, logits, levels, n_flagged, rule)
-    if not (isinstance(alpha, str) and isinstance(zeta, str)):
-        return levels[level]
-    moved = _move_to_flag(residual, logits, levels[: level + 1], n_flagged, rule)
-    return (
-        moved
-        if groups is None
-        else _spare_clips(residual, logits, moved, groups, target_fpr, rule)
-    )
+    level = _lowest_level(residual, logits, levels, are_enough, rule)
+    # How much the evidence falls where the free thresholds move by one nat.
+    slope = 1.0 if all(free) else {(True, False): balance, (False, True): 1 - balance}[free]
+    if all(free) or (fusion == "mean" and slope > 0):
+        start = levels[max(0, level - 1)]
+        everything = np.arange(n)
+        peaks = _peaks(residual, logits, everything, start, rule).astype(np.float64)
+        cut = max(np.sort(peaks[clips == clip])[-k] for clip, k in enumerate(enough)) / slope
+        # Thresholds are rounded to float32 and regularities near 1 are coarse: step down until
+        # the image is really flagged.
+        for nudge in (0.0, *(1e-6 * 4.0**i for i in range(13))):
+            moved = move_thresholds(*start, cut - nudge)
+            moved = (moved[0] if free[0] else start[0], moved[1] if free[1] else start[1])
+            if are_enough(_peaks(residual, logits, everything, moved, rule) >= 0):
+                return moved
+    return levels[min(level, n - 1)]
 
 
-def _spare_clips(
-    residual: NDArray[np.float32],
-    logits: NDArray[np.float32],
-    thresholds: tuple[float, float],
-    groups: NDArray[Any],
-    target_fpr: float,
-    rule: dict[str, Any],
-) -> tuple[float, float]:
-    """Move along the ray until no clip has more than its share flagged."""
-    peaks = _peaks(residual, logits, np.arange(len(residual)), thresholds, rule)
-    cuts = []
-    for clip in np.unique(groups):
-        falling = np.sort(peaks[groups == clip])[::-1]
-        n_flagged = max(1, math.floor(target_fpr * len(falling) + 1e-9))
-        cuts.append(falling[n_flagged - 1 : n_flagged + 1].mean())
-    return move_thresholds(*thresholds, float(max(cuts)))
+def conformal_count(n: int, target_fpr: float) -> int:
+    """Tell how many of n held-out normal images are to be flagged.
+
+    Parameters
+    ----------
+    n : int
+        Number of images.
+    target_fpr : float
+        Share of new normal images to flag at most, in (0, 1].
+
+    Returns
+    -------
+    k : int
+        The largest for which ``k / (n + 1)``, a bound on the probability that a new normal image
+        is flagged, is no more than the target; 1 where none is.
+
+    Examples
+    --------
+    >>> from skavid.segmentation import conformal_count
+    >>> conformal_count(199, 0.01), conformal_count(30, 0.01)
+    (2, 1)
+    """
+    return min(n, max(1, math.floor(target_fpr * (n + 1) + 1e-9)))
 
 
 def shift_for_contamination(
@@ -460,7 +590,24 @@ def shift_for_contamination(
     return move_thresholds(alpha, zeta, -float(cut))
 
 
-def _check_thresholds(alpha: float, zeta: float) -> None:
+def check_thresholds(alpha: float, zeta: float) -> None:
+    """Refuse thresholds that Eq. 4 cannot take.
+
+    Parameters
+    ----------
+    alpha, zeta : float
+        Thresholds on the residual and on the regularity.
+
+    Raises
+    ------
+    ValueError
+        If alpha is not above 0 and finite, or zeta not in (0, 1).
+
+    Examples
+    --------
+    >>> from skavid.segmentation import check_thresholds
+    >>> check_thresholds(0.1, 0.5)
+    """
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha must be a finite number above 0. Got {alpha!r}.")
     if not 0 < zeta < 1:
@@ -543,50 +690,23 @@ def _lowest_level(
     residual: NDArray[np.float32],
     logits: NDArray[np.float32],
     levels: list[tuple[float, float]],
-    n_flagged: int,
+    are_enough: Callable[[NDArray[np.bool_]], bool],
     rule: dict[str, Any],
 ) -> int:
-    """Bisect for the lowest level that flags enough images, or take the last."""
-    low, high = 0, len(levels) - 1
+    """Bisect for the lowest level that flags enough images; their number if none does."""
+    low, high = 0, len(levels)
     # What is flagged at `low` stays flagged, what is not flagged at `high` stays so: neither
     # need be looked at again.
-    undecided, n_decided = np.arange(len(residual)), 0
+    undecided = np.arange(len(residual))
+    decided = np.zeros(len(residual), dtype=bool)
     while low < high:
         middle = (low + high) // 2
-        flagged = _peaks(residual, logits, undecided, levels[middle], rule) >= 0
-        if n_decided + flagged.sum() >= n_flagged:
-            high, undecided = middle, undecided[flagged]
+        here = _peaks(residual, logits, undecided, levels[middle], rule) >= 0
+        flagged = decided.copy()
+        flagged[undecided[here]] = True
+        if are_enough(flagged):
+            high, undecided = middle, undecided[here]
         else:
-            n_decided += int(flagged.sum())
-            low, undecided = middle + 1, undecided[~flagged]
+            decided = flagged
+            low, undecided = middle + 1, undecided[~here]
     return low
-
-
-def _move_to_flag(
-    residual: NDArray[np.float32],
-    logits: NDArray[np.float32],
-    levels: list[tuple[float, float]],
-    n_flagged: int,
-    rule: dict[str, Any],
-) -> tuple[float, float]:
-    """Move from the last level along its ray until ``n_flagged`` images are flagged."""
-    everything = np.arange(len(residual))
-    start = levels[-1]
-    peaks = _peaks(residual, logits, everything, start, rule)
-    excess = (peaks >= 0).sum() - n_flagged
-    if excess == 0:
-        return start
-    if excess > 0 and len(levels) > 1:
-        # Two images that enter at one level, by alpha and by zeta, tie at e = 0 there.
-        start = levels[-2]
-        peaks = _peaks(residual, logits, everything, start, rule)
-    order = np.argsort(-peaks, kind="stable")
-    last = float(peaks[order[n_flagged - 1]])
-    following = float(peaks[order[n_flagged]]) if n_flagged < len(order) else last
-    # Thresholds are rounded to float32 and regularities near 1 are coarse: step down until
-    # the last image is really flagged.
-    for nudge in (0.0, *(1e-6 * 4.0**i for i in range(13))):
-        moved = move_thresholds(*start, (last + following) / 2 - nudge)
-        if (_peaks(residual, logits, order[:n_flagged], moved, rule) >= 0).all():
-            return moved
-    return levels[-1]

@@ -137,7 +137,8 @@ class Batch(NamedTuple):
     images : Tensor of shape (n_images, n_channels, height, width)
         Clean images X, cropped.
     inside : Tensor of shape (n_images, height, width)
-        0 near an edge that only the crop made: what was cut off there could tell more. Else 1.
+        0 near an edge that only the crop made, where what was cut off could tell more, and where
+        pixels do not count. Else 1.
     beside : Neighbours or None
         What clips add.
     """
@@ -165,9 +166,11 @@ class _Images(Dataset[Any]):
         spacing: int | None,
         scene: Scene | None,
         crop_size: int | None,
+        ignore: NDArray[np.bool_] | None,
         generator: Generator,
     ) -> None:
         self.images = images
+        self.ignore = ignore
         self.rows = rows
         self.value_range = value_range
         self.crop_size = crop_size
@@ -181,7 +184,7 @@ class _Images(Dataset[Any]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = self.rows[np.asarray(indices)]
-        images = to_tensor(self.images[rows], self.value_range)
+        images = to_tensor(self.images[rows], self.value_range, self.ignore)
         if self.scene is None or self.spacing is None:
             images, inside, _ = self._crop(images, None)
             return Batch(images, inside, None)
@@ -205,7 +208,7 @@ class _Images(Dataset[Any]):
         if start not in self.scene.plates:
             clip = np.flatnonzero(self.starts == start)
             self.scene.plates[start] = torch.from_numpy(
-                background(_newest(self.images, self.value_range), clip)
+                background(_newest(self.images, self.value_range, self.ignore), clip)
             )
         return self.scene.plates[start]
 
@@ -213,8 +216,11 @@ class _Images(Dataset[Any]):
         """Cut out what moves, or any place, at random; say what is inside, and each top row."""
         (n, _, height, width), size = images.shape, self.crop_size
         tall, broad = min(size or height, height), min(size or width, width)
+        counts = torch.ones(height, width)
+        if self.ignore is not None:
+            counts[torch.from_numpy(self.ignore)] = 0
         if (tall, broad) == (height, width):
-            return images, torch.ones(n, height, width), torch.zeros(n)
+            return images, counts.expand(n, -1, -1), torch.zeros(n)
         top = torch.randint(height - tall + 1, (n,), generator=self.generator)
         left = torch.randint(width - broad + 1, (n,), generator=self.generator)
         if plate is not None:
@@ -237,6 +243,7 @@ class _Images(Dataset[Any]):
             one[tall - edge * (y == height - tall) :] = one[tall - edge - 1]
             one[:, : edge * (x == 0)] = one[:, edge : edge + 1]
             one[:, broad - edge * (x == width - broad) :] = one[:, broad - edge - 1, None]
+            one *= counts[y : y + tall, x : x + broad]
         return cut, inside, top.float()
 
 
@@ -247,6 +254,7 @@ def look_around(
     *,
     value_range: tuple[float, float],
     spacing: int,
+    ignore: NDArray[np.bool_] | None = None,
 ) -> Scene:
     """Learn from training clips what moves there.
 
@@ -262,6 +270,8 @@ def look_around(
         What is scaled to 0 and 1.
     spacing : int
         Frames between two channels.
+    ignore : ndarray of shape (height, width), bool, default=None
+        True where pixels do not count: nothing moves there.
 
     Returns
     -------
@@ -269,7 +279,7 @@ def look_around(
         Backgrounds, objects, sizes and paces.
     """
     return learn_scene(
-        _newest(images, value_range),
+        _newest(images, value_range, ignore),
         rows,
         clip_starts(len(images), groups),
         n_channels=images.shape[-1],
@@ -277,9 +287,12 @@ def look_around(
     )
 
 
-def _newest(images: NDArray[Any], value_range: tuple[float, float]) -> Read:
+def _newest(
+    images: NDArray[Any], value_range: tuple[float, float], ignore: NDArray[np.bool_] | None
+) -> Read:
     def read(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        moments: NDArray[np.float32] = to_tensor(images[rows][..., -1:], value_range)[:, 0].numpy()
+        newest = to_tensor(images[rows][..., -1:], value_range, ignore)
+        moments: NDArray[np.float32] = newest[:, 0].numpy()
         return moments
 
     return read
@@ -781,6 +794,7 @@ def play(
     detector_width: int,
     spacing: int | None,
     crop_size: int | None,
+    ignore: NDArray[np.bool_] | None,
     max_epochs: int,
     batch_size: int,
     learning_rate: float,
@@ -816,6 +830,8 @@ def play(
         Frames between the channels of stacked video; None for images.
     crop_size : int or None
         Larger images are trained on crops of this size, in pixels.
+    ignore : ndarray of shape (height, width), bool, or None
+        True where pixels do not count.
     max_epochs, batch_size : int
         How long, and how many images at once.
     learning_rate : float
@@ -852,6 +868,7 @@ def play(
         "spacing": spacing,
         "scene": scene,
         "crop_size": crop_size,
+        "ignore": ignore,
     }
     game |= {
         "inpainter_corruption": inpainter_corruption,

@@ -580,7 +580,7 @@ def test_the_sizes_of_video_follow_what_moves():
     assert twice.geometry_.size == 2 * once.geometry_.size
     # One clip of four is held out: a new one is as likely the worse of the two.
     assert once.calibration_ == {
-        "n_images": 24, "n_clips": 1, "least_fpr": 1 / 25, "clip_risk": 1 / 2,
+        "n_images": 24, "n_clips": 1, "fpr_bound": None, "clip_risk": 1 / 2,
     }  # fmt: skip
 
 
@@ -592,7 +592,7 @@ def test_a_given_balance_is_used_and_auto_is_learnt():
 
 def test_calibration_says_what_the_thresholds_rest_on(fitted):
     assert fitted.calibration_ == {
-        "n_images": 2, "n_clips": None, "least_fpr": 1 / 3, "clip_risk": None,
+        "n_images": 2, "n_clips": None, "fpr_bound": 1 / 3, "clip_risk": None,
     }  # fmt: skip
     given = AVIDDetector(**TINY, alpha=0.1, zeta=0.5, fusion="min").fit(NORMAL)
     assert given.calibration_ is None
@@ -607,3 +607,161 @@ def test_stacked_video_is_trained_once_for_all_thresholds(tmp_path):
         )
     for part in ("look_around", "play"):
         assert len(list(tmp_path.rglob(f"{part}/*/output.pkl"))) == 1
+
+
+# --- thresholds without training ----------------------------------------------------------------
+
+
+def test_calibrating_flags_no_more_new_normal_images_than_asked(fitted):
+    X = textures(n=120, seed=5)
+    before = dict(vars(fitted))
+    found = fitted.calibrate(X, target_fpr=0.05)
+    assert vars(fitted) == before
+    stricter = fitted.with_thresholds(found.alpha, found.zeta)
+    assert (stricter.predict(X) == -1).sum() == 6  # floor(0.05 * 121)
+    assert (found.n_images, found.n_clips, found.clip_risk) == (120, None, None)
+    assert found.fpr_bound == 6 / 121
+
+
+def test_calibrating_by_clip_spares_each_clip(fitted):
+    X, clips = textures(n=100, seed=5), np.repeat(np.arange(10), 10)
+    found = fitted.calibrate(X, target_fpr=0.2, groups=clips)
+    odd = fitted.with_thresholds(found.alpha, found.zeta).predict(X) == -1
+    assert sorted(odd[clips == clip].sum() for clip in range(10))[-2:] == [2, 3]
+    assert (found.n_clips, found.fpr_bound, found.clip_risk) == (10, None, 1 / 11)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (
+        {"target_fpr": 0.02},
+        "X holds 24 images, which vouch for 0.04 of false alarms at best, not for "
+        "target_fpr=0.02; 49 would do.",
+    ),
+    (
+        {"groups": np.repeat([0, 1, 2], 8)},
+        "X holds 3 clips: with a probability of up to 0.25 a new clip has more than "
+        "target_fpr=0.01 of its frames flagged; 9 clips would bring that down to 0.1.",
+    ),
+])  # fmt: skip
+def test_too_few_images_to_calibrate_are_a_warning_that_says_how_many_would_do(
+    fitted, options, message
+):
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        fitted.calibrate(textures(seed=5), **options)
+
+
+def test_a_rate_out_of_its_range_is_refused(fitted):
+    message = "target_fpr must be a number above 0 and below 1. Got 1."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fitted.calibrate(NORMAL, target_fpr=1)
+
+
+def test_a_detector_with_other_thresholds_shares_the_networks(fitted):
+    other = fitted.with_thresholds(0.05, 0.4)
+    assert other.inpainter_ is fitted.inpainter_
+    assert (other.alpha, other.zeta, other.alpha_, other.zeta_) == (0.05, 0.4, 0.05, 0.4)
+    assert (fitted.alpha, fitted.zeta) == ("auto", "auto")
+    assert fitted.alpha_ != 0.05
+    assert_array_equal(other.segment(QUERY), with_thresholds(fitted, 0.05, 0.4).segment(QUERY))
+    with pytest.raises(ValueError, match=r"^zeta must be a number above 0 and below 1\. Got 2\.$"):
+        fitted.with_thresholds(0.05, 2)
+
+
+@pytest.mark.parametrize("corruption", ["grafts", "hiding"])
+def test_a_search_looks_at_the_images_once(tmp_path, monkeypatch, corruption):
+    looks = []
+    judge = AVIDDetector._judge
+
+    def counted(self, *arguments):
+        looks.append(1)
+        return judge(self, *arguments)
+
+    options = {**TINY, "max_epochs": 1, "inpainter_corruption": corruption}
+    monkeypatch.setattr(AVIDDetector, "_judge", counted)
+    plain = AVIDDetector(**options, fusion="min", alpha=0.1, zeta=0.7).fit(NORMAL)
+    expected = plain.score_samples(QUERY), plain.segment(QUERY), plain.find(QUERY)
+    looks.clear()
+    for alpha in (0.2, 0.1):
+        detector = AVIDDetector(
+            **options, fusion="min", alpha=alpha, zeta=0.7, memory=str(tmp_path)
+        ).fit(NORMAL)
+        found = detector.score_samples(QUERY), detector.segment(QUERY), detector.find(QUERY)
+    assert len(looks) == 1
+    for one, other in zip(found, expected, strict=True):
+        assert_array_equal(np.asarray(one, dtype=object), np.asarray(other, dtype=object))
+
+
+# --- pixels that do not count -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_what_ignored_pixels_hold_changes_nothing(dtype):
+    ignore = np.zeros((16, 12), dtype=bool)
+    ignore[2:9, 3:11] = True
+    rng = np.random.default_rng(0)
+    X, query = NORMAL.astype(dtype), QUERY.astype(dtype)
+    noisy, odd = X.copy(), query.copy()
+    noisy[:, ignore] = rng.integers(0, 256, noisy[:, ignore].shape)
+    odd[:, ignore] = rng.integers(0, 256, odd[:, ignore].shape)
+    one, other = (AVIDDetector(**TINY, ignore=ignore).fit(images) for images in (X, noisy))
+    assert_array_equal(one.score_samples(query), other.score_samples(odd))
+    assert one.alpha_ == other.alpha_
+    seen = one.maps(odd)
+    assert (seen.evidence[:, ignore] < 0).all()
+    assert (seen.residual[:, ignore] == 0).all()
+    assert_array_equal(seen.inpainted[:, ignore], odd[:, ignore])
+    assert not one.with_thresholds(1e-6, 1 - 1e-6).segment(odd)[:, ignore].any()
+
+
+def test_what_ignored_pixels_of_a_video_hold_changes_nothing():
+    stacks, clips = walkers(1)
+    ignore = np.zeros(stacks.shape[1:3], dtype=bool)
+    ignore[20:] = True
+    noisy = stacks.copy()
+    noisy[:, ignore] = np.random.default_rng(0).integers(0, 256, noisy[:, ignore].shape)
+    small = {"inpainter_width": 4, "detector_width": 4, "max_epochs": 1, "random_state": 0}
+    one, other = (
+        AVIDDetector(**{**VIDEO, **small, "crop_size": 40}, ignore=ignore).fit(X, groups=clips)
+        for X in (stacks, noisy)
+    )
+    assert one.object_size_ == other.object_size_
+    assert_array_equal(one.score_samples(stacks[:5]), other.score_samples(noisy[:5]))
+
+
+@pytest.mark.parametrize(("ignore", "message"), [
+    (
+        np.zeros((16, 12), np.uint8),
+        "ignore must be a boolean array of shape (H, W), True where pixels do not count. Got "
+        "uint8 of shape (16, 12); write mask > 0 for a picture.",
+    ),
+    (
+        np.zeros((12, 16), bool),
+        "ignore has the shape (12, 16), but the images have (16, 12); give one value a pixel.",
+    ),
+    (np.ones((16, 12), bool), "ignore leaves no pixel that counts; leave some False."),
+])  # fmt: skip
+def test_pixels_to_ignore_that_make_no_sense_are_refused(ignore, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        AVIDDetector(**TINY, ignore=ignore).fit(NORMAL)
+
+
+# --- findings -----------------------------------------------------------------------------------
+
+
+def test_findings_are_the_connected_patches_of_the_mask(fitted):
+    masks, maps = fitted.segment(QUERY), fitted.maps(QUERY)
+    findings = fitted.find(QUERY)
+    assert any(findings)
+    for index, found in enumerate(findings):
+        assert bool(found) == (fitted.predict(QUERY[index : index + 1])[0] == -1)
+        assert sum(one.area for one in found) == masks[index].sum()
+        assert [one.peak for one in found] == sorted((one.peak for one in found), reverse=True)
+        for one in found:
+            top, left, bottom, right = one.box
+            inside = maps.evidence[index, top:bottom, left:right]
+            assert maps.evidence[index][one.peak_at] == one.peak
+            assert inside.max() >= one.peak
+            changed = maps.residual[index][one.peak_at] >= np.float32(fitted.alpha_)
+            doubted = maps.regularity[index][one.peak_at] <= np.float32(fitted.zeta_)
+            names = {(True, True): "both", (True, False): "inpainter", (False, True): "detector"}
+            assert one.carried_by == names[bool(changed), bool(doubted)]

@@ -94,9 +94,9 @@ PUBLIC = {
     ],
 }
 METHODS = [
-    "decision_function", "fit", "fit_predict", "get_metadata_routing", "get_params", "maps",
-    "partial_fit", "predict", "score_samples", "segment", "set_fit_request", "set_params",
-    "set_partial_fit_request",
+    "calibrate", "decision_function", "find", "fit", "fit_predict", "get_metadata_routing",
+    "get_params", "maps", "partial_fit", "predict", "score_samples", "segment",
+    "set_fit_request", "set_params", "set_partial_fit_request", "with_thresholds",
 ]  # fmt: skip
 FUNCTIONS = ["datasets", "metrics", "video"]
 # What may be given without its name: arrays, and the one thing that a function is about.

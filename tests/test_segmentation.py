@@ -17,6 +17,7 @@ from skavid.segmentation import (
     FUSIONS,
     balance_margins,
     calibrate,
+    conformal_count,
     evidence,
     mask,
     move_thresholds,
@@ -315,8 +316,11 @@ def test_moved_thresholds_stay_in_their_ranges(alpha, zeta, t):
 @pytest.mark.parametrize(("fusion", "area"), RULES)
 @pytest.mark.parametrize(("n", "target_fpr", "expected"), [
     (60, 0.05, 3), (50, 0.58, 29), (37, 0.1, 3), (30, 0.001, 1), (7, 1.0, 7), (1, 0.01, 1),
+    (99, 0.01, 1), (198, 0.01, 1), (199, 0.01, 2),
 ])  # fmt: skip
-def test_calibration_flags_the_target_share(fusion, area, n, target_fpr, expected):
+def test_calibration_flags_what_split_conformal_prediction_allows(
+    fusion, area, n, target_fpr, expected
+):
     rule = {"fusion": fusion, "min_area": area[0], "min_area_of": area[1]}
     maps = random_maps(n)
     thresholds = calibrate(*maps, target_fpr=target_fpr, **rule)
@@ -326,47 +330,42 @@ def test_calibration_flags_the_target_share(fusion, area, n, target_fpr, expecte
 
 
 def levels_by_trial(maps: tuple[np.ndarray, np.ndarray], n_flagged: int) -> list:
-    """List the levels up to the first that flags enough, the slow way."""
+    """List the levels that flag fewer than so many images, the slow way."""
     residual, logits = maps
     largest = sorted((float(r.max()) for r in residual), reverse=True)
     lowest = sorted(float(regularity(z).min()) for z in logits)
-    levels = []
-    for thresholds in zip(largest, lowest, strict=True):
-        levels.append(thresholds)
-        if literal_eq4(*maps, *thresholds).any(axis=(1, 2)).sum() >= n_flagged:
-            break
-    return levels
+    return [
+        level
+        for level in zip(largest, lowest, strict=True)
+        if literal_eq4(*maps, *level).any(axis=(1, 2)).sum() < n_flagged
+    ]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 50))
-def test_both_thresholds_stand_at_the_lowest_level_that_flags_enough(seed, n, percent):
+def test_both_thresholds_lie_on_the_ray_of_the_last_level_that_flags_too_few(seed, n, percent):
     maps = random_maps(n, side=3, seed=seed)
-    n_flagged = max(1, percent * n // 100)
+    n_flagged = max(1, percent * (n + 1) // 100)
     levels = levels_by_trial(maps, n_flagged)
-    excess = literal_eq4(*maps, *levels[-1]).any(axis=(1, 2)).sum() - n_flagged
     alpha, zeta = calibrate(*maps, target_fpr=percent / 100)
-    if excess == 0:
-        assert (alpha, zeta) == levels[-1]
-    else:
-        level = levels[-1] if excess < 0 else levels[-2]
-        t = math.log(alpha / level[0])
-        assert t < 0
-        assert logit(level[1]) - logit(zeta) == pytest.approx(t, abs=1e-3)
-        assert flagged(maps, (alpha, zeta)) == n_flagged
+    level = levels[-1] if levels else (
+        max(float(r.max()) for r in maps[0]), min(float(regularity(z).min()) for z in maps[1])
+    )  # fmt: skip
+    t = math.log(alpha / level[0])
+    assert logit(level[1]) - logit(zeta) == pytest.approx(t, abs=1e-3)
+    assert flagged(maps, (alpha, zeta)) == n_flagged
 
 
 def test_two_images_that_enter_at_one_level_are_parted_between_the_levels():
     # Level 1, alpha 0.8 and zeta sigmoid(-3), flags nothing. Level 2, alpha 0.4 and zeta
     # sigmoid(-2), flags the first by its logit and the second by its residual. From level 1
-    # their evidence is -3 + 2 = -1 and log(0.4 / 0.8) = -0.69; the cut is half way.
+    # their evidence is -3 + 2 = -1 and log(0.4 / 0.8) = -0.69; the second comes first.
     residual = np.float32([[0.8, 0.0], [0.4, 0.0], [0.1, 0.1]]).reshape(3, 1, 2)
     logits = np.float32([[-2, 0], [-3, 0], [1, 1]]).reshape(3, 1, 2)
     assert flagged((residual, logits), (0.4, float(regularity(-2.0)))) == 2
-    alpha, zeta = calibrate(residual, logits, target_fpr=0.34)
-    t = (-1 + math.log(0.5)) / 2
-    assert alpha == pytest.approx(0.8 * math.exp(t), rel=1e-5)
-    assert logit(zeta) == pytest.approx(-3 - t, rel=1e-5)
+    alpha, zeta = calibrate(residual, logits, target_fpr=0.25)
+    assert alpha == pytest.approx(0.4, rel=1e-5)
+    assert logit(zeta) == pytest.approx(-3 - math.log(0.5), rel=1e-5)
     assert flagged((residual, logits), (alpha, zeta)) == 1
 
 
@@ -386,9 +385,8 @@ def test_where_the_last_level_flags_too_few_both_thresholds_move_on():
     logits = np.float32([[6, 1], [7, -1], [6, -1], [7, -2]]).reshape(4, 1, 2)
     assert flagged((residual, logits), (0.4, float(regularity(1.0)))) == 0
     alpha, zeta = calibrate(residual, logits, target_fpr=0.25)
-    t = (math.log(0.04 / 0.4) + math.log(0.01 / 0.4)) / 2
-    assert alpha == pytest.approx(0.4 * math.exp(t), rel=1e-5)
-    assert logit(zeta) == pytest.approx(1 - t, rel=1e-5)
+    assert alpha == pytest.approx(0.04, rel=1e-5)
+    assert logit(zeta) == pytest.approx(1 - math.log(0.1), rel=1e-5)
     assert flagged((residual, logits), (alpha, zeta)) == 1
 
 
@@ -396,17 +394,24 @@ def test_where_the_last_level_flags_too_few_both_thresholds_move_on():
 def test_a_given_threshold_stays_and_the_other_takes_its_level(given):
     residual, logits = maps = random_maps(60)
     options = {"alpha": 0.1} if given == "alpha" else {"zeta": 0.3}
-    alpha, zeta = calibrate(*maps, **options, target_fpr=0.1)
+    alpha, zeta = calibrate(*maps, **options, target_fpr=0.1)  # k = 6
     if given == "alpha":
         assert alpha == 0.1
         candidates = sorted(float(regularity(z).min()) for z in logits)
-        counts = [flagged(maps, (0.1, candidate)) for candidate in candidates]
-        assert zeta == next(c for c, n in zip(candidates, counts, strict=True) if n >= 6)
+        assert zeta == next(c for c in candidates if flagged(maps, (0.1, c)) >= 6)
     else:
         assert zeta == 0.3
         candidates = sorted((float(r.max()) for r in residual), reverse=True)
-        counts = [flagged(maps, (candidate, 0.3)) for candidate in candidates]
-        assert alpha == next(c for c, n in zip(candidates, counts, strict=True) if n >= 6)
+        assert alpha == next(c for c in candidates if flagged(maps, (c, 0.3)) >= 6)
+
+
+@pytest.mark.parametrize("given", [{"alpha": 1e-6}, {"alpha": 1e3}, {"zeta": 1 - 1e-6}])
+@pytest.mark.parametrize("balance", [0.3, 0.5])
+def test_beside_a_given_threshold_the_other_makes_up_for_it_in_a_mean(given, balance):
+    maps, rule = random_maps(20), {"fusion": "mean", "balance": balance}
+    thresholds = calibrate(*maps, **given, target_fpr=0.1, **rule)
+    assert next(iter(given.values())) in thresholds
+    assert flagged(maps, thresholds, **rule) == 2
 
 
 def test_given_thresholds_are_used_as_they_are():
@@ -442,19 +447,19 @@ def test_enough_images_are_flagged_whatever_ties(n, data, percent, fusion):
     logits = data.draw(hnp.arrays(np.float32, shape, elements=st.floats(-10, 10, width=32)))
     residual = np.maximum(residual, np.float32(1e-6))
     thresholds = calibrate(residual, logits, target_fpr=percent / 100, fusion=fusion)
-    wanted = max(1, percent * n // 100)
+    wanted = max(1, percent * (n + 1) // 100)
     assert flagged((residual, logits), thresholds, fusion=fusion) >= wanted
 
 
-def test_new_normal_images_are_flagged_at_about_the_promised_rate():
+@pytest.mark.parametrize(("n", "target_fpr"), [(49, 0.1), (30, 0.01), (30, 1 / 31)])
+def test_new_normal_images_are_flagged_as_often_as_promised(n, target_fpr):
     fresh = random_maps(2000, side=4, seed=999)
     rates = [
-        flagged(fresh, calibrate(*random_maps(49, side=4, seed=seed), target_fpr=0.1)) / 2000
-        for seed in range(40)
+        flagged(fresh, calibrate(*random_maps(n, side=4, seed=seed), target_fpr=target_fpr)) / 2000
+        for seed in range(60)
     ]
-    # k = 4 of 49. The cut lies at the 4th or between it and the 5th: 4 / 50 to 5 / 50. The
-    # standard error of the mean over 40 draws is about 0.006.
-    assert 0.06 < np.mean(rates) < 0.12
+    # The bound k / (n + 1) is reached on average; the standard error of the mean is about 0.005.
+    assert np.mean(rates) == pytest.approx(conformal_count(n, target_fpr) / (n + 1), abs=0.01)
 
 
 def test_calibration_does_not_depend_on_blocks_or_order(monkeypatch):
@@ -558,7 +563,7 @@ def test_margins_are_balanced_by_how_much_their_extremes_vary():
 
 
 @given(seed=st.integers(0, 50), target=st.sampled_from([0.01, 0.1, 0.3]))
-def test_no_held_out_clip_has_more_than_its_share_flagged(seed, target):
+def test_the_worst_held_out_clip_is_just_over_its_share_and_no_other_is(seed, target):
     rng = np.random.default_rng(seed)
     clips = np.repeat([0, 1, 2], [10, 20, 5])
     level = np.array([0.0, 1.0, 3.0])[clips][:, None, None]  # clips differ more than their frames
@@ -567,6 +572,7 @@ def test_no_held_out_clip_has_more_than_its_share_flagged(seed, target):
     alpha, zeta = calibrate(residual, logits, target_fpr=target, groups=clips, fusion="mean")
     flagged = evidence(residual, logits, alpha=alpha, zeta=zeta, fusion="mean").max((1, 2)) >= 0
     shares = [flagged[clips == clip].sum() for clip in range(3)]
-    allowed = [max(1, math.floor(target * n + 1e-9)) for n in (10, 20, 5)]
-    assert all(share <= most for share, most in zip(shares, allowed, strict=True))
-    assert any(share == most for share, most in zip(shares, allowed, strict=True))
+    allowed = [math.floor(target * n + 1e-9) for n in (10, 20, 5)]
+    over = [share - most for share, most in zip(shares, allowed, strict=True)]
+    assert sorted(over)[-1] == 1
+    assert sorted(over)[-2] <= 0
