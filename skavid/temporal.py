@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skavid.images import check_images
 
-__all__ = ["FrameStream", "TemporalStacker", "concatenate_clips"]
+__all__ = ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"]
 
 _BLOCK_BYTES = 2**25
 # UCSD Ped2: within clips frames change at most 2.2 times the median, between clips of different
@@ -504,6 +504,50 @@ def concatenate_clips(
                 f"clip 0 has {first.shape[1:]} and {first.dtype}; convert them first."
             )
     return np.concatenate(arrays), np.repeat(np.arange(len(arrays)), [len(a) for a in arrays])
+
+
+def causal_mean(
+    maps: npt.ArrayLike, n_frames: int, *, groups: npt.ArrayLike | None = None
+) -> npt.NDArray[np.float32]:
+    """Average each frame with those before it: alarms that last, none of a single frame.
+
+    Parameters
+    ----------
+    maps : array-like of shape (n_frames of all clips, ...)
+        Evidence or scores in their order of time.
+    n_frames : int
+        How many frames are averaged, this one included; 1 leaves them as they are.
+    groups : array-like of shape (n_frames of all clips,), default=None
+        Clip ids; the frames of a clip are consecutive. None: all are one clip.
+
+    Returns
+    -------
+    means : ndarray of the same shape, float32
+        The first frames of a clip are averaged with what there is. No frame sees a later one,
+        nor another clip's, so that a live stream gives the same.
+
+    Raises
+    ------
+    ValueError
+        If n_frames is not a whole number above 0, or groups tear a clip apart.
+
+    Examples
+    --------
+    >>> from skavid.temporal import causal_mean
+    >>> causal_mean([0.0, 4.0, 2.0, 9.0], 2, groups=["a", "a", "a", "b"])
+    array([0., 2., 3., 9.], dtype=float32)
+    """
+    if not isinstance(n_frames, Integral) or n_frames < 1:
+        raise ValueError(f"n_frames must be a whole number above 0. Got {n_frames!r}.")
+    values = np.asarray(maps, dtype=np.float32)
+    starts = _clip_starts(groups, values)
+    total = values.copy()
+    count = np.ones(len(values), dtype=np.float32)
+    for lag in range(1, min(int(n_frames), len(values))):
+        same = starts[lag:] == starts[:-lag]
+        total[lag:][same] += values[:-lag][same]
+        count[lag:] += same
+    return np.asarray(total / count.reshape(-1, *[1] * (values.ndim - 1)))
 
 
 def _to_grey(images: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

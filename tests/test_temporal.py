@@ -16,7 +16,7 @@ from sklearn.svm import OneClassSVM
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
 from skavid.model_selection import NoveltyKFold
-from skavid.temporal import TemporalStacker, concatenate_clips
+from skavid.temporal import TemporalStacker, causal_mean, concatenate_clips
 
 # Rows are moments of a clip: what a stack holds depends on the rows before it.
 STATEFUL = {
@@ -496,3 +496,27 @@ def test_a_stream_keeps_the_parameters_it_began_with():
 def test_clips_that_differ_are_refused(clips, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         concatenate_clips(clips)
+
+
+# --- smoothing over time ------------------------------------------------------------------------
+
+
+@given(
+    clips=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    n_frames=st.integers(1, 8),
+    seed=st.integers(0, 99),
+)
+def test_each_frame_is_averaged_with_the_frames_of_its_clip_before_it(clips, n_frames, seed):
+    groups = np.repeat(np.arange(len(clips)), clips)
+    maps = np.random.default_rng(seed).normal(size=(len(groups), 2, 3)).astype(np.float32)
+    means = causal_mean(maps, n_frames, groups=groups)
+    for t, clip in enumerate(groups):
+        before = [s for s in range(max(0, t - n_frames + 1), t + 1) if groups[s] == clip]
+        np.testing.assert_allclose(means[t], maps[before].mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("n_frames", [0, 1.5])
+def test_a_number_of_frames_that_is_none_is_refused(n_frames):
+    message = f"n_frames must be a whole number above 0. Got {n_frames}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        causal_mean([1.0, 2.0], n_frames)
