@@ -82,7 +82,7 @@ PUBLIC = {
         "threshold_plane",
     ],
     "skavid.plotting": ["IrregularityDisplay"],
-    "skavid.temporal": ["FrameStream", "TemporalStacker", "concatenate_clips"],
+    "skavid.temporal": ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"],
     "skavid.video": [
         "BrokenVideoError",
         "Frame",
