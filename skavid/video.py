@@ -32,6 +32,7 @@ __all__ = [
     "Frame",
     "OverlayWriter",
     "count_frames",
+    "draw_overlay",
     "load_frames",
     "read_frames",
     "read_pairs",
@@ -602,16 +603,9 @@ class OverlayWriter:
         regularity: ArrayLike | None,
         score: float | None,
     ) -> NDArray[np.uint8]:
-        size = self.zoom * frame.shape[0], self.zoom * frame.shape[1]
-        picture = _resize(frame, size)
-        if regularity is not None:
-            heat = _heat(_resize(_check_map(regularity, "regularity"), size))
-            mixed = (1 - self.opacity) * picture + self.opacity * heat
-            picture = np.rint(mixed).astype(np.uint8)
-        if mask is not None:
-            inside = _resize(_check_map(mask, "mask") != 0, size)
-            picture[binary_dilation(inside, iterations=1) & ~inside] = _RIM
-            picture[inside & ~binary_erosion(inside)] = _OUTLINE
+        picture = draw_overlay(
+            frame, mask=mask, regularity=regularity, opacity=self.opacity, zoom=self.zoom
+        )
         if not self._strip_height:
             return picture
         self._scores.append(np.nan if score is None else float(score))
@@ -630,6 +624,55 @@ class OverlayWriter:
             yield
         except self._av.error.FFmpegError as error:
             raise OSError(f"{self.path} cannot be written: {error.strerror}.") from error
+
+
+def draw_overlay(
+    image: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    regularity: ArrayLike | None = None,
+    opacity: float = 0.5,
+    zoom: int = 1,
+) -> NDArray[np.uint8]:
+    """Draw a mask and a regularity over a single picture, as :class:`OverlayWriter` does.
+
+    Parameters
+    ----------
+    image : array-like of shape (H, W) or (H, W, 3), uint8
+        The picture.
+    mask : array-like of shape (h, w), bool, default=None
+        Irregular pixels; a map of another size than the image is resized to it.
+    regularity : array-like of shape (h, w), default=None
+        In [0, 1], 1 where it is regular.
+    opacity : float, default=0.5
+        Of the regularity, in [0, 1].
+    zoom : int, default=1
+        How many pixels to show a pixel as, along each side.
+
+    Returns
+    -------
+    picture : ndarray of shape (zoom * H, zoom * W, 3), uint8
+        Red, green and blue.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.video import draw_overlay
+    >>> draw_overlay(np.zeros((4, 6), np.uint8), mask=np.eye(4, 6) > 0, zoom=2).shape
+    (8, 12, 3)
+    """
+    frame = _check_image(image)
+    size = zoom * frame.shape[0], zoom * frame.shape[1]
+    picture = _resize(frame, size)
+    if regularity is not None:
+        heat = _heat(_resize(_check_map(regularity, "regularity"), size))
+        picture = np.rint((1 - opacity) * picture + opacity * heat).astype(np.uint8)
+    if mask is not None:
+        inside = _resize(_check_map(mask, "mask") != 0, size)
+        width = max(1, size[0] // 360)  # a line that is seen in large pictures, too
+        picture[binary_dilation(inside, iterations=width) & ~inside] = _RIM
+        picture[inside & ~binary_erosion(inside, iterations=width)] = _OUTLINE
+    return picture
 
 
 def write_overlay(
