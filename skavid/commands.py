@@ -917,14 +917,13 @@ def info(arguments: argparse.Namespace, talk: Talk) -> int:
     if arguments.model is not None:
         detector, reading = _open_model(arguments)
         facts = _model_facts(detector)
-        text = [f"{arguments.model} reads {reading.describe()}.", _basis_text(detector)]
-        if detector.object_size_ is not None:
-            text.insert(1, f"What moves was about {detector.object_size_:.0f} pixels large.")
+        text = [f"{arguments.model} reads {reading.describe()}."]
         if "trained_on" in facts:
-            text.insert(
-                1,
-                f"Trained {counted(facts['n_epochs'], 'epoch')} on {', '.join(facts['trained_on'])}.",
-            )
+            epochs = counted(facts["n_epochs"], "epoch")
+            text.append(f"Trained {epochs} on {', '.join(facts['trained_on'])}.")
+        if detector.object_size_ is not None:
+            text.append(f"What moves was about {detector.object_size_:.0f} pixels large.")
+        text.append(_basis_text(detector))
         talk.tell(facts, "\n".join(text))
         return FINE
 
