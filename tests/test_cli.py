@@ -270,8 +270,8 @@ def test_a_region_may_be_ignored(place):
         (["nowhere.mp4", "model"], "There is no file and no folder nowhere.mp4."),
         (
             ["{place}/normal.mp4", "{place}/today.mp4"],
-            "{place}/today.mp4 is there, and is no model of skavid; the last argument is the model "
-            "to write.",
+            "{place}/today.mp4 is there, and is no model of skavid; the last argument is the "
+            "model to write.",
         ),
         (
             ["{place}/normal.mp4", "no/model"],
