@@ -21,7 +21,7 @@ from skavid.talk import BAD_INPUT, FINE, INTERRUPTED, UNEXPECTED, Talk
 __all__ = ["main"]
 
 SOURCES = """\
-a source is a video, a folder of videos, a folder of pictures (those in folders below it, too), a
+A source is a video, a folder of videos, a folder of pictures (those in folders below it, too), a
 picture, or an .npy file of images (n, height, width[, channels])."""
 
 
@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
+        if message.startswith("unrecognized arguments"):
+            message += "; sources stand side by side, and no option between them"
         self.exit(BAD_INPUT, f"{self.prog}: {message} (`{self.prog} --help` shows how)\n")
 
 

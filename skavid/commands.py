@@ -57,8 +57,7 @@ EXTRAS = {
 
 
 def fit(arguments: argparse.Namespace, talk: Talk) -> int:
-    import tempfile
-
+    """Train, and write a model."""
     from skavid import sources
     from skavid.estimator import VIDEO, AVIDDetector
     from skavid.training import DivergedError
@@ -91,7 +90,7 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
         size = reading.size or sources.open_array(Path(clips[0].path)).shape[1:3]
         example = clips[0] if clips else None
         detector.ignore = sources.read_ignore(arguments.ignore, size, example)
-    with tempfile.TemporaryDirectory(prefix=f".{model.name}.", dir=model.parent) as folder:
+    with _folder_beside(model) as folder:
         if arguments.dataset:
             images, ids = _load_dataset(arguments, reading, "train")[:2]
             fps, n_clips = 25.0, len(set(ids.tolist()))
@@ -125,7 +124,7 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
     detector.extra_ = {
         "reading": reading._asdict(),
         "fps": fps,
-        "trained_on": [clip.name for clip in clips] or [arguments.dataset],
+        "trained_on": [clip.name for clip in clips][:LISTED] or [arguments.dataset],
     }
     detector.save(model)
     result = _model_facts(detector)
@@ -241,6 +240,15 @@ def _check_model_target(path: Path) -> Path:
         )
     _check_parent(path)
     return path
+
+
+def _folder_beside(path: Path) -> Any:
+    """Make a folder for images that are too many for memory; it is removed at the end."""
+    import tempfile
+
+    return tempfile.TemporaryDirectory(
+        prefix=f".{path.name}.", dir=path.absolute().parent, ignore_cleanup_errors=True
+    )
 
 
 def _check_parent(path: Path | None) -> None:
@@ -426,6 +434,7 @@ def _end(stop: CtrlC, talk: Talk, n: int, kept: str) -> int:
 
 
 def score(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Write scores."""
     from skavid import outputs
     from skavid.watch import Viewer
 
@@ -464,6 +473,7 @@ def score(arguments: argparse.Namespace, talk: Talk) -> int:
 
 
 def segment(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Write what was seen."""
     from skavid import outputs
     from skavid.watch import Viewer
 
@@ -591,8 +601,10 @@ def _writers(
 
 def _picture_name(look: Look) -> str:
     """Name the picture of an image: as its source, or by clip and frame."""
+    from skavid.video import PICTURES
+
     path = Path(look.name)
-    if path.suffix:
+    if look.time is None and path.suffix.lower() in PICTURES:
         return path.with_suffix(".png").as_posix()
     return f"{look.name}/{look.index:06d}.png"
 
@@ -667,8 +679,7 @@ def _moments_text(
 
 
 def calibrate(arguments: argparse.Namespace, talk: Talk) -> int:
-    import tempfile
-
+    """Find new thresholds."""
     from skavid import sources
 
     target = arguments.model if arguments.output is None else arguments.output
@@ -677,9 +688,7 @@ def calibrate(arguments: argparse.Namespace, talk: Talk) -> int:
     clips = _find_clips(arguments.sources, reading)
     _ignore(arguments, detector, reading, clips)
     total = sum(clip.n_images() or 0 for clip in clips) or None
-    with tempfile.TemporaryDirectory(
-        prefix=f".{target.name}.", dir=target.absolute().parent
-    ) as folder:
+    with _folder_beside(target) as folder:
         with talk.progress(total, "image") as bar:
             images, ids, fps = sources.load(
                 clips, reading, Path(folder), lambda looks: _counting(looks, bar)
@@ -704,6 +713,7 @@ def calibrate(arguments: argparse.Namespace, talk: Talk) -> int:
 
 
 def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Tell how good a model is."""
     import tempfile
 
     import numpy as np
@@ -768,6 +778,7 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
 
 
 def watch(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Tell of events as they happen."""
     from skavid import outputs
     from skavid.datasets import VIDEOS
     from skavid.watch import Events, Feed, Viewer, Webhook, watch
@@ -783,9 +794,8 @@ def watch(arguments: argparse.Namespace, talk: Talk) -> int:
     given = arguments.source
     source: str | int = int(given) if given.isdecimal() else given
     is_address = isinstance(source, str) and "://" in source
-    is_live = isinstance(source, int) or (
-        is_address and Path(given.split("?")[0]).suffix.lower() not in VIDEOS
-    )
+    is_file = given.startswith("http") and Path(given.split("?")[0]).suffix.lower() in VIDEOS
+    is_live = isinstance(source, int) or (is_address and not is_file)
     clips = [] if is_live or is_address else _find_clips([given], reading)
     if len(clips) > 1:
         raise ValueError(f"{given} holds {len(clips)} clips; one is watched at a time.")
@@ -842,6 +852,7 @@ def watch(arguments: argparse.Namespace, talk: Talk) -> int:
 
 
 def export(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Write a model as ONNX."""
     import numpy as np
 
     from skavid import export, sources
@@ -876,6 +887,7 @@ def export(arguments: argparse.Namespace, talk: Talk) -> int:
 
 
 def demo(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Run fit and segment on a drawn scene."""
     from skavid.datasets import make_moving_shapes
     from skavid.video import write_overlay
 
@@ -909,6 +921,7 @@ def demo(arguments: argparse.Namespace, talk: Talk) -> int:
 
 
 def info(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Tell of versions, or of a model."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

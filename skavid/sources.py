@@ -84,6 +84,7 @@ class Clip(NamedTuple):
     path: Path | str
     kind: str  # "video", "array" or "pictures"
     pictures: tuple[Path, ...] = ()
+    prefix: str = ""  # of the names of pictures, where there are several sets
 
     def n_images(self) -> int | None:
         """Tell about how many images it has."""
@@ -124,6 +125,8 @@ def list_clips(sources: Sequence[str], *, stacked: bool) -> list[Clip]:
             clip._replace(name=f"{Path(clip.path).absolute().parent.name}-{clip.name}")
             for clip in clips
         ]
+    if len(clips) > 1:
+        clips = [clip._replace(prefix=f"{clip.name}/") for clip in clips]
     return clips
 
 
@@ -139,7 +142,7 @@ def _clips(source: str, *, stacked: bool) -> Iterator[Clip]:
         if suffix == ".npy":
             yield Clip(path.stem, path, "array")
         elif suffix in PICTURES and not stacked:
-            yield Clip(path.parent.name, path.parent, "pictures", (path,))
+            yield Clip(path.absolute().parent.name, path.parent, "pictures", (path,))
         else:
             yield Clip(path.stem, path, "video")
         return
@@ -260,7 +263,7 @@ def _read_pictures(clip: Clip, reading: Reading, whole: bool) -> Iterator[Look]:
             broken.append(path)
             continue
         told = told or _warn_if_squeezed(path, people.shape, size)
-        name = path.relative_to(root).as_posix()
+        name = clip.prefix + path.relative_to(root).as_posix()
         yield Look(frame.image, name, index, None, people if whole else None)
     if broken:
         raise BrokenVideoError(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
-LONGEST_PAUSE = 60.0  # seconds between two tries to reach a camera again
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between two tries to reach a camera again
 MOST_WAITING = 100  # events for a webhook that does not answer
 
 
@@ -187,7 +187,7 @@ class Feed:
         began = time.monotonic()
         stacking = self.reading.stacking
         stacker = None if stacking is None else TemporalStacker(**stacking)
-        n_frames, pause = 0, 1.0
+        n_frames, pause = 0, FIRST_PAUSE
         while not self._stop.is_set():
             stream = None if stacker is None else stacker.stream()
             try:
@@ -205,7 +205,7 @@ class Feed:
                     image = frame.image if stream is None else stream.push(frame.image)
                     look = Look(image, self.name, n_frames, moment, whole)
                     self._put(_Told(look), drop=not self.fast)
-                    n_frames, pause = n_frames + 1, 1.0
+                    n_frames, pause = n_frames + 1, FIRST_PAUSE
                 reason = "it ended."
             except (OSError, ValueError) as error:
                 if isinstance(error, BrokenVideoError) and not self.is_live and n_frames:

@@ -165,6 +165,11 @@ def test_python_m_skavid_is_the_command_line():
             "(`skavid fit --help` shows how)",
         ),
         (
+            ["fit", "a", "b", "--grey", "c"],
+            "skavid: unrecognized arguments: c; sources stand side by side, and no option between "
+            "them (`skavid --help` shows how)",
+        ),
+        (
             ["watch", "model", "0", "--patience", "soon"],
             "skavid watch: argument --patience: must be a number above 0, not 'soon' "
             "(`skavid watch --help` shows how)",
@@ -254,6 +259,12 @@ def test_pictures_are_single_images_and_video_says_otherwise(place, capsys):
     told = json.loads(out)
     assert told["image_shape"] == [16, 24, 3]
     assert told["reading"]["stacking"]["spacing"] == 2
+
+
+def test_several_sources_may_stand_between_options(place):
+    words = ["fit", *SIZE, place / "normal.mp4", place / "today.mp4", "model", *TINY, "--quiet"]
+    assert main([str(word) for word in words]) == 0
+    assert AVIDDetector.load("model").extra_["trained_on"] == ["normal", "today"]
 
 
 def test_a_region_may_be_ignored(place):
@@ -686,6 +697,35 @@ def test_evaluate_refuses_a_truth_that_does_not_fit(capsys, place, tmp_path, wor
     message = f"skavid evaluate: {message.format(place=place)}"
     said = refused(capsys, tmp_path, "evaluate", place / "model", place / "today.mp4", *words)
     assert said == message
+
+
+def test_a_data_set_is_trained_on_and_evaluated_by_its_name(capsys, place, tmp_path):
+    normal = load_frames(place / "normal.mp4").frames
+    today = load_frames(place / "today.mp4").frames
+    for number in (1, 2):
+        write_pictures(tmp_path / f"ped2/Train/Train00{number}", normal[number * 20 :][:20])
+    write_pictures(tmp_path / "ped2/Test/Test001", today)
+    truth = np.array([read_picture(p) for p in sorted((place / "truth").iterdir())])
+    write_pictures(tmp_path / "ped2/Test/Test001_gt", truth)
+    words = ["--dataset", "ucsd-ped2"]
+    assert run(capsys, "fit", "ped2", "model", *words, *TINY, *SIZE)[0] == 0
+    detector = AVIDDetector.load("model")
+    assert detector.image_shape_ == (16, 24, 3)
+    assert detector.calibration_["n_clips"] == 1
+    code, out, _ = run(capsys, "evaluate", "model", "ped2", *words, "--json")
+    assert code == 0
+    assert json.loads(out)["images"] == 30
+    assert refused(capsys, tmp_path, "evaluate", "model", "ped2", "ped2", *words) == (
+        "skavid evaluate: --dataset takes one folder, that of ucsd-ped2."
+    )
+
+
+def test_a_model_that_python_saved_is_read_by_its_shape(capsys, place):
+    detector = AVIDDetector.load(place / "model")
+    expected = run(capsys, "score", place / "model", place / "today.mp4")
+    del detector.extra_
+    detector.save("bare")
+    assert run(capsys, "score", "bare", place / "today.mp4") == expected
 
 
 # --- watch ---------------------------------------------------------------------------------------
