@@ -6,6 +6,7 @@ Floor 4: imports the method and its parts; nothing here knows files, plots or co
 from __future__ import annotations
 
 import copy
+import copyreg
 import hashlib
 import os
 import warnings
@@ -28,7 +29,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, check_memory
 from torch import Tensor, nn
 
-from skavid import segmentation
+from skavid import persistence, segmentation
 from skavid.corruption import CORRUPTIONS, complementary, hiding
 from skavid.images import check_images, check_value_range, from_tensor, to_tensor, value_range
 from skavid.losses import LOSSES
@@ -537,10 +538,22 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         net = self._play(images, groups, parts, scene, n_epochs, going_on=going_on)
         self._keep(net)
         self._calibrate(images, groups, parts.held_out)
+        self._trained_on = {
+            "n_images": len(images),
+            "n_held_out": len(parts.held_out),
+            "n_clips": None if groups is None else len(np.unique(groups)),
+            "versions": persistence.versions(),
+        }
 
     def _check_training(
         self, images: NDArray[Any], y: Any, groups: Any, *, going_on: bool
     ) -> NDArray[Any] | None:
+        if going_on and not hasattr(self, "net_"):
+            raise ValueError(
+                "This AVIDDetector was loaded from a file without optimisers, so its training "
+                "cannot go on; fit it anew with warm_start=False, or keep detectors with joblib "
+                "to go on later."
+            )
         if y is not None and _some_irregular(np.asarray(y)):
             warnings.warn(
                 "y marks irregular images, but AVIDDetector ignores y and takes all as normal; "
@@ -1100,6 +1113,92 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             total += draw.hidden * inpainter(draw.images, draw.hidden)
             count += draw.hidden
         return total / count
+
+    # --- keeping a model -------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted detector to one file, without pickle.
+
+        Needs the extra ``save``. Read more in the user guide: what is kept, and what a file is
+        to be trusted with.
+
+        Parameters
+        ----------
+        path : str or path
+            Where to; ".skavid" or ".safetensors" are good suffixes. An existing file is replaced
+            once the new one is complete.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is a function or something else that a file without code cannot keep.
+        OSError
+            If the file cannot be written; nothing is left of it.
+
+        See Also
+        --------
+        load : Reads it again.
+
+        Notes
+        -----
+        Scores, maps and masks of the loaded detector are equal to the last bit on the same
+        machine, with the same releases. ``net_``, which only a further training needs, is not
+        kept; `callbacks`, `memory` and a `random_state` that is no integer become None. A dict
+        ``extra_`` that you set is kept, if JSON can hold it: the command line notes there how
+        sources are read.
+        """
+        check_is_fitted(self)
+        persistence.save_model(path, *self._kept())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AVIDDetector:
+        """Read a detector that `save` wrote; nothing in the file is run.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+
+        Returns
+        -------
+        detector : AVIDDetector
+            It scores, segments and can be fitted anew; without its optimisers `partial_fit` and
+            `warm_start` cannot go on.
+
+        Raises
+        ------
+        ValueError
+            If the file is cut off, damaged, of a format that this release does not know, or
+            holds what cannot be.
+        FileNotFoundError
+            If there is none.
+        """
+        return cls()._restore(*persistence.load_model(path, cls._parameter_constraints))
+
+    def _kept(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]]]:
+        return self.get_params(deep=False), dict(vars(self)), self._parameter_constraints
+
+    def _restore(self, parameters: dict[str, Any], attributes: dict[str, Any]) -> AVIDDetector:
+        self.__dict__.update(type(self)(**parameters).__dict__)
+        self.__dict__.update(attributes)
+        return self
+
+    # pickle, joblib and copy come by this door and keep all...
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return copyreg.__newobj__, (type(self),), super().__getstate__()  # type: ignore[attr-defined]
+
+    # ...skops by this one: it knows no tensors, so it gets the bytes that `save` would write.
+    def __getstate__(self) -> dict[str, Any]:
+        if not hasattr(self, "inpainter_"):
+            return dict(super().__getstate__())
+        return {"file": np.frombuffer(persistence.pack(*self._kept()), np.uint8)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if set(state) == {"file"}:
+            data = state["file"].tobytes()
+            self._restore(*persistence.unpack(data, self._parameter_constraints))
+        else:
+            super().__setstate__(state)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -42,6 +42,10 @@ WITHOUT_EXAMPLES = {
     "scene.background",
     "scene.learn_scene",
     "scene.matte",
+    "persistence.load_model",  # parts of AVIDDetector.save and load
+    "persistence.pack",
+    "persistence.save_model",
+    "persistence.unpack",
     "training.AVIDNet",  # parts of AVIDDetector.fit
     "training.look_around",
     "training.play",
@@ -99,7 +103,7 @@ PUBLIC = {
 }
 METHODS = [
     "calibrate", "decision_function", "find", "fit", "fit_predict", "get_metadata_routing",
-    "get_params", "maps", "partial_fit", "predict", "score_samples", "segment",
+    "get_params", "load", "maps", "partial_fit", "predict", "save", "score_samples", "segment",
     "set_fit_request", "set_params", "set_partial_fit_request", "with_thresholds",
 ]  # fmt: skip
 FUNCTIONS = ["datasets", "metrics", "video"]

@@ -55,7 +55,7 @@ def test_every_block_of_the_readme_runs(tmp_path, monkeypatch):
             warnings.simplefilter("error")
             exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "what-they-saw.png").stat().st_size > 1000
-    assert (tmp_path / "detector.joblib").exists()
+    assert (tmp_path / "detector.skavid").exists()
     from matplotlib import pyplot
 
     pyplot.close("all")

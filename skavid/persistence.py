@@ -1,0 +1,660 @@
+"""Models on disk without pickle: weights as safetensors, all else as JSON in their header.
+
+Floor 3: imports the networks and the ground, never the estimator. A file is untrusted: what it
+says is compared with what it holds before anything is built, and nothing in it is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import math
+import os
+import platform
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import sklearn
+import torch
+from numpy.typing import NDArray
+from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from torch import nn
+
+from skavid.corruption import CORRUPTIONS
+from skavid.images import check_value_range
+from skavid.networks import Detector, Inpainter
+from skavid.regions import PAPER_GEOMETRY, Geometry
+
+__all__ = ["FITTED", "load_model", "pack", "save_model", "unpack", "versions"]
+
+# Rises when a file changes its meaning. What a newer release adds may be missing in older files:
+# a parameter takes its default, an attribute must then be optional below.
+FORMAT = 1
+# Bounds on what a file may ask for.
+MOST_HEADER = 2**22  # bytes of JSON; names of features are most of it
+MOST_BYTES = 2**31
+MOST_DIMENSIONS = 8  # of an array
+MOST_PIXELS = 2**15  # of a filter's side
+MOST_MAPS = 2**12  # channels, and a network's width
+LONGEST_REASON = 500  # characters of an error
+
+# What only serves the training on one machine. A cache, moreover, is read with pickle: a stranger
+# shall not choose it.
+NOT_KEPT = ("callbacks", "memory")
+
+_HUGE = 1e308  # a Python integer may be larger than any float
+_COUNT = [Interval(Integral, 0, None, closed="left")]
+_SHARE = [Interval(Real, 0, 1, closed="both")]
+_MAPS = [Interval(Integral, 1, MOST_MAPS, closed="both")]
+_PIXELS = [Interval(Integral, 0, MOST_PIXELS, closed="both")]
+
+FITTED: dict[str, list[Any]] = {
+    "image_shape_": [tuple],
+    "n_features_in_": _COUNT,
+    "feature_names_in_": [np.ndarray],
+    "value_range_": [tuple],
+    "geometry_": [tuple],
+    "object_size_": [Interval(Real, 0, None, closed="neither"), None],
+    "object_pace_": [Interval(Real, 0, None, closed="left"), None],
+    "alpha_": [Interval(Real, 0, _HUGE, closed="neither")],
+    "zeta_": [Interval(Real, 0, 1, closed="neither")],
+    "balance_": _SHARE,
+    "offset_": [Interval(Real, -_HUGE, _HUGE, closed="neither")],
+    "calibration_": [dict, None],
+    "history_": [list],
+    "checkpoint_": [dict],
+    "n_iter_": _COUNT,
+    "_seed": [Interval(Integral, 0, 2**31 - 1, closed="both")],
+    "_crop_size": [Interval(Integral, 1, None, closed="left"), None],
+    "_auto_filters": [dict],
+    "_trained_on": [dict],
+    "extra_": [dict],
+}
+"""The attributes of a fitted detector that are kept beside its networks, and what they may be."""
+
+OPTIONAL = {"feature_names_in_", "_trained_on", "extra_"}
+
+_SIZES: dict[str, dict[str, list[Any]]] = {
+    "inpainter": {
+        "n_channels": _MAPS,
+        "width": _MAPS,
+        "depth": [Interval(Integral, 1, 8, closed="both")],
+        "patch": [Interval(Integral, 1, 32, closed="both")],
+        "bounded": ["boolean"],
+    },
+    "detector": {"n_channels": _MAPS, "width": _MAPS},
+}
+_STATE = {"format", "versions", "networks", "parameters", "fitted", "model_card"}
+
+# How safetensors names what NumPy names otherwise.
+_KINDS = {
+    "BOOL": np.dtype(bool),
+    "U8": np.dtype(np.uint8), "U16": np.dtype(np.uint16),
+    "U32": np.dtype(np.uint32), "U64": np.dtype(np.uint64),
+    "I8": np.dtype(np.int8), "I16": np.dtype(np.int16),
+    "I32": np.dtype(np.int32), "I64": np.dtype(np.int64),
+    "F16": np.dtype(np.float16), "F32": np.dtype(np.float32), "F64": np.dtype(np.float64),
+}  # fmt: skip
+_KIND_OF = {dtype: kind for kind, dtype in _KINDS.items()}
+_ODD_FLOATS = ("nan", "inf", "-inf")
+
+Kept = tuple[dict[str, Any], dict[str, Any]]
+Expected = dict[str, tuple[str, tuple[int, ...]]]
+
+
+def versions() -> dict[str, str]:
+    """Name the releases at work.
+
+    Returns
+    -------
+    versions : dict of str
+        Of skavid, Python and what decides over the last bit of a score.
+
+    Examples
+    --------
+    >>> from skavid.persistence import versions
+    >>> sorted(versions())
+    ['numpy', 'python', 'scikit-learn', 'skavid', 'torch']
+    """
+    # Not by an import statement: the package imports the estimator, which stands above.
+    package = importlib.import_module("skavid")
+    return {
+        "skavid": package.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+        "torch": str(torch.__version__),
+    }
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    parameters: Mapping[str, Any],
+    attributes: Mapping[str, Any],
+    constraints: Mapping[str, list[Any]],
+) -> None:
+    """Write a model to one file; an existing file is replaced at the very end, or left as it is.
+
+    Parameters
+    ----------
+    path : str or path
+        Where to; any suffix.
+    parameters : dict
+        The detector's parameters.
+    attributes : dict
+        Its attributes: `FITTED` and both networks.
+    constraints : dict
+        What parameters may be, as scikit-learn writes it.
+
+    Raises
+    ------
+    ValueError
+        If something cannot be kept, see `pack`.
+    OSError
+        If the file cannot be written.
+    ImportError
+        If safetensors is missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it.")
+    if not path.parent.exists():
+        raise FileNotFoundError(
+            f"{path} cannot be written: there is no folder {path.parent}; make it first."
+        )
+    data = pack(parameters, attributes, constraints)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        raise type(error)(f"{path} cannot be written: {error.strerror}.") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def load_model(path: str | os.PathLike[str], constraints: Mapping[str, list[Any]]) -> Kept:
+    """Read a model that `save_model` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        The file. It is not trusted.
+    constraints : dict
+        What parameters may be, as scikit-learn writes it.
+
+    Returns
+    -------
+    parameters, attributes : dict
+        As they were saved; both networks are among the attributes.
+
+    Raises
+    ------
+    ValueError
+        If the file is not what `save_model` writes: cut off, changed, of an unknown format, with
+        networks, parameters or thresholds that cannot be.
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If safetensors is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}; give one that AVIDDetector.save wrote.")
+    with path.open("rb") as file:
+        return _read(
+            file, os.fstat(file.fileno()).st_size, constraints, f"{path} cannot be loaded"
+        )
+
+
+def pack(
+    parameters: Mapping[str, Any],
+    attributes: Mapping[str, Any],
+    constraints: Mapping[str, list[Any]],
+) -> bytes:
+    """Turn a model into the bytes of its file.
+
+    Parameters
+    ----------
+    parameters : dict
+        The detector's parameters. Callbacks, memory and a RandomState become None.
+    attributes : dict
+        Its attributes: `FITTED` and both networks.
+    constraints : dict
+        What parameters may be, as scikit-learn writes it.
+
+    Returns
+    -------
+    data : bytes
+        In the safetensors format, with everything that is no array as JSON in its metadata. It
+        was read back: what is written here can be loaded.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is a function or another object that JSON and arrays cannot hold, or
+        something is not as `load_model` asks for.
+    ImportError
+        If safetensors is missing.
+    """
+    write = _import_safetensors().numpy.save
+    arrays: dict[str, NDArray[Any]] = {}
+    kept = {name: _encode(_keepable(name, parameters[name]), name, arrays) for name in parameters}
+    fitted = {
+        name: _encode(attributes[name], name, arrays) for name in FITTED if name in attributes
+    }
+    networks = {part: attributes[f"{part}_"] for part in _SIZES}
+    state = {
+        "format": FORMAT,
+        "versions": versions(),
+        "networks": _sizes(**networks),
+        "parameters": kept,
+        "fitted": fitted,
+        "model_card": _model_card(kept, fitted),
+    }
+    for part, network in networks.items():
+        for name, tensor in network.state_dict().items():
+            arrays[f"{part}.{name}"] = np.array(tensor.cpu().numpy(), order="C")
+    text = json.dumps(state, allow_nan=False)
+    data: bytes = write(arrays, {"skavid": text, "sha256": _checksum(text, arrays)})
+    _read(io.BytesIO(data), len(data), constraints, "This AVIDDetector cannot be saved")
+    return data
+
+
+def unpack(data: bytes, constraints: Mapping[str, list[Any]]) -> Kept:
+    """Turn the bytes of a file back into a model.
+
+    Parameters
+    ----------
+    data : bytes
+        From `pack`. They are not trusted.
+    constraints : dict
+        What parameters may be, as scikit-learn writes it.
+
+    Returns
+    -------
+    parameters, attributes : dict
+        As in `load_model`, which says what is refused.
+    """
+    return _read(io.BytesIO(data), len(data), constraints, "This model cannot be loaded")
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def _keepable(name: str, value: Any) -> Any:
+    if name in NOT_KEPT or isinstance(value, np.random.RandomState):
+        return None
+    if callable(value):
+        own = next((own for own, known in CORRUPTIONS.items() if known is value), "grafts")
+        raise ValueError(
+            f"{name} is a function, {value!r}, which a file without code cannot keep; keep the "
+            f"detector with joblib, or call set_params({name}={own!r}) if it is never fitted "
+            "again."
+        )
+    return value
+
+
+def _encode(value: Any, name: str, arrays: dict[str, NDArray[Any]]) -> Any:
+    """Write a value as JSON; arrays go beside it, and what JSON does not know is marked by $."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": str(value)}
+    if isinstance(value, np.ndarray):
+        return _encode_array(value, name, arrays)
+    if isinstance(value, tuple | list):
+        items = [_encode(item, f"{name}.{i}", arrays) for i, item in enumerate(value)]
+        return {"$tuple": items} if isinstance(value, tuple) else items
+    if isinstance(value, dict) and all(isinstance(k, str) and k[:1] != "$" for k in value):
+        return {key: _encode(item, f"{name}.{key}", arrays) for key, item in value.items()}
+    raise ValueError(
+        f"{name} is {value!r}, which a file without code cannot keep; give numbers, text, tuples, "
+        "lists or arrays."
+    )
+
+
+def _encode_array(value: NDArray[Any], name: str, arrays: dict[str, NDArray[Any]]) -> Any:
+    if value.dtype.kind in "OU" and value.ndim == 1 and all(isinstance(v, str) for v in value):
+        return {"$strings": [str(v) for v in value]}
+    native = value.astype(value.dtype.newbyteorder("="), order="C")
+    if native.dtype not in _KIND_OF:
+        raise ValueError(
+            f"{name} is an array of {value.dtype}, which cannot be kept; convert it to numbers or "
+            "bool."
+        )
+    arrays[f"array.{name}"] = native
+    return {
+        "$array": f"array.{name}",
+        "kind": _KIND_OF[native.dtype],
+        "shape": list(native.shape),
+    }
+
+
+def _sizes(inpainter: Inpainter, detector: Detector) -> dict[str, dict[str, Any]]:
+    """Read the sizes of networks from themselves: parameters may have been set since."""
+    first, other = (next(network.parameters()) for network in (inpainter, detector))
+    return {
+        "inpainter": {
+            "n_channels": first.shape[1] - 1,  # one more says what is hidden
+            "width": first.shape[0],
+            "depth": inpainter.depth,
+            "patch": inpainter.patch,
+            "bounded": inpainter.bounded,
+        },
+        "detector": {"n_channels": other.shape[1], "width": other.shape[0]},
+    }
+
+
+def _model_card(parameters: dict[str, Any], fitted: dict[str, Any]) -> dict[str, Any]:
+    """Say in one place what people ask of a model; `load_model` reads none of it."""
+    return {
+        "what": "AVID, adversarial visual irregularity detection: an inpainter and a detector, "
+        "trained on normal images alone; see skavid.AVIDDetector.",
+        "trained_on": {
+            **fitted.get("_trained_on", {}),
+            "image_shape": fitted["image_shape_"]["$tuple"],
+            "value_range": fitted["value_range_"]["$tuple"],
+        },
+        "thresholds": {
+            "alpha": fitted["alpha_"],
+            "zeta": fitted["zeta_"],
+            "balance": fitted["balance_"],
+            "fusion": parameters["fusion"],
+            "target_fpr": parameters["target_fpr"],
+            "rest_on": fitted["calibration_"],
+        },
+        "n_epochs": len(fitted["history_"]),
+        "kept_epochs": fitted["checkpoint_"],
+    }
+
+
+def _checksum(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    found = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        found.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def _read(file: BinaryIO, size: int, constraints: Mapping[str, list[Any]], refused: str) -> Kept:
+    try:
+        return _audit(file, size, constraints)
+    except RecursionError as error:
+        raise ValueError(f"{refused}: its JSON is nested too deeply.") from error
+    except ValueError as error:
+        reason = str(error)
+        tail = reason[1:] if len(reason) < LONGEST_REASON else f"{reason[1:LONGEST_REASON]}..."
+        raise ValueError(f"{refused}: {reason[:1].lower()}{tail}") from error
+
+
+def _audit(file: BinaryIO, size: int, constraints: Mapping[str, list[Any]]) -> Kept:
+    deserialize = _import_safetensors().deserialize
+    head = _read_head(file, size)
+    text, checksum = _metadata(head[8:])
+    state = _state(text)
+    networks, expected = _promised(state)
+    n_bytes = sum(_n_bytes(kind, shape) for kind, shape in expected.values())
+    if len(head) + n_bytes > MOST_BYTES:
+        raise ValueError(f"its arrays have {n_bytes:,} bytes, but a file may have {MOST_BYTES:,}.")
+    if len(head) + n_bytes != size:
+        raise ValueError(
+            f"it has {size:,} bytes, but what it says of itself needs {len(head) + n_bytes:,}; "
+            "it was cut off or changed."
+        )
+    arrays = _arrays(deserialize, head + file.read(n_bytes), expected)
+    if _checksum(text, arrays) != checksum:
+        raise ValueError("its content does not fit its checksum; it was damaged or changed.")
+    parameters = {name: _decode(value, arrays) for name, value in state["parameters"].items()}
+    fitted = {name: _decode(value, arrays) for name, value in state["fitted"].items()}
+    _check_parameters(parameters, constraints)
+    _check_fitted(fitted, state["networks"])
+    for part, network in networks.items():
+        fitted[f"{part}_"] = _filled(part, network, arrays)
+    return parameters, fitted
+
+
+def _read_head(file: BinaryIO, size: int) -> bytes:
+    """Read the length of the header and the header, if it may be one."""
+    prefix = file.read(8)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or length > size - 8:
+        raise ValueError("it is no file that AVIDDetector.save wrote, or it was cut off.")
+    if length > MOST_HEADER:
+        raise ValueError(
+            f"its header has {length:,} bytes, but may have {MOST_HEADER:,}; names of features "
+            "are the longest part of it."
+        )
+    return prefix + file.read(length)
+
+
+def _metadata(header: bytes) -> tuple[str, str]:
+    try:
+        metadata = json.loads(header)["__metadata__"]
+        text, checksum = metadata["skavid"], metadata["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError("it is no file that AVIDDetector.save wrote.") from error
+    if len(metadata) != 2 or not isinstance(text, str) or not isinstance(checksum, str):
+        raise ValueError("its metadata must be skavid and sha256, two texts; it was changed.")
+    return text, checksum
+
+
+def _state(text: str) -> dict[str, Any]:
+    try:
+        state = json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise ValueError("what it says of itself is no JSON; it was changed.") from error
+    if not isinstance(state, dict):
+        raise ValueError("what it says of itself is no object of JSON; it was changed.")
+    found = state.get("format")
+    if type(found) is not int or found != FORMAT:
+        raise ValueError(
+            f"it has the format {found!r}, but skavid {versions()['skavid']} reads format "
+            f"{FORMAT}; update skavid."
+        )
+    _check_names("entry", state, _STATE, _STATE)
+    for name in sorted(_STATE - {"format"}):
+        if not isinstance(state[name], dict):
+            raise ValueError(f"its {name} must be an object of JSON. Got {state[name]!r}.")
+    return state
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _check_names(what: str, found: Mapping[str, Any], known: set[str], needed: set[str]) -> None:
+    unknown, missing = set(found) - known, needed - set(found)
+    if unknown:
+        raise ValueError(
+            f"the {what} {min(unknown)!r} is not known to skavid {versions()['skavid']}; update "
+            "skavid."
+        )
+    if missing:
+        raise ValueError(f"the {what} {min(missing)!r} is missing; it was changed.")
+
+
+def _promised(state: dict[str, Any]) -> tuple[dict[str, nn.Module], Expected]:
+    """Build networks without memory, and list the arrays that the file must hold."""
+    sizes = state["networks"]
+    _check_names("network", sizes, set(_SIZES), set(_SIZES))
+    for part, known in _SIZES.items():
+        if not isinstance(sizes[part], dict):
+            raise ValueError(f"the {part} must have sizes. Got {sizes[part]!r}.")
+        _check_names(f"size of the {part}", sizes[part], set(known), set(known))
+        validate_parameter_constraints(known, sizes[part], part)
+    geometry = _geometry(state["fitted"].get("geometry_"))
+    with torch.device("meta"):
+        networks: dict[str, nn.Module] = {
+            "inpainter": Inpainter(**sizes["inpainter"]),
+            "detector": Detector(geometry=geometry, **sizes["detector"]),
+        }
+    expected = {
+        f"{part}.{name}": ("F32" if tensor.is_floating_point() else "I64", tuple(tensor.shape))
+        for part, network in networks.items()
+        for name, tensor in network.state_dict().items()
+    }
+    for section in ("parameters", "fitted"):
+        for name, kind, shape in _marked(state[section]):
+            if name in expected:
+                raise ValueError(f"the array {name!r} stands for two things; it was changed.")
+            expected[name] = kind, shape
+    return networks, expected
+
+
+def _geometry(encoded: Any) -> Geometry:
+    known = [PAPER_GEOMETRY] + [Geometry(2**i, 2**i) for i in range(7)]
+    for geometry in known:
+        if encoded == {"$tuple": list(geometry)}:
+            return geometry
+    raise ValueError(f"the regions {encoded!r} are not those of any detector; it was changed.")
+
+
+def _marked(value: Any) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Find the arrays that JSON names: (name, kind, shape)."""
+    if isinstance(value, dict):
+        if "$array" in value:
+            yield _check_marker(value)
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _marked(item)
+
+
+def _check_marker(marker: dict[str, Any]) -> tuple[str, str, tuple[int, ...]]:
+    match marker:
+        case {"$array": str(name), "kind": str(kind), "shape": list(shape)} if (
+            len(marker) == 3
+            and kind in _KINDS
+            and len(shape) <= MOST_DIMENSIONS
+            and all(type(side) is int and 0 <= side < MOST_BYTES for side in shape)
+        ):
+            return name, kind, tuple(shape)
+    raise ValueError(f"an array is described by {marker!r}; it was changed.")
+
+
+def _n_bytes(kind: str, shape: tuple[int, ...]) -> int:
+    return _KINDS[kind].itemsize * math.prod(shape)
+
+
+def _arrays(deserialize: Any, data: bytes, expected: Expected) -> dict[str, NDArray[Any]]:
+    from safetensors import SafetensorError
+
+    try:
+        entries = dict(deserialize(data))
+    except SafetensorError as error:
+        raise ValueError(f"its arrays cannot be read ({error}).") from error
+    found = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
+    wrong = [n for n in sorted({*found, *expected}) if found.get(n) != expected.get(n)]
+    if wrong:
+        there, wanted = (_described(some.get(wrong[0])) for some in (found, expected))
+        raise ValueError(
+            f"the array {wrong[0]!r} is {there}, but must be {wanted}; it was changed."
+        )
+    return {name: _array(entry) for name, entry in entries.items()}
+
+
+def _array(entry: dict[str, Any]) -> NDArray[Any]:
+    dtype = _KINDS[entry["dtype"]]
+    # A byte that is neither 0 nor 1 is no bool, and NumPy would count it wrongly.
+    is_bool = dtype.kind == "b"
+    stored = np.dtype(np.uint8) if is_bool else dtype.newbyteorder("<")
+    array = np.frombuffer(entry["data"], stored).reshape(entry["shape"])
+    return array != 0 if is_bool else array.astype(dtype)
+
+
+def _described(entry: tuple[str, tuple[int, ...]] | None) -> str:
+    return "missing" if entry is None else f"{entry[0]} of shape {entry[1]}"
+
+
+def _decode(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, arrays) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if not any(key.startswith("$") for key in value):
+        return {key: _decode(item, arrays) for key, item in value.items()}
+    if "$array" in value:
+        return arrays[value["$array"]]
+    match value:
+        case {"$tuple": list(items)} if len(value) == 1:
+            return tuple(_decode(item, arrays) for item in items)
+        case {"$strings": list(items)} if len(value) == 1 and all(
+            isinstance(item, str) for item in items
+        ):
+            return np.array(items, dtype=object)
+        case {"$float": str(name)} if len(value) == 1 and name in _ODD_FLOATS:
+            return float(name)
+    raise ValueError(f"it has {value!r}, which means nothing; it was changed.")
+
+
+def _check_parameters(parameters: dict[str, Any], constraints: Mapping[str, list[Any]]) -> None:
+    _check_names("parameter", parameters, set(constraints), set())
+    narrower = {**constraints, **{name: [None] for name in NOT_KEPT}}
+    validate_parameter_constraints(narrower, parameters, "AVIDDetector")
+    for name in ("smoothing", "widening"):
+        value = parameters.get(name, 0)
+        if not isinstance(value, str):
+            validate_parameter_constraints({name: _PIXELS}, {name: value}, "AVIDDetector")
+
+
+def _check_fitted(fitted: dict[str, Any], sizes: dict[str, dict[str, Any]]) -> None:
+    """Check the attributes of a fitted detector, and give its regions their type."""
+    _check_names("attribute", fitted, set(FITTED), set(FITTED) - OPTIONAL)
+    validate_parameter_constraints(FITTED, fitted, "AVIDDetector")
+    shape = fitted["image_shape_"]
+    if len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
+        raise ValueError(f"image_shape_ must be three positive integers. Got {shape!r}.")
+    channels = {part: sizes[part]["n_channels"] for part in _SIZES}
+    if set(channels.values()) != {shape[2]}:
+        raise ValueError(
+            f"image_shape_ is {shape!r}, but the networks take {channels!r} channels."
+        )
+    n_features = fitted["n_features_in_"]
+    if n_features != math.prod(shape):
+        raise ValueError(f"n_features_in_ is {n_features}, but image_shape_ is {shape!r}.")
+    names = fitted.get("feature_names_in_")
+    if names is not None and (names.dtype != object or names.shape != (n_features,)):
+        raise ValueError(f"feature_names_in_ must be {n_features} names.")
+    low_high = fitted["value_range_"]
+    if len(low_high) != 2 or not all(isinstance(end, float) for end in low_high):
+        raise ValueError(f"value_range_ must be two floats. Got {low_high!r}.")
+    check_value_range(low_high)
+    filters = fitted["_auto_filters"]
+    _check_names("filter", filters, {"mean", "maximum"}, {"mean", "maximum"})
+    validate_parameter_constraints(dict.fromkeys(filters, _PIXELS), filters, "_auto_filters")
+    fitted["geometry_"] = Geometry(*fitted["geometry_"])
+
+
+def _filled(part: str, network: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
+    weights = {name: torch.from_numpy(arrays[f"{part}.{name}"]) for name in network.state_dict()}
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise ValueError(f"the {part} has weights that are not finite.")
+    network.load_state_dict(weights, assign=True)
+    # The memory layout of the training: another one may round otherwise.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval().requires_grad_(False)
+
+
+def _import_safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError(
+            "Models on disk need safetensors; pip install 'skavid[save]'."
+        ) from error
+    return safetensors
