@@ -31,7 +31,14 @@ from torch import Tensor, nn
 
 from skavid import persistence, segmentation
 from skavid.corruption import CORRUPTIONS, complementary, hiding
-from skavid.images import check_images, check_value_range, from_tensor, to_tensor, value_range
+from skavid.images import (
+    check_ignored,
+    check_images,
+    check_value_range,
+    from_tensor,
+    to_tensor,
+    value_range,
+)
 from skavid.losses import LOSSES
 from skavid.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
 from skavid.scene import Scene, evenly
@@ -602,20 +609,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Check which pixels do not count."""
         if self.ignore is None:
             return None
-        ignored: NDArray[np.bool_] = np.asarray(self.ignore)
-        if ignored.dtype != bool or ignored.ndim != 2:
-            raise ValueError(
-                "ignore must be a boolean array of shape (H, W), True where pixels do not count. "
-                f"Got {ignored.dtype} of shape {ignored.shape}; write mask > 0 for a picture."
-            )
-        if ignored.shape != images.shape[1:3]:
-            raise ValueError(
-                f"ignore has the shape {ignored.shape}, but the images have "
-                f"{images.shape[1:3]}; give one value a pixel."
-            )
-        if ignored.all():
-            raise ValueError("ignore leaves no pixel that counts; leave some False.")
-        return ignored
+        return check_ignored(self.ignore, images.shape[1:3])
 
     def _measure(self, scene: Scene | None, images: NDArray[Any]) -> None:
         """Bring all sizes to the scale of what moves; where nothing does, of the image."""

@@ -18,7 +18,14 @@ import torch
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
-__all__ = ["check_images", "check_value_range", "from_tensor", "to_tensor", "value_range"]
+__all__ = [
+    "check_ignored",
+    "check_images",
+    "check_value_range",
+    "from_tensor",
+    "to_tensor",
+    "value_range",
+]
 
 _SMALLEST_SQUARE = 16  # rows this long, and a perfect square, look like images without a shape
 _CHUNK_BYTES = 2**24
@@ -93,6 +100,52 @@ def check_images(
     if fitted_shape is None and estimator is not None:
         _remember_features(estimator, container, images)
     return images
+
+
+def check_ignored(
+    ignore: npt.ArrayLike, shape: tuple[int, ...] | None = None, *, owner: str = "the images"
+) -> npt.NDArray[np.bool_]:
+    """Check which pixels a user does not want to count.
+
+    Parameters
+    ----------
+    ignore : array-like of shape (H, W), bool
+        True where pixels do not count.
+    shape : tuple (H, W), default=None
+        The shape that it must have; None allows any.
+    owner : str, default="the images"
+        What has this shape, for messages.
+
+    Returns
+    -------
+    ignored : ndarray of shape (H, W), bool
+        Some of it False.
+
+    Raises
+    ------
+    ValueError
+        If it is not boolean, has another shape, or leaves no pixel that counts.
+
+    Examples
+    --------
+    >>> from skavid.images import check_ignored
+    >>> check_ignored([[True, False]], (1, 2))
+    array([[ True, False]])
+    """
+    ignored: npt.NDArray[np.bool_] = np.asarray(ignore)
+    if ignored.dtype != bool or ignored.ndim != 2:
+        raise ValueError(
+            "ignore must be a boolean array of shape (H, W), True where pixels do not count. "
+            f"Got {ignored.dtype} of shape {ignored.shape}; write mask > 0 for a picture."
+        )
+    if shape is not None and ignored.shape != shape:
+        raise ValueError(
+            f"ignore has the shape {ignored.shape}, but {owner} have {shape}; give one value a "
+            "pixel."
+        )
+    if ignored.all():
+        raise ValueError("ignore leaves no pixel that counts; leave some False.")
+    return ignored
 
 
 def value_range(

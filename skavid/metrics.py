@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from skavid.images import check_ignored
 from skavid.overlap import (
     aupro_score,
     check_maps,
@@ -54,6 +55,7 @@ _LEVEL = {
     "rule": [StrOptions(set(RULES))],
     "overlap": _SHARE,
     "precision": _SHARE,
+    "ignore": ["array-like", None],
 }
 
 
@@ -123,6 +125,7 @@ def pixel_level_curve(
     rule: str = "pami2014",
     overlap: float = 0.4,
     precision: float = 0.05,
+    ignore: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Compute the ROC curve of frames whose irregular pixels must be found, too.
 
@@ -140,6 +143,9 @@ def pixel_level_curve(
         Share of a frame's irregular pixels that must be flagged, in (0, 1].
     precision : float, default=0.05
         For "dual": share of the flagged pixels that must be irregular, in (0, 1].
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels of the masks do not count, neither as irregular nor as normal,
+        whatever masks and maps hold there: a frame that is irregular nowhere else is normal.
 
     Returns
     -------
@@ -151,7 +157,7 @@ def pixel_level_curve(
     Raises
     ------
     ValueError
-        If there is no irregular or no normal frame, or masks and maps do not fit each other.
+        If there is no irregular or no normal frame, or the arrays do not fit each other.
 
     See Also
     --------
@@ -186,11 +192,11 @@ def pixel_level_curve(
     >>> fpr, tpr, thresholds
     (array([0., 0., 1.]), array([0., 1., 1.]), array([inf,  3.,  2.]))
     """
-    masks, maps = check_maps(y_true, y_score)
+    masks, maps, counted = check_maps(y_true, y_score, ignore)
     hits, alarms, astray = _Steps([], []), _Steps([], []), _Steps([], [])
     n_irregular = 0
-    for mask, scores in pairs(masks, maps):
-        highest = float(scores.max())
+    for mask, scores in pairs(masks, maps, counted):
+        highest = float(scores[counted].max())
         if not mask.any():
             alarms.add(highest, 1)
             continue
@@ -200,7 +206,7 @@ def pixel_level_curve(
         needed = max(1, int(np.ceil(overlap * len(found) - 1e-9)))
         enough = float(found[needed - 1])
         if rule == "dual":
-            for threshold, step in _dual_hits(found, scores[~mask], enough, precision):
+            for threshold, step in _dual_hits(found, scores[counted & ~mask], enough, precision):
                 hits.add(threshold, step)
             continue
         hits.add(enough, 1)
@@ -229,6 +235,7 @@ def pixel_level_auc_score(
     rule: str = "pami2014",
     overlap: float = 0.4,
     precision: float = 0.05,
+    ignore: ArrayLike | None = None,
 ) -> float:
     """Compute the area under the pixel-level ROC curve of frames.
 
@@ -240,6 +247,8 @@ def pixel_level_auc_score(
         Maps, the higher the more irregular.
     rule, overlap, precision : str, float, float
         As in `pixel_level_curve`.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels do not count, as in `pixel_level_curve`.
 
     Returns
     -------
@@ -255,7 +264,7 @@ def pixel_level_auc_score(
     1.0
     """
     fpr, tpr, _ = pixel_level_curve(
-        y_true, y_score, rule=rule, overlap=overlap, precision=precision
+        y_true, y_score, rule=rule, overlap=overlap, precision=precision, ignore=ignore
     )
     order = np.lexsort((tpr, fpr))
     # Where a curve ends before an FPR of 1, it goes on flat.
@@ -271,6 +280,7 @@ def pixel_level_equal_error_rate(
     rule: str = "pami2014",
     overlap: float = 0.4,
     precision: float = 0.05,
+    ignore: ArrayLike | None = None,
 ) -> float:
     """Find the error rate of frames where misses and false alarms are equally frequent.
 
@@ -282,6 +292,8 @@ def pixel_level_equal_error_rate(
         Maps, the higher the more irregular.
     rule, overlap, precision : str, float, float
         As in `pixel_level_curve`.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels do not count, as in `pixel_level_curve`.
 
     Returns
     -------
@@ -297,13 +309,18 @@ def pixel_level_equal_error_rate(
     0.0
     """
     fpr, tpr, _ = pixel_level_curve(
-        y_true, y_score, rule=rule, overlap=overlap, precision=precision
+        y_true, y_score, rule=rule, overlap=overlap, precision=precision, ignore=ignore
     )
     return _crossing(fpr, tpr)
 
 
 def region_level_auc_score(
-    y_true: ArrayLike, y_score: ArrayLike, *, cell: int, reduce: str = "max"
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    cell: int,
+    reduce: str = "max",
+    ignore: ArrayLike | None = None,
 ) -> float:
     """Compute the area under the ROC curve of the cells of a grid.
 
@@ -311,12 +328,15 @@ def region_level_auc_score(
     ----------
     y_true : array-like of shape (n_images, H, W), bool
         Masks; a cell is irregular where any of its pixels is.
-    y_score : array-like of shape (n_images, H, W)
-        Maps, the higher the more irregular.
+    y_score : array-like of shape (n_images, h, w)
+        Maps, the higher the more irregular; enlarged where they are smaller.
     cell : int
         Side of a cell in pixels; H and W are multiples of it.
     reduce : {"max", "mean"}, default="max"
         How the scores of a cell become one.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels do not count: a cell of such pixels alone is left out, another is
+        judged by the rest of its pixels.
 
     Returns
     -------
@@ -330,12 +350,16 @@ def region_level_auc_score(
     >>> region_level_auc_score(truth, [[[5, 2], [3, 7]]], cell=1)
     0.666...
     """
-    cells = cell_scores(np.asarray(y_true, bool), cell)
-    return float(roc_auc_score(cells.ravel(), cell_scores(y_score, cell, reduce=reduce).ravel()))
+    return float(roc_auc_score(*_cells(y_true, y_score, cell, reduce, ignore)))
 
 
 def region_level_equal_error_rate(
-    y_true: ArrayLike, y_score: ArrayLike, *, cell: int, reduce: str = "max"
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    cell: int,
+    reduce: str = "max",
+    ignore: ArrayLike | None = None,
 ) -> float:
     """Find the error rate of cells where both kinds of error are equally frequent.
 
@@ -343,12 +367,15 @@ def region_level_equal_error_rate(
     ----------
     y_true : array-like of shape (n_images, H, W), bool
         Masks; a cell is irregular where any of its pixels is.
-    y_score : array-like of shape (n_images, H, W)
-        Maps, the higher the more irregular.
+    y_score : array-like of shape (n_images, h, w)
+        Maps, the higher the more irregular; enlarged where they are smaller.
     cell : int
         Side of a cell in pixels; H and W are multiples of it.
     reduce : {"max", "mean"}, default="max"
         How the scores of a cell become one.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels do not count: a cell of such pixels alone is left out, another is
+        judged by the rest of its pixels.
 
     Returns
     -------
@@ -362,8 +389,8 @@ def region_level_equal_error_rate(
     >>> region_level_equal_error_rate(truth, [[[5, 2], [3, 7]]], cell=1)
     0.333...
     """
-    cells = np.where(cell_scores(np.asarray(y_true, bool), cell), -1, 1).ravel()
-    return equal_error_rate(cells, -cell_scores(y_score, cell, reduce=reduce).ravel())
+    irregular, scores = _cells(y_true, y_score, cell, reduce, ignore)
+    return equal_error_rate(np.where(irregular, -1, 1), -scores)
 
 
 @validate_params(  # type: ignore[untyped-decorator]
@@ -440,11 +467,17 @@ def clip_auc_score(
         "residual": ["array-like"],
         "regularity": ["array-like"],
         "n_levels": [Interval(Integral, 1, None, closed="left")],
+        "ignore": ["array-like", None],
     },
     prefer_skip_nested_validation=True,
 )
 def threshold_plane(
-    y_true: ArrayLike, residual: ArrayLike, regularity: ArrayLike, *, n_levels: int = 100
+    y_true: ArrayLike,
+    residual: ArrayLike,
+    regularity: ArrayLike,
+    *,
+    n_levels: int = 100,
+    ignore: ArrayLike | None = None,
 ) -> Bunch:
     """Draw the ROC curve of Eq. 4 by moving both thresholds over their whole plane, Fig. 6.
 
@@ -460,6 +493,9 @@ def threshold_plane(
     n_levels : int, default=100
         How many values of zeta to try, quantiles of the samples' lowest regularities, and one
         that asks I alone. Every value of alpha is tried with each.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels of the maps, of shape (n_samples, H, W), do not count: they flag no
+        sample.
 
     Returns
     -------
@@ -501,6 +537,9 @@ def threshold_plane(
             f"residual has the shape {changed.shape}, regularity {regular.shape}, and y_true "
             f"{labels.shape}; give both maps of each sample."
         )
+    if ignore is not None:
+        counted = ~check_ignored(ignore, changed.shape[1:], owner="the maps")
+        changed, regular = changed[:, counted], regular[:, counted]
     changed, regular = (array.reshape(len(labels), -1) for array in (changed, regular))
     lowest = regular.min(axis=1)
     levels = np.quantile(lowest, np.linspace(0, 1, n_levels), method="nearest")
@@ -586,7 +625,8 @@ def cell_scores(maps: ArrayLike, cell: int, *, reduce: str = "max") -> NDArray[A
     Parameters
     ----------
     maps : array-like of shape (n_images, H, W)
-        Evidence, say: the higher, the more irregular.
+        Evidence, say: the higher, the more irregular. Of a masked array only what is not
+        masked counts.
     cell : int
         Side of a cell in pixels; H and W are multiples of it.
     reduce : {"max", "mean"}, default="max"
@@ -610,7 +650,7 @@ def cell_scores(maps: ArrayLike, cell: int, *, reduce: str = "max") -> NDArray[A
     array([[[ 5.,  7.],
             [13., 15.]]])
     """
-    array = np.asarray(maps)
+    array = np.asanyarray(maps)
     if array.ndim != 3:
         raise ValueError(f"maps must have the shape (n_images, H, W). Got {array.shape}.")
     n, height, width = array.shape
@@ -636,6 +676,17 @@ class _MapScorer(NamedTuple):
             X, estimator = estimator[:-1].transform(X), estimator[-1]
         evidence = estimator.maps(X).evidence
         return float(self.sign * self.score_func(y_true, evidence, **self.parameters))
+
+
+def _cells(
+    y_true: ArrayLike, y_score: ArrayLike, cell: int, reduce: str, ignore: ArrayLike | None
+) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """Return of each cell that counts whether it is irregular, and its score."""
+    masks, maps, counted = check_maps(np.asarray(y_true, bool), y_score, ignore)
+    masks, maps = map(np.stack, zip(*pairs(masks, maps, counted), strict=True))
+    judged = np.ma.array(maps, mask=np.broadcast_to(~counted, maps.shape))
+    scores = cell_scores(judged, cell, reduce=reduce)
+    return cell_scores(masks, cell)[~np.ma.getmaskarray(scores)], scores.compressed()
 
 
 class _Steps(NamedTuple):

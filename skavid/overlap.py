@@ -15,6 +15,8 @@ from scipy import ndimage
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, validate_params
 
+from skavid.images import check_ignored
+
 __all__ = ["aupro_score", "pro_curve", "rbdc_score", "region_track_curve", "tbdc_score"]
 
 # Regions touch over edges and corners, as in MVTec AD's evaluation.
@@ -27,11 +29,20 @@ _COUNT = [Interval(Integral, 2, None, closed="left")]
 
 
 @validate_params(  # type: ignore[untyped-decorator]
-    {"y_true": ["array-like"], "y_score": ["array-like"], "n_thresholds": [*_COUNT, None]},
+    {
+        "y_true": ["array-like"],
+        "y_score": ["array-like"],
+        "n_thresholds": [*_COUNT, None],
+        "ignore": ["array-like", None],
+    },
     prefer_skip_nested_validation=True,
 )
 def pro_curve(
-    y_true: ArrayLike, y_score: ArrayLike, *, n_thresholds: int | None = None
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    n_thresholds: int | None = None,
+    ignore: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
     """Compute per-region overlap against the false positive rate of pixels.
 
@@ -46,6 +57,9 @@ def pro_curve(
     n_thresholds : int, default=None
         None moves the threshold over every score: exact, and needs memory for all of them. A
         number takes so many quantiles of a sample of the scores, image by image.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels of the masks do not count, neither as irregular nor as normal,
+        whatever masks and maps hold there. A region that they cut in two is two.
 
     Returns
     -------
@@ -59,7 +73,7 @@ def pro_curve(
     Raises
     ------
     ValueError
-        If there is no irregular or no normal pixel, or masks and maps do not fit each other.
+        If no irregular or no normal pixel counts, or the arrays do not fit each other.
 
     See Also
     --------
@@ -77,15 +91,15 @@ def pro_curve(
     >>> fpr, pro
     (array([0. , 0. , 0.5, 0.5, 1. ]), array([0. , 0.5, 0.5, 1. , 1. ]))
     """
-    masks, maps = check_maps(y_true, y_score)
-    rising = _pixel_thresholds(masks, maps, n_thresholds)
+    masks, maps, counted = check_maps(y_true, y_score, ignore)
+    rising = _pixel_thresholds(maps, counted, n_thresholds)
     n_levels = len(rising)
     alarms, overlap = np.zeros(n_levels + 1), np.zeros(n_levels + 1)
     n_regions = 0
-    for mask, scores in pairs(masks, maps):
+    for mask, scores in pairs(masks, maps, counted):
         # How many of the rising thresholds a pixel reaches.
         level = np.searchsorted(rising, scores, side="right")
-        alarms += np.bincount(level[~mask], minlength=n_levels + 1)
+        alarms += np.bincount(level[counted & ~mask], minlength=n_levels + 1)
         labels, found = ndimage.label(mask, _NEIGHBOURS)
         if found:
             sizes = np.bincount(labels.ravel())
@@ -115,6 +129,7 @@ def aupro_score(
     *,
     max_fpr: float = 0.3,
     n_thresholds: int | None = None,
+    ignore: ArrayLike | None = None,
 ) -> float:
     """Compute the area under the per-region overlap curve, AUPRO.
 
@@ -128,6 +143,8 @@ def aupro_score(
         Where the curve ends, in (0, 1]; it is interpolated there.
     n_thresholds : int, default=None
         As in `pro_curve`.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels do not count, as in `pro_curve`.
 
     Returns
     -------
@@ -140,7 +157,7 @@ def aupro_score(
     >>> aupro_score([[[True, True, False, False]]], [[[3, 1, 2, 0]]], max_fpr=1.0)
     0.75
     """
-    fpr, pro, _ = pro_curve(y_true, y_score, n_thresholds=n_thresholds)
+    fpr, pro, _ = pro_curve(y_true, y_score, n_thresholds=n_thresholds, ignore=ignore)
     return area_to(fpr, pro, max_fpr) / max_fpr
 
 
@@ -153,6 +170,7 @@ def aupro_score(
         "min_share": _SHARE,
         "n_thresholds": _COUNT,
         "thresholds": ["array-like", None],
+        "ignore": ["array-like", None],
     },
     prefer_skip_nested_validation=True,
 )
@@ -165,6 +183,7 @@ def region_track_curve(
     min_share: float = 0.1,
     n_thresholds: int = 50,
     thresholds: ArrayLike | None = None,
+    ignore: ArrayLike | None = None,
 ) -> Bunch:
     """Count detected regions and tracks against false regions a frame.
 
@@ -187,6 +206,10 @@ def region_track_curve(
         labelling of every frame.
     thresholds : array-like, default=None
         The thresholds themselves.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels of the masks do not count: no region reaches there, neither a true
+        one nor one of a map. What passes behind such pixels is two tracks, unless the masks
+        number their tracks.
 
     Returns
     -------
@@ -198,7 +221,7 @@ def region_track_curve(
     Raises
     ------
     ValueError
-        If there is no irregular region, or the arrays do not fit each other.
+        If no irregular pixel counts, or the arrays do not fit each other.
 
     See Also
     --------
@@ -220,19 +243,20 @@ def region_track_curve(
     >>> curve.regions, curve.tracks, curve.false_regions, curve.n_regions, curve.n_tracks
     (array([1.]), array([1.]), array([0.]), 3, 1)
     """
-    masks, maps = check_maps(y_true, y_score, whole=True)
-    numbered = bool(masks.dtype != bool and masks.max() > 1)
+    masks, maps, counted = check_maps(y_true, y_score, ignore, whole=True)
+    numbered = bool(masks.dtype != bool and masks.max(where=counted, initial=0) > 1)
     if thresholds is None:
-        levels = _suggest_thresholds(maps, n_thresholds)
+        levels = _suggest_thresholds(maps, counted, n_thresholds)
     else:
         levels = np.unique(np.asarray(thresholds, dtype=np.float64))[::-1]
     false = np.zeros(len(levels))
     detected: list[NDArray[np.bool_]] = []
     tracks: list[int] = []
-    for labels, scores, of_track in _true_regions(masks, maps, groups, numbered):
+    for labels, scores, of_track in _true_regions(masks, maps, counted, groups, numbered):
         found = np.zeros((len(levels), len(of_track)), dtype=bool)
-        for index in np.flatnonzero(levels <= scores.max()):
-            meets = _iou(ndimage.label(scores >= levels[index], _NEIGHBOURS)[0], labels) >= min_iou
+        for index in np.flatnonzero(levels <= scores[counted].max()):
+            flagged = ndimage.label(counted & (scores >= levels[index]), _NEIGHBOURS)[0]
+            meets = _iou(flagged, labels) >= min_iou
             found[index] = meets.any(axis=0)
             false[index] += np.count_nonzero(~meets.any(axis=1))
         detected.append(found)
@@ -321,8 +345,8 @@ def tbdc_score(y_true: ArrayLike, y_score: ArrayLike, **parameters: Any) -> floa
 
 
 def check_maps(
-    y_true: ArrayLike, y_score: ArrayLike, *, whole: bool = False
-) -> tuple[NDArray[Any], NDArray[Any]]:
+    y_true: ArrayLike, y_score: ArrayLike, ignore: ArrayLike | None = None, *, whole: bool = False
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
     """Check masks and maps; memory maps are not read.
 
     Parameters
@@ -331,6 +355,8 @@ def check_maps(
         Masks of bool, or of numbers that are 0 and 1; ``whole`` allows any whole numbers.
     y_score : array-like of shape (n_images, h, w)
         Maps.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels of the masks do not count.
     whole : bool, default=False
         Whether masks may number their tracks.
 
@@ -338,11 +364,14 @@ def check_maps(
     -------
     masks, maps : ndarray
         As they were given.
+    counted : ndarray of shape (H, W), bool
+        True where pixels count.
 
     Raises
     ------
     ValueError
-        If they are no stacks of pictures of one length and aspect.
+        If they are no stacks of pictures of one length and aspect, or ``ignore`` does not fit
+        the masks.
     """
     masks, maps = np.asanyarray(y_true), np.asanyarray(y_score)
     for name, array in (("y_true", masks), ("y_score", maps)):
@@ -360,18 +389,25 @@ def check_maps(
             f"y_true has masks of {height} x {width} pixels, but y_score has maps of {rows} x "
             f"{columns}, another aspect; bring them to one."
         )
+    counted = np.ones((height, width), dtype=bool)
+    if ignore is not None:
+        counted = ~check_ignored(ignore, (height, width), owner="the masks")
     if masks.dtype != bool:
-        wrong = not np.issubdtype(masks.dtype, np.integer) or masks.min() < 0
-        if wrong or (not whole and masks.max() > 1):
+        some = masks[0][counted][0]
+        low, high = (reduce(masks, where=counted, initial=some) for reduce in (np.min, np.max))
+        wrong = not np.issubdtype(masks.dtype, np.integer) or low < 0
+        if wrong or (not whole and high > 1):
             kinds = "bool or numbers of tracks" if whole else "bool"
             raise ValueError(
-                f"y_true must hold {kinds}. Got {masks.dtype} from {masks.min()} to "
-                f"{masks.max()}; masks of 0 and 255 become bool by y_true > 0."
+                f"y_true must hold {kinds}. Got {masks.dtype} from {low} to {high}; masks of 0 "
+                "and 255 become bool by y_true > 0."
             )
-    return masks, maps
+    return masks, maps, counted
 
 
-def pairs(masks: NDArray[Any], maps: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def pairs(
+    masks: NDArray[Any], maps: NDArray[Any], counted: NDArray[np.bool_]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """Yield each mask with its map at the mask's size, one in memory at a time.
 
     Parameters
@@ -380,26 +416,27 @@ def pairs(masks: NDArray[Any], maps: NDArray[Any]) -> Iterator[tuple[NDArray[Any
         Checked by `check_maps`.
     maps : ndarray of shape (n_images, h, w)
         Scores.
+    counted : ndarray of shape (H, W), bool
+        True where pixels count.
 
     Yields
     ------
     mask : ndarray of shape (H, W), bool
-        Where it is not 0.
+        Where it is not 0, of the pixels that count.
     scores : ndarray of shape (H, W)
-        Finite.
+        No NaN where pixels count; elsewhere anything.
 
     Raises
     ------
     ValueError
-        If a map holds NaN.
+        If a map holds NaN where pixels count.
     """
-    (height, width), (rows, columns) = masks.shape[1:], maps.shape[1:]
-    enlarged = np.ix_(np.arange(height) * rows // height, np.arange(width) * columns // width)
+    nearest = _nearest(maps, counted)
     for index, (mask, one) in enumerate(zip(masks, maps, strict=True)):
-        if np.isnan(one).any():
+        scores = one if one.shape == mask.shape else one[nearest]
+        if np.isnan(scores[counted]).any():
             raise ValueError(f"y_score holds NaN in map {index}.")
-        scores = one if one.shape == mask.shape else one[enlarged]
-        yield mask.astype(bool, copy=False), scores
+        yield mask.astype(bool, copy=False) & counted, scores
 
 
 def area_to(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) -> float:
@@ -426,27 +463,48 @@ def area_to(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) -> flo
     return float(np.trapezoid(np.append(y[:inside], at_limit), np.append(x[:inside], limit)))
 
 
+def _nearest(maps: NDArray[Any], counted: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
+    """Index the pixel of a map that is nearest to each pixel of a mask."""
+    (height, width), (rows, columns) = counted.shape, maps.shape[1:]
+    return np.ix_(np.arange(height) * rows // height, np.arange(width) * columns // width)
+
+
+def _heard(maps: NDArray[Any], counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Tell which pixels of the maps any counted pixel of a mask takes its score from."""
+    heard = np.zeros(maps.shape[1:], dtype=bool)
+    np.logical_or.at(heard, _nearest(maps, counted), counted)
+    return heard
+
+
 def _pixel_thresholds(
-    masks: NDArray[Any], maps: NDArray[Any], n_thresholds: int | None
+    maps: NDArray[Any], counted: NDArray[np.bool_], n_thresholds: int | None
 ) -> NDArray[Any]:
+    heard = _heard(maps, counted)
     if n_thresholds is None:
-        return np.unique(maps)
-    step = max(1, maps[0].size * len(maps) // 2**22)
-    sample = np.concatenate([one.ravel()[index % step :: step] for index, one in enumerate(maps)])
+        return np.unique(maps if heard.all() else maps[:, heard])
+    step = max(1, int(heard.sum()) * len(maps) // 2**22)
+    sample = np.concatenate([one[heard][index % step :: step] for index, one in enumerate(maps)])
     # Close at the high end, where a tenth of a percent of the pixels decides.
     shares = np.concatenate([[0], np.geomspace(1 / len(sample), 1, n_thresholds - 1)])
     return np.unique(np.quantile(sample, 1 - shares, method="nearest"))
 
 
-def _suggest_thresholds(maps: NDArray[Any], n_thresholds: int) -> NDArray[np.float64]:
-    levels = [np.quantile(one, 1 - np.array(_SHARES), method="nearest") for one in maps]
+def _suggest_thresholds(
+    maps: NDArray[Any], counted: NDArray[np.bool_], n_thresholds: int
+) -> NDArray[np.float64]:
+    heard = _heard(maps, counted)
+    levels = [np.quantile(one[heard], 1 - np.array(_SHARES), method="nearest") for one in maps]
     shares = np.linspace(0, 1, n_thresholds)
     quantiles = np.quantile(np.concatenate(levels), shares, method="nearest")
     return np.unique(quantiles.astype(np.float64))[::-1]
 
 
 def _true_regions(
-    masks: NDArray[Any], maps: NDArray[Any], groups: ArrayLike | None, numbered: bool
+    masks: NDArray[Any],
+    maps: NDArray[Any],
+    counted: NDArray[np.bool_],
+    groups: ArrayLike | None,
+    numbered: bool,
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any], list[int]]]:
     """Yield each frame's labelled true regions, its scores, and the regions' tracks."""
     ids = np.zeros(len(masks), int) if groups is None else np.asarray(groups)
@@ -458,9 +516,9 @@ def _true_regions(
     n_tracks = 0
     begins = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
     for begin, end in zip(begins, np.append(begins[1:], len(ids)), strict=True):
-        clip = masks[begin:end]
+        clip = masks[begin:end] * counted
         volume = clip if numbered else ndimage.label(clip, np.ones((3, 3, 3)))[0]
-        for index, (mask, scores) in enumerate(pairs(clip, maps[begin:end])):
+        for index, (mask, scores) in enumerate(pairs(clip, maps[begin:end], counted)):
             if numbered:
                 names, labels = np.unique(clip[index], return_inverse=True)
                 labels = labels.reshape(mask.shape) + (names[0] != 0)

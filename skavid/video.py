@@ -27,6 +27,8 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from skavid.images import check_ignored
+
 __all__ = [
     "BrokenVideoError",
     "Frame",
@@ -50,6 +52,7 @@ _STOPS = "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838"
 _COLORS = np.array([list(bytes.fromhex(stop)) for stop in _STOPS.split()], dtype=np.float32)
 _OUTLINE, _RIM = (255, 255, 255), (0, 0, 0)
 _STRIP, _ALARM = (24, 24, 28), (90, 45, 0)  # behind regular and irregular frames
+_STRIPES = 150, 30  # grey on dark
 _REGULAR, _IRREGULAR, _LINE = (84, 130, 190), (255, 176, 0), (235, 235, 235)
 
 _READING: dict[str, list[Any]] = {
@@ -415,8 +418,9 @@ class OverlayWriter:
     """Write a video of what the detector saw, frame by frame: H.264 in mp4, as browsers play it.
 
     Over each frame lies its regularity, from dark blue, regular, to yellow, irregular, and around
-    its mask a white line with a black rim. A strip below shows the scores of the last frames, as
-    many as the frame is wide, on either side of the threshold; those at or below it are orange.
+    its mask a white line with a black rim; pixels that do not count are hatched. A strip below
+    shows the scores of the last frames, as many as the frame is wide, on either side of the
+    threshold; those at or below it are orange.
 
     Use it in a ``with`` block. The file is there once the block ends; if that raises, or no frame
     came, an older file stays as it was.
@@ -435,6 +439,9 @@ class OverlayWriter:
     zoom : int, default=1
         How many pixels to show a pixel as, along each side, so that lines around small images
         are fine.
+    ignore : array-like of shape (h, w), bool, default=None
+        True where pixels do not count, as in :class:`skavid.AVIDDetector`. They are hatched, and
+        show no regularity. Of another size than the images it is resized to them.
 
     See Also
     --------
@@ -469,6 +476,7 @@ class OverlayWriter:
             "threshold": [Interval(Real, None, None, closed="neither")],
             "opacity": [Interval(Real, 0, 1, closed="both")],
             "zoom": [Interval(Integral, 1, None, closed="left")],
+            "ignore": ["array-like", None],
         },
         prefer_skip_nested_validation=True,
     )
@@ -480,6 +488,7 @@ class OverlayWriter:
         threshold: float = 0.0,
         opacity: float = 0.5,
         zoom: int = 1,
+        ignore: ArrayLike | None = None,
     ) -> None:
         self.path = Path(path).expanduser()
         if self.path.suffix.lower() != ".mp4":
@@ -488,6 +497,7 @@ class OverlayWriter:
         self.threshold = threshold
         self.opacity = opacity
         self.zoom = zoom
+        self.ignore = None if ignore is None else check_ignored(ignore)
         self._av = _import_av()
         self._exits: ExitStack | None = None
 
@@ -604,7 +614,12 @@ class OverlayWriter:
         score: float | None,
     ) -> NDArray[np.uint8]:
         picture = draw_overlay(
-            frame, mask=mask, regularity=regularity, opacity=self.opacity, zoom=self.zoom
+            frame,
+            mask=mask,
+            regularity=regularity,
+            opacity=self.opacity,
+            zoom=self.zoom,
+            ignore=self.ignore,
         )
         if not self._strip_height:
             return picture
@@ -633,6 +648,7 @@ def draw_overlay(
     regularity: ArrayLike | None = None,
     opacity: float = 0.5,
     zoom: int = 1,
+    ignore: ArrayLike | None = None,
 ) -> NDArray[np.uint8]:
     """Draw a mask and a regularity over a single picture, as :class:`OverlayWriter` does.
 
@@ -648,6 +664,8 @@ def draw_overlay(
         Of the regularity, in [0, 1].
     zoom : int, default=1
         How many pixels to show a pixel as, along each side.
+    ignore : array-like of shape (h, w), bool, default=None
+        True where pixels do not count; they are hatched.
 
     Returns
     -------
@@ -667,6 +685,9 @@ def draw_overlay(
     if regularity is not None:
         heat = _heat(_resize(_check_map(regularity, "regularity"), size))
         picture = np.rint((1 - opacity) * picture + opacity * heat).astype(np.uint8)
+    if ignore is not None:
+        ignored = _resize(check_ignored(ignore), size)
+        picture[ignored] = _hatched(_resize(frame, size))[ignored]
     if mask is not None:
         inside = _resize(_check_map(mask, "mask") != 0, size)
         width = max(1, size[0] // 360)  # a line that is seen in large pictures, too
@@ -686,6 +707,7 @@ def write_overlay(
     threshold: float = 0.0,
     opacity: float = 0.5,
     zoom: int = 1,
+    ignore: ArrayLike | None = None,
 ) -> None:
     """Write a video of what the detector saw: H.264 in mp4, as browsers play it.
 
@@ -709,6 +731,8 @@ def write_overlay(
         Of the regularity, in [0, 1].
     zoom : int, default=1
         How many pixels to show a pixel as, along each side.
+    ignore : array-like of shape (h, w), bool, default=None
+        True where pixels do not count; they are hatched.
 
     Raises
     ------
@@ -738,7 +762,9 @@ def write_overlay(
     given = {"masks": masks, "regularity": regularity, "scores": scores}
     columns = [repeat(None) if column is None else column for column in given.values()]
     end = object()
-    with OverlayWriter(path, fps=fps, threshold=threshold, opacity=opacity, zoom=zoom) as writer:
+    with OverlayWriter(
+        path, fps=fps, threshold=threshold, opacity=opacity, zoom=zoom, ignore=ignore
+    ) as writer:
         n = 0
         rows = [iter(column) for column in columns]
         for frame in frames:
@@ -788,6 +814,14 @@ def _heat(regularity: NDArray[Any]) -> NDArray[np.float32]:
     below = np.floor(at).astype(int).clip(0, len(_COLORS) - 2)
     share = (at - below)[..., None]
     return np.asarray((1 - share) * _COLORS[below] + share * _COLORS[below + 1])
+
+
+def _hatched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Lay stripes over a picture, darker than what is bright and brighter than what is dark."""
+    rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
+    pace = max(8, picture.shape[0] // 30)
+    stripes = np.where((rows + columns) % pace < pace // 4, *_STRIPES)
+    return np.asarray(0.4 * picture + 0.6 * stripes[..., None]).astype(np.uint8)
 
 
 def _strip(

@@ -193,11 +193,18 @@ def frames_of(seed, n=7, side=4, levels=5):
     return masks, rng.integers(0, levels, masks.shape).astype(np.float32)
 
 
-def slow_pixel_rates(masks, maps, threshold, rule, overlap, precision):
+def hide(seed, masks, share):
+    """Choose pixels that do not count; the first does."""
+    ignore = np.random.default_rng(seed).random(masks.shape[1:]) < share
+    ignore[0, 0] = False
+    return ignore
+
+
+def slow_pixel_rates(masks, maps, ignore, threshold, rule, overlap, precision):
     """Judge frame after frame at one threshold, by the words of the rule."""
     hits = alarms = left_alone = irregular = 0
-    for mask, scores in zip(masks, maps, strict=True):
-        flagged = scores >= threshold
+    for mask, scores in zip(masks & ~ignore, maps, strict=True):
+        flagged = (scores >= threshold) & ~ignore
         if not mask.any():
             alarms += flagged.any()
             left_alone += not flagged.any()
@@ -217,11 +224,13 @@ def slow_pixel_rates(masks, maps, threshold, rule, overlap, precision):
     seed=st.integers(0, 999),
     overlap=st.sampled_from([0.01, 0.2, 0.4, 1.0]),
     precision=st.sampled_from([0.05, 0.3, 0.5, 1.0]),
+    share=st.sampled_from([0, 0.3]),
 )
-def test_pixel_level_rates_are_those_of_every_threshold(rule, seed, overlap, precision):
+def test_pixel_level_rates_are_those_of_every_threshold(rule, seed, overlap, precision, share):
     masks, maps = frames_of(seed)
+    ignore = hide(seed, masks, share)
     parameters = {"rule": rule, "overlap": overlap, "precision": precision}
-    fpr, tpr, thresholds = pixel_level_curve(masks, maps, **parameters)
+    fpr, tpr, thresholds = pixel_level_curve(masks, maps, ignore=ignore, **parameters)
     assert fpr[0] == tpr[0] == 0
     assert thresholds[0] == np.inf
     assert (np.diff(thresholds) < 0).all()
@@ -229,7 +238,7 @@ def test_pixel_level_rates_are_those_of_every_threshold(rule, seed, overlap, pre
         # The curve stays as it is between its thresholds.
         last = np.flatnonzero(thresholds >= level)[-1]
         assert (fpr[last], tpr[last]) == pytest.approx(
-            slow_pixel_rates(masks, maps, level, rule, overlap, precision)
+            slow_pixel_rates(masks, maps, ignore, level, rule, overlap, precision)
         )
 
 
@@ -341,14 +350,14 @@ def flood(mask):
     return regions
 
 
-def slow_aupro(masks, maps, limit):
+def slow_aupro(masks, maps, ignore, limit):
     """Anomalib's published definition: every threshold, then trapezes up to the limit."""
-    regions = [(k, region) for k, mask in enumerate(masks) for region in flood(mask)]
+    regions = [(k, region) for k, mask in enumerate(masks & ~ignore) for region in flood(mask)]
     corners = [(0.0, 0.0)]
     for threshold in np.unique(maps)[::-1]:
         flagged = maps >= threshold
         overlaps = [np.mean([flagged[k, i, j] for i, j in region]) for k, region in regions]
-        corners.append((flagged[~masks].mean(), float(np.mean(overlaps))))
+        corners.append((flagged[~masks & ~ignore].mean(), float(np.mean(overlaps))))
     area = 0.0
     for (x0, y0), (x1, y1) in pairwise(corners):
         if x0 >= limit or x1 == x0:
@@ -359,10 +368,17 @@ def slow_aupro(masks, maps, limit):
     return area / limit
 
 
-@given(seed=st.integers(0, 999), limit=st.sampled_from([0.05, 0.3, 0.7, 1.0]))
-def test_aupro_agrees_with_its_definition(seed, limit):
+@given(
+    seed=st.integers(0, 999),
+    limit=st.sampled_from([0.05, 0.3, 0.7, 1.0]),
+    share=st.sampled_from([0, 0.3]),
+)
+def test_aupro_agrees_with_its_definition(seed, limit, share):
     masks, maps = frames_of(seed, levels=9)
-    assert aupro_score(masks, maps, max_fpr=limit) == pytest.approx(slow_aupro(masks, maps, limit))
+    ignore = hide(seed, masks, share)
+    assert aupro_score(masks, maps, max_fpr=limit, ignore=ignore) == pytest.approx(
+        slow_aupro(masks, maps, ignore, limit)
+    )
 
 
 def test_aupro_of_quantiles_is_near_the_exact_one():
@@ -388,10 +404,13 @@ def test_aupro_counts_small_and_large_regions_alike_and_never_exceeds_1():
 # --- regions and tracks --------------------------------------------------------------------------
 
 
-def slow_regions_and_tracks(masks, maps, clips, threshold, min_iou, min_share):
+def slow_regions_and_tracks(masks, maps, ignore, clips, threshold, min_iou, min_share):
     """Match found with true regions as sets of pixels; follow tracks by shared neighbours."""
-    true = [(k, region) for k, mask in enumerate(masks) for region in flood(mask)]
-    found = [(k, region) for k, one in enumerate(maps) for region in flood(one >= threshold)]
+    flagged = (maps >= threshold) & ~ignore
+    true, found = (
+        [(k, region) for k, mask in enumerate(pictures) for region in flood(mask)]
+        for pictures in (masks & ~ignore, flagged)
+    )
 
     def meets(one, other):
         shared = len(one[1] & other[1])
@@ -424,18 +443,25 @@ def slow_regions_and_tracks(masks, maps, clips, threshold, min_iou, min_share):
     seed=st.integers(0, 999),
     min_iou=st.sampled_from([0.1, 0.5, 1.0]),
     min_share=st.sampled_from([0.1, 0.5, 1.0]),
+    share=st.sampled_from([0, 0.3]),
 )
-def test_regions_and_tracks_agree_with_sets_of_pixels(seed, min_iou, min_share):
+def test_regions_and_tracks_agree_with_sets_of_pixels(seed, min_iou, min_share, share):
     masks, maps = frames_of(seed, side=5)
-    clips = np.array([0, 0, 0, 1, 1, 2, 2])
+    ignore, clips = hide(seed, masks, share), np.array([0, 0, 0, 1, 1, 2, 2])
     curve = region_track_curve(
-        masks, maps, groups=clips, min_iou=min_iou, min_share=min_share, thresholds=[1, 3, 4, 9]
+        masks,
+        maps,
+        groups=clips,
+        min_iou=min_iou,
+        min_share=min_share,
+        thresholds=[1, 3, 4, 9],
+        ignore=ignore,
     )
     assert curve.thresholds.tolist() == [9, 4, 3, 1]
     for index, threshold in enumerate(curve.thresholds):
         rates = (curve.false_regions[index], curve.regions[index], curve.tracks[index])
         assert rates == pytest.approx(
-            slow_regions_and_tracks(masks, maps, clips, threshold, min_iou, min_share)
+            slow_regions_and_tracks(masks, maps, ignore, clips, threshold, min_iou, min_share)
         )
 
 
@@ -501,6 +527,172 @@ def test_the_plane_holds_both_networks_alone_and_beats_their_ray():
     assert area < 0.95
 
 
+# --- pixels that do not count --------------------------------------------------------------------
+
+
+def pictures_to_judge(seed, scale):
+    """Return masks of 8 x 6 pixels, irregular in the fifth row, and maps of that size or less."""
+    rng = np.random.default_rng(seed)
+    masks = rng.random((4, 8, 6)) < rng.choice([0, 0.1, 0.5], size=(4, 1, 1))
+    masks[0], masks[1, 4, 0] = False, True
+    return masks, rng.normal(size=(4, 8 // scale, 6 // scale)).astype(np.float32)
+
+
+def all_figures(masks, maps, ignore):
+    """Return what every measure over masks and maps says."""
+    curve = region_track_curve(masks, maps, n_thresholds=6, min_iou=0.3, ignore=ignore)
+    cells = {"cell": 2, "ignore": ignore}
+    figures = [
+        *curve.values(),
+        *pro_curve(masks, maps, ignore=ignore),
+        *pro_curve(masks, maps, n_thresholds=7, ignore=ignore),
+        aupro_score(masks, maps, ignore=ignore),
+        rbdc_score(masks, maps, n_thresholds=4, ignore=ignore),
+        tbdc_score(masks, maps, n_thresholds=4, ignore=ignore),
+        *(region_level_auc_score(masks, maps, reduce=way, **cells) for way in ("max", "mean")),
+        region_level_equal_error_rate(masks, maps, **cells),
+    ]
+    for rule in ("pami2014", "cvpr2010", "dual"):
+        options = {"rule": rule, "precision": 0.4, "ignore": ignore}
+        figures += [
+            *pixel_level_curve(masks, maps, **options),
+            pixel_level_auc_score(masks, maps, **options),
+            pixel_level_equal_error_rate(masks, maps, **options),
+        ]
+    return [np.asarray(one) for one in figures]
+
+
+def assert_same_figures(some, others):
+    for one, other in zip(some, others, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@given(seed=st.integers(0, 999), share=st.sampled_from([0.1, 0.5, 0.8]))
+def test_what_masks_and_maps_hold_in_pixels_that_do_not_count_changes_no_figure(seed, share):
+    masks, maps = pictures_to_judge(seed, 1)
+    rng = np.random.default_rng(seed)
+    ignore = rng.random((8, 6)) < share
+    ignore[4, 0] = False
+    other_masks, other_maps = masks.copy(), maps.copy()
+    other_masks[:, ignore] = rng.random((4, ignore.sum())) < 0.5
+    other_maps[:, ignore] = rng.choice([-np.inf, -9, 0, 9, np.inf, np.nan], (4, ignore.sum()))
+    assert_same_figures(
+        all_figures(masks, maps, ignore), all_figures(other_masks, other_maps, ignore)
+    )
+
+
+@given(seed=st.integers(0, 999), scale=st.sampled_from([1, 2]))
+def test_to_ignore_nothing_changes_nothing(seed, scale):
+    masks, maps = pictures_to_judge(seed, scale)
+    nothing = np.zeros((8, 6), dtype=bool)
+    assert_same_figures(all_figures(masks, maps, None), all_figures(masks, maps, nothing.tolist()))
+
+
+@given(
+    seed=st.integers(0, 999),
+    scale=st.sampled_from([1, 2]),
+    top=st.sampled_from([0, 2, 4]),
+    bottom=st.sampled_from([6, 8]),
+)
+def test_to_ignore_rows_at_the_border_is_to_crop_the_pictures(seed, scale, top, bottom):
+    masks, maps = pictures_to_judge(seed, scale)
+    ignore = np.ones((8, 6), dtype=bool)
+    ignore[top:bottom] = False
+    cropped = masks[:, top:bottom], maps[:, top // scale : bottom // scale]
+    assert_same_figures(all_figures(masks, maps, ignore), all_figures(*cropped, None))
+
+
+def test_a_frame_that_is_irregular_only_where_pixels_do_not_count_is_normal():
+    masks = np.zeros((3, 2, 2), dtype=bool)
+    masks[0, 0, 0] = masks[1, 1, 1] = True
+    ignore = np.array([[False, False], [False, True]])
+    maps = np.array([[[2.0, 0], [0, 9]], [[1.0, 0], [0, 9]], [[0.0, 0], [0, 9]]])
+    fpr, tpr, thresholds = pixel_level_curve(masks, maps, ignore=ignore)
+    assert thresholds.tolist() == [np.inf, 2, 1, 0]
+    assert fpr.tolist() == [0, 0, 1 / 2, 1]
+    assert tpr.tolist() == [0, 1, 1, 1]
+
+
+def test_regions_that_pixels_which_do_not_count_cut_in_two_are_two():
+    masks = np.zeros((1, 1, 7), dtype=bool)
+    masks[0, 0, :5] = True
+    ignore = np.zeros((1, 7), dtype=bool)
+    ignore[0, 1] = True
+    maps = np.array([[[9.0, 8, 7, 7, 0, 0, 7]]])
+    fpr, pro, thresholds = pro_curve(masks, maps, ignore=ignore)
+    assert thresholds.tolist() == [np.inf, 9, 7, 0]
+    assert fpr.tolist() == [0, 0, 1 / 2, 1]
+    assert pro == pytest.approx([0, 1 / 2, 5 / 6, 1])
+    curve = region_track_curve(masks, maps, thresholds=[9, 7], ignore=ignore)
+    assert (curve.n_regions, curve.n_tracks) == (2, 2)
+    assert curve.regions.tolist() == [1 / 2, 1]
+    assert curve.false_regions.tolist() == [0, 1]
+
+
+def test_what_passes_behind_pixels_that_do_not_count_is_one_track_where_it_has_a_number():
+    masks = np.zeros((3, 1, 3), dtype=np.uint8)
+    for frame in range(3):
+        masks[frame, 0, frame] = 7
+    ignore = np.array([[False, True, False]])
+    masks[:, ignore] += 200  # a number that is no track
+    maps = np.full(masks.shape, 0.5)
+    curve = region_track_curve(masks, maps, thresholds=[1], ignore=ignore)
+    assert (curve.n_regions, curve.n_tracks) == (2, 1)
+    for void in (0, 1, 255, -1):  # numbers that pixels which do not count bear in some data sets
+        marked = np.where(ignore, void, masks == 7)
+        curve = region_track_curve(marked, maps, thresholds=[1], ignore=ignore)
+        assert (curve.n_regions, curve.n_tracks) == (2, 2)
+        assert aupro_score(marked, maps, ignore=ignore) == aupro_score(
+            masks == 7, maps, ignore=ignore
+        )
+
+
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+@given(seed=st.integers(0, 999), share=st.sampled_from([0.2, 0.7]))
+def test_a_cell_counts_by_those_of_its_pixels_that_count(reduce, seed, share):
+    masks, maps = pictures_to_judge(seed, 1)
+    ignore = np.random.default_rng(seed).random((8, 6)) < share
+    labels, scores = [], []
+    for image, i, j in np.ndindex(4, 4, 3):
+        tile = np.s_[2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+        pixels = [
+            (bool(irregular), float(score))
+            for irregular, score, hidden in zip(
+                masks[image][tile].flat, maps[image][tile].flat, ignore[tile].flat, strict=True
+            )
+            if not hidden
+        ]
+        if pixels:
+            labels.append(any(irregular for irregular, _ in pixels))
+            values = [score for _, score in pixels]
+            scores.append(max(values) if reduce == "max" else sum(values) / len(values))
+    assume(len(set(labels)) == 2)
+    options = {"cell": 2, "reduce": reduce, "ignore": ignore}
+    assert region_level_auc_score(masks, maps, **options) == pytest.approx(
+        roc_auc_score(labels, scores)
+    )
+    assert region_level_equal_error_rate(masks, maps, **options) == pytest.approx(
+        equal_error_rate(np.where(labels, -1, 1), -np.array(scores))
+    )
+
+
+def test_cell_scores_of_a_masked_array_leave_masked_pixels_out():
+    maps = np.ma.array([[[1.0, 9, 5, 5], [3, 9, 5, 5]]], mask=[[[0, 1, 1, 1], [0, 1, 1, 1]]])
+    for reduce, score in (("max", 3.0), ("mean", 2.0)):
+        assert cell_scores(maps, 2, reduce=reduce).tolist() == [[[score, None]]]
+
+
+@given(seed=st.integers(0, 999))
+def test_no_pixel_that_does_not_count_flags_a_sample_in_the_plane(seed):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([1, -1], 5)
+    residual, regularity = rng.integers(1, 5, (2, 10, 3, 4)) / 5
+    ignore = hide(seed, residual, 0.5)
+    plane = threshold_plane(labels, residual, regularity, ignore=ignore)
+    left = threshold_plane(labels, residual[:, ~ignore], regularity[:, ~ignore])
+    assert_same_figures(plane.values(), left.values())
+
+
 # --- scorers -------------------------------------------------------------------------------------
 
 
@@ -537,6 +729,19 @@ def test_a_search_takes_masks_as_y_and_scores_maps():
             found = [search.cv_results_[f"split{k}_test_score"][0] for k in range(2)]
             assert found == pytest.approx(expected)
     assert pickle.loads(pickle.dumps(scorer)) == scorer
+
+
+def test_a_scorer_passes_on_which_pixels_do_not_count():
+    masks, maps = frames_of(11, n=12)
+    ignore = hide(11, masks, 0.4)
+    seen = np.where(ignore, 9.0, maps)
+    scorer = make_map_scorer(aupro_score, max_fpr=0.5, ignore=ignore)
+    assert scorer(Painter(), seen, masks) == aupro_score(masks, maps, max_fpr=0.5, ignore=ignore)
+    search = GridSearchCV(
+        Painter(), {"sign": [1, -1]}, cv=NoveltyKFold(2), scoring=scorer, refit=False
+    ).fit(np.where(ignore, 9.0, maps + 10.0 * masks), masks)
+    assert search.best_params_ == {"sign": 1}
+    assert search.best_score_ == 1
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -626,3 +831,46 @@ MASKS[0, 0, 0] = True
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        pixel_level_curve,
+        pixel_level_auc_score,
+        pixel_level_equal_error_rate,
+        pro_curve,
+        aupro_score,
+        region_track_curve,
+        rbdc_score,
+        tbdc_score,
+        region_level_auc_score,
+        region_level_equal_error_rate,
+        threshold_plane,
+    ],
+)
+@pytest.mark.parametrize(("ignore", "message"), [
+    (
+        np.zeros((4, 4), np.uint8),
+        "ignore must be a boolean array of shape (H, W), True where pixels do not count. Got "
+        "uint8 of shape (4, 4); write mask > 0 for a picture.",
+    ),
+    (
+        MASKS,
+        "ignore must be a boolean array of shape (H, W), True where pixels do not count. Got "
+        "bool of shape (2, 4, 4); write mask > 0 for a picture.",
+    ),
+    (
+        np.zeros((4, 5), bool),
+        "ignore has the shape (4, 5), but the {} have (4, 4); give one value a pixel.",
+    ),
+    (np.ones((4, 4), bool), "ignore leaves no pixel that counts; leave some False."),
+])  # fmt: skip
+def test_pixels_to_ignore_that_make_no_sense_are_refused(judge, ignore, message):
+    message = message.format("maps" if judge is threshold_plane else "masks")
+    arrays = [MASKS, np.zeros((2, 4, 4))]
+    options = {"cell": 2} if judge.__name__.startswith("region_level") else {}
+    if judge is threshold_plane:
+        arrays = [np.array([1, -1]), arrays[1], arrays[1]]
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        judge(*arrays, ignore=ignore, **options)

@@ -565,6 +565,49 @@ def test_maps_of_another_size_are_brought_to_the_frames(tmp_path):
     np.testing.assert_array_equal(small, large)
 
 
+@pytest.mark.parametrize("grey", [10, 128, 245])
+def test_pixels_that_do_not_count_are_hatched_over_dark_and_bright_footage(tmp_path, grey):
+    frames = np.full((2, 64, 96), grey, dtype=np.uint8)
+    ignore = np.zeros((64, 96), dtype=bool)
+    ignore[:32] = True
+    odd = np.zeros((2, 64, 96))
+    seen = []
+    for name, hidden in (("plain", None), ("hatched", ignore), ("small", ignore[::4, ::4])):
+        path = tmp_path / f"{name}.mp4"
+        write_overlay(path, frames, regularity=odd, scores=[1, -1], ignore=hidden)
+        seen.append(load_frames(path, color=True).frames[-1].astype(int))
+    plain, hatched, small = seen
+    np.testing.assert_array_equal(hatched, small)
+    assert abs(hatched - plain)[36:].mean() < 2  # what counts, and the strip, are as they were
+    stripes = hatched[4:28]
+    assert np.ptp(stripes, axis=2).mean() < 10  # grey: no regularity is shown
+    assert np.ptp(plain[4:28], axis=2).mean() > 50
+    assert stripes.std(axis=(0, 1)).min() > 20
+    assert abs(stripes - grey).mean() > 25
+
+
+@pytest.mark.parametrize(
+    ("ignore", "message"),
+    [
+        (
+            np.zeros((64, 96)),
+            "ignore must be a boolean array of shape (H, W), True where pixels do not count. Got "
+            "float64 of shape (64, 96); write mask > 0 for a picture.",
+        ),
+        (np.ones((64, 96), bool), "ignore leaves no pixel that counts; leave some False."),
+    ],
+)
+def test_pixels_to_ignore_that_make_no_sense_leave_an_older_file_as_it_was(
+    tmp_path, ignore, message
+):
+    path = tmp_path / "seen.mp4"
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        write_overlay(path, film(3), ignore=ignore)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["seen.mp4"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
