@@ -576,7 +576,9 @@ def _writers(
                 "colour of uint8; take --masks."
             )
         if arguments.overlay.suffix.lower() == ".mp4":
-            video = exits.enter_context(OverlayWriter(arguments.overlay, fps=_frame_rate(chunk)))
+            video = exits.enter_context(
+                OverlayWriter(arguments.overlay, fps=_frame_rate(chunk), ignore=ignored)
+            )
 
             def write_frame(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
                 assert look.whole is not None
@@ -592,7 +594,7 @@ def _writers(
             def write_picture(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
                 assert look.whole is not None
                 mask, regular = seen.evidence[row] >= 0, seen.regularity[row]
-                picture = draw_overlay(look.whole, mask=mask, regularity=regular)
+                picture = draw_overlay(look.whole, mask=mask, regularity=regular, ignore=ignored)
                 outputs.save_picture(drawn / _picture_name(look), picture)
 
             writers.append(write_picture)
@@ -896,18 +898,19 @@ def demo(arguments: argparse.Namespace, talk: Talk) -> int:
         raise FileExistsError(f"{folder} is there already; give a name that is free.")
     _check_parent(folder)
     folder.mkdir()
-    talk.say(
-        f"Drawing a walkway with people, and a day on which something else comes by: {folder}"
-    )
-    normal = make_moving_shapes(1, 1200, random_state=0)
+    talk.say(f"Drawing a walkway with people, and a day on which a cart comes by, in {folder}")
+    normal = make_moving_shapes(16, 80, random_state=0)
     today = make_moving_shapes(1, 300, irregular="shape", share=0.3, random_state=1)
-    write_overlay(folder / "normal.mp4", normal.frames)
+    (folder / "normal").mkdir()
+    for clip in range(16):
+        frames = normal.frames[normal.clips == clip]
+        write_overlay(folder / "normal" / f"{clip:02d}.mp4", frames)
     write_overlay(folder / "today.mp4", today.frames)
     model, overlay = folder / "model", folder / "odd.mp4"
     epochs = ["--epochs", str(arguments.epochs)]
     how = [flag for flag in ("--quiet", "--verbose", "--json") if getattr(arguments, flag[2:])]
     for command in (
-        ["fit", str(folder / "normal.mp4"), str(model), "--seed", "0", *epochs],
+        ["fit", str(folder / "normal"), str(model), "--seed", "0", *epochs],
         ["segment", str(model), str(folder / "today.mp4"), "--overlay", str(overlay)],
     ):
         talk.say(f"\n$ skavid {' '.join(command)}")

@@ -116,9 +116,9 @@ def figures(
         result["clip_auc"] = metrics.clip_auc_score(labels, scores, clip_of, one_kind="pad")
     if masks is not None:
         result |= {
-            "pixel_auc": metrics.pixel_level_auc_score(masks, evidence),
-            "pixel_eer": metrics.pixel_level_equal_error_rate(masks, evidence),
-            "aupro": metrics.aupro_score(masks, evidence),
+            "pixel_auc": metrics.pixel_level_auc_score(masks, evidence, ignore=ignored),
+            "pixel_eer": metrics.pixel_level_equal_error_rate(masks, evidence, ignore=ignored),
+            "aupro": metrics.aupro_score(masks, evidence, ignore=ignored),
         }
     return result
 

@@ -345,7 +345,9 @@ def watch(
         if snapshots is not None and whole is not None:
             stamp = f"{began_at:%Y%m%dT%H%M%S}-" if feed.is_live else ""
             path = snapshots / f"{feed.name}-{stamp}{event.number:04d}.png"
-            save_picture(path, draw_overlay(whole, mask=mask, regularity=seen.regularity[0]))
+            ignored = viewer.detector.ignore
+            drawn = draw_overlay(whole, mask=mask, regularity=seen.regularity[0], ignore=ignored)
+            save_picture(path, drawn)
             told["snapshot"] = str(path)
         return told
 

@@ -661,6 +661,23 @@ def test_evaluate_measures_images_and_pixels(capsys, place):
     assert told["false_alarms"] == np.mean(scores[labels == 1] <= 0)
 
 
+def test_what_is_ignored_is_no_part_of_the_truth(capsys, place):
+    from skavid import metrics
+
+    words = ["evaluate", place / "loose", place / "today.mp4", "--masks", place / "truth"]
+    code, out, _ = run(capsys, *words, "--ignore", place / "left.png", "--json")
+    assert code == 0
+    told = json.loads(out)
+    left = (np.arange(24) < 6)[None].repeat(16, 0)
+    detector = AVIDDetector.load(place / "loose").set_params(ignore=left)
+    images = stacks(load_frames(place / "today.mp4", size=(16, 24)).frames)
+    large = np.array([read_picture(p) for p in sorted((place / "truth").iterdir())])
+    masks = large.reshape(30, 16, 2, 24, 2).any(axis=(2, 4)) & ~left
+    labels = np.where(masks.any(axis=(1, 2)), -1, 1)
+    assert told["irregular"] == (labels == -1).sum()
+    assert told["eer"] == metrics.equal_error_rate(labels, detector.score_samples(images))
+
+
 def test_evaluate_takes_labels_alone(capsys, place):
     words = ["evaluate", place / "loose", place / "today.mp4", "--labels", place / "labels.txt"]
     code, out, _ = run(capsys, *words)
@@ -855,7 +872,7 @@ def test_the_demo_goes_the_whole_way(capsys, tmp_path, monkeypatch):
     real = make_moving_shapes
     monkeypatch.setattr(
         "skavid.datasets.make_moving_shapes",
-        lambda n, n_frames, **more: real(n, 40, size=(32, 48), **more),
+        lambda n, _, **more: real(n, 8 if n > 1 else 40, size=(32, 48), **more),
     )
     monkeypatch.setattr(
         "skavid.estimator.VIDEO",
@@ -864,7 +881,7 @@ def test_the_demo_goes_the_whole_way(capsys, tmp_path, monkeypatch):
     code, out, err = run(capsys, "demo", "--epochs", "1")
     assert code == 0
     made = sorted(path.name for path in (tmp_path / "skavid-demo").iterdir())
-    assert made == ["model", "normal.mp4", "odd.mp4", "today.mp4"]
+    assert made == ["model", "normal", "odd.mp4", "today.mp4"]
     assert "$ skavid segment skavid-demo/model skavid-demo/today.mp4" in err
     assert "The truth: a cart is to be seen from " in err
     assert "of 40 images are irregular." in out
