@@ -41,6 +41,7 @@ DATASETS: dict[str, tuple[bool, tuple[int, int]]] = {
 }
 EPOCHS_SEEN = 100_000  # images to look at in a training: UCSD Ped2 at 40 epochs
 SMALL_OBJECT = 8.0  # pixels, below which larger frames help
+SAME_PACE = 1.3
 CHUNK, CHUNK_BYTES = 64, 2**27
 LISTED = 10  # odd moments shown of a video
 COLUMNS: dict[str, type] = {
@@ -93,7 +94,7 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
     with _folder_beside(model) as folder:
         if arguments.dataset:
             images, ids = _load_dataset(arguments, reading, "train")[:2]
-            fps, n_clips = 25.0, len(set(ids.tolist()))
+            fps, n_clips = None, len(set(ids.tolist()))
         else:
             talk.say(f"Reading {counted(len(clips), 'clip' if stacked else 'source')} ...")
             total = sum(clip.n_images() or 0 for clip in clips) or None
@@ -316,6 +317,7 @@ def _basis_text(detector: AVIDDetector) -> str:
 
 def _model_facts(detector: AVIDDetector) -> dict[str, Any]:
     return {
+        **getattr(detector, "extra_", {}),
         "image_shape": list(detector.image_shape_),
         "alpha": detector.alpha_,
         "zeta": detector.zeta_,
@@ -323,7 +325,6 @@ def _model_facts(detector: AVIDDetector) -> dict[str, Any]:
         "object_size": detector.object_size_,
         "object_pace": detector.object_pace_,
         "n_epochs": len(detector.history_),
-        **getattr(detector, "extra_", {}),
     }
 
 
@@ -388,11 +389,26 @@ def _looks(
             viewer.begin()
             is_first = True
             for chunk in _chunks(sources.read_clip(clip, reading, whole=whole)):
+                if is_first:
+                    _note_pace(clip, chunk, viewer.detector, talk)
                 yield chunk, viewer.look([look.image for look in chunk]), is_first
                 is_first = False
                 bar.update(len(chunk))
                 if stop.stopped:
                     return
+
+
+def _note_pace(clip: Clip, chunk: list[Look], detector: AVIDDetector, talk: Talk) -> None:
+    """Tell where frames come faster or slower than those that a model was trained on."""
+    known = getattr(detector, "extra_", {}).get("fps")
+    if not isinstance(known, float) or known <= 0 or len(chunk) < 3 or not clip.has_clock():
+        return
+    rate = _frame_rate(chunk)
+    if not 1 / SAME_PACE <= rate / known <= SAME_PACE:
+        talk.say(
+            f"Note: {clip.name} has {rate:.3g} frames a second, the training had {known:.3g}; "
+            f"what moves seems {'slower' if rate > known else 'faster'} to the model than it is."
+        )
 
 
 def _chunks(looks: Iterator[Look]) -> Iterator[list[Look]]:
@@ -936,7 +952,7 @@ def info(arguments: argparse.Namespace, talk: Talk) -> int:
         text = [f"{arguments.model} reads {reading.describe()}."]
         if "trained_on" in facts:
             epochs = counted(facts["n_epochs"], "epoch")
-            text.append(f"Trained {epochs} on {', '.join(facts['trained_on'])}.")
+            text.append(f"Trained {epochs} on {', '.join(map(str, facts['trained_on']))}.")
         if detector.object_size_ is not None:
             text.append(f"What moves was about {detector.object_size_:.0f} pixels large.")
         text.append(_basis_text(detector))

@@ -86,6 +86,10 @@ class Clip(NamedTuple):
     pictures: tuple[Path, ...] = ()
     prefix: str = ""  # of the names of pictures, where there are several sets
 
+    def has_clock(self) -> bool:
+        """Tell whether its times are known, not assumed, as those of pictures are."""
+        return self.kind == "video" and not Path(self.path).is_dir()
+
     def n_images(self) -> int | None:
         """Tell about how many images it has."""
         if self.kind == "pictures":
@@ -309,11 +313,11 @@ def _warn_if_squeezed(path: Path, shape: tuple[int, ...], size: tuple[int, int])
 
 def load(
     clips: Sequence[Clip], reading: Reading, folder: Path, looks: Any = iter
-) -> tuple[NDArray[Any], NDArray[np.int64], float]:
+) -> tuple[NDArray[Any], NDArray[np.int64], float | None]:
     """Write the images of all clips to a file in a folder, and map it into memory.
 
-    Returns them with the number of the clip of each, and the frames a second. ``looks`` may wrap
-    the iterator, to show how far it is.
+    Returns them with the number of the clip of each, and the frames a second, if videos tell.
+    ``looks`` may wrap the iterator, to show how far it is.
     """
     ids: list[int] = []
     steps: list[float] = []
@@ -325,14 +329,14 @@ def load(
                 ids.append(number)
                 if before is not None and look.time is not None and look.time > before:
                     steps.append(look.time - before)
-                before = look.time
+                before = look.time if clip.has_clock() else None
                 yield look.image
 
     array = save_frames(folder / "images.npy", images())
-    return array, np.array(ids), 1 / float(np.median(steps)) if steps else 25.0
+    return array, np.array(ids), 1 / float(np.median(steps)) if steps else None
 
 
-def cut(ids: NDArray[np.int64], fps: float) -> NDArray[np.int64]:
+def cut(ids: NDArray[np.int64], fps: float | None) -> NDArray[np.int64]:
     """Cut few long clips into pieces that follow each other, so that some can be held out.
 
     A piece has 100 frames or more and at most a minute where the clips allow it; there are 20 of
@@ -342,7 +346,9 @@ def cut(ids: NDArray[np.int64], fps: float) -> NDArray[np.int64]:
     if len(lengths) >= MOST_PIECES // 2:
         return ids
     total = len(ids)
-    piece = min(max(PIECE, total / MOST_PIECES), max(PIECE, LONGEST_PIECE * fps), total / 2)
+    piece = min(
+        max(PIECE, total / MOST_PIECES), max(PIECE, LONGEST_PIECE * (fps or 25)), total / 2
+    )
     groups: list[NDArray[np.int64]] = []
     n_pieces = 0
     for length in lengths.tolist():

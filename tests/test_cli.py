@@ -425,6 +425,16 @@ def test_a_table_of_any_kind_holds_every_row(capsys, place, suffix):
     assert 0 < frame["irregular"].sum() < 30
 
 
+def test_frames_at_another_rate_are_noted(capsys, place, tmp_path):
+    frames = load_frames(place / "today.mp4").frames[:8]
+    write_overlay(tmp_path / "fast.mp4", frames, fps=30)
+    _, _, err = run(capsys, "score", place / "model", "fast.mp4")
+    assert err == (
+        "Note: fast has 30 frames a second, the training had 10; what moves seems slower to the "
+        "model than it is.\n"
+    )
+
+
 def test_pictures_keep_their_names(capsys, place):
     code, out, _ = run(capsys, "score", place / "picture-model", place / "pictures")
     assert code == 0
@@ -858,6 +868,21 @@ def test_watch_refuses_what_it_cannot_watch(capsys, place, tmp_path, words, mess
     message = f"skavid watch: {message.format(place=place)}"
     said = refused(capsys, tmp_path, "watch", *words, "--quiet")
     assert said.startswith(message)
+
+
+# --- export --------------------------------------------------------------------------------------
+
+
+def test_export_writes_a_graph_and_compares_it(capsys, place):
+    pytest.importorskip("skavid.export")
+    pytest.importorskip("onnxruntime")
+    words = ["export", place / "model", "model.onnx", "--verify", place / "today.mp4", "--json"]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    told = json.loads(out)
+    assert told["verified_on"] == 30
+    assert told["differences"]["score"] < 1e-4
+    assert told["dtype"] == "uint8"
 
 
 # --- demo ----------------------------------------------------------------------------------------
