@@ -884,11 +884,14 @@ def export(arguments: argparse.Namespace, talk: Talk) -> int:
     is_bytes = reading.size is not None or detector.value_range_ == (0.0, 255.0)
     dtype = "uint8" if is_bytes else "float32"
     export.to_onnx(detector, arguments.output, dtype=dtype)
-    shape = " x ".join(map(str, detector.image_shape_))
+    shape = ", ".join(map(str, detector.image_shape_))
     result: dict[str, Any] = {
-        "model": str(arguments.output), "image_shape": list(detector.image_shape_), "dtype": dtype,
-    }  # fmt: skip
-    text = f"{arguments.output} takes images (n) of {shape} {dtype}, {reading.describe()}."
+        "model": str(arguments.output),
+        "image_shape": list(detector.image_shape_),
+        "dtype": dtype,
+    }
+    text = f"{arguments.output} takes {dtype} images of shape (n, {shape})"
+    text += "." if reading.stacking is None else ", frames stacked as in Sec. 3.5."
     if examples:
         try:
             differences = export.verify_onnx(detector, arguments.output, np.stack(examples))
