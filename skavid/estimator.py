@@ -1137,7 +1137,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         -----
         Scores, maps and masks of the loaded detector are equal to the last bit on the same
         machine, with the same releases. ``net_``, which only a further training needs, is not
-        kept; `callbacks`, `memory` and a `random_state` that is no integer become None.
+        kept; `callbacks`, `memory` and a `random_state` that is no integer become None. A dict
+        ``extra_`` that you set is kept, if JSON can hold it: the command line notes there how
+        sources are read.
         """
         check_is_fitted(self)
         persistence.save_model(path, *self._kept())

@@ -75,10 +75,11 @@ FITTED: dict[str, list[Any]] = {
     "_crop_size": [Interval(Integral, 1, None, closed="left"), None],
     "_auto_filters": [dict],
     "_trained_on": [dict],
+    "extra_": [dict],
 }
 """The attributes of a fitted detector that are kept beside its networks, and what they may be."""
 
-OPTIONAL = {"feature_names_in_", "_trained_on"}
+OPTIONAL = {"feature_names_in_", "_trained_on", "extra_"}
 
 _SIZES: dict[str, dict[str, list[Any]]] = {
     "inpainter": {

@@ -33,8 +33,11 @@ __all__ = [
     "BrokenVideoError",
     "Frame",
     "OverlayWriter",
+    "count_frames",
+    "draw_overlay",
     "load_frames",
     "read_frames",
+    "read_pairs",
     "save_frames",
     "write_overlay",
 ]
@@ -174,21 +177,99 @@ def read_frames(
     1 0.1 (4, 4) 2
     2 0.2 (4, 4) 10
     """
-    size = None if size is None else _check_size(size)
-    if not isinstance(source, str | Path):
-        av = _import_av()
-        address, driver = _camera(av, int(source))
-        return _number(_decode_live(av, address, driver, size, color, timeout))
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(source)):
-        return _number(_decode_live(_import_av(), str(source), None, size, color, timeout))
+    return _number(_open(source, [(_maybe_size(size), color)], fps, timeout))
+
+
+@validate_params(_READING, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+def read_pairs(
+    source: str | Path | int,
+    *,
+    size: tuple[int, int] | None = None,
+    color: bool = False,
+    fps: float = 25.0,
+    timeout: float = 10.0,
+) -> Iterator[tuple[Frame, NDArray[np.uint8]]]:
+    """Read each frame twice at once: as a model wants it, and as people want to see it.
+
+    Parameters
+    ----------
+    source : str, Path or int
+        As in :func:`read_frames`.
+    size : tuple (height, width), default=None
+        Of the frames for the model.
+    color : bool, default=False
+        Whether these have red, green and blue.
+    fps : float, default=25.0
+        Pictures a second, for the times of a folder.
+    timeout : float, default=10.0
+        How many seconds to wait for a network address.
+
+    Returns
+    -------
+    pairs : iterator of (Frame, ndarray of shape (h, w, 3), uint8)
+        The frame of :func:`read_frames`, and the same picture in its own size and colour.
+
+    See Also
+    --------
+    read_frames : Reads them once, and says what is raised.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from skavid.video import read_pairs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.fromarray(np.full((6, 8), 9, np.uint8)).save(f"{folder}/0.png")
+    ...     for frame, whole in read_pairs(folder, size=(3, 4)):
+    ...         print(frame.image.shape, whole.shape)
+    (3, 4) (6, 8, 3)
+    """
+    pairs = _open(source, [(_maybe_size(size), color), (None, True)], fps, timeout)
+    frames = enumerate(pairs)
+    return ((Frame(few, time, index), whole) for index, ((few, whole), time) in frames)
+
+
+@validate_params({"source": [str, Path]}, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+def count_frames(source: str | Path) -> int | None:
+    """Tell about how many frames a source has, without decoding it.
+
+    Parameters
+    ----------
+    source : str or Path
+        A video, a picture or a folder of pictures.
+
+    Returns
+    -------
+    n_frames : int or None
+        As the header of a video has it, which may be wrong, or the number of pictures; None
+        where nothing tells.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from skavid.video import count_frames, write_overlay
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_overlay(f"{folder}/seen.mp4", np.zeros((5, 32, 48), dtype=np.uint8))
+    ...     n_frames = count_frames(f"{folder}/seen.mp4")
+    >>> n_frames
+    5
+    """
     path = Path(source).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"There is no video and no folder {path}.")
     if path.is_dir():
-        return _number(_decode_pictures(path, _list_pictures(path), size, color, float(fps)))
+        return len(_list_pictures(path))
     if path.suffix.lower() in PICTURES:
-        return _number(_decode_pictures(path, [path], size, color, float(fps)))
-    return _number(_decode_file(_import_av(), path, size, color))
+        return 1
+    av = _import_av()
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.best("video")
+            seconds = (container.duration or 0) / 1e6
+            known = stream.frames or round(seconds * float(stream.average_rate or 0))
+            return int(known) or None
+    except (av.error.FFmpegError, AttributeError, OSError):
+        return None
 
 
 @validate_params(  # type: ignore[untyped-decorator]
@@ -311,7 +392,7 @@ def save_frames(path: str | Path, images: Iterable[NDArray[Any]]) -> NDArray[Any
     ((3, 2, 2), dtype('bool'))
     """
     path = Path(path).expanduser()
-    with _beside(path) as part, part.open("wb") as file:
+    with beside(path) as part, part.open("wb") as file:
         n, first = 0, None
         for image in images:
             if first is None:
@@ -422,7 +503,7 @@ class OverlayWriter:
 
     def __enter__(self) -> OverlayWriter:
         with ExitStack() as exits:
-            self._part = exits.enter_context(_beside(self.path))
+            self._part = exits.enter_context(beside(self.path))
             with self._told():
                 self._container = exits.enter_context(
                     self._av.open(
@@ -532,19 +613,14 @@ class OverlayWriter:
         regularity: ArrayLike | None,
         score: float | None,
     ) -> NDArray[np.uint8]:
-        size = self.zoom * frame.shape[0], self.zoom * frame.shape[1]
-        picture = _resize(frame, size)
-        if regularity is not None:
-            heat = _heat(_resize(_check_map(regularity, "regularity"), size))
-            mixed = (1 - self.opacity) * picture + self.opacity * heat
-            picture = np.rint(mixed).astype(np.uint8)
-        if self.ignore is not None:
-            ignored = _resize(self.ignore, size)
-            picture[ignored] = _hatched(_resize(frame, size))[ignored]
-        if mask is not None:
-            inside = _resize(_check_map(mask, "mask") != 0, size)
-            picture[binary_dilation(inside, iterations=1) & ~inside] = _RIM
-            picture[inside & ~binary_erosion(inside)] = _OUTLINE
+        picture = draw_overlay(
+            frame,
+            mask=mask,
+            regularity=regularity,
+            opacity=self.opacity,
+            zoom=self.zoom,
+            ignore=self.ignore,
+        )
         if not self._strip_height:
             return picture
         self._scores.append(np.nan if score is None else float(score))
@@ -563,6 +639,61 @@ class OverlayWriter:
             yield
         except self._av.error.FFmpegError as error:
             raise OSError(f"{self.path} cannot be written: {error.strerror}.") from error
+
+
+def draw_overlay(
+    image: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    regularity: ArrayLike | None = None,
+    opacity: float = 0.5,
+    zoom: int = 1,
+    ignore: ArrayLike | None = None,
+) -> NDArray[np.uint8]:
+    """Draw a mask and a regularity over a single picture, as :class:`OverlayWriter` does.
+
+    Parameters
+    ----------
+    image : array-like of shape (H, W) or (H, W, 3), uint8
+        The picture.
+    mask : array-like of shape (h, w), bool, default=None
+        Irregular pixels; a map of another size than the image is resized to it.
+    regularity : array-like of shape (h, w), default=None
+        In [0, 1], 1 where it is regular.
+    opacity : float, default=0.5
+        Of the regularity, in [0, 1].
+    zoom : int, default=1
+        How many pixels to show a pixel as, along each side.
+    ignore : array-like of shape (h, w), bool, default=None
+        True where pixels do not count; they are hatched.
+
+    Returns
+    -------
+    picture : ndarray of shape (zoom * H, zoom * W, 3), uint8
+        Red, green and blue.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.video import draw_overlay
+    >>> draw_overlay(np.zeros((4, 6), np.uint8), mask=np.eye(4, 6) > 0, zoom=2).shape
+    (8, 12, 3)
+    """
+    frame = _check_image(image)
+    size = zoom * frame.shape[0], zoom * frame.shape[1]
+    picture = _resize(frame, size)
+    if regularity is not None:
+        heat = _heat(_resize(_check_map(regularity, "regularity"), size))
+        picture = np.rint((1 - opacity) * picture + opacity * heat).astype(np.uint8)
+    if ignore is not None:
+        ignored = _resize(check_ignored(ignore), size)
+        picture[ignored] = _hatched(_resize(frame, size))[ignored]
+    if mask is not None:
+        inside = _resize(_check_map(mask, "mask") != 0, size)
+        width = max(1, size[0] // 360)  # a line that is seen in large pictures, too
+        picture[binary_dilation(inside, iterations=width) & ~inside] = _RIM
+        picture[inside & ~binary_erosion(inside, iterations=width)] = _OUTLINE
+    return picture
 
 
 def write_overlay(
@@ -748,7 +879,7 @@ def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> No
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def beside(path: Path) -> Iterator[Path]:
     """Give a name beside ``path`` to write to; it replaces ``path`` if nothing is raised."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -776,8 +907,35 @@ def _import_av() -> Any:
     return av
 
 
-def _number(images: Iterator[tuple[NDArray[np.uint8], float]]) -> Iterator[Frame]:
-    for index, (image, time) in enumerate(images):
+# How to give a picture: its size, None for its own, and whether in colour.
+_View = tuple[tuple[int, int] | None, bool]
+_Seen = Iterator[tuple[list[NDArray[np.uint8]], float]]
+
+
+def _maybe_size(size: Any) -> tuple[int, int] | None:
+    return None if size is None else _check_size(size)
+
+
+def _open(source: str | Path | int, views: list[_View], fps: float, timeout: float) -> _Seen:
+    """Check what can be checked before the first frame, and begin to read."""
+    if not isinstance(source, str | Path):
+        av = _import_av()
+        address, driver = _camera(av, int(source))
+        return _decode_live(av, address, driver, views, timeout)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(source)):
+        return _decode_live(_import_av(), str(source), None, views, timeout)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"There is no video and no folder {path}.")
+    if path.is_dir():
+        return _decode_pictures(path, _list_pictures(path), views, float(fps))
+    if path.suffix.lower() in PICTURES:
+        return _decode_pictures(path, [path], views, float(fps))
+    return _decode_file(_import_av(), path, views)
+
+
+def _number(images: _Seen) -> Iterator[Frame]:
+    for index, ((image,), time) in enumerate(images):
         yield Frame(image, time, index)
 
 
@@ -799,9 +957,7 @@ def _list_pictures(folder: Path) -> list[Path]:
     return sorted(pictures, key=natural)
 
 
-def _decode_pictures(
-    source: Path, paths: list[Path], size: tuple[int, int] | None, color: bool, fps: float
-) -> Iterator[tuple[NDArray[np.uint8], float]]:
+def _decode_pictures(source: Path, paths: list[Path], views: list[_View], fps: float) -> _Seen:
     """Read pictures; time goes on where one is broken."""
     try:
         from PIL import Image, ImageOps, ImageSequence
@@ -818,14 +974,16 @@ def _decode_pictures(
                 for page in pages:
                     # Pillow before 11 calls the 16 bits of a png "I".
                     mode = "I;16" if picture.format == "PNG" and page.mode == "I" else page.mode
-                    image = _picture(ImageOps.exif_transpose(page), mode, path, size, color)
+                    upright = ImageOps.exif_transpose(page)
+                    images = [_picture(upright, mode, path, *view) for view in views]
+                    image = images[0]
                     first = first or (path, image.shape)
                     if image.shape != first[1]:
                         raise ValueError(
                             f"{path} has {_pixels(image.shape)}, but {first[0].name} has "
                             f"{_pixels(first[1])}; give size=(height, width) to resize both."
                         )
-                    yield image, moment / fps
+                    yield images, moment / fps
                     n_given, moment = n_given + 1, moment + 1
         except OSError as error:
             breaks.add(n_given, moment / fps, f"{path.name} cannot be read, {error}")
@@ -874,10 +1032,9 @@ def _decode_live(
     av: Any,
     address: str,
     driver: str | None,
-    size: tuple[int, int] | None,
-    color: bool,
+    views: list[_View],
     timeout: float,
-) -> Iterator[tuple[NDArray[np.uint8], float]]:
+) -> _Seen:
     name = f"Camera {address}" if driver else re.sub(r"//[^/@]*@", "//", address)  # no password
     try:
         container = av.open(address, format=driver, timeout=timeout)
@@ -886,12 +1043,10 @@ def _decode_live(
         raise OSError(f"{name} cannot be opened: {reason}.") from None
     with container:
         mend = "Open it again to go on."
-        yield from _decode(av, container, size, color, _Breaks(name, mend=mend))
+        yield from _decode(av, container, views, _Breaks(name, mend=mend))
 
 
-def _decode_file(
-    av: Any, path: Path, size: tuple[int, int] | None, color: bool
-) -> Iterator[tuple[NDArray[np.uint8], float]]:
+def _decode_file(av: Any, path: Path, views: list[_View]) -> _Seen:
     breaks = _Breaks(str(path))
     try:
         container = av.open(str(path))
@@ -904,12 +1059,10 @@ def _decode_file(
             f"{path} is no video that FFmpeg can read; give a video, or a folder of pictures."
         ) from error
     with container:
-        yield from _decode(av, container, size, color, breaks)
+        yield from _decode(av, container, views, breaks)
 
 
-def _decode(
-    av: Any, container: Any, size: tuple[int, int] | None, color: bool, breaks: _Breaks
-) -> Iterator[tuple[NDArray[np.uint8], float]]:
+def _decode(av: Any, container: Any, views: list[_View], breaks: _Breaks) -> _Seen:
     """Decode a video, and tell at its end where it was broken."""
     stream = container.streams.best("video")
     if stream is None and len(container.streams):
@@ -918,21 +1071,26 @@ def _decode(
         breaks.add(0, 0.0, "its index is damaged or cut off")
         breaks.tell(0)
     clock = _Clock(container, stream)
-    resizer = av.video.reformatter.VideoReformatter()
+    # Each remembers its last picture's size, so each view has its own.
+    resizers = [av.video.reformatter.VideoReformatter() for _ in views]
+    own: tuple[int, int] | None = None
     n_given = 0
     for frame in _sound_frames(av, container, stream, clock):
         if isinstance(frame, str):
             breaks.add(n_given, clock.next, frame)
             continue
         turns = round(frame.rotation / 90) % 4
-        if size is None:
-            size = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
-        height, width = size[::-1] if turns % 2 else size
-        pixels = resizer.reformat(
-            frame, width, height, "rgb24" if color else "gray", interpolation="AREA"
-        )
-        # A copy: the decoder may still predict other frames from its own.
-        yield np.array(np.rot90(pixels.to_ndarray(), turns)), clock.tick(frame)
+        if own is None:
+            own = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+        images = []
+        for resizer, (size, color) in zip(resizers, views, strict=True):
+            height, width = (size or own)[::-1] if turns % 2 else (size or own)
+            pixels = resizer.reformat(
+                frame, width, height, "rgb24" if color else "gray", interpolation="AREA"
+            )
+            # A copy: the decoder may still predict other frames from its own.
+            images.append(np.array(np.rot90(pixels.to_ndarray(), turns)))
+        yield images, clock.tick(frame)
         n_given += 1
     if clock.declared is not None and clock.is_early() and breaks.last != n_given:
         reason = f"it ends there, but its header promises {clock.declared:.2f} s"

@@ -54,6 +54,7 @@ WITHOUT_EXAMPLES = {
 # A name that is added is a promise to keep it; one that is taken away breaks somebody's code.
 PUBLIC = {
     "skavid": ["AVIDDetector", "NoveltyKFold", "PAPER", "TemporalStacker", "VIDEO", "__version__"],
+    "skavid.cli": ["main"],
     "skavid.datasets": [
         "load_avenue",
         "load_folder",
@@ -91,8 +92,11 @@ PUBLIC = {
         "BrokenVideoError",
         "Frame",
         "OverlayWriter",
+        "count_frames",
+        "draw_overlay",
         "load_frames",
         "read_frames",
+        "read_pairs",
         "save_frames",
         "write_overlay",
     ],
@@ -123,7 +127,10 @@ POSITIONAL = {
     "aupro_score": ["y_true", "y_score"],
     "region_track_curve": ["y_true", "y_score"],
     "threshold_plane": ["y_true", "residual", "regularity"],
+    "count_frames": ["source"],
+    "draw_overlay": ["image"],
     "read_frames": ["source"],
+    "read_pairs": ["source"],
     "write_overlay": ["path", "frames"],
     "load_frames": ["source"],
 }

@@ -22,8 +22,11 @@ from skavid.video import (
     BrokenVideoError,
     Frame,
     OverlayWriter,
+    count_frames,
+    draw_overlay,
     load_frames,
     read_frames,
+    read_pairs,
     write_overlay,
 )
 
@@ -125,6 +128,33 @@ def test_frames_are_resized_by_the_mean_of_what_they_cover(tmp_path, kind):
     small = load_frames(source, size=(8, 12)).frames
     means = frames.reshape(3, 8, 4, 12, 4).mean(axis=(2, 4))
     np.testing.assert_allclose(small, means, atol=1.01)
+
+
+@pytest.mark.parametrize("kind", ["video", "folder"])
+def test_pairs_are_the_same_frames_for_a_model_and_for_people(tmp_path, kind):
+    frames = RNG.integers(0, 256, size=(4, 32, 48, 3)).astype(np.uint8)
+    source = tmp_path
+    if kind == "video":
+        source = write_video(tmp_path / "film.mkv", frames)
+    else:
+        for index, image in enumerate(frames):
+            Image.fromarray(image).save(tmp_path / f"{index}.png")
+    few, whole = zip(*read_pairs(source, size=(8, 12)), strict=True)
+    for ours, theirs in zip(few, read_frames(source, size=(8, 12)), strict=True):
+        assert ours[1:] == theirs[1:]
+        np.testing.assert_array_equal(ours.image, theirs.image)
+    np.testing.assert_array_equal(whole, load_frames(source, color=True).frames)
+
+
+def test_frames_are_counted_without_decoding_them(tmp_path):
+    path = write_video(tmp_path / "film.mp4", film(7), codec="libx264", pixels="yuv420p")
+    assert count_frames(path) == 7
+    (tmp_path / "text.mp4").write_text("no video")
+    assert count_frames(tmp_path / "text.mp4") is None
+    for index in range(3):
+        Image.fromarray(film(1)[0]).save(tmp_path / f"{index}.png")
+    assert count_frames(tmp_path) == 3
+    assert count_frames(tmp_path / "0.png") == 1
 
 
 def test_times_of_a_variable_rate_are_kept(tmp_path):
@@ -487,6 +517,21 @@ def test_an_overlay_outlines_masks_heats_the_irregular_and_plots_scores(tmp_path
     strip = odd[80:]
     assert strip[:, -6:, 0].mean() > strip[:, -6:, 2].mean() + 20  # orange where irregular
     assert (strip[:, :80].std(axis=(0, 1)) < 60).all()
+
+
+def test_a_picture_is_drawn_on_around_its_mask_alone():
+    image = RNG.integers(0, 256, size=(20, 30, 3)).astype(np.uint8)
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[5:12, 8:20] = True
+    drawn = draw_overlay(image, mask=mask)
+    changed = (drawn != image).any(axis=2)
+    near = np.zeros_like(mask)
+    near[4:13, 7:21] = True
+    near[6:11, 9:19] = False
+    assert not changed[~near].any()
+    assert (drawn[5, 8:20] == 255).all()
+    assert (drawn[4, 8:20] == 0).all()
+    np.testing.assert_array_equal(draw_overlay(image), image)
 
 
 def test_an_overlay_is_what_browsers_play(tmp_path):

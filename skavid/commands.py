@@ -1,0 +1,998 @@
+"""What each command of the command line does; ``cli`` reads its arguments.
+
+Floor 6, below ``cli``: torch, scikit-learn and all that needs them are imported by the commands
+that do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skavid.talk import FINE, INTERRUPTED, UNEXPECTED, CtrlC, Talk, clock, counted
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from sklearn.utils import Bunch
+
+    from skavid.estimator import AVIDDetector
+    from skavid.sources import Clip, Look, Reading
+    from skavid.watch import Event, Viewer
+
+__all__: list[str] = []  # called by ``cli`` alone: nothing here is promised to users
+
+# Data sets by name: whether they are video, and the size that they are brought to.
+DATASETS: dict[str, tuple[bool, tuple[int, int]]] = {
+    "avenue": (True, (120, 214)),
+    "magnetic-tiles": (False, (128, 128)),
+    "mvtec": (False, (256, 256)),
+    "shanghaitech": (True, (120, 214)),
+    "ucsd-ped1": (True, (120, 180)),
+    "ucsd-ped2": (True, (120, 180)),
+    "umn": (True, (120, 160)),
+}
+EPOCHS_SEEN = 100_000  # images to look at in a training: UCSD Ped2 at 40 epochs
+SMALL_OBJECT = 8.0  # pixels, below which larger frames help
+SAME_PACE = 1.3
+CHUNK, CHUNK_BYTES = 64, 2**27
+LISTED = 10  # odd moments shown of a video
+COLUMNS: dict[str, type] = {
+    "source": str, "frame": int, "time": float, "score": float, "irregular": bool,
+}  # fmt: skip
+EXTRAS = {
+    "video": ("av",),
+    "image": ("pillow", "scikit-image"),
+    "save": ("safetensors",),
+    "export": ("onnx", "onnxruntime"),
+    "plot": ("matplotlib",),
+    "parquet": ("pyarrow",),
+}
+
+
+def fit(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Train, and write a model."""
+    from skavid import sources
+    from skavid.estimator import VIDEO, AVIDDetector
+    from skavid.training import DivergedError
+
+    model = _check_model_target(arguments.model)
+    given = _settings(arguments.set, AVIDDetector)
+    clips, stacked = _training_sources(arguments)
+    parameters = {
+        **(VIDEO if stacked else {}),
+        "target_fpr": arguments.target_fpr,
+        "random_state": arguments.seed,
+        "device": arguments.device,
+        **({} if arguments.epochs is None else {"max_epochs": arguments.epochs}),
+        **given,
+    }
+    detector = AVIDDetector(**parameters)
+    detector._validate_params()
+    spacing = detector.spacing if stacked else None
+    if arguments.dataset:
+        reading = sources.Reading(
+            arguments.size or DATASETS[arguments.dataset][1],
+            arguments.dataset == "mvtec" and not arguments.grey,
+            _stacking(spacing),
+        )
+    else:
+        reading = sources.choose_reading(
+            clips, size=arguments.size, grey=arguments.grey, spacing=spacing
+        )
+    if arguments.ignore is not None:
+        size = reading.size or sources.open_array(Path(clips[0].path)).shape[1:3]
+        example = clips[0] if clips else None
+        detector.ignore = sources.read_ignore(arguments.ignore, size, example)
+    with _folder_beside(model) as folder:
+        if arguments.dataset:
+            images, ids = _load_dataset(arguments, reading, "train")[:2]
+            fps, n_clips = None, len(set(ids.tolist()))
+        else:
+            talk.say(f"Reading {counted(len(clips), 'clip' if stacked else 'source')} ...")
+            total = sum(clip.n_images() or 0 for clip in clips) or None
+            with talk.progress(total, "image") as bar:
+                images, ids, fps = sources.load(
+                    clips, reading, Path(folder), lambda looks: _counting(looks, bar)
+                )
+            n_clips = len(clips)
+        groups = sources.cut(ids, fps) if stacked else None
+        if len(images) < 2:
+            raise ValueError(
+                f"there is {counted(len(images), 'image')}, which is too few to learn from."
+            )
+        if arguments.epochs is None and "max_epochs" not in given:
+            detector.max_epochs = min(40, max(4, round(EPOCHS_SEEN / len(images))))
+        talk.say(
+            f"Training on {counted(len(images), 'frame' if stacked else 'image')} "
+            f"{reading.describe()}; {counted(detector.max_epochs, 'epoch')}. "
+            "Ctrl-C keeps the best networks so far."
+        )
+        began = time.monotonic()
+        try:
+            with _training_progress(detector, len(images), talk):
+                detector.fit(images, groups=groups)
+        except DivergedError as error:
+            raise ValueError(str(error)) from error
+    detector.set_params(callbacks=None)
+    detector.extra_ = {
+        "reading": reading._asdict(),
+        "fps": fps,
+        "trained_on": [clip.name for clip in clips][:LISTED] or [arguments.dataset],
+    }
+    detector.save(model)
+    result = _model_facts(detector)
+    result |= {
+        "model": str(model),
+        "n_images": len(images),
+        "n_clips": n_clips,
+        "seconds": round(time.monotonic() - began, 1),
+        "interrupted": talk.was_interrupted,
+    }
+    talk.tell(result, _fit_report(detector, reading, arguments.sources, result))
+    return INTERRUPTED if talk.was_interrupted else FINE
+
+
+def _training_sources(arguments: argparse.Namespace) -> tuple[list[Clip], bool]:
+    """Find what to train on, and whether it is video."""
+    from skavid import sources
+
+    if arguments.dataset:
+        if len(arguments.sources) > 1:
+            raise ValueError(f"--dataset takes one folder, that of {arguments.dataset}.")
+        return [], DATASETS[arguments.dataset][0]
+    stacked = arguments.video or (not arguments.images and sources.is_video(arguments.sources))
+    return sources.list_clips(arguments.sources, stacked=stacked), stacked
+
+
+def _stacking(spacing: int | None) -> dict[str, Any] | None:
+    return None if spacing is None else {"n_channels": 3, "spacing": spacing, "average": True}
+
+
+def _load_dataset(
+    arguments: argparse.Namespace, reading: Reading, subset: str
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_] | None]:
+    """Return images (stacked, where they are video), and the clip, label and mask of each."""
+    import numpy as np
+
+    from skavid import datasets
+    from skavid.temporal import TemporalStacker
+
+    load = getattr(datasets, f"load_{arguments.dataset.replace('-', '_')}")
+    options = {"color": reading.color} if arguments.dataset == "mvtec" else {}
+    data = load(
+        Path(arguments.sources[0]).expanduser(), subset=subset, size=reading.size, **options
+    )
+    images = data.frames if "frames" in data else data.images
+    ids = (
+        np.unique(data.clips, return_inverse=True)[1]
+        if "clips" in data
+        else np.zeros(len(images), int)
+    )
+    if reading.stacking is not None:
+        images = TemporalStacker(**reading.stacking).fit_transform(images, groups=ids)
+    return images, ids, data.labels, data.masks
+
+
+def _settings(given: Sequence[str], detector: type[AVIDDetector]) -> dict[str, Any]:
+    """Read --set name=value."""
+    import ast
+    import difflib
+
+    known = set(detector._parameter_constraints) - {"callbacks", "ignore", "image_shape", "memory"}
+    settings: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set must be name=value, such as min_area=20. Got {text!r}.")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            mend = f"did you mean {near[0]}?" if near else "see the parameters of AVIDDetector."
+            raise ValueError(f"--set has {name!r}, which is no parameter that can be set; {mend}")
+        try:
+            settings[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[name] = value  # a word
+    return settings
+
+
+@contextmanager
+def _training_progress(detector: AVIDDetector, n_images: int, talk: Talk) -> Iterator[None]:
+    from skorch.callbacks import Callback
+
+    n_train = n_images - round(detector.validation_fraction * n_images)
+    a_epoch = max(1, math.ceil(n_train / detector.batch_size))
+    with talk.progress(detector.max_epochs * a_epoch, "batch") as bar:
+
+        class Progress(Callback):  # type: ignore[misc]
+            """Moves the bar; the first epoch tells how many batches one really has."""
+
+            def on_batch_end(self, net: Any, training: bool = False, **_: Any) -> None:
+                if training:
+                    bar.update()
+
+            def on_epoch_end(self, net: Any, **_: Any) -> None:
+                done = len(net.history)
+                if not bar.disable:
+                    bar.total = bar.n * detector.max_epochs // done
+                if talk.verbose:
+                    row = net.history[-1]
+                    talk.say(
+                        f"epoch {done}: I restores with an error of {row['valid_inpainter']:.4f}, "
+                        f"D tells with an AUC of {row['valid_detector_auc']:.3f}"
+                    )
+
+        detector.set_params(callbacks=[Progress()])
+        yield
+
+
+def _check_model_target(path: Path) -> Path:
+    """Refuse to write a model over something that is none."""
+    if path.is_dir() or (path.exists() and not _is_model(path)):
+        raise ValueError(
+            f"{path} is there, and is no model of skavid; the last argument is the model to write."
+        )
+    _check_parent(path)
+    return path
+
+
+def _folder_beside(path: Path) -> Any:
+    """Make a folder for images that are too many for memory; it is removed at the end."""
+    import tempfile
+
+    return tempfile.TemporaryDirectory(
+        prefix=f".{path.name}.", dir=path.absolute().parent, ignore_cleanup_errors=True
+    )
+
+
+def _check_parent(path: Path | None) -> None:
+    """Refuse an output whose folder is missing, before any work."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}.")
+
+
+def _is_model(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"skavid" in file.read(2**12)
+
+
+def _fit_report(
+    detector: AVIDDetector, reading: Reading, given: Sequence[str], result: dict[str, Any]
+) -> str:
+    lines = [
+        f"Trained {counted(detector.n_iter_, 'epoch')} in {clock(result['seconds'])}, on "
+        f"{counted(result['n_images'], 'image')}, {reading.describe()}."
+    ]
+    size = detector.object_size_
+    if reading.stacking is not None and size is None:
+        lines.append("Nothing moves in these clips, so no size and no pace was learnt.")
+    elif size is not None:
+        lines.append(
+            f"What moves is about {size:.0f} pixels large and moves {detector.object_pace_:.2g} "
+            "pixels a frame."
+        )
+        if size < SMALL_OBJECT and reading.size is not None:
+            share = math.ceil(12 / size)
+            lines.append(
+                f"That is small: --size {share * reading.size[0]} {share * reading.size[1]} would "
+                "show more of it, and take longer."
+            )
+    lines.append(_basis_text(detector))
+    model = result["model"]
+    example = "today.mp4" if reading.stacking is not None else "more-pictures"
+    output = "--overlay odd.mp4" if reading.stacking is not None else "--overlay odd"
+    lines += [
+        f"The model is in {model}. Go on with",
+        f"    skavid segment {model} {example} {output}",
+        f"    skavid calibrate {model} MORE-NORMAL    (thresholds on more normal data)",
+    ]
+    return "\n".join(lines)
+
+
+def _basis_text(detector: AVIDDetector) -> str:
+    """Say what thresholds rest on."""
+    text = f"Thresholds: alpha {detector.alpha_:.4g}, zeta {detector.zeta_:.4g}"
+    basis = detector.calibration_
+    if basis is None:
+        return f"{text}, as they were given."
+    text += f"; they rest on {counted(basis['n_images'], 'image')}"
+    if basis["n_clips"] is None:
+        return (
+            f"{text} that were not trained on, which vouch for {basis['fpr_bound']:.2g} of false "
+            f"alarms among new normal images."
+        )
+    text += f" in {counted(basis['n_clips'], 'clip')} that were not trained on."
+    return (
+        f"{text} With a probability of up to {basis['clip_risk']:.2g} a new clip has more than "
+        f"{detector.target_fpr:g} of its frames flagged; more normal video brings that down."
+    )
+
+
+def _model_facts(detector: AVIDDetector) -> dict[str, Any]:
+    return {
+        **getattr(detector, "extra_", {}),
+        "image_shape": list(detector.image_shape_),
+        "alpha": detector.alpha_,
+        "zeta": detector.zeta_,
+        "rests_on": detector.calibration_,
+        "object_size": detector.object_size_,
+        "object_pace": detector.object_pace_,
+        "n_epochs": len(detector.history_),
+    }
+
+
+# --- looking through a model ---------------------------------------------------------------------
+
+
+def _open_model(arguments: argparse.Namespace) -> tuple[AVIDDetector, Reading]:
+    """Load a model, and how it reads sources."""
+    from skavid import sources
+    from skavid.estimator import AVIDDetector
+
+    detector = AVIDDetector.load(arguments.model)
+    detector.set_params(device=getattr(arguments, "device", "auto"))
+    kept = getattr(detector, "extra_", {}).get("reading")
+    if kept is not None:
+        try:
+            return detector, sources.check_reading(kept)
+        except ValueError as error:
+            raise ValueError(f"{arguments.model} cannot be used: {error}") from error
+    height, width, n_channels = detector.image_shape_  # a model that Python's `save` wrote
+    stacking = _stacking(detector.spacing)
+    size = (height, width) if n_channels in (1, 3) else None
+    return detector, sources.Reading(size, n_channels == 3 and stacking is None, stacking)
+
+
+def _ignore(
+    arguments: argparse.Namespace, detector: AVIDDetector, reading: Reading, clips: list[Clip]
+) -> NDArray[np.bool_] | None:
+    """Let a detector ignore a picture's pixels, besides those that it ignores already."""
+    import numpy as np
+
+    from skavid import sources
+
+    own = None if detector.ignore is None else np.asarray(detector.ignore)
+    if arguments.ignore is None:
+        return own
+    size = reading.size or detector.image_shape_[:2]
+    more = sources.read_ignore(arguments.ignore, size, clips[0] if clips else None)
+    both = more if own is None else more | own
+    if both.all():
+        raise ValueError(f"{arguments.ignore} and the model's own leave no pixel that counts.")
+    detector.set_params(ignore=both)
+    return both
+
+
+def _find_clips(given: Sequence[str], reading: Reading) -> list[Clip]:
+    from skavid import sources
+
+    return sources.list_clips(given, stacked=reading.stacking is not None)
+
+
+def _looks(
+    clips: list[Clip], viewer: Viewer, reading: Reading, talk: Talk, stop: CtrlC, *, whole: bool
+) -> Iterator[tuple[list[Look], Bunch, bool]]:
+    """Look at clips chunk by chunk: the images, what is seen, and whether a clip begins."""
+    from skavid import sources
+
+    counts = [clip.n_images() for clip in clips]
+    total = None if None in counts else sum(count or 0 for count in counts)
+    with talk.progress(total, "image") as bar:
+        for clip in clips:
+            viewer.begin()
+            is_first = True
+            for chunk in _chunks(sources.read_clip(clip, reading, whole=whole)):
+                if is_first:
+                    _note_pace(clip, chunk, viewer.detector, talk)
+                yield chunk, viewer.look([look.image for look in chunk]), is_first
+                is_first = False
+                bar.update(len(chunk))
+                if stop.stopped:
+                    return
+
+
+def _note_pace(clip: Clip, chunk: list[Look], detector: AVIDDetector, talk: Talk) -> None:
+    """Tell where frames come faster or slower than those that a model was trained on."""
+    known = getattr(detector, "extra_", {}).get("fps")
+    if not isinstance(known, float) or known <= 0 or len(chunk) < 3 or not clip.has_clock():
+        return
+    rate = _frame_rate(chunk)
+    if not 1 / SAME_PACE <= rate / known <= SAME_PACE:
+        talk.say(
+            f"Note: {clip.name} has {rate:.3g} frames a second, the training had {known:.3g}; "
+            f"what moves seems {'slower' if rate > known else 'faster'} to the model than it is."
+        )
+
+
+def _chunks(looks: Iterator[Look]) -> Iterator[list[Look]]:
+    chunk: list[Look] = []
+    for look in looks:
+        chunk.append(look)
+        size = look.image.nbytes + (0 if look.whole is None else look.whole.nbytes)
+        if len(chunk) >= max(1, min(CHUNK, CHUNK_BYTES // size)):
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _counting(looks: Iterator[Any], bar: Any) -> Iterator[Any]:
+    for look in looks:
+        yield look
+        bar.update()
+
+
+def _rows(chunk: list[Look], seen: Bunch) -> list[dict[str, Any]]:
+    return [
+        {
+            "source": look.name,
+            "frame": look.index,
+            "time": None if look.time is None else round(look.time, 4),
+            "score": float(score),
+            "irregular": bool(score <= 0),
+        }
+        for look, score in zip(chunk, seen.scores, strict=True)
+    ]
+
+
+def _end(stop: CtrlC, talk: Talk, n: int, kept: str) -> int:
+    if not stop.stopped:
+        return FINE
+    talk.error(f"interrupted after {counted(n, 'image')}; {kept}")
+    return INTERRUPTED
+
+
+def score(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Write scores."""
+    from skavid import outputs
+    from skavid.watch import Viewer
+
+    if arguments.output is not None:
+        outputs.check_table(arguments.output)
+        _check_parent(arguments.output)
+    detector, reading = _open_model(arguments)
+    clips = _find_clips(arguments.sources, reading)
+    _ignore(arguments, detector, reading, clips)
+    n = n_irregular = 0
+    viewer = Viewer(detector, steady=arguments.steady)
+    with CtrlC() as stop:
+        with ExitStack() as exits:
+            write = None
+            for chunk, seen, _ in _looks(clips, viewer, reading, talk, stop, whole=False):
+                if write is None:  # the first images are sound: now the table may begin
+                    write = exits.enter_context(
+                        outputs.table(arguments.output, COLUMNS, as_json=talk.as_json)
+                    )
+                write(_rows(chunk, seen))
+                n += len(chunk)
+                n_irregular += int((seen.scores <= 0).sum())
+        if arguments.output is not None:
+            result = {"images": n, "irregular": n_irregular, "output": str(arguments.output)}
+            of_all = f"{n_irregular} of {counted(n, 'image')} are irregular"
+            text = f"{of_all}; the scores are in {arguments.output}."
+            if stop.stopped:
+                text = ""
+            if text or talk.as_json:
+                talk.tell(result, text)
+        where = "were written" if arguments.output is None else f"are in {arguments.output}"
+        return _end(stop, talk, n, f"their scores {where}.")
+
+
+# --- segment -------------------------------------------------------------------------------------
+
+
+def segment(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Write what was seen."""
+    from skavid import outputs
+    from skavid.watch import Viewer
+
+    targets = [arguments.overlay, arguments.masks, arguments.coco, arguments.scores]
+    if not any(targets):
+        raise ValueError("say what to write: --overlay, --masks, --coco or --scores.")
+    for target in targets:
+        _check_parent(target)
+    if arguments.scores is not None:
+        outputs.check_table(arguments.scores)
+    if arguments.masks is not None or (
+        arguments.overlay is not None and arguments.overlay.suffix.lower() != ".mp4"
+    ):
+        outputs.import_pillow()
+    detector, reading = _open_model(arguments)
+    clips = _find_clips(arguments.sources, reading)
+    ignored = _ignore(arguments, detector, reading, clips)
+    moments: list[dict[str, Any]] = []
+    n = n_irregular = 0
+    viewer = Viewer(detector, steady=arguments.steady)
+    with CtrlC() as stop:
+        with ExitStack() as exits:
+            writers: list[_Writer] = []
+            odd = _OddMoments(arguments.patience)
+            for chunk, seen, is_first in _looks(clips, viewer, reading, talk, stop, whole=True):
+                if not writers:  # the first images are sound: now outputs may begin
+                    writers = _writers(arguments, chunk, ignored, exits)
+                if is_first:
+                    odd.begin(chunk[0].name)
+                for row, look in enumerate(chunk):
+                    odd.push(look, float(seen.scores[row]))
+                    patches = viewer.find(seen, row)
+                    for write in writers:
+                        write(look, seen, row, patches)
+                n += len(chunk)
+                n_irregular += int((seen.scores <= 0).sum())
+            moments = odd.finish()
+        written = [str(target) for target in targets if target is not None]
+        result = {"images": n, "irregular": n_irregular, "moments": moments, "outputs": written}
+        talk.tell(result, _moments_text(n, n_irregular, moments, written))
+        return _end(stop, talk, n, f"what was seen is in {', '.join(written)}.")
+
+
+_Writer = Callable[["Look", "Bunch", int, list[Any]], None]
+
+
+def _writers(
+    arguments: argparse.Namespace,
+    chunk: list[Look],
+    ignored: NDArray[np.bool_] | None,
+    exits: ExitStack,
+) -> list[_Writer]:
+    """Open what is to be written; all of it appears once ``exits`` are left without an error."""
+    import numpy as np
+
+    from skavid import __version__, outputs
+    from skavid.video import OverlayWriter, draw_overlay
+
+    writers: list[_Writer] = []
+
+    def size_of(look: Look) -> tuple[int, int]:
+        height, width = (look.image if look.whole is None else look.whole).shape[:2]
+        return height, width
+
+    if arguments.masks is not None:
+        masks = exits.enter_context(outputs.folder_beside(arguments.masks))
+
+        def write_mask(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
+            mask = outputs.enlarge(seen.evidence[row] >= 0, size_of(look))
+            outputs.save_picture(masks / _picture_name(look), np.uint8(255) * mask)
+
+        writers.append(write_mask)
+    if arguments.coco is not None:
+        coco = exits.enter_context(
+            outputs.CocoWriter(arguments.coco, {"description": f"skavid {__version__}"})
+        )
+
+        def write_boxes(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
+            height, width = size_of(look)
+            image: dict[str, Any] = {"file_name": look.name, "width": width, "height": height}
+            if look.time is not None:
+                image |= {"frame": look.index, "time": round(look.time, 4)}
+            image["score"] = float(seen.scores[row])
+            found = outputs.described(patches, seen.evidence[row] >= 0, (height, width))
+            coco.write(image, found)
+
+        writers.append(write_boxes)
+    if arguments.scores is not None:
+        table = exits.enter_context(outputs.table(arguments.scores, COLUMNS))
+
+        def write_score(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
+            only = type(seen)(scores=seen.scores[row : row + 1])
+            table(_rows([look], only))
+
+        writers.append(write_score)
+    if arguments.overlay is not None:
+        if chunk[0].whole is None:
+            raise ValueError(
+                "--overlay needs pictures to draw on, but these arrays are neither grey nor "
+                "colour of uint8; take --masks."
+            )
+        if arguments.overlay.suffix.lower() == ".mp4":
+            video = exits.enter_context(
+                OverlayWriter(arguments.overlay, fps=_frame_rate(chunk), ignore=ignored)
+            )
+
+            def write_frame(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
+                assert look.whole is not None
+                mask, regular = seen.evidence[row] >= 0, seen.regularity[row]
+                video.write(
+                    look.whole, mask=mask, regularity=regular, score=float(seen.scores[row])
+                )
+
+            writers.append(write_frame)
+        else:
+            drawn = exits.enter_context(outputs.folder_beside(arguments.overlay))
+
+            def write_picture(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
+                assert look.whole is not None
+                mask, regular = seen.evidence[row] >= 0, seen.regularity[row]
+                picture = draw_overlay(look.whole, mask=mask, regularity=regular, ignore=ignored)
+                outputs.save_picture(drawn / _picture_name(look), picture)
+
+            writers.append(write_picture)
+    return writers
+
+
+def _picture_name(look: Look) -> str:
+    """Name the picture of an image: as its source, or by clip and frame."""
+    from skavid.video import PICTURES
+
+    path = Path(look.name)
+    if look.time is None and path.suffix.lower() in PICTURES:
+        return path.with_suffix(".png").as_posix()
+    return f"{look.name}/{look.index:06d}.png"
+
+
+def _frame_rate(chunk: list[Look]) -> float:
+    times = [look.time for look in chunk if look.time is not None]
+    steps = sorted(b - a for a, b in pairwise(times) if b > a)
+    if steps:
+        return 1 / steps[len(steps) // 2]
+    return 25.0 if times else 2.0  # pictures want to be seen
+
+
+class _OddMoments:
+    """The irregular times of clips; pictures that are no video have none."""
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self.moments: list[dict[str, Any]] = []
+        self._name: str | None = None
+
+    def begin(self, name: str) -> None:
+        """Begin another clip."""
+        from skavid.watch import Events
+
+        self._close()
+        self._name = name
+        self._events = Events(self.patience)
+
+    def push(self, look: Look, score: float) -> None:
+        """Take the next image."""
+        if look.time is not None:
+            self._note(self._events.push(look.time, score))
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Return all moments, the most irregular one first."""
+        self._close()
+        return sorted(self.moments, key=lambda moment: -moment["peak"])
+
+    def _close(self) -> None:
+        if self._name is not None:
+            self._note(self._events.close())
+
+    def _note(self, told: Iterator[tuple[str, Event]]) -> None:
+        for phase, event in told:
+            if phase == "end":
+                moment = {
+                    name: getattr(event, name) for name in ("start", "end", "peak", "peak_time")
+                }
+                rounded = {name: round(value, 4) for name, value in moment.items()}
+                self.moments.append({"source": self._name, **rounded})
+
+
+def _moments_text(
+    n: int, n_irregular: int, moments: list[dict[str, Any]], written: list[str]
+) -> str:
+    lines = [f"{n_irregular} of {counted(n, 'image')} are irregular."]
+    if moments:
+        shown = moments[:LISTED]
+        order = ", the oddest first" if len(moments) > 1 else ""
+        order += f" ({LISTED} of them)" if len(moments) > LISTED else ""
+        lines.append(f"{counted(len(moments), 'odd moment')}{order}:")
+        lines += [
+            f"    {clock(one['start'])} to {clock(one['end'])}  {one['source']}  "
+            f"(most at {clock(one['peak_time'])}, evidence {one['peak']:.2f})"
+            for one in shown
+        ]
+    lines.append(f"Written: {', '.join(written)}")
+    return "\n".join(lines)
+
+
+# --- calibrate and evaluate ----------------------------------------------------------------------
+
+
+def calibrate(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Find new thresholds."""
+    from skavid import sources
+
+    target = arguments.model if arguments.output is None else arguments.output
+    _check_model_target(target)
+    detector, reading = _open_model(arguments)
+    clips = _find_clips(arguments.sources, reading)
+    _ignore(arguments, detector, reading, clips)
+    total = sum(clip.n_images() or 0 for clip in clips) or None
+    with _folder_beside(target) as folder:
+        with talk.progress(total, "image") as bar:
+            images, ids, fps = sources.load(
+                clips, reading, Path(folder), lambda looks: _counting(looks, bar)
+            )
+        groups = sources.cut(ids, fps) if reading.stacking is not None else None
+        talk.say(f"Looking at {counted(len(images), 'image')} ...")
+        found = detector.calibrate(images, target_fpr=arguments.target_fpr, groups=groups)
+    before = {"alpha": detector.alpha_, "zeta": detector.zeta_}
+    calibrated = detector.with_thresholds(found.alpha, found.zeta)
+    calibrated.set_params(target_fpr=arguments.target_fpr)
+    calibrated.calibration_ = {
+        name: found[name] for name in ("n_images", "n_clips", "fpr_bound", "clip_risk")
+    }
+    calibrated.save(target)
+    result = {**_model_facts(calibrated), "before": before, "model": str(target)}
+    talk.tell(
+        result,
+        f"Before: alpha {before['alpha']:.4g}, zeta {before['zeta']:.4g}.\n"
+        f"{_basis_text(calibrated)}\nThe model is in {target}.",
+    )
+    return FINE
+
+
+def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Tell how good a model is."""
+    import tempfile
+
+    import numpy as np
+
+    from skavid import truth
+    from skavid.watch import Viewer
+
+    detector, reading = _open_model(arguments)
+    if [arguments.dataset, arguments.masks, arguments.labels].count(None) != 2:
+        raise ValueError("say where the truth is: one of --dataset, --masks and --labels.")
+    viewer = Viewer(detector, steady=arguments.steady)
+    scores: list[NDArray[np.float64]] = []
+    clip_of: list[int] = []
+    with tempfile.TemporaryFile() as maps, CtrlC() as stop:
+        if arguments.dataset:
+            if len(arguments.sources) > 1:
+                raise ValueError(f"--dataset takes one folder, that of {arguments.dataset}.")
+            ignored = _ignore(arguments, detector, reading, [])
+            images, ids, labels, masks = _load_dataset(arguments, reading, "test")
+            with talk.progress(len(images), "image") as bar:
+                for clip in np.unique(ids):
+                    viewer.begin()
+                    rows = np.flatnonzero(ids == clip)
+                    for start in range(0, len(rows), CHUNK):
+                        seen = viewer.look(list(images[rows[start : start + CHUNK]]))
+                        maps.write(seen.evidence.tobytes())
+                        scores.append(seen.scores)
+                        bar.update(len(seen.scores))
+                        if stop.stopped:
+                            raise KeyboardInterrupt
+            clip_of = ids.tolist()
+        else:
+            clips = _find_clips(arguments.sources, reading)
+            ignored = _ignore(arguments, detector, reading, clips)
+            number = -1
+            for chunk, seen, is_first in _looks(clips, viewer, reading, talk, stop, whole=False):
+                number += is_first
+                maps.write(seen.evidence.tobytes())
+                scores.append(seen.scores)
+                clip_of += [number] * len(chunk)
+            if stop.stopped:
+                raise KeyboardInterrupt
+            shape = seen.evidence.shape[1:]
+            n, masks = len(clip_of), None
+            if arguments.labels is not None:
+                labels = truth.read_labels(arguments.labels, n)
+            else:
+                masks = truth.read_masks(arguments.masks, clips, n, shape)
+                labels = np.where(masks.any(axis=(1, 2)), -1, 1)
+        maps.flush()
+        shape = seen.evidence.shape[1:]
+        evidence = np.memmap(maps, np.float32, "r", shape=(len(clip_of), *shape))
+        result = truth.figures(
+            np.concatenate(scores), evidence, labels, masks, np.array(clip_of), ignored
+        )
+        del evidence
+    talk.tell(result, truth.figures_text(result))
+    return FINE
+
+
+# --- watch ---------------------------------------------------------------------------------------
+
+
+def watch(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Tell of events as they happen."""
+    from skavid import outputs
+    from skavid.datasets import VIDEOS
+    from skavid.watch import Events, Feed, Viewer, Webhook, watch
+
+    if arguments.snapshots is not None:
+        outputs.import_pillow()
+        if arguments.snapshots.exists() and not arguments.snapshots.is_dir():
+            raise FileExistsError(f"{arguments.snapshots} is no folder; give one for --snapshots.")
+        _check_parent(arguments.snapshots)
+    detector, reading = _open_model(arguments)
+    if reading.size is None:
+        raise ValueError(f"{arguments.model} was trained on arrays, which no camera gives.")
+    given = arguments.source
+    source: str | int = int(given) if given.isdecimal() else given
+    is_address = isinstance(source, str) and "://" in source
+    is_file = given.startswith("http") and Path(given.split("?")[0]).suffix.lower() in VIDEOS
+    is_live = isinstance(source, int) or (is_address and not is_file)
+    clips = [] if is_live or is_address else _find_clips([given], reading)
+    if len(clips) > 1:
+        raise ValueError(f"{given} holds {len(clips)} clips; one is watched at a time.")
+    _ignore(arguments, detector, reading, clips)
+    name = f"camera-{source}" if isinstance(source, int) else _find_clips([given], reading)[0].name
+    hook = None if arguments.webhook is None else Webhook(arguments.webhook, say=talk.say)
+    feed = Feed(
+        source if is_live or is_address else Path(given).expanduser(),
+        reading,
+        name=name,
+        say=talk.say,
+        is_live=is_live,
+        fast=arguments.as_fast_as_possible,
+        timeout=arguments.timeout,
+    )
+
+    def tell(record: dict[str, Any]) -> None:
+        print(json.dumps(record), flush=True)
+        if hook is not None:
+            hook.send(record)
+
+    talk.say(f"Watching {name}, {reading.describe()}. Ctrl-C ends it.")
+    n_seen = 0
+    events = Events(arguments.patience)
+    with CtrlC(on_stop=feed.stop) as stop, talk.progress(None, "frame") as bar:
+
+        def on_look(look: Look, score: float) -> None:
+            nonlocal n_seen
+            n_seen += 1
+            bar.update()
+            if talk.verbose:
+                talk.say(f"{look.time:.2f} s: {score:.3f}")
+
+        try:
+            watch(
+                feed,
+                Viewer(detector, steady=arguments.steady),
+                events,
+                tell,
+                snapshots=arguments.snapshots,
+                on_look=on_look,
+            )
+        finally:
+            if hook is not None:
+                hook.close()
+    skipped = f", {feed.n_skipped} were left out" if feed.n_skipped else ""
+    talk.say(
+        f"{counted(n_seen, 'frame')} were looked at{skipped}; {counted(events.count, 'event')}."
+    )
+    return INTERRUPTED if stop.stopped else FINE
+
+
+# --- export, demo, info --------------------------------------------------------------------------
+
+
+def export(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Write a model as ONNX."""
+    import numpy as np
+
+    from skavid import export, sources
+
+    _check_parent(arguments.output)
+    detector, reading = _open_model(arguments)
+    examples: list[Any] = []
+    if arguments.verify is not None:
+        clips = _find_clips([arguments.verify], reading)
+        examples = [look.image for look in islice(sources.read_clip(clips[0], reading), 32)]
+    is_bytes = reading.size is not None or detector.value_range_ == (0.0, 255.0)
+    dtype = "uint8" if is_bytes else "float32"
+    export.to_onnx(detector, arguments.output, dtype=dtype)
+    shape = ", ".join(map(str, detector.image_shape_))
+    result: dict[str, Any] = {
+        "model": str(arguments.output),
+        "image_shape": list(detector.image_shape_),
+        "dtype": dtype,
+    }
+    text = f"{arguments.output} takes {dtype} images of shape (n, {shape})"
+    text += "." if reading.stacking is None else ", frames stacked as in Sec. 3.5."
+    if examples:
+        try:
+            differences = export.verify_onnx(detector, arguments.output, np.stack(examples))
+        except AssertionError as error:
+            talk.error(f"{arguments.output} was written, but {error}")
+            return UNEXPECTED
+        result |= {"verified_on": len(examples), "differences": dict(differences)}
+        text += (
+            f"\nIt agrees with the model on {counted(len(examples), 'image')}: scores differ by "
+            f"{differences.score:.1g} at most."
+        )
+    talk.tell(result, text)
+    return FINE
+
+
+def demo(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Run fit and segment on a drawn scene."""
+    from skavid.datasets import make_moving_shapes
+    from skavid.video import write_overlay
+
+    folder = arguments.folder
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already; give a name that is free.")
+    _check_parent(folder)
+    folder.mkdir()
+    talk.say(f"Drawing a walkway with people, and a day on which a cart comes by, in {folder}")
+    normal = make_moving_shapes(16, 80, random_state=0)
+    today = make_moving_shapes(1, 300, irregular="shape", share=0.3, random_state=1)
+    (folder / "normal").mkdir()
+    for clip in range(16):
+        frames = normal.frames[normal.clips == clip]
+        write_overlay(folder / "normal" / f"{clip:02d}.mp4", frames)
+    write_overlay(folder / "today.mp4", today.frames)
+    model, overlay = folder / "model", folder / "odd.mp4"
+    epochs = ["--epochs", str(arguments.epochs)]
+    how = [flag for flag in ("--quiet", "--verbose", "--json") if getattr(arguments, flag[2:])]
+    for command in (
+        ["fit", str(folder / "normal"), str(model), "--seed", "0", *epochs],
+        ["segment", str(model), str(folder / "today.mp4"), "--overlay", str(overlay)],
+    ):
+        talk.say(f"\n$ skavid {' '.join(command)}")
+        code: int = arguments.again([*command, *how])
+        if code != FINE:
+            return code
+    odd = [index / 25 for index, label in enumerate(today.labels) if label == -1]
+    seen = f"from {clock(odd[0])} to {clock(odd[-1])}"
+    talk.say(f"\nThe truth: a cart is to be seen {seen}. Look at {overlay}.")
+    return FINE
+
+
+def info(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Tell of versions, or of a model."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import skavid
+
+    if arguments.model is not None:
+        detector, reading = _open_model(arguments)
+        facts = _model_facts(detector)
+        text = [f"{arguments.model} reads {reading.describe()}."]
+        if "trained_on" in facts:
+            epochs = counted(facts["n_epochs"], "epoch")
+            text.append(f"Trained {epochs} on {', '.join(map(str, facts['trained_on']))}.")
+        if detector.object_size_ is not None:
+            text.append(f"What moves was about {detector.object_size_:.0f} pixels large.")
+        text.append(_basis_text(detector))
+        talk.tell(facts, "\n".join(text))
+        return FINE
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    result: dict[str, Any] = {
+        "skavid": skavid.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": {
+            name: installed(name)
+            for name in ("torch", "scikit-learn", "skorch", "numpy", "scipy", "joblib")
+        },
+        "extras": {
+            extra: {name: installed(name) for name in names} for extra, names in EXTRAS.items()
+        },
+        "devices": ["cpu"] + [f"cuda:{index} ({name})" for index, name in enumerate(gpus)],
+        "threads": torch.get_num_threads(),
+    }
+    lines = [
+        f"skavid {result['skavid']}, Python {result['python']}, {result['system']}",
+        ", ".join(f"{name} {found}" for name, found in result["packages"].items()),
+        f"devices: {', '.join(result['devices'])}; {result['threads']} threads",
+    ]
+    for extra, names in result["extras"].items():
+        found = ", ".join(f"{name} {number or 'missing'}" for name, number in names.items())
+        missing = "" if all(names.values()) else f"    pip install 'skavid[{extra}]'"
+        lines.append(f"{extra + ':':9} {found}{missing}")
+    talk.tell(result, "\n".join(lines))
+    return FINE

@@ -1,0 +1,386 @@
+"""From files and folders to the images that a model looks at: a command's way in (Sec. 3.5).
+
+Floor 2, beside ``datasets``: reads by ``video`` and ``clips``, stacks by ``temporal``; knows no
+network.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skavid.clips import list_folders, list_pictures, picture_shape, shrink
+from skavid.datasets import VIDEOS
+from skavid.temporal import TemporalStacker
+from skavid.video import (
+    PICTURES,
+    BrokenVideoError,
+    Frame,
+    count_frames,
+    natural,
+    read_frames,
+    read_pairs,
+    save_frames,
+)
+
+__all__: list[str] = []  # a part of the command line: nothing here is promised to users
+
+VIDEO_HEIGHT = 120  # of UCSD Ped2, on which the defaults were measured
+LONGEST_SIDE = 256
+SQUEEZED = 0.05
+PIECE, MOST_PIECES, LONGEST_PIECE = 100, 20, 60.0  # frames, pieces, seconds
+
+
+class Reading(NamedTuple):
+    """How sources become images; a model keeps it, so that all of them are read alike.
+
+    ``size`` is (height, width), None for arrays, which are taken as they are. ``stacking`` holds
+    the parameters of a `TemporalStacker`, or None for single images.
+    """
+
+    size: tuple[int, int] | None
+    color: bool
+    stacking: dict[str, Any] | None
+
+    def describe(self) -> str:
+        """Say it in words."""
+        size = "" if self.size is None else f"at {self.size[0]} x {self.size[1]} pixels, "
+        kind = "in colour" if self.color else "grey"
+        if self.size is None:
+            kind = "arrays as they are"
+        if self.stacking is None:
+            return f"{size}{kind}"
+        return f"{size}{kind}, {self.stacking['n_channels']} moments of a video in each image"
+
+
+def check_reading(kept: Any) -> Reading:
+    """Check what a model's file says of its reading; the file is not trusted."""
+    try:
+        size, color, stacking = (kept[name] for name in Reading._fields)
+        assert isinstance(color, bool)
+        if size is not None:
+            assert len(size) == 2
+            assert all(type(side) is int and 1 <= side <= 2**15 for side in size)
+            size = (int(size[0]), int(size[1]))
+        if stacking is not None:
+            assert set(stacking) == {"n_channels", "spacing", "average"}
+            TemporalStacker(**stacking).stream()
+            assert stacking["n_channels"] * stacking["spacing"] <= 2**10
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"it says that it reads sources by {kept!r}; it was changed.") from error
+    return Reading(size, color, stacking)
+
+
+class Clip(NamedTuple):
+    """What is read from its beginning to its end: a video, an array, or a set of pictures."""
+
+    name: str
+    path: Path | str
+    kind: str  # "video", "array" or "pictures"
+    pictures: tuple[Path, ...] = ()
+    prefix: str = ""  # of the names of pictures, where there are several sets
+
+    def has_clock(self) -> bool:
+        """Tell whether its times are known, not assumed, as those of pictures are."""
+        return self.kind == "video" and not Path(self.path).is_dir()
+
+    def n_images(self) -> int | None:
+        """Tell about how many images it has."""
+        if self.kind == "pictures":
+            return len(self.pictures)
+        if self.kind == "array":
+            return len(open_array(Path(self.path)))
+        return None if "://" in str(self.path) else count_frames(self.path)
+
+
+class Look(NamedTuple):
+    """One image for a model, and the picture behind it for people, where there is one."""
+
+    image: NDArray[Any]
+    name: str
+    index: int  # type: ignore[assignment]
+    time: float | None
+    whole: NDArray[np.uint8] | None
+
+
+def is_video(sources: Sequence[str]) -> bool:
+    """Tell whether sources are videos by what they are; pictures and arrays are not."""
+    for source in sources:
+        path = Path(source).expanduser()
+        if "://" in source or path.suffix.lower() in VIDEOS:
+            return True
+        if path.is_dir() and _videos(path):
+            return True
+    return False
+
+
+def list_clips(sources: Sequence[str], *, stacked: bool) -> list[Clip]:
+    """Find the clips in sources, or, for single images, the pictures."""
+    clips = [clip for source in sources for clip in _clips(source, stacked=stacked)]
+    names = [clip.name for clip in clips]
+    if len(set(names)) < len(names):  # the same name in two folders
+        clips = [
+            clip._replace(name=f"{Path(clip.path).absolute().parent.name}-{clip.name}")
+            for clip in clips
+        ]
+    if len(clips) > 1:
+        clips = [clip._replace(prefix=f"{clip.name}/") for clip in clips]
+    return clips
+
+
+def _clips(source: str, *, stacked: bool) -> Iterator[Clip]:
+    if "://" in source:
+        yield Clip(re.sub(r"\W+", "-", source.split("@")[-1]).strip("-"), source, "video")
+        return
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file and no folder {path}.")
+    if not path.is_dir():
+        suffix = path.suffix.lower()
+        if suffix == ".npy":
+            yield Clip(path.stem, path, "array")
+        elif suffix in PICTURES and not stacked:
+            yield Clip(path.absolute().parent.name, path.parent, "pictures", (path,))
+        else:
+            yield Clip(path.stem, path, "video")
+        return
+    videos = _videos(path)
+    if videos:
+        yield from (Clip(video.stem, video, "video") for video in videos)
+    elif stacked:
+        folders = [folder for folder in list_folders(path) if list_pictures(folder)]
+        for folder in folders or [path]:
+            if list_pictures(folder):
+                yield Clip(folder.resolve().name, folder, "video")
+                continue
+            raise ValueError(f"{path} holds no video, no folder of pictures and no picture.")
+    else:
+        pictures = tuple(_all_pictures(path))
+        if not pictures:
+            raise ValueError(f"{path} holds no picture ({', '.join(sorted(PICTURES))}).")
+        yield Clip(path.resolve().name, path, "pictures", pictures)
+
+
+def _videos(folder: Path) -> list[Path]:
+    found = (p for p in folder.glob("[!.]*") if p.is_file() and p.suffix.lower() in VIDEOS)
+    return sorted(found, key=natural)
+
+
+def _all_pictures(folder: Path) -> Iterator[Path]:
+    yield from list_pictures(folder)
+    for inner in list_folders(folder):
+        yield from _all_pictures(inner)
+
+
+def choose_reading(
+    clips: Sequence[Clip], *, size: tuple[int, int] | None, grey: bool, spacing: int | None
+) -> Reading:
+    """Choose how to read sources to train on; `spacing` stacks frames, None takes images."""
+    stacking = None if spacing is None else {"n_channels": 3, "spacing": spacing, "average": True}
+    arrays = [clip for clip in clips if clip.kind == "array"]
+    if arrays:
+        if len(arrays) < len(clips):
+            raise ValueError(
+                f"{arrays[0].path} is an array, which is taken as it is, but other sources are "
+                "pictures or videos; give one kind of source."
+            )
+        if size is not None or grey:
+            raise ValueError(
+                f"{arrays[0].path} is an array, which is taken as it is; leave out --size and "
+                "--grey."
+            )
+        return Reading(None, False, stacking)
+    first = clips[0]
+    example = first.pictures[0] if first.kind == "pictures" else first.path
+    frame, whole = next(read_pairs(example))
+    height, width = frame.image.shape
+    if size is None:
+        limit = VIDEO_HEIGHT / height if stacking else LONGEST_SIDE / max(height, width)
+        share = min(1.0, limit)
+        size = (max(1, round(share * height)), max(1, round(share * width)))
+    colourful = bool((whole != whole[..., :1]).any())
+    return Reading(size, colourful and not grey and stacking is None, stacking)
+
+
+def read_clip(clip: Clip, reading: Reading, *, whole: bool = False) -> Iterator[Look]:
+    """Read a clip, image by image; what is broken is left out, with a warning."""
+    frames = _read_array if clip.kind == "array" else _read_pictures
+    if clip.kind == "video":
+        frames = _read_video
+    stacker = None if reading.stacking is None else TemporalStacker(**reading.stacking)
+    stream = None if stacker is None else stacker.stream()
+    n_given = 0
+    try:
+        for look in frames(clip, reading, whole):
+            yield look if stream is None else look._replace(image=stream.push(look.image))
+            n_given += 1
+    except BrokenVideoError as error:
+        if n_given == 0:
+            raise
+        warnings.warn(str(error), stacklevel=2)
+
+
+def _read_array(clip: Clip, reading: Reading, whole: bool) -> Iterator[Look]:
+    path = Path(clip.path)
+    if reading.size is not None:
+        raise ValueError(
+            f"{path} is an array, but the model was trained on pictures of {reading.size[0]} x "
+            f"{reading.size[1]} pixels; give pictures or a video."
+        )
+    array = open_array(path)
+    shown = array.dtype == np.uint8 and array.shape[3:] in ((), (3,))
+    for index, image in enumerate(array):
+        picture = np.array(image)
+        people = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
+        yield Look(picture, clip.name, index, None, people if whole and shown else None)
+
+
+def open_array(path: Path) -> NDArray[Any]:
+    """Map an array of images, or say what is wrong with it."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no array that NumPy wrote; get it anew.") from error
+    if array.ndim not in (3, 4) or array.dtype.kind not in "biuf" or 0 in array.shape:
+        raise ValueError(
+            f"{path} holds {array.dtype} of shape {array.shape}, but images are numbers of shape "
+            "(n, height, width) or (n, height, width, channels)."
+        )
+    return array
+
+
+def _read_pictures(clip: Clip, reading: Reading, whole: bool) -> Iterator[Look]:
+    size = _sized(clip, reading)
+    root = Path(clip.path)
+    told = False
+    broken = []
+    for index, path in enumerate(clip.pictures):
+        try:
+            frame, people = next(read_pairs(path, size=size, color=reading.color))
+        except BrokenVideoError:
+            broken.append(path)
+            continue
+        told = told or _warn_if_squeezed(path, people.shape, size)
+        name = clip.prefix + path.relative_to(root).as_posix()
+        yield Look(frame.image, name, index, None, people if whole else None)
+    if broken:
+        raise BrokenVideoError(
+            f"{len(broken)} of {len(clip.pictures)} pictures cannot be read, {broken[0]} is the "
+            "first; get them anew."
+        )
+
+
+def _read_video(clip: Clip, reading: Reading, whole: bool) -> Iterator[Look]:
+    size = _sized(clip, reading)
+    if "://" not in str(clip.path):
+        _warn_if_squeezed(Path(clip.path), picture_shape(Path(clip.path)), size)
+    if whole:
+        for frame, people in read_pairs(clip.path, size=size, color=reading.color):
+            yield Look(frame.image, clip.name, frame.index, frame.time, people)
+    else:
+        frames: Iterator[Frame] = read_frames(clip.path, size=size, color=reading.color)
+        for frame in frames:
+            yield Look(frame.image, clip.name, frame.index, frame.time, None)
+
+
+def _sized(clip: Clip, reading: Reading) -> tuple[int, int]:
+    if reading.size is None:
+        raise ValueError(
+            f"{clip.path} is no array, but the model was trained on arrays; give an .npy file."
+        )
+    return reading.size
+
+
+def _warn_if_squeezed(path: Path, shape: tuple[int, ...], size: tuple[int, int]) -> bool:
+    squeeze = (size[0] / shape[0]) / (size[1] / shape[1])
+    # A pixel more or less is rounding.
+    tolerance = 1 + SQUEEZED + 1 / min(size)
+    if 1 / tolerance <= squeeze <= tolerance:
+        return False
+    warnings.warn(
+        f"{path} has {shape[0]} x {shape[1]} pixels, and is squeezed into the {size[0]} x "
+        f"{size[1]} that the model looks at.",
+        stacklevel=4,
+    )
+    return True
+
+
+def load(
+    clips: Sequence[Clip], reading: Reading, folder: Path, looks: Any = iter
+) -> tuple[NDArray[Any], NDArray[np.int64], float | None]:
+    """Write the images of all clips to a file in a folder, and map it into memory.
+
+    Returns them with the number of the clip of each, and the frames a second, if videos tell.
+    ``looks`` may wrap the iterator, to show how far it is.
+    """
+    ids: list[int] = []
+    steps: list[float] = []
+
+    def images() -> Iterator[NDArray[Any]]:
+        for number, clip in enumerate(clips):
+            before: float | None = None
+            for look in looks(read_clip(clip, reading)):
+                ids.append(number)
+                if before is not None and look.time is not None and look.time > before:
+                    steps.append(look.time - before)
+                before = look.time if clip.has_clock() else None
+                yield look.image
+
+    array = save_frames(folder / "images.npy", images())
+    return array, np.array(ids), 1 / float(np.median(steps)) if steps else None
+
+
+def cut(ids: NDArray[np.int64], fps: float | None) -> NDArray[np.int64]:
+    """Cut few long clips into pieces that follow each other, so that some can be held out.
+
+    A piece has 100 frames or more and at most a minute where the clips allow it; there are 20 of
+    them where there are frames enough.
+    """
+    lengths = np.bincount(ids)
+    if len(lengths) >= MOST_PIECES // 2:
+        return ids
+    total = len(ids)
+    piece = min(
+        max(PIECE, total / MOST_PIECES), max(PIECE, LONGEST_PIECE * (fps or 25)), total / 2
+    )
+    groups: list[NDArray[np.int64]] = []
+    n_pieces = 0
+    for length in lengths.tolist():
+        n = max(1, round(length / max(piece, 1)))
+        groups.append(n_pieces + np.arange(length) * n // length)
+        n_pieces += n
+    return np.concatenate(groups)
+
+
+def read_ignore(
+    path: Path, size: tuple[int, int], example: Clip | None = None
+) -> NDArray[np.bool_]:
+    """Read a picture of pixels that do not count, drawn over a picture of ``example``.
+
+    It is brought to ``size``: a pixel does not count where any below it does not.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no picture {path} of pixels to ignore.")
+    drawn: NDArray[np.bool_] = next(read_frames(path)).image > 0
+    whole: tuple[int, ...] = size
+    if example is not None and drawn.shape != size and "://" not in str(example.path):
+        if example.kind == "array":
+            whole = open_array(Path(example.path)).shape[1:3]
+        else:
+            source = example.pictures[0] if example.kind == "pictures" else Path(example.path)
+            whole = picture_shape(source)
+    if drawn.shape != tuple(whole[:2]):
+        raise ValueError(
+            f"{path} has {drawn.shape[0]} x {drawn.shape[1]} pixels, but the pictures have "
+            f"{whole[0]} x {whole[1]}; draw it over one of them."
+        )
+    ignored = shrink(drawn, whole[:2], size, path)
+    if ignored.all():
+        raise ValueError(f"{path} leaves no pixel that counts; paint black what counts.")
+    return ignored

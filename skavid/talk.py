@@ -1,0 +1,136 @@
+"""What commands say, and how they end: words, JSON, progress, Ctrl-C.
+
+Floor 1, the ground: the standard library alone, tqdm once there is progress.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__: list[str] = []  # a part of the command line: nothing here is promised to users
+
+FINE, UNEXPECTED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+# What Python's users write, in the words of the command line.
+WORDS = (
+    ("X holds ", "There are "),
+    ("pass size=(height, width)", "give --size HEIGHT WIDTH"),
+    ("give size=(height, width)", "give --size HEIGHT WIDTH"),
+    ("Get it anew, or take what is there with load_frames(..., errors='warn').", "Get it anew."),
+)
+
+
+class Talk:
+    """What a command says: results to the standard output, all else to the standard error."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.command = arguments.command
+        self.quiet = arguments.quiet
+        self.verbose = arguments.verbose
+        self.as_json = arguments.json
+        self.bar: Any = None
+        self.was_interrupted = False
+
+    def say(self, text: str) -> None:
+        """Tell what goes on, unless that is not wanted."""
+        if not self.quiet:
+            self._print(text)
+
+    def error(self, text: str) -> None:
+        """Tell why nothing came of it, in one line."""
+        self._print(f"skavid {self.command}: {_reworded(text)}")
+
+    def tell(self, result: dict[str, Any], text: str) -> None:
+        """Give the result, as JSON or in words."""
+        print(json.dumps(result) if self.as_json else text, flush=True)
+
+    def _print(self, text: str) -> None:
+        if self.bar is None:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self.bar.write(text, file=sys.stderr)
+
+    @contextmanager
+    def notes(self) -> Iterator[None]:
+        """Tell warnings in one line each; those of other libraries are not for users."""
+
+        def show(message: Any, category: Any, *_: Any) -> None:
+            text = _reworded(str(message))
+            self.was_interrupted |= text.startswith("The training was interrupted")
+            self.say(f"Note: {text}")
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = show  # type: ignore[assignment]
+            yield
+
+    @contextmanager
+    def progress(self, total: int | None, unit: str) -> Iterator[Any]:
+        """Show how far it is and how long it will take, on a terminal."""
+        from tqdm import tqdm
+
+        # None: no bar where nobody sees it.
+        hidden = True if self.quiet else None
+        with tqdm(
+            total=total,
+            unit=unit,
+            file=sys.stderr,
+            leave=False,
+            disable=hidden,
+            dynamic_ncols=True,
+        ) as bar:
+            self.bar = bar
+            try:
+                yield bar
+            finally:
+                self.bar = None
+
+
+class CtrlC:
+    """The first Ctrl-C asks a loop to end where it may; the second ends it at once."""
+
+    def __init__(self, on_stop: Callable[[], None] | None = None) -> None:
+        self.stopped = False
+        self.on_stop = on_stop
+
+    def __enter__(self) -> CtrlC:
+        self._before = signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, self._stop)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _stop(self, *_: Any) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+        if self.on_stop is not None:
+            self.on_stop()
+
+
+def _reworded(text: str) -> str:
+    """Write a message of the library in one line, for who does not write Python."""
+    for python, ours in WORDS:
+        text = text.replace(python, ours)
+    return " ".join(text.split())
+
+
+def counted(n: int, what: str) -> str:
+    """Write 1 frame, 2 frames."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as 1:02.5, or 1:01:02.5."""
+    minutes, rest = divmod(max(0.0, seconds), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

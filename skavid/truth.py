@@ -1,0 +1,143 @@
+"""What is known to be irregular, and how well a model tells it: ``skavid evaluate`` (Sec. 4.2).
+
+Floor 2, above ``metrics`` and ``sources``: NumPy and scikit-learn; knows no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from skavid import metrics
+from skavid.clips import mask_of, picture_masks, read_mask, shrink
+from skavid.sources import Clip, open_array
+from skavid.talk import counted
+
+__all__: list[str] = []  # a part of the command line: nothing here is promised to users
+
+LABELS = {"normal": 1, "1": 1, "irregular": -1, "-1": -1}
+
+
+def read_labels(path: Path, n: int) -> NDArray[np.int64]:
+    """Read a text with one label a line."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path} of labels.")
+    try:
+        words = path.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text; give one label a line.") from error
+    unknown = [word for word in words if word not in LABELS]
+    if unknown:
+        raise ValueError(
+            f"{path} must hold one label a line, normal or irregular (or 1 and -1). Got "
+            f"{unknown[0][:40]!r}."
+        )
+    if len(words) != n:
+        raise ValueError(f"{path} holds {len(words)} labels, but there are {n} images.")
+    return np.array([LABELS[word] for word in words])
+
+
+def read_masks(
+    path: Path, clips: Sequence[Clip], n: int, shape: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Read the masks of pictures, by name, or those of frames, in their order."""
+    if path.suffix.lower() == ".npy":
+        masks = [np.asarray(mask) > 0 for mask in open_array(path)]
+    elif not path.is_dir():
+        raise FileNotFoundError(f"There is no folder and no .npy file {path} of masks.")
+    elif all(clip.kind == "pictures" for clip in clips):
+        masks = _masks_by_name(path, clips, shape)
+    else:
+        # As `skavid segment` writes them, a folder a clip; or all in one.
+        folders = [path / clip.name for clip in clips]
+        if not all(folder.is_dir() for folder in folders):
+            folders = [path]
+        masks = [mask for folder in folders for mask in picture_masks(folder)]
+    if len(masks) != n:
+        raise ValueError(f"{path} holds {len(masks)} masks, but there are {n} images.")
+    return np.stack([shrink(mask, mask.shape, shape, path) for mask in masks])
+
+
+def _masks_by_name(
+    path: Path, clips: Sequence[Clip], shape: tuple[int, int]
+) -> list[NDArray[np.bool_]]:
+    """Read the masks of pictures; a picture without one is normal."""
+    pictures = [(clip, picture) for clip in clips for picture in clip.pictures]
+    found = [_mask_of(path, Path(clip.path), picture) for clip, picture in pictures]
+    if not any(found):
+        raise FileNotFoundError(
+            f"{path} holds no mask of any picture, such as {pictures[0][1].stem}_mask.png."
+        )
+    return [
+        read_mask(mask, picture, shape) for mask, (_, picture) in zip(found, pictures, strict=True)
+    ]
+
+
+def _mask_of(folder: Path, root: Path, picture: Path) -> Path | None:
+    for place in (folder / picture.relative_to(root).parent, folder):
+        try:
+            return mask_of(place, picture)
+        except FileNotFoundError:
+            continue
+    return None
+
+
+def figures(
+    scores: NDArray[np.float64],
+    evidence: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    masks: NDArray[np.bool_] | None,
+    clip_of: NDArray[np.int64],
+    ignored: NDArray[np.bool_] | None,
+) -> dict[str, Any]:
+    """Compute what can be said with this truth; a figure that cannot be is None."""
+    if masks is not None and ignored is not None:
+        masks = masks & ~ignored
+        labels = np.where(masks.any(axis=(1, 2)), -1, 1)
+    irregular = labels == -1
+    if irregular.all() or not irregular.any():
+        kind = "irregular" if irregular.all() else "normal"
+        raise ValueError(f"the truth says that all images are {kind}; both kinds are needed.")
+    flagged = scores <= 0
+    result: dict[str, Any] = {
+        "images": len(scores),
+        "irregular": int(irregular.sum()),
+        "auc": float(roc_auc_score(labels, scores)),
+        "eer": metrics.equal_error_rate(labels, scores),
+        "false_alarms": float(flagged[~irregular].mean()),
+        "hits": float(flagged[irregular].mean()),
+    }
+    if len(np.unique(clip_of)) > 1:
+        result["clip_auc"] = metrics.clip_auc_score(labels, scores, clip_of, one_kind="pad")
+    if masks is not None:
+        result |= {
+            "pixel_auc": metrics.pixel_level_auc_score(masks, evidence, ignore=ignored),
+            "pixel_eer": metrics.pixel_level_equal_error_rate(masks, evidence, ignore=ignored),
+            "aupro": metrics.aupro_score(masks, evidence, ignore=ignored),
+        }
+    return result
+
+
+def figures_text(result: dict[str, Any]) -> str:
+    """Write figures as a table."""
+    names = {
+        "auc": "AUC of images",
+        "eer": "equal error rate of images",
+        "clip_auc": "AUC of images, mean over clips",
+        "pixel_auc": "pixel level AUC (PAMI 2014, 40 %)",
+        "pixel_eer": "pixel level equal error rate",
+        "aupro": "AUPRO (up to 30 % of false alarms)",
+        "false_alarms": "normal images flagged, by the model's thresholds",
+        "hits": "irregular images flagged",
+    }
+    width = max(map(len, names.values()))
+    lines = [f"{counted(result['images'], 'image')}, {result['irregular']} of them irregular"]
+    lines += [
+        f"{text:{width}}  {result[name]:.3f}" for name, text in names.items() if name in result
+    ]
+    return "\n".join(lines)

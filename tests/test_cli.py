@@ -1,0 +1,916 @@
+"""What every command does with good and with bad input, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+
+from skavid import AVIDDetector, TemporalStacker, __version__, cli
+from skavid.cli import main
+from skavid.datasets import make_moving_shapes
+from skavid.temporal import causal_mean
+from skavid.video import load_frames, write_overlay
+
+pytest.importorskip("av")
+pytest.importorskip("safetensors")
+Image = pytest.importorskip("PIL.Image")
+
+COMMANDS = (
+    "fit", "score", "segment", "calibrate", "evaluate", "watch", "export", "demo", "info",
+)  # fmt: skip
+SIZE = ["--size", "16", "24"]
+TINY = ["--epochs", "1", "--set", "inpainter_width=4", "--set", "detector_width=4"]
+
+
+def write_pictures(folder, images, masks=None):
+    folder.mkdir(parents=True)
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{index:03d}.png")
+    return folder
+
+
+def read_picture(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Videos, pictures and arrays, and a model of each; made once, never written to."""
+    place = tmp_path_factory.mktemp("place")
+    scene = make_moving_shapes(1, 60, size=(32, 48), random_state=0)
+    odd = make_moving_shapes(1, 30, size=(32, 48), irregular="shape", share=0.5, random_state=1)
+    write_overlay(place / "normal.mp4", scene.frames, fps=10)
+    write_overlay(place / "today.mp4", odd.frames, fps=10)
+    write_pictures(place / "truth", (255 * odd.masks).astype(np.uint8))
+    write_pictures(place / "pictures", scene.frames[:20])
+    rng = np.random.default_rng(0)
+    np.save(place / "floats.npy", rng.normal(size=(20, 16, 16)))
+    (place / "labels.txt").write_text(
+        "\n".join("normal" if label == 1 else "irregular" for label in odd.labels)
+    )
+    Image.fromarray(255 * (np.arange(48) < 12)[None].repeat(32, 0).astype(np.uint8)).save(
+        place / "left.png"
+    )
+    for source, model, more in (
+        ("normal.mp4", "model", [*SIZE, "--target-fpr", "0.4"]),
+        ("pictures", "picture-model", SIZE),
+        ("floats.npy", "float-model", []),
+    ):
+        assert main(["fit", str(place / source), str(place / model), *TINY, *more, "--quiet"]) == 0
+    # So low a threshold that something is irregular, whatever so small a network learnt.
+    loose = AVIDDetector.load(place / "model")
+    extra = loose.extra_
+    clips = stacks(load_frames(place / "today.mp4", size=(16, 24)).frames)
+    middle = float(np.median(loose.maps(clips).residual.max(axis=(1, 2))))
+    loose = loose.set_params(fusion="inpainter").with_thresholds(middle, 0.5)
+    loose.extra_ = extra
+    loose.save(place / "loose")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def stacks(frames):
+    return TemporalStacker().fit_transform(frames, groups=np.zeros(len(frames), int))
+
+
+def run(capsys, *words):
+    """Run a command: exit code, standard output, standard error."""
+    capsys.readouterr()
+    code = main([str(word) for word in words])
+    return code, *capsys.readouterr()
+
+
+def refused(capsys, tmp_path, *words):
+    """Run a command with bad input: one line, which is returned, and nothing left behind."""
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert err.count("\n") == 1
+    return err.rstrip("\n")
+
+
+# --- the frame -----------------------------------------------------------------------------------
+
+
+def test_help_imports_neither_torch_nor_scikit_learn():
+    code = (
+        "import sys, skavid, skavid.cli\n"
+        "skavid.cli.main(['--help'])\n"
+        "print([name for name in ('torch', 'sklearn', 'numpy') if name in sys.modules])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_package_still_shows_its_names():
+    import skavid
+
+    assert set(skavid.__all__) <= set(dir(skavid))
+    with pytest.raises(AttributeError, match="module 'skavid' has no attribute 'nothing'"):
+        skavid.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(capsys, command):
+    code, out, err = run(capsys, command, "--help")
+    assert (code, err) == (0, "")
+    assert f"\nexamples:\n  skavid {command}" in out
+    assert all(option in out for option in ("--json", "--quiet", "--verbose"))
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_every_command_stands_in_the_help(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert all(f"\n    {command}" in out for command in COMMANDS)
+    assert run(capsys, "--version")[1] == f"skavid {__version__}\n"
+
+
+def test_python_m_skavid_is_the_command_line():
+    words = [sys.executable, "-m", "skavid", "fit"]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr == (
+        "skavid fit: the following arguments are required: SOURCE, MODEL "
+        "(`skavid fit --help` shows how)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "skavid: the following arguments are required: COMMAND (`skavid --help` shows how)"),
+        (
+            ["fit", "a", "b", "--epochs", "0"],
+            "skavid fit: argument --epochs: must be a whole number from 1 on, not '0' "
+            "(`skavid fit --help` shows how)",
+        ),
+        (
+            ["fit", "a", "b", "--target-fpr", "1"],
+            "skavid fit: argument --target-fpr: must be above 0 and below 1, not '1' "
+            "(`skavid fit --help` shows how)",
+        ),
+        (
+            ["fit", "a", "b", "--grey", "c"],
+            "skavid: unrecognized arguments: c; sources stand side by side, and no option between "
+            "them (`skavid --help` shows how)",
+        ),
+        (
+            ["watch", "model", "0", "--patience", "soon"],
+            "skavid watch: argument --patience: must be a number above 0, not 'soon' "
+            "(`skavid watch --help` shows how)",
+        ),
+    ],
+)
+def test_wrong_words_get_one_line(capsys, tmp_path, words, message):
+    assert refused(capsys, tmp_path, *words) == message
+
+
+def test_what_is_unexpected_has_a_code_and_a_traceback_of_its_own(capsys, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr("skavid.commands.info", fail)
+    fail.__name__ = "info"
+    code, _, err = run(capsys, "info")
+    assert code == 1
+    assert "RuntimeError: no such thing" in err
+    assert err.splitlines()[-1] == (
+        "skavid info: this is a mistake in skavid; please report it, with what `skavid info` says."
+    )
+
+
+def test_info_says_what_a_bug_report_needs(capsys):
+    code, out, _ = run(capsys, "info", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert told["skavid"] == __version__
+    assert told["packages"]["torch"]
+    assert told["devices"][0] == "cpu"
+    assert {"video", "image", "save", "export", "plot", "parquet"} == set(told["extras"])
+    assert run(capsys, "info")[1].startswith(f"skavid {__version__}, Python 3")
+
+
+def test_info_says_what_a_model_is(capsys, place):
+    code, out, _ = run(capsys, "info", place / "model")
+    assert code == 0
+    assert out.splitlines()[:2] == [
+        f"{place / 'model'} reads at 16 x 24 pixels, grey, 3 moments of a video in each image.",
+        "Trained 1 epoch on normal.",
+    ]
+
+
+# --- fit -----------------------------------------------------------------------------------------
+
+
+def test_a_video_is_stacked_and_the_model_remembers_how(place):
+    detector = AVIDDetector.load(place / "model")
+    assert detector.image_shape_ == (16, 24, 3)
+    assert detector.spacing == 2
+    assert detector.extra_ == {
+        "reading": {
+            "size": [16, 24],
+            "color": False,
+            "stacking": {"n_channels": 3, "spacing": 2, "average": True},
+        },
+        "fps": pytest.approx(10),
+        "trained_on": ["normal"],
+    }
+    assert detector.calibration_["n_clips"] == 1  # of two pieces, one was held out
+
+
+def test_fit_says_what_the_thresholds_rest_on_and_how_to_go_on(capsys, place, tmp_path):
+    code, out, err = run(capsys, "fit", place / "normal.mp4", "model", *TINY, *SIZE)
+    assert code == 0
+    assert "they rest on 30 images in 1 clip that were not trained on" in out
+    assert "skavid segment model today.mp4 --overlay odd.mp4" in out
+    assert "1 epoch" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_fit_gives_the_same_model_for_the_same_seed(place):
+    first = AVIDDetector.load(place / "model")
+    words = ["fit", place / "normal.mp4", "again", *TINY, *SIZE, "--target-fpr", "0.4", "--quiet"]
+    assert main([str(word) for word in words]) == 0
+    again = AVIDDetector.load("again")
+    assert (again.alpha_, again.zeta_) == (first.alpha_, first.zeta_)
+
+
+def test_pictures_are_single_images_and_video_says_otherwise(place, capsys):
+    assert AVIDDetector.load(place / "picture-model").image_shape_ == (16, 24, 1)
+    code, out, _ = run(
+        capsys, "fit", place / "pictures", "model", "--video", *TINY, *SIZE, "--json"
+    )
+    assert code == 0
+    told = json.loads(out)
+    assert told["image_shape"] == [16, 24, 3]
+    assert told["reading"]["stacking"]["spacing"] == 2
+
+
+def test_several_sources_may_stand_between_options(place):
+    words = ["fit", *SIZE, place / "normal.mp4", place / "today.mp4", "model", *TINY, "--quiet"]
+    assert main([str(word) for word in words]) == 0
+    assert AVIDDetector.load("model").extra_["trained_on"] == ["normal", "today"]
+
+
+def test_a_region_may_be_ignored(place):
+    words = ["fit", place / "normal.mp4", "model", *TINY, *SIZE, "--ignore", place / "left.png"]
+    assert main([*map(str, words), "--quiet"]) == 0
+    np.testing.assert_array_equal(
+        AVIDDetector.load("model").ignore, (np.arange(24) < 6)[None].repeat(16, 0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.mp4", "model"], "There is no file and no folder nowhere.mp4."),
+        (
+            ["{place}/normal.mp4", "{place}/today.mp4"],
+            "{place}/today.mp4 is there, and is no model of skavid; the last argument is the "
+            "model to write.",
+        ),
+        (
+            ["{place}/normal.mp4", "no/model"],
+            "no/model cannot be written: there is no folder no.",
+        ),
+        (
+            ["{place}/normal.mp4", "model", "--set", "fusio=min"],
+            "--set has 'fusio', which is no parameter that can be set; did you mean fusion?",
+        ),
+        (
+            ["{place}/normal.mp4", "model", "--set", "fusion"],
+            "--set must be name=value, such as min_area=20. Got 'fusion'.",
+        ),
+        (
+            ["{place}/normal.mp4", "model", "--set", "gamma=-1"],
+            "The 'gamma' parameter of AVIDDetector must be a float in the range [0.0, inf). Got "
+            "-1 instead.",
+        ),
+        (
+            ["{place}/normal.mp4", "model", "--ignore", "mask.png"],
+            "There is no picture mask.png of pixels to ignore.",
+        ),
+        (
+            ["{place}/normal.mp4", "model", *SIZE, "--ignore", "{place}/small.png"],
+            "{place}/small.png has 5 x 5 pixels, but the pictures have 32 x 48; draw it over one "
+            "of them.",
+        ),
+        (
+            ["{place}/floats.npy", "model", *SIZE],
+            "{place}/floats.npy is an array, which is taken as it is; leave out --size and "
+            "--grey.",
+        ),
+        (["{place}/labels.txt", "model"], "{place}/labels.txt is no video that FFmpeg can read"),
+        (["{place}/empty", "model"], "{place}/empty holds no picture"),
+        (
+            ["{place}/empty", "model", "--dataset", "ucsd-ped2"],
+            "{place}/empty/Train holds no clips Train001, Train002...; UCSDped2 comes from",
+        ),
+        (["{place}/normal.mp4", "model", "--device", "moon"], "device='moon' is not there"),
+    ],
+)
+def test_fit_refuses_what_it_cannot_train_on(capsys, place, tmp_path, words, message):
+    (place / "empty").mkdir(exist_ok=True)
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(place / "small.png")
+    words = [word.format(place=place) for word in words]
+    message = f"skavid fit: {message.format(place=place)}"
+    assert refused(capsys, tmp_path, "fit", *words, "--quiet").startswith(message)
+
+
+def test_pictures_of_another_shape_are_squeezed_with_a_note(capsys, place, tmp_path):
+    write_pictures(tmp_path / "mixed", [np.full((16, 24), n, np.uint8) for n in (10, 90, 200)])
+    Image.fromarray(np.full((20, 20), 9, np.uint8)).save(tmp_path / "mixed" / "z.png")
+    code, _, err = run(capsys, "fit", "mixed", "model", *TINY)
+    assert code == 0
+    assert (
+        "Note: mixed/z.png has 20 x 20 pixels, and is squeezed into the 16 x 24 that the model "
+        "looks at.\n"
+    ) in err
+
+
+def test_ctrl_c_keeps_the_networks_so_far(capsys, place, monkeypatch):
+    from skavid.training import AVIDNet
+
+    real, calls = AVIDNet.train_step, []
+
+    def step(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) > 8:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(AVIDNet, "train_step", step)
+    words = [*TINY[2:], *SIZE, "--epochs", "9", "--set", "batch_size=8"]
+    code, out, err = run(capsys, "fit", place / "normal.mp4", "model", *words)
+    assert code == 130
+    assert "Note: The training was interrupted after epoch" in err
+    assert "The model is in model." in out
+    assert main(["info", "model"]) == 0
+
+
+def test_ctrl_c_before_anything_is_learnt_leaves_nothing(capsys, place, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skavid.sources.load", interrupt)
+    code, _, err = run(capsys, "fit", place / "normal.mp4", "model", *TINY, *SIZE)
+    assert code == 130
+    assert err.endswith("skavid fit: interrupted; nothing was written.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- score ---------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_the_library(capsys, place):
+    code, out, _ = run(capsys, "score", place / "loose", place / "today.mp4")
+    assert code == 0
+    rows = list(csv.DictReader(out.splitlines()))
+    assert list(rows[0]) == ["source", "frame", "time", "score", "irregular"]
+    video = load_frames(place / "today.mp4", size=(16, 24))
+    expected = AVIDDetector.load(place / "loose").score_samples(stacks(video.frames))
+    np.testing.assert_array_equal([float(row["score"]) for row in rows], expected)
+    np.testing.assert_allclose([float(row["time"]) for row in rows], video.times, atol=1e-4)
+    assert [row["irregular"] for row in rows] == [str(score <= 0) for score in expected]
+    assert {row["source"] for row in rows} == {"today"}
+
+
+def test_steady_scores_average_the_evidence_of_the_frames_before(capsys, place, monkeypatch):
+    monkeypatch.setattr("skavid.commands.CHUNK", 7)
+    words = ["score", place / "loose", place / "today.mp4", "--steady", "4", "--json"]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    images = stacks(load_frames(place / "today.mp4", size=(16, 24)).frames)
+    maps = causal_mean(AVIDDetector.load(place / "loose").maps(images).evidence, 4)
+    scores = [json.loads(line)["score"] for line in out.splitlines()]
+    np.testing.assert_array_equal(scores, -maps.max(axis=(1, 2)).astype(np.float64))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_table_of_any_kind_holds_every_row(capsys, place, suffix):
+    pandas = pytest.importorskip("pandas")
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    words = ["score", place / "loose", place / "today.mp4", "-o", f"scores.{suffix}", "--json"]
+    code, out, _ = run(capsys, *words)
+    read = {
+        "csv": pandas.read_csv,
+        "jsonl": lambda path: pandas.read_json(path, lines=True),
+        "parquet": pandas.read_parquet,
+    }[suffix]
+    frame = read(f"scores.{suffix}")
+    assert code == 0
+    assert list(frame) == ["source", "frame", "time", "score", "irregular"]
+    assert list(frame["frame"]) == list(range(30))
+    assert json.loads(out) == {
+        "images": 30,
+        "irregular": int(frame["irregular"].sum()),
+        "output": f"scores.{suffix}",
+    }
+    assert 0 < frame["irregular"].sum() < 30
+
+
+def test_frames_at_another_rate_are_noted(capsys, place, tmp_path):
+    frames = load_frames(place / "today.mp4").frames[:8]
+    write_overlay(tmp_path / "fast.mp4", frames, fps=30)
+    _, _, err = run(capsys, "score", place / "model", "fast.mp4")
+    assert err == (
+        "Note: fast has 30 frames a second, the training had 10; what moves seems slower to the "
+        "model than it is.\n"
+    )
+
+
+def test_pictures_keep_their_names(capsys, place):
+    code, out, _ = run(capsys, "score", place / "picture-model", place / "pictures")
+    assert code == 0
+    rows = list(csv.DictReader(out.splitlines()))
+    assert [row["source"] for row in rows] == [f"{index:03d}.png" for index in range(20)]
+    assert {row["time"] for row in rows} == {""}
+
+
+def test_arrays_are_taken_as_they_are(capsys, place):
+    code, out, _ = run(capsys, "score", place / "float-model", place / "floats.npy")
+    assert code == 0
+    expected = AVIDDetector.load(place / "float-model").score_samples(
+        np.load(place / "floats.npy")
+    )
+    rows = csv.DictReader(out.splitlines())
+    np.testing.assert_array_equal([float(row["score"]) for row in rows], expected)
+
+
+def test_what_a_broken_video_has_is_scored_with_a_note(capsys, place, tmp_path):
+    content = (place / "today.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: 2 * len(content) // 3])
+    code, out, err = run(capsys, "score", place / "model", "cut.mp4")
+    assert code == 0
+    assert 1 < len(out.splitlines()) < 31
+    assert err.startswith("Note: cut.mp4 is broken after ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["nothing", "{place}/today.mp4"],
+            "There is no file nothing; give one that AVIDDetector.save wrote.",
+        ),
+        (
+            ["{place}/today.mp4", "{place}/today.mp4"],
+            "{place}/today.mp4 cannot be loaded: ",
+        ),
+        (["{place}/model", "nowhere"], "There is no file and no folder nowhere."),
+        (
+            ["{place}/model", "{place}/today.mp4", "-o", "scores.txt"],
+            "scores.txt must end with .csv, .jsonl or .parquet.",
+        ),
+        (
+            ["{place}/model", "{place}/today.mp4", "-o", "no/scores.csv"],
+            "no/scores.csv cannot be written: there is no folder no.",
+        ),
+        (
+            ["{place}/float-model", "{place}/today.mp4"],
+            "{place}/today.mp4 is no array, but the model was trained on arrays; give an .npy "
+            "file.",
+        ),
+        (
+            ["{place}/model", "{place}/floats.npy"],
+            "{place}/floats.npy is an array, but the model was trained on pictures of 16 x 24 "
+            "pixels; give pictures or a video.",
+        ),
+        (
+            ["{place}/model", "{place}/labels.txt", "-o", "scores.csv"],
+            "{place}/labels.txt is no video that FFmpeg can read; give a video, or a folder of "
+            "pictures.",
+        ),
+    ],
+)
+def test_score_refuses_what_it_cannot_score(capsys, place, tmp_path, words, message):
+    words = [word.format(place=place) for word in words]
+    message = f"skavid score: {message.format(place=place)}"
+    assert refused(capsys, tmp_path, "score", *words).startswith(message)
+
+
+def test_ctrl_c_keeps_the_rows_so_far(capsys, place, monkeypatch):
+    from skavid.watch import Viewer
+
+    real = Viewer.look
+
+    def look(self, images):
+        signal.raise_signal(signal.SIGINT)
+        return real(self, images)
+
+    monkeypatch.setattr("skavid.commands.CHUNK", 8)
+    monkeypatch.setattr(Viewer, "look", look)
+    before = signal.getsignal(signal.SIGINT)
+    code, _, err = run(capsys, "score", place / "model", place / "today.mp4", "-o", "scores.csv")
+    assert code == 130
+    assert err == ("skavid score: interrupted after 8 images; their scores are in scores.csv.\n")
+    with open("scores.csv") as file:
+        assert len(file.readlines()) == 1 + 8
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# --- segment -------------------------------------------------------------------------------------
+
+
+def test_segment_writes_all_that_was_seen(capsys, place, tmp_path):
+    words = ["--overlay", "odd.mp4", "--masks", "masks", "--coco", "boxes.json"]
+    words += ["--scores", "scores.csv", "--patience", "0.25"]
+    code, out, _ = run(capsys, "segment", place / "loose", place / "today.mp4", *words, "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(told["outputs"])
+    detector = AVIDDetector.load(place / "loose")
+    images = stacks(load_frames(place / "today.mp4", size=(16, 24)).frames)
+    masks = detector.segment(images)
+    assert told["irregular"] == int(masks.any(axis=(1, 2)).sum())
+
+    drawn = [read_picture(path) for path in sorted((tmp_path / "masks").rglob("*.png"))]
+    large = masks.repeat(2, axis=1).repeat(2, axis=2)  # in pixels of the video
+    np.testing.assert_array_equal(np.array(drawn) == 255, large)
+
+    overlay = load_frames("odd.mp4", color=True)
+    assert overlay.frames.shape[:2] == (30, 32 + 24)
+    np.testing.assert_allclose(overlay.times, np.arange(30) / 10)
+
+    coco = json.loads((tmp_path / "boxes.json").read_text())
+    assert [image["frame"] for image in coco["images"]] == list(range(30))
+    assert {(image["height"], image["width"]) for image in coco["images"]} == {(32, 48)}
+    found = detector.find(images)
+    assert len(coco["annotations"]) == sum(map(len, found)) > 0
+    of_image = {image["id"]: image["frame"] for image in coco["images"]}
+    seen = np.zeros_like(large)
+    for one in coco["annotations"]:
+        counts = one["segmentation"]["counts"]
+        inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape((48, 32)).T
+        left, top, width, height = one["bbox"]
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        assert (rows[0], rows[-1] + 1) == (top, top + height)
+        assert (columns[0], columns[-1] + 1) == (left, left + width)
+        assert inside.sum() == one["area"]
+        assert inside[one["peak_at"][1], one["peak_at"][0]]
+        seen[of_image[one["image_id"]]] |= inside
+    np.testing.assert_array_equal(seen, large)
+    peaks = sorted(finding.peak for some in found for finding in some)
+    np.testing.assert_allclose(sorted(one["score"] for one in coco["annotations"]), peaks)
+    carried = sorted(finding.carried_by for some in found for finding in some)
+    assert sorted(one["carried_by"] for one in coco["annotations"]) == carried
+
+    highest = max(moment["peak"] for moment in told["moments"])
+    assert highest == pytest.approx(max(peaks), abs=1e-4)
+
+
+def test_pictures_get_pictures(capsys, place, tmp_path):
+    words = ["segment", place / "picture-model", place / "pictures", "--overlay", "seen"]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert "of 20 images are irregular." in out
+    drawn = sorted(path.name for path in (tmp_path / "seen").iterdir())
+    assert drawn == [f"{index:03d}.png" for index in range(20)]
+    assert read_picture(tmp_path / "seen" / "000.png").shape == (32, 48, 3)
+
+
+def test_what_is_ignored_has_no_mask(capsys, place, tmp_path):
+    words = ["segment", place / "loose", place / "today.mp4", "--masks", "masks"]
+    code, _, _ = run(capsys, *words, "--ignore", place / "left.png")
+    assert code == 0
+    drawn = np.array([read_picture(p) for p in (tmp_path / "masks").rglob("*.png")])
+    assert drawn[..., 12:].any()
+    assert not drawn[..., :12].any()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "say what to write: --overlay, --masks, --coco or --scores."),
+        (
+            ["--masks", "{place}/pictures"],
+            "{place}/pictures is there already; give a new or an empty folder.",
+        ),
+        (["--overlay", "no/odd.mp4"], "no/odd.mp4 cannot be written: there is no folder no."),
+        (
+            ["--overlay", "odd.mp4", "--ignore", "{place}/all.png"],
+            "{place}/all.png leaves no pixel that counts; paint black what counts.",
+        ),
+    ],
+)
+def test_segment_refuses_what_it_cannot_write(capsys, place, tmp_path, words, message):
+    Image.fromarray(np.full((32, 48), 9, np.uint8)).save(place / "all.png")
+    words = [word.format(place=place) for word in words]
+    message = f"skavid segment: {message.format(place=place)}"
+    said = refused(capsys, tmp_path, "segment", place / "model", place / "today.mp4", *words)
+    assert said == message
+
+
+def test_an_overlay_of_numbers_is_refused(capsys, place, tmp_path):
+    words = ["segment", place / "float-model", place / "floats.npy", "--overlay", "odd.mp4"]
+    assert refused(capsys, tmp_path, *words) == (
+        "skavid segment: --overlay needs pictures to draw on, but these arrays are neither grey "
+        "nor colour of uint8; take --masks."
+    )
+
+
+# --- calibrate and evaluate ----------------------------------------------------------------------
+
+
+def test_calibrate_writes_thresholds_and_trains_nothing(capsys, place):
+    words = ["calibrate", place / "model", place / "normal.mp4", "--target-fpr", "0.3"]
+    code, out, _ = run(capsys, *words, "--output", "other", "--json")
+    assert code == 0
+    before, after = AVIDDetector.load(place / "model"), AVIDDetector.load("other")
+    images = stacks(load_frames(place / "normal.mp4", size=(16, 24)).frames)
+    with pytest.warns(UserWarning, match="X holds 2 clips"):
+        found = before.calibrate(images, target_fpr=0.3, groups=np.arange(60) // 30)
+    told = json.loads(out)
+    assert (told["alpha"], told["zeta"]) == (found.alpha, found.zeta)
+    assert (after.alpha_, after.zeta_) == (found.alpha, found.zeta)
+    assert after.extra_ == before.extra_
+    assert after.calibration_["n_images"] == 60
+    for ours, theirs in zip(
+        before.detector_.parameters(), after.detector_.parameters(), strict=True
+    ):
+        assert (ours == theirs).all()
+
+
+def test_calibrate_leaves_the_model_alone_where_there_is_nothing_to_read(capsys, place, tmp_path):
+    (tmp_path / "model").write_bytes((place / "model").read_bytes())
+    refused(capsys, tmp_path, "calibrate", "model", "nowhere")
+    assert (tmp_path / "model").read_bytes() == (place / "model").read_bytes()
+
+
+def test_evaluate_measures_images_and_pixels(capsys, place):
+    from skavid import metrics
+
+    words = ["evaluate", place / "loose", place / "today.mp4", "--masks", place / "truth"]
+    code, out, _ = run(capsys, *words, "--json")
+    assert code == 0
+    told = json.loads(out)
+    detector = AVIDDetector.load(place / "loose")
+    images = stacks(load_frames(place / "today.mp4", size=(16, 24)).frames)
+    scores, maps = detector.score_samples(images), detector.maps(images).evidence
+    large = np.array([read_picture(p) for p in sorted((place / "truth").iterdir())])
+    masks = large.reshape(30, 16, 2, 24, 2).any(axis=(2, 4))
+    labels = np.where(masks.any(axis=(1, 2)), -1, 1)
+    assert told["eer"] == metrics.equal_error_rate(labels, scores)
+    assert told["pixel_eer"] == metrics.pixel_level_equal_error_rate(masks, maps)
+    assert told["false_alarms"] == np.mean(scores[labels == 1] <= 0)
+
+
+def test_what_is_ignored_is_no_part_of_the_truth(capsys, place):
+    from skavid import metrics
+
+    words = ["evaluate", place / "loose", place / "today.mp4", "--masks", place / "truth"]
+    code, out, _ = run(capsys, *words, "--ignore", place / "left.png", "--json")
+    assert code == 0
+    told = json.loads(out)
+    left = (np.arange(24) < 6)[None].repeat(16, 0)
+    detector = AVIDDetector.load(place / "loose").set_params(ignore=left)
+    images = stacks(load_frames(place / "today.mp4", size=(16, 24)).frames)
+    large = np.array([read_picture(p) for p in sorted((place / "truth").iterdir())])
+    masks = large.reshape(30, 16, 2, 24, 2).any(axis=(2, 4)) & ~left
+    labels = np.where(masks.any(axis=(1, 2)), -1, 1)
+    assert told["irregular"] == (labels == -1).sum()
+    assert told["eer"] == metrics.equal_error_rate(labels, detector.score_samples(images))
+
+
+def test_evaluate_takes_labels_alone(capsys, place):
+    words = ["evaluate", place / "loose", place / "today.mp4", "--labels", place / "labels.txt"]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert out.startswith("30 images, 15 of them irregular\n")
+    assert "AUC of images" in out
+    assert "AUPRO" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "say where the truth is: one of --dataset, --masks and --labels."),
+        (
+            ["--labels", "{place}/few.txt"],
+            "{place}/few.txt holds 2 labels, but there are 30 images.",
+        ),
+        (
+            ["--labels", "{place}/wrong.txt"],
+            "{place}/wrong.txt must hold one label a line, normal or irregular (or 1 and -1). Got "
+            "'0'.",
+        ),
+        (["--masks", "nowhere"], "There is no folder and no .npy file nowhere of masks."),
+        (
+            ["--masks", "{place}/pictures"],
+            "{place}/pictures holds 20 masks, but there are 30 images.",
+        ),
+    ],
+)
+def test_evaluate_refuses_a_truth_that_does_not_fit(capsys, place, tmp_path, words, message):
+    (place / "few.txt").write_text("normal irregular")
+    (place / "wrong.txt").write_text("0\n1")
+    words = [word.format(place=place) for word in words]
+    message = f"skavid evaluate: {message.format(place=place)}"
+    said = refused(capsys, tmp_path, "evaluate", place / "model", place / "today.mp4", *words)
+    assert said == message
+
+
+def test_a_data_set_is_trained_on_and_evaluated_by_its_name(capsys, place, tmp_path):
+    normal = load_frames(place / "normal.mp4").frames
+    today = load_frames(place / "today.mp4").frames
+    for number in (1, 2):
+        write_pictures(tmp_path / f"ped2/Train/Train00{number}", normal[number * 20 :][:20])
+    write_pictures(tmp_path / "ped2/Test/Test001", today)
+    truth = np.array([read_picture(p) for p in sorted((place / "truth").iterdir())])
+    write_pictures(tmp_path / "ped2/Test/Test001_gt", truth)
+    words = ["--dataset", "ucsd-ped2"]
+    assert run(capsys, "fit", "ped2", "model", *words, *TINY, *SIZE)[0] == 0
+    detector = AVIDDetector.load("model")
+    assert detector.image_shape_ == (16, 24, 3)
+    assert detector.calibration_["n_clips"] == 1
+    code, out, _ = run(capsys, "evaluate", "model", "ped2", *words, "--json")
+    assert code == 0
+    assert json.loads(out)["images"] == 30
+    assert refused(capsys, tmp_path, "evaluate", "model", "ped2", "ped2", *words) == (
+        "skavid evaluate: --dataset takes one folder, that of ucsd-ped2."
+    )
+
+
+def test_a_model_that_python_saved_is_read_by_its_shape(capsys, place):
+    detector = AVIDDetector.load(place / "model")
+    expected = run(capsys, "score", place / "model", place / "today.mp4")
+    del detector.extra_
+    detector.save("bare")
+    assert run(capsys, "score", "bare", place / "today.mp4") == expected
+
+
+# --- watch ---------------------------------------------------------------------------------------
+
+
+def expected_events(scores, times, patience):
+    """Find events the slow way: irregular moments, joined where none is further from the next."""
+    moments = [(time, -score) for time, score in zip(times, scores, strict=True) if score <= 0]
+    events = []
+    for time, peak in moments:
+        if events and time - events[-1][-1][0] <= patience:
+            events[-1].append((time, peak))
+        else:
+            events.append([(time, peak)])
+    return events
+
+
+def test_watch_tells_when_events_begin_and_end(capsys, place, tmp_path):
+    words = ["watch", place / "loose", place / "today.mp4", "--as-fast-as-possible"]
+    code, out, err = run(capsys, *words, "--patience", "0.15")
+    assert code == 0
+    told = [json.loads(line) for line in out.splitlines()]
+    video = load_frames(place / "today.mp4", size=(16, 24))
+    scores = AVIDDetector.load(place / "loose").score_samples(stacks(video.frames))
+    events = expected_events(scores, video.times, 0.15)
+    assert [one["phase"] for one in told] == ["begin", "end"] * len(events)
+    for begin, end, event in zip(told[::2], told[1::2], events, strict=True):
+        assert begin["event"] == end["event"]
+        assert begin["start"] == end["start"] == pytest.approx(event[0][0], abs=1e-3)
+        assert end["end"] == pytest.approx(event[-1][0], abs=1e-3)
+        time, peak = max(event, key=lambda one: one[1])
+        assert end["peak"] == pytest.approx(peak, abs=1e-4)
+        assert end["peak_time"] == pytest.approx(time, abs=1e-3)
+        assert end["boxes"][0]["peak"] == pytest.approx(peak, abs=1e-4)
+        assert read_picture(tmp_path / end["snapshot"]).shape == (32, 48, 3)
+    assert f"30 frames were looked at; {len(events)} event" in err
+
+
+def test_watch_posts_events_and_goes_on_where_nobody_listens(capsys, place):
+    got = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204 if len(got) == 1 else 500)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        hook = f"http://127.0.0.1:{server.server_port}/alarm?key=secret"
+        words = ["watch", place / "loose", place / "today.mp4", "--as-fast-as-possible"]
+        code, out, err = run(capsys, *words, "--patience", "0.15", "--webhook", hook)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert code == 0
+    assert got == [json.loads(line) for line in out.splitlines()]
+    assert len(got) >= 2
+    assert err.count("The webhook http://127.0.0.1 did not take an event") == 1
+    assert "secret" not in err
+
+
+def test_ctrl_c_ends_the_event_that_is_open(capsys, place, monkeypatch):
+    from skavid.watch import Events
+
+    real = Events.push
+
+    def push(self, moment, score):
+        if moment > 0.5:
+            signal.raise_signal(signal.SIGINT)
+        yield from real(self, moment, -1.0)
+
+    monkeypatch.setattr(Events, "push", push)
+    words = ["watch", place / "model", place / "today.mp4", "--as-fast-as-possible"]
+    code, out, _ = run(capsys, *words)
+    assert code == 130
+    begin, end = [json.loads(line) for line in out.splitlines()]
+    assert (begin["phase"], end["phase"]) == ("begin", "end")
+    assert end["start"] == 0.0
+    assert end["end"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{place}/model", "nowhere.mp4"], "There is no file and no folder nowhere.mp4."),
+        (
+            ["{place}/float-model", "{place}/today.mp4"],
+            "{place}/float-model was trained on arrays, which no camera gives.",
+        ),
+        (
+            ["{place}/model", "{place}/today.mp4", "--webhook", "example.org"],
+            "--webhook must be an address such as https://example.org/hook. Got 'example.org'.",
+        ),
+        (
+            ["{place}/model", "{place}/today.mp4", "--snapshots", "{place}/model"],
+            "{place}/model is no folder; give one for --snapshots.",
+        ),
+        (
+            ["{place}/model", "rtsp://user:secret@127.0.0.1:9/x", "--timeout", "1"],
+            "rtsp://127.0.0.1:9/x cannot be opened: ",
+        ),
+    ],
+)
+def test_watch_refuses_what_it_cannot_watch(capsys, place, tmp_path, words, message):
+    words = [word.format(place=place) for word in words]
+    message = f"skavid watch: {message.format(place=place)}"
+    said = refused(capsys, tmp_path, "watch", *words, "--quiet")
+    assert said.startswith(message)
+
+
+# --- export --------------------------------------------------------------------------------------
+
+
+def test_export_writes_a_graph_and_compares_it(capsys, place):
+    pytest.importorskip("skavid.export")
+    pytest.importorskip("onnxruntime")
+    words = ["export", place / "model", "model.onnx", "--verify", place / "today.mp4", "--json"]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    told = json.loads(out)
+    assert told["verified_on"] == 30
+    assert told["differences"]["score"] < 1e-4
+    assert told["dtype"] == "uint8"
+
+
+# --- demo ----------------------------------------------------------------------------------------
+
+
+def test_the_demo_refuses_a_folder_that_is_there(capsys, place, tmp_path):
+    said = refused(capsys, tmp_path, "demo", place)
+    assert said == f"skavid demo: {place} is there already; give a name that is free."
+
+
+def test_the_demo_goes_the_whole_way(capsys, tmp_path, monkeypatch):
+    real = make_moving_shapes
+    monkeypatch.setattr(
+        "skavid.datasets.make_moving_shapes",
+        lambda n, _, **more: real(n, 8 if n > 1 else 40, size=(32, 48), **more),
+    )
+    monkeypatch.setattr(
+        "skavid.estimator.VIDEO",
+        {"spacing": 2, "inpainter_width": 4, "detector_width": 4},
+    )
+    code, out, err = run(capsys, "demo", "--epochs", "1")
+    assert code == 0
+    made = sorted(path.name for path in (tmp_path / "skavid-demo").iterdir())
+    assert made == ["model", "normal", "odd.mp4", "today.mp4"]
+    assert "$ skavid segment skavid-demo/model skavid-demo/today.mp4" in err
+    assert "The truth: a cart is to be seen from " in err
+    assert "of 40 images are irregular." in out
+
+
+def test_the_module_is_no_more_than_its_command():
+    assert cli.__all__ == ["main"]

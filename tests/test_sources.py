@@ -1,0 +1,123 @@
+"""How files and folders become the images of a model."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skavid import TemporalStacker
+from skavid.sources import Reading, check_reading, choose_reading, cut, list_clips, read_clip
+
+pytest.importorskip("av")
+Image = pytest.importorskip("PIL.Image")
+
+RNG = np.random.default_rng(0)
+STACKING = {"n_channels": 3, "spacing": 2, "average": True}
+
+
+def write_pictures(folder, n, *, shape=(16, 24), suffix="png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(n):
+        picture = RNG.integers(0, 256, size=shape).astype(np.uint8)
+        Image.fromarray(picture).save(folder / f"{index}.{suffix}")
+    return folder
+
+
+@given(st.lists(st.integers(1, 4000), min_size=1, max_size=12), st.floats(1, 60))
+def test_pieces_follow_each_other_and_never_reach_across_clips(lengths, fps):
+    ids = np.repeat(np.arange(len(lengths)), lengths)
+    groups = cut(ids, fps)
+    assert groups.shape == ids.shape
+    assert set(np.diff(groups)) <= {0, 1}
+    assert (np.diff(groups)[np.diff(ids) > 0] == 1).all()
+    if len(lengths) >= 10:
+        np.testing.assert_array_equal(groups, ids)
+
+
+@pytest.mark.parametrize(
+    ("n_frames", "fps", "n_pieces"),
+    [
+        (30, 25, 2),  # something is to be held out, however little there is
+        (1000, 25, 10),  # pieces of 100 frames
+        (15_000, 25, 20),  # ten minutes
+        (90_000, 25, 60),  # an hour: pieces of a minute
+        (3600, 1, 36),  # an hour at one frame a second: no piece of 60 frames
+    ],
+)
+def test_a_long_clip_becomes_pieces_of_up_to_a_minute(n_frames, fps, n_pieces):
+    groups = cut(np.zeros(n_frames, int), fps)
+    sizes = np.bincount(groups)
+    assert len(sizes) == n_pieces
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_a_video_of_pictures_is_stacked_as_the_stacker_does(tmp_path):
+    write_pictures(tmp_path / "clip", 9)
+    (clip,) = list_clips([str(tmp_path / "clip")], stacked=True)
+    reading = choose_reading([clip], size=None, grey=False, spacing=2)
+    assert reading == Reading((16, 24), False, STACKING)
+    looks = list(read_clip(clip, reading, whole=True))
+    frames = np.stack([look.whole[..., 0] for look in looks])
+    np.testing.assert_array_equal(
+        [look.image for look in looks],
+        TemporalStacker().fit_transform(frames, groups=np.zeros(9, int)),
+    )
+
+
+def test_large_pictures_are_brought_to_a_size_and_keep_their_shape(tmp_path):
+    write_pictures(tmp_path, 1, shape=(300, 512, 3))
+    clips = list_clips([str(tmp_path)], stacked=False)
+    reading = choose_reading(clips, size=None, grey=False, spacing=None)
+    assert reading == Reading((150, 256), True, None)
+    assert choose_reading(clips, size=None, grey=True, spacing=None).color is False
+    video = list_clips([str(tmp_path)], stacked=True)
+    assert choose_reading(video, size=None, grey=False, spacing=2).size == (120, 205)
+
+
+def test_pictures_of_two_folders_have_names_of_their_own(tmp_path):
+    for folder in ("a/parts", "b/parts"):
+        write_pictures(tmp_path / folder, 1)
+    clips = list_clips([str(tmp_path / "a/parts"), str(tmp_path / "b/parts")], stacked=False)
+    reading = Reading((16, 24), False, None)
+    names = [look.name for clip in clips for look in read_clip(clip, reading)]
+    assert names == ["a-parts/0.png", "b-parts/0.png"]
+
+
+def test_pictures_that_cannot_be_read_are_left_out_with_a_warning(tmp_path):
+    write_pictures(tmp_path, 3)
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    (clip,) = list_clips([str(tmp_path)], stacked=False)
+    message = f"1 of 3 pictures cannot be read, {tmp_path / '1.png'} is the first; get them anew."
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        looks = list(read_clip(clip, Reading((16, 24), False, None)))
+    assert [look.name for look in looks] == ["0.png", "2.png"]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {},
+        {"size": [16], "color": False, "stacking": None},
+        {"size": [16, -1], "color": False, "stacking": None},
+        {"size": [16, 10**9], "color": False, "stacking": None},
+        {"size": None, "color": "no", "stacking": None},
+        {"size": None, "color": False, "stacking": {"n_channels": 3}},
+        {"size": None, "color": False, "stacking": {**STACKING, "spacing": 10**9}},
+        [1, 2, 3],
+    ],
+)
+def test_a_reading_that_was_tampered_with_is_refused(kept):
+    message = f"it says that it reads sources by {kept!r}; it was changed."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_reading(kept)
+
+
+def test_a_reading_survives_its_file():
+    import json
+
+    reading = Reading((16, 24), True, STACKING)
+    assert check_reading(json.loads(json.dumps(reading._asdict()))) == reading
