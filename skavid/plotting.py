@@ -144,10 +144,7 @@ class IrregularityDisplay:
         ValueError
             If ``axes`` are too few or too many.
         """
-        try:
-            from matplotlib import pyplot
-        except ImportError as error:
-            raise ImportError("Pictures need matplotlib; pip install 'skavid[plot]'.") from error
+        pyplot = _pyplot()
         n, n_columns = len(self.images), 6 + (self.truth is not None)
         if axes is None:
             height, width = self.mask.shape[1:]
@@ -171,6 +168,8 @@ class IrregularityDisplay:
         self._draw_images(axes)
         for column, drawn in enumerate(self._maps(), start=2):
             _draw_maps(axes[:, column], *drawn)
+        for ax, one in zip(axes[:, 4], self.evidence, strict=True):
+            _outline(ax, one >= 0, "black", edge="white")
         for ax in axes.ravel():
             ax.set(xticks=[], yticks=[], anchor="N")
         return self
@@ -180,16 +179,19 @@ class IrregularityDisplay:
         columns = [
             (0, "image\nX", self.images, None),
             (1, "restored to normal\nI(X)", self.inpainted, None),
-            (5, "found irregular\n(red)", self.images, (self.mask, "red")),
+            (5, "found irregular\n(red)", self.images, (self.mask, "red", "white")),
         ]
         if self.truth is not None:
-            columns.append((6, "truly irregular\n(green)", self.images, (self.truth, "lime")))
+            columns.append(
+                (6, "truly irregular\n(green)", self.images, (self.truth, "lime", "black"))
+            )
         for column, title, pictures, outlined in columns:
             axes[0, column].set_title(title)
             for index, ax in enumerate(axes[:, column]):
                 _show(ax, pictures[index], **limits)
                 if outlined is not None:
-                    _outline(ax, outlined[0][index], outlined[1])
+                    mask, colour, edge = outlined
+                    _outline(ax, mask[index], colour, edge=edge)
 
     def _maps(self) -> list[tuple[str, NDArray[Any], str, float, float]]:
         # What is far below 0 is normal by any measure: the colours are for what is near 0.
@@ -197,8 +199,23 @@ class IrregularityDisplay:
         return [
             ("what I changed\n|X - I(X)|", self.residual, "magma", 0, float(self.residual.max())),
             ("how regular D finds it\nO", self.regularity, "viridis", 0, 1),
-            ("evidence of both\ne >= 0: irregular", self.evidence, "RdBu_r", -reach, reach),
+            ("evidence of both\ne >= 0: outlined", self.evidence, "RdBu_r", -reach, reach),
         ]
+
+
+def _pyplot() -> Any:
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError("Pictures need matplotlib; pip install 'skavid[plot]'.") from error
+    return pyplot
+
+
+def _edged(colour: str = "black") -> list[Any]:
+    """Edge what is bright in black or what is dark in white: it stands out on any picture."""
+    from matplotlib import patheffects
+
+    return [patheffects.withStroke(linewidth=3, foreground=colour)]
 
 
 def _draw_maps(
@@ -222,12 +239,12 @@ def _show(ax: Any, picture: NDArray[Any], *, vmin: float, vmax: float) -> None:
     ax.imshow(grey, cmap="gray", vmin=vmin, vmax=vmax, interpolation="nearest")
 
 
-def _outline(ax: Any, mask: NDArray[np.bool_], colour: str) -> None:
+def _outline(ax: Any, mask: NDArray[np.bool_], colour: str, *, edge: str) -> None:
     if mask.any():
         # A border of False closes the outlines of masks that touch the edge.
         closed = np.pad(mask.astype(float), 1)
         y, x = np.arange(closed.shape[0]) - 1, np.arange(closed.shape[1]) - 1
         limits = {"xlim": ax.get_xlim(), "ylim": ax.get_ylim()}
         outline = ax.contour(x, y, closed, levels=[0.5], colors=colour, linewidths=1.5)
-        outline.set(clip_on=False, zorder=3)  # over the frame
+        outline.set(clip_on=False, zorder=3, path_effects=_edged(edge))  # over the frame
         ax.set(**limits)

@@ -136,6 +136,18 @@ def test_the_mask_is_outlined_with_the_truth_beside_it_where_it_is_known():
     np.testing.assert_allclose(green, [[0, 1, 0, 1]])
 
 
+def test_outlines_are_seen_without_colour_too():
+    truth = np.zeros(GREY.shape, dtype=bool)
+    truth[0, 3:6, 3:6] = True
+    display = IrregularityDisplay.from_estimator(Fake(), GREY, truth=truth)
+    irregular = [(maps >= 0).any() for maps in display.evidence]
+    assert [len(contours(ax)) for ax in display.axes_[:, 4]] == irregular
+    for column in (4, 5, 6):
+        outlines = [one for ax in display.axes_[:, column] for one in contours(ax)]
+        assert outlines
+        assert all(len(outline.get_path_effects()) == 1 for outline in outlines)
+
+
 def test_a_truth_of_0_and_255_is_outlined_as_a_mask_is():
     truth = np.zeros(GREY.shape, dtype=np.uint8)
     truth[0, :4, :5] = 255
