@@ -1,18 +1,28 @@
-"""Pictures: what is drawn where, and what happens without matplotlib."""
+"""Pictures: what is drawn where, how it looks, and what happens without matplotlib."""
 
 from __future__ import annotations
 
 import re
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.utils import Bunch
 
-from skavid.plotting import IrregularityDisplay
+from skavid import AVIDDetector
+from skavid.plotting import (
+    IrregularityDisplay,
+    ScoreOverTimeDisplay,
+)
 
+matplotlib = pytest.importorskip("matplotlib")
 pyplot = pytest.importorskip("matplotlib.pyplot")
 pyplot.switch_backend("Agg")
+Legend = pytest.importorskip("matplotlib.legend").Legend
+compare_images = pytest.importorskip("matplotlib.testing.compare").compare_images
 
 
 @pytest.fixture(autouse=True)
@@ -268,3 +278,166 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     message = "Pictures need matplotlib; pip install 'skavid[plot]'."
     with pytest.raises(ImportError, match=f"^{re.escape(message)}$"):
         IrregularityDisplay.from_estimator(Fake(), GREY)
+
+
+# --- pictures of scores, curves, trainings and thresholds --------------------------------------
+
+
+def frames_under(collection):
+    """Tell which whole numbers the bands of a collection hold, the slow way."""
+    held = []
+    for path in collection.get_paths():
+        left, right = path.vertices[:, 0].min(), path.vertices[:, 0].max()
+        held += [x for x in range(-5, 500) if left < x < right]
+    return held
+
+
+@given(st.lists(st.sampled_from([1, -1]), min_size=1, max_size=30))
+def test_bands_lie_over_the_irregular_frames_and_marks_under_the_alarms(labels):
+    scores = np.random.default_rng(len(labels)).normal(size=len(labels))
+    display = ScoreOverTimeDisplay.from_predictions(scores, threshold=0.2, labels=labels)
+    assert frames_under(display.truth_) == [i for i, label in enumerate(labels) if label == -1]
+    assert frames_under(display.alarms_) == [i for i, score in enumerate(scores) if score < 0.2]
+    pyplot.close(display.figure_)
+
+
+def test_scores_are_drawn_upside_down_with_the_threshold():
+    display = ScoreOverTimeDisplay.from_predictions([3.0, -1.0, 2.0], threshold=0.5)
+    np.testing.assert_array_equal(display.line_.get_xydata(), [[0, -3], [1, 1], [2, -2]])
+    np.testing.assert_array_equal(display.threshold_.get_ydata(), [-0.5, -0.5])
+    assert display.ax_.get_xlabel() == "frame"
+    assert display.truth_ is None
+    words = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert words == ["threshold", "alarm"]
+
+
+def test_scores_alone_are_a_line_without_a_legend():
+    display = ScoreOverTimeDisplay.from_predictions([3.0, 3.0, 3.0])
+    assert display.threshold_ is display.alarms_ is display.truth_ is None
+    assert display.ax_.get_legend() is None
+    low, high = display.ax_.get_ylim()
+    assert low < -3 < high
+
+
+def test_with_a_frame_rate_time_is_in_seconds():
+    display = ScoreOverTimeDisplay.from_predictions(
+        np.arange(6.0), threshold=1.5, labels=[1, 1, -1, -1, 1, 1], frame_rate=2
+    )
+    np.testing.assert_array_equal(display.line_.get_xdata(), [0, 0.5, 1, 1.5, 2, 2.5])
+    (band,), (alarms,) = display.truth_.get_paths(), display.alarms_.get_paths()
+    assert (band.vertices[:, 0].min(), band.vertices[:, 0].max()) == (0.75, 1.75)
+    assert (alarms.vertices[:, 0].min(), alarms.vertices[:, 0].max()) == (-0.25, 0.75)
+    assert display.ax_.get_xlim() == (-0.25, 2.75)
+    assert display.ax_.get_xlabel() == "time (s)"
+
+
+def test_clips_stand_one_after_the_other_and_no_line_joins_them():
+    display = ScoreOverTimeDisplay.from_predictions(
+        np.arange(7.0), groups=["a", "a", "a", "b", "b", "c", "c"]
+    )
+    x, y = display.line_.get_data()
+    breaks = np.flatnonzero(np.isnan(x))
+    np.testing.assert_array_equal(breaks, np.flatnonzero(np.isnan(y)))
+    parts = np.split(y, breaks)
+    assert [part[~np.isnan(part)].tolist() for part in parts] == [[0, -1, -2], [-3, -4], [-5, -6]]
+    (top,) = display.ax_.child_axes
+    assert [label.get_text() for label in top.get_xticklabels()] == ["a", "b", "c"]
+    np.testing.assert_array_equal(top.get_xticks(), [1, 3.5, 5.5])
+    (borders,) = display.ax_.collections
+    np.testing.assert_array_equal([line[0, 0] for line in borders.get_segments()], [2.5, 4.5])
+
+
+@pytest.mark.parametrize("name", ["{}", "clip {:03d} of the day"])
+def test_names_of_many_clips_do_not_run_into_each_other(name):
+    groups = np.repeat([name.format(index) for index in range(50)], 3)
+    display = ScoreOverTimeDisplay.from_predictions(np.zeros(150), groups=groups)
+    display.figure_.canvas.draw()
+    (top,) = display.ax_.child_axes
+    boxes = [label.get_window_extent() for label in top.get_xticklabels()]
+    assert len(boxes) >= 3
+    for left, right in pairwise(boxes):
+        assert left.x1 < right.x0
+
+
+@settings(max_examples=10)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.floats(-1e6, 1e6))
+def test_neither_the_legend_nor_the_alarms_cover_the_scores(scores, threshold):
+    display = ScoreOverTimeDisplay.from_predictions(
+        scores, threshold=threshold, labels=np.ones(len(scores))
+    )
+    display.figure_.canvas.draw()
+    ax = display.ax_
+    heights = ax.transData.transform([(0, y) for y in -np.array([*scores, threshold])])[:, 1]
+    assert heights.max() < ax.get_legend().get_window_extent().y0
+    assert heights.min() > ax.transAxes.transform((0, 0.05))[1]
+    pyplot.close(display.figure_)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"scores": np.zeros((2, 2))},
+            "scores must hold one figure a frame. Got an array of shape (2, 2).",
+        ),
+        ({"scores": []}, "scores must hold one figure a frame. Got an array of shape (0,)."),
+        ({"frame_rate": 0}, "frame_rate must be above 0 frames a second. Got 0."),
+        ({"labels": [0, 1, 1]}, "labels must hold 1 (normal) and -1 (irregular). Got [0, 1]."),
+        (
+            {"labels": [1]},
+            "labels has the shape (1,), but there are 3 samples; give one label each.",
+        ),
+        (
+            {"groups": [0, 0]},
+            "groups has the shape (2,), but there are 3 scores; give one clip id a score.",
+        ),
+        (
+            {"groups": [0, 1, 0]},
+            "groups has a clip whose frames are not consecutive; sort scores, labels and groups "
+            "by clip and time.",
+        ),
+    ],
+)
+def test_scores_that_cannot_be_drawn_over_time_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ScoreOverTimeDisplay.from_predictions(**{"scores": [1.0, 2.0, 3.0], **arguments})
+    assert not pyplot.get_fignums()
+
+
+# --- a fitted detector --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Return a detector, images some of which it finds irregular, and their labels."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(100, 20, size=(40, 16, 16))
+    detector = AVIDDetector(
+        max_epochs=1, inpainter_width=4, detector_width=4, target_fpr=0.5, random_state=0
+    ).fit(X)
+    test = rng.normal(100, 20, size=(12, 16, 16))
+    test[6:, 4:10, 4:10] += np.linspace(20, 150, 6)[:, None, None]
+    return detector, test, np.repeat([1, -1], 6)
+
+
+def test_alarms_of_a_detector_are_its_predictions(fitted):
+    detector, X, y = fitted
+    display = ScoreOverTimeDisplay.from_estimator(detector, X, labels=y, groups=y, frame_rate=1)
+    found = np.flatnonzero(detector.predict(X) == -1)
+    assert 0 < len(found) < len(X)
+    assert frames_under(display.alarms_) == found.tolist()
+    drawn = display.line_.get_ydata()
+    np.testing.assert_allclose(drawn[~np.isnan(drawn)], -detector.score_samples(X))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: ScoreOverTimeDisplay.from_predictions([1.0]),
+    ],
+)
+def test_without_matplotlib_each_picture_names_the_extra(draw, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    message = "Pictures need matplotlib; pip install 'skavid[plot]'."
+    with pytest.raises(ImportError, match=f"^{re.escape(message)}$"):
+        draw()

@@ -81,7 +81,10 @@ PUBLIC = {
         "tbdc_score",
         "threshold_plane",
     ],
-    "skavid.plotting": ["IrregularityDisplay"],
+    "skavid.plotting": [
+        "IrregularityDisplay",
+        "ScoreOverTimeDisplay",
+    ],
     "skavid.temporal": ["FrameStream", "TemporalStacker", "concatenate_clips"],
     "skavid.video": [
         "BrokenVideoError",
