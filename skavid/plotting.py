@@ -10,11 +10,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import auc, roc_curve
+
+from skavid.metrics import equal_error_rate
 
 __all__ = [
     "IrregularityDisplay",
+    "RocDisplay",
     "ScoreOverTimeDisplay",
 ]
+
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D")
+FALSE_POSITIVES = "normal ones found irregular (false positive rate)"
+TRUE_POSITIVES = "irregular ones found (true positive rate)"
 
 
 class IrregularityDisplay:
@@ -457,6 +466,222 @@ class ScoreOverTimeDisplay:
                 kept.append(index)
         top.set_ticks(middles[kept] * step, [names[index] for index in kept])
         top.tick_params(length=0, labelsize="small")
+
+
+class RocDisplay:
+    """A ROC curve with its equal error rate, as in Fig. 6; several share one axes.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_predictions`.
+
+    Parameters
+    ----------
+    fpr, tpr : ndarray of shape (n_thresholds,)
+        Shares of the normal and of the irregular samples that are found irregular.
+    thresholds : ndarray of shape (n_thresholds,)
+        Rising; samples that score below are found irregular.
+    roc_auc : float
+        Area under the curve.
+    eer : float
+        Where both kinds of error are equally frequent, in [0, 1].
+    name : str, default=None
+        For the legend.
+
+    Attributes
+    ----------
+    eer_threshold_ : float
+        Once drawn: that of `thresholds` whose larger error is the least.
+    ax_ : matplotlib Axes
+        Once drawn.
+    figure_ : matplotlib Figure
+        Once drawn.
+    line_ : matplotlib Line2D
+        The curve.
+    eer_point_ : matplotlib Line2D
+        A marker where the curve crosses the line of equal errors.
+
+    See Also
+    --------
+    skavid.metrics.equal_error_rate : Its rule.
+    sklearn.metrics.RocCurveDisplay : Curves of any labels, and of folds.
+
+    Examples
+    --------
+    >>> from skavid.plotting import RocDisplay
+    >>> y = [1, 1, 1, -1, -1, -1]
+    >>> good = RocDisplay.from_predictions(y, [5, 4, 2, 3, 1, 0], name="both")
+    >>> poor = RocDisplay.from_predictions(y, [5, 2, 1, 4, 3, 0], name="I alone", ax=good.ax_)
+    >>> round(good.eer, 2), good.eer_threshold_, round(poor.eer, 2)
+    (0.33, 2.0, 0.67)
+    """
+
+    def __init__(
+        self,
+        *,
+        fpr: NDArray[Any],
+        tpr: NDArray[Any],
+        thresholds: NDArray[Any],
+        roc_auc: float,
+        eer: float,
+        name: str | None = None,
+    ) -> None:
+        self.fpr = fpr
+        self.tpr = tpr
+        self.thresholds = thresholds
+        self.roc_auc = roc_auc
+        self.eer = eer
+        self.name = name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        pos_label: int | str | None = None,
+        name: str | None = None,
+        ax: Any = None,
+    ) -> RocDisplay:
+        """Score images with a fitted detector and draw its curve.
+
+        Parameters
+        ----------
+        estimator : AVIDDetector, Pipeline or another outlier detector of scikit-learn
+            Fitted. Thresholds are those of its ``decision_function``: 0 is in use.
+        X : array-like of shape (n_samples, ...)
+            Images.
+        y : array-like of shape (n_samples,)
+            1 for normal and -1 for irregular images; other pairs with ``pos_label``.
+        pos_label : int or str, default=None
+            The label of normal images; None takes 1.
+        name : str, default=None
+            For the legend; None takes the name of the estimator's class.
+        ax : matplotlib Axes, default=None
+            Where to draw, beside other curves; a new figure when None.
+
+        Returns
+        -------
+        display : RocDisplay
+            Drawn.
+        """
+        return cls.from_predictions(
+            y,
+            estimator.decision_function(X),
+            pos_label=pos_label,
+            name=type(estimator).__name__ if name is None else name,
+            ax=ax,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: ArrayLike,
+        y_score: ArrayLike,
+        *,
+        pos_label: int | str | None = None,
+        name: str | None = None,
+        ax: Any = None,
+    ) -> RocDisplay:
+        """Draw the curve of scores.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_samples,)
+            1 for normal and -1 for irregular samples; other pairs with ``pos_label``.
+        y_score : array-like of shape (n_samples,)
+            The higher, the more normal. Of one network alone:
+            ``-maps.residual.max(axis=(1, 2))`` or ``maps.regularity.min(axis=(1, 2))``.
+        pos_label : int or str, default=None
+            The label of normal samples; None takes 1. Where 0 means normal and 1 irregular, pass
+            ``pos_label=0``.
+        name : str, default=None
+            For the legend.
+        ax : matplotlib Axes, default=None
+            Where to draw, beside other curves; a new figure when None.
+
+        Returns
+        -------
+        display : RocDisplay
+            Drawn.
+
+        Raises
+        ------
+        ValueError
+            If there is one kind of label alone, or ``pos_label`` is none of them.
+        """
+        eer = equal_error_rate(y_true, y_score, pos_label=pos_label)
+        # Normal is scikit-learn's positive class: what it misses are our false positives.
+        missed, passed, thresholds = roc_curve(
+            y_true, y_score, pos_label=pos_label, drop_intermediate=False
+        )
+        fpr, tpr = 1 - passed[::-1], 1 - missed[::-1]
+        display = cls(
+            fpr=fpr,
+            tpr=tpr,
+            thresholds=thresholds[::-1],
+            roc_auc=float(auc(fpr, tpr)),
+            eer=eer,
+            name=name,
+        )
+        return display.plot(ax)
+
+    def plot(self, ax: Any = None, *, name: str | None = None) -> RocDisplay:
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw, beside other curves; a new figure when None. Each curve takes the next
+            colour, kind of line and marker.
+        name : str, default=None
+            For the legend; None takes that of the display.
+
+        Returns
+        -------
+        display : RocDisplay
+            Itself, with its artists.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        self.ax_ = ax = _one_axes(ax, figsize=(5.4, 5.4))
+        self.figure_ = ax.figure
+        best = int(np.argmin(np.maximum(self.fpr, 1 - self.tpr)))
+        self.eer_threshold_ = float(self.thresholds[best])
+        curves = [line for line in ax.lines if not line.get_label().startswith("_")]
+        if not curves:
+            for y in ([0, 1], [1, 0]):  # chance, and equal errors
+                ax.plot([0, 1], y, color=_neutral(ax), linewidth=0.8, alpha=0.6)
+        name = self.name if name is None else name
+        figures = (
+            f"AUC {self.roc_auc:.3f}, EER {self.eer:.3f} at a score of {self.eer_threshold_:.3g}"
+        )
+        index = len(curves)
+        (self.line_,) = ax.plot(
+            self.fpr,
+            self.tpr,
+            linestyle=LINES[index % len(LINES)],
+            label=figures if name is None else f"{name}: {figures}",
+        )
+        (self.eer_point_,) = ax.plot(
+            [self.eer],
+            [1 - self.eer],
+            MARKERS[index % len(MARKERS)],
+            color=self.line_.get_color(),
+            markeredgecolor=_neutral(ax),
+            markersize=7,
+        )
+        ax.set(
+            xlabel=FALSE_POSITIVES,
+            ylabel=TRUE_POSITIVES,
+            xlim=(-0.02, 1.02),
+            ylim=(-0.02, 1.02),
+            aspect="equal",
+        )
+        ax.legend(loc="lower right", fontsize="small")
+        return self
 
 
 def _pyplot() -> Any:

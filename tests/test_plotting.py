@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
 
 from skavid import AVIDDetector
+from skavid.metrics import equal_error_rate
 from skavid.plotting import (
     IrregularityDisplay,
+    RocDisplay,
     ScoreOverTimeDisplay,
 )
 
@@ -404,6 +410,93 @@ def test_scores_that_cannot_be_drawn_over_time_are_refused(arguments, message):
     assert not pyplot.get_fignums()
 
 
+SCORED = st.lists(
+    st.tuples(st.sampled_from([1, -1]), st.integers(-4, 4)), min_size=2, max_size=20
+).filter(lambda pairs: len({label for label, _ in pairs}) == 2)
+
+
+def errors_of(labels, scores, threshold):
+    """Count both kinds of error of samples that are irregular below a threshold."""
+    normal, irregular = scores[labels == 1], scores[labels == -1]
+    return np.mean(normal < threshold), np.mean(irregular >= threshold)
+
+
+@given(SCORED)
+def test_a_curve_is_that_of_every_threshold_and_its_point_is_the_equal_error_rate(scored):
+    labels, scores = np.array(scored).T
+    display = RocDisplay.from_predictions(labels, scores)
+    for fpr, tpr, threshold in zip(display.fpr, display.tpr, display.thresholds, strict=True):
+        false, missed = errors_of(labels, scores, threshold)
+        assert (fpr, tpr) == pytest.approx((false, 1 - missed))
+    np.testing.assert_array_equal(display.line_.get_xydata(), np.c_[display.fpr, display.tpr])
+    assert display.roc_auc == pytest.approx(roc_auc_score(labels, scores))
+    assert display.eer == equal_error_rate(labels, scores)
+    x, y = display.eer_point_.get_xydata()[0]
+    assert x == pytest.approx(1 - y)
+    # On the curve: between two of its vertices, neighbours.
+    before = max(i for i, tpr in enumerate(display.tpr) if display.fpr[i] + tpr <= 1)
+    a, b = (np.array([display.fpr[i], display.tpr[i]]) for i in (before, before + 1))
+    share = (1 - a.sum()) / (b - a).sum()
+    assert (x, y) == pytest.approx(tuple(a + share * (b - a)))
+    pyplot.close(display.figure_)
+
+
+@given(SCORED)
+def test_no_threshold_has_a_smaller_larger_error_than_that_of_the_equal_error_rate(scored):
+    labels, scores = np.array(scored).T
+    display = RocDisplay.from_predictions(labels, scores)
+    chosen = max(errors_of(labels, scores, display.eer_threshold_))
+    for threshold in [*np.unique(scores), np.inf]:
+        assert chosen <= max(errors_of(labels, scores, threshold))
+    pyplot.close(display.figure_)
+
+
+def test_curves_in_one_axes_differ_by_line_marker_and_colour():
+    y, ax = np.repeat([1, -1], 20), None
+    rng = np.random.default_rng(0)
+    displays = []
+    for name in ("I alone", "D alone", "both", "another"):
+        scores = y + rng.normal(size=40)
+        displays.append(RocDisplay.from_predictions(y, scores, name=name, ax=ax))
+        ax = displays[-1].ax_
+    assert {display.figure_ for display in displays} == {displays[0].figure_}
+    for look in (
+        lambda one: one.line_.get_linestyle(),
+        lambda one: one.line_.get_color(),
+        lambda one: one.eer_point_.get_marker(),
+    ):
+        assert len({look(display) for display in displays}) == 4
+    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert words == [
+        f"{one.name}: AUC {one.roc_auc:.3f}, EER {one.eer:.3f} at a score of "
+        f"{one.eer_threshold_:.3g}"
+        for one in displays
+    ]
+    assert len(ax.lines) == 2 + 2 * len(displays)  # the diagonals are drawn once
+
+
+def test_a_curve_can_be_drawn_again_elsewhere_under_another_name():
+    display = RocDisplay.from_predictions([1, -1], [2.0, 1.0])
+    words = display.ax_.get_legend().get_texts()
+    assert [text.get_text() for text in words] == ["AUC 1.000, EER 0.000 at a score of 2"]
+    _, ax = pyplot.subplots()
+    assert display.plot(ax, name="both") is display
+    assert display.ax_ is ax
+    assert ax.get_legend().get_texts()[0].get_text().startswith("both: AUC 1.000")
+
+
+def test_labels_of_0_and_1_are_told_apart_by_pos_label():
+    display = RocDisplay.from_predictions([0, 0, 1], [3.0, 2.0, 1.0], pos_label=0)
+    assert (display.roc_auc, display.eer) == (1, 0)
+
+
+def test_a_curve_of_one_kind_is_refused():
+    message = "y_true must hold normal and irregular samples, two labels. Got [1]."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        RocDisplay.from_predictions([1, 1], [2.0, 1.0])
+    assert not pyplot.get_fignums()
+
+
 # --- a fitted detector --------------------------------------------------------------------------
 
 
@@ -430,10 +523,32 @@ def test_alarms_of_a_detector_are_its_predictions(fitted):
     np.testing.assert_allclose(drawn[~np.isnan(drawn)], -detector.score_samples(X))
 
 
+def test_the_curve_of_a_detector_is_that_of_its_scores(fitted):
+    detector, X, y = fitted
+    display = RocDisplay.from_estimator(detector, X, y)
+    assert display.name == "AVIDDetector"
+    assert display.eer == equal_error_rate(y, detector.score_samples(X))
+    other = RocDisplay.from_estimator(detector, X, y, name="again", ax=display.ax_)
+    assert other.name == "again"
+
+
+@pytest.mark.parametrize("chain", [False, True])
+def test_other_detectors_and_pipelines_have_pictures_too(chain):
+    X = np.random.default_rng(0).normal(size=(30, 3))
+    y = np.repeat([1, -1], 15)
+    detector = IsolationForest(n_estimators=5, contamination=0.2, random_state=0)
+    detector = (make_pipeline(StandardScaler(), detector) if chain else detector).fit(X)
+    display = ScoreOverTimeDisplay.from_estimator(detector, X)
+    assert frames_under(display.alarms_) == np.flatnonzero(detector.predict(X) == -1).tolist()
+    area = roc_auc_score(y, detector.score_samples(X))
+    assert RocDisplay.from_estimator(detector, X, y).roc_auc == pytest.approx(area)
+
+
 @pytest.mark.parametrize(
     "draw",
     [
         lambda: ScoreOverTimeDisplay.from_predictions([1.0]),
+        lambda: RocDisplay.from_predictions([1, -1], [1, 0]),
     ],
 )
 def test_without_matplotlib_each_picture_names_the_extra(draw, monkeypatch):

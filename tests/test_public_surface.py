@@ -83,6 +83,7 @@ PUBLIC = {
     ],
     "skavid.plotting": [
         "IrregularityDisplay",
+        "RocDisplay",
         "ScoreOverTimeDisplay",
     ],
     "skavid.temporal": ["FrameStream", "TemporalStacker", "concatenate_clips"],
