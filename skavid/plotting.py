@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import auc, roc_curve
+from sklearn.utils.validation import check_is_fitted
 
 from skavid.metrics import equal_error_rate
 
 __all__ = [
+    "HistoryDisplay",
     "IrregularityDisplay",
     "RocDisplay",
     "ScoreOverTimeDisplay",
@@ -682,6 +684,150 @@ class RocDisplay:
         )
         ax.legend(loc="lower right", fontsize="small")
         return self
+
+
+class HistoryDisplay:
+    """How a training went, an epoch a step, and which moments were kept (Sec. 4.3).
+
+    It is recommended to use :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    history : list of dict
+        A row an epoch, as ``AVIDDetector.history_``.
+    checkpoint : dict, default=None
+        The epochs that I and D were kept from, as ``AVIDDetector.checkpoint_``.
+    blind_auc : float, default=0.55
+        D is blind where its AUC is below: the training warns after five such epochs in a row.
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+        Once drawn.
+    axes_ : ndarray of matplotlib Axes of shape (3,)
+        The losses in training; I's error on held-out images; D's AUC on held-out images.
+    blind_ : matplotlib PolyCollection or None
+        A band over each run of epochs in which D was blind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid import AVIDDetector
+    >>> from skavid.plotting import HistoryDisplay
+    >>> X = np.random.default_rng(0).normal(size=(40, 16, 16))
+    >>> detector = AVIDDetector(max_epochs=2, random_state=0).fit(X)
+    >>> display = HistoryDisplay.from_estimator(detector)
+    >>> display.axes_[0].get_title(loc="left")
+    '2 epochs in ... s'
+    """
+
+    def __init__(
+        self,
+        history: list[dict[str, Any]],
+        *,
+        checkpoint: dict[str, dict[str, Any]] | None = None,
+        blind_auc: float = 0.55,
+    ) -> None:
+        self.history = history
+        self.checkpoint = checkpoint
+        self.blind_auc = blind_auc
+
+    @classmethod
+    def from_estimator(cls, estimator: Any, *, axes: Any = None) -> HistoryDisplay:
+        """Draw the training of a fitted detector.
+
+        Parameters
+        ----------
+        estimator : AVIDDetector
+            Fitted.
+        axes : ndarray of matplotlib Axes of shape (3,), default=None
+            Where to draw; a new figure when None.
+
+        Returns
+        -------
+        display : HistoryDisplay
+            Drawn.
+
+        Raises
+        ------
+        NotFittedError
+            If there is no history.
+        """
+        check_is_fitted(estimator, "history_")
+        return cls(estimator.history_, checkpoint=estimator.checkpoint_).plot(axes=axes)
+
+    def plot(self, *, axes: Any = None) -> HistoryDisplay:
+        """Draw.
+
+        Parameters
+        ----------
+        axes : ndarray of matplotlib Axes of shape (3,), default=None
+            Where to draw; a new figure when None.
+
+        Returns
+        -------
+        display : HistoryDisplay
+            Itself, with its artists.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If ``axes`` are not three.
+        """
+        if axes is None:
+            _, axes = _pyplot().subplots(3, sharex=True, figsize=(7, 6.5), layout="constrained")
+        elif np.size(axes) != 3:
+            raise ValueError(f"axes has the shape {np.shape(axes)}, but must hold three.")
+        self.axes_ = axes = np.ravel(axes)
+        self.figure_ = axes[0].figure
+        epochs = self._column("epoch")
+        for name, style in (("inpainter", "-"), ("detector", "--")):
+            label = "I" if name == "inpainter" else "D"
+            axes[0].plot(epochs, self._column(f"{name}_loss"), style, marker=".", label=label)
+        axes[0].legend()
+        self._draw_checks(axes[1], "inpainter", "valid_inpainter", "C0", "-")
+        self._draw_checks(axes[2], "detector", "valid_detector_auc", "C1", "--")
+        axes[2].axhline(self.blind_auc, color=_neutral(axes[2]), linestyle=":", linewidth=1.2)
+        blind = self._column("valid_detector_auc") < self.blind_auc
+        self.blind_ = _shade(axes[2], blind, first=epochs[0], color="C3") if blind.any() else None
+        seconds = sum(row.get("dur", 0.0) for row in self.history)
+        axes[0].set_title(f"{len(epochs)} epochs in {seconds:.0f} s", loc="left")
+        if blind.any():
+            title = axes[2].get_title(loc="left")
+            axes[2].set_title(f"{title}; shaded: blind", loc="left")
+        axes[0].set_ylabel("loss in training")
+        axes[1].set_ylabel("error of I,\nheld out")
+        axes[2].set(ylabel="AUC of D,\nheld out", xlabel="epoch")
+        axes[2].locator_params(axis="x", integer=True)
+        return self
+
+    def _draw_checks(self, ax: Any, network: str, figure: str, colour: str, style: str) -> None:
+        """Draw a held-out figure, a dot at each new best, and a star where a network is from."""
+        epochs, values = self._column("epoch"), self._column(figure)
+        letter = network[0].upper()
+        better = np.array([letter in row["kept"] for row in self.history])
+        ax.plot(epochs, values, style, color=colour)
+        ax.plot(epochs[better], values[better], "o", color=colour, markersize=4)
+        if self.checkpoint is None:
+            return
+        kept = self.checkpoint[network]["epoch"]
+        at = values[epochs == kept]
+        ax.axvline(kept, color=_neutral(ax), linewidth=0.8)
+        ax.plot(
+            np.full(len(at), kept),
+            at,
+            "*",
+            color=colour,
+            markeredgecolor=_neutral(ax),
+            markersize=14,
+        )
+        ax.margins(y=0.15)  # room for the star
+        ax.set_title(f"{letter} kept from epoch {kept} (star); dots: the best so far", loc="left")
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return np.array([row[name] for row in self.history])
 
 
 def _pyplot() -> Any:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,10 +20,12 @@ from sklearn.utils import Bunch
 from skavid import AVIDDetector
 from skavid.metrics import equal_error_rate
 from skavid.plotting import (
+    HistoryDisplay,
     IrregularityDisplay,
     RocDisplay,
     ScoreOverTimeDisplay,
 )
+from skavid.training import BLIND_AUC
 
 matplotlib = pytest.importorskip("matplotlib")
 pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -497,6 +500,93 @@ def test_a_curve_of_one_kind_is_refused():
     assert not pyplot.get_fignums()
 
 
+HISTORY = [
+    {
+        "epoch": epoch,
+        "inpainter_loss": 0.5 / epoch,
+        "detector_loss": 0.7 - 0.05 * epoch,
+        "valid_inpainter": error,
+        "valid_detector_auc": area,
+        "kept": kept,
+        "dur": 2.0,
+    }
+    for epoch, error, area, kept in [
+        (1, 0.30, 0.50, "ID"),
+        (2, 0.20, 0.54, "ID"),
+        (3, 0.22, 0.70, "D"),
+        (4, 0.12, 0.40, "I"),
+        (5, 0.15, 0.90, "D"),
+        (6, 0.14, 0.85, ""),
+    ]
+]
+CHECKPOINT = {
+    "inpainter": {"epoch": 4, "restoring_error": 0.12},
+    "detector": {"epoch": 5, "region_auc": 0.9},
+}
+
+
+def test_a_history_is_drawn_as_it_is_with_the_moments_that_were_kept():
+    display = HistoryDisplay(HISTORY, checkpoint=CHECKPOINT).plot()
+    losses, error, area = display.axes_
+    for line, name in zip(losses.lines, ("inpainter_loss", "detector_loss"), strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), [(r["epoch"], r[name]) for r in HISTORY])
+    for ax, name, letter, moment in (
+        (error, "valid_inpainter", "I", (4, 0.12)),
+        (area, "valid_detector_auc", "D", (5, 0.9)),
+    ):
+        curve, better, _, star = ax.lines[:4]
+        rows = [(row["epoch"], row[name], row["kept"]) for row in HISTORY]
+        np.testing.assert_array_equal(curve.get_xydata(), [row[:2] for row in rows])
+        np.testing.assert_array_equal(
+            better.get_xydata(), [row[:2] for row in rows if letter in row[2]]
+        )
+        np.testing.assert_array_equal(star.get_xydata(), [moment])
+        assert star.get_marker() == "*"
+    titles = [ax.get_title(loc="left") for ax in display.axes_]
+    assert titles == [
+        "6 epochs in 12 s",
+        "I kept from epoch 4 (star); dots: the best so far",
+        "D kept from epoch 5 (star); dots: the best so far; shaded: blind",
+    ]
+
+
+def test_epochs_in_which_the_detector_was_blind_are_shaded():
+    display = HistoryDisplay(HISTORY, checkpoint=CHECKPOINT).plot()
+    assert frames_under(display.blind_) == [1, 2, 4]
+    assert [line.get_ydata()[0] for line in display.axes_[2].lines[-1:]] == [0.55]
+    assert HistoryDisplay(HISTORY, blind_auc=0.3).plot().blind_ is None
+
+
+def test_the_detector_is_blind_where_the_training_says_so():
+    assert HistoryDisplay(HISTORY).blind_auc == BLIND_AUC
+
+
+def test_a_history_without_a_checkpoint_has_no_stars():
+    display = HistoryDisplay(HISTORY).plot()
+    markers = {line.get_marker() for ax in display.axes_ for line in ax.lines}
+    assert "*" not in markers
+
+
+def test_a_history_of_one_epoch_is_seen():
+    display = HistoryDisplay(HISTORY[:1]).plot()
+    for ax in display.axes_:
+        assert any(line.get_marker() in ("o", ".") and len(line.get_xdata()) for line in ax.lines)
+
+
+def test_a_history_wants_three_axes():
+    _, axes = pyplot.subplots(2)
+    message = "axes has the shape (2,), but must hold three."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        HistoryDisplay(HISTORY).plot(axes=axes)
+    _, axes = pyplot.subplots(1, 3)
+    assert HistoryDisplay(HISTORY).plot(axes=axes).axes_[2] is axes[2]
+
+
+def test_a_detector_that_was_not_fitted_has_no_history_to_draw():
+    with pytest.raises(NotFittedError):
+        HistoryDisplay.from_estimator(AVIDDetector())
+
+
 # --- a fitted detector --------------------------------------------------------------------------
 
 
@@ -544,11 +634,20 @@ def test_other_detectors_and_pipelines_have_pictures_too(chain):
     assert RocDisplay.from_estimator(detector, X, y).roc_auc == pytest.approx(area)
 
 
+def test_the_history_of_a_detector_is_drawn(fitted):
+    detector, _, _ = fitted
+    display = HistoryDisplay.from_estimator(detector)
+    (row,) = detector.history_
+    star = display.axes_[2].lines[3]
+    np.testing.assert_array_equal(star.get_xydata(), [(1, row["valid_detector_auc"])])
+
+
 @pytest.mark.parametrize(
     "draw",
     [
         lambda: ScoreOverTimeDisplay.from_predictions([1.0]),
         lambda: RocDisplay.from_predictions([1, -1], [1, 0]),
+        lambda: HistoryDisplay(HISTORY).plot(),
     ],
 )
 def test_without_matplotlib_each_picture_names_the_extra(draw, monkeypatch):

@@ -82,6 +82,7 @@ PUBLIC = {
         "threshold_plane",
     ],
     "skavid.plotting": [
+        "HistoryDisplay",
         "IrregularityDisplay",
         "RocDisplay",
         "ScoreOverTimeDisplay",
