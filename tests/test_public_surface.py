@@ -86,6 +86,7 @@ PUBLIC = {
         "IrregularityDisplay",
         "RocDisplay",
         "ScoreOverTimeDisplay",
+        "ThresholdPlaneDisplay",
     ],
     "skavid.temporal": ["FrameStream", "TemporalStacker", "concatenate_clips"],
     "skavid.video": [
