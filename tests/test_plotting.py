@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -811,6 +813,132 @@ def test_a_plane_does_not_know_min_area_and_says_so(fitted):
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ThresholdPlaneDisplay.from_estimator(copy.deepcopy(detector).set_params(min_area=3), X, y)
+
+
+# --- how they look ----------------------------------------------------------------------------
+
+
+def draw_scores(figure=None):
+    t = np.arange(90)
+    labels = np.where((t > 20) & (t < 32) | (t > 70), -1, 1)
+    scores = 2 + np.sin(t / 5) - 2.5 * (labels == -1) * (1 + np.cos(t)) / 2
+    return ScoreOverTimeDisplay.from_predictions(
+        scores,
+        threshold=0.4,
+        labels=labels,
+        groups=t // 50,
+        frame_rate=10,
+        ax=figure and figure.subplots(),
+    )
+
+
+def draw_roc(figure=None):
+    ax, y = figure and figure.subplots(), np.repeat([1, -1], 40)
+    for name, apart in (("I alone", 0.4), ("D alone", 0.8), ("both", 1.5)):
+        scores = apart * (y == 1) + np.cos(3.0 * np.arange(80) ** 1.1)
+        display = RocDisplay.from_predictions(y, scores, name=name, ax=ax)
+        ax = display.ax_
+    return display
+
+
+def draw_history(figure=None):
+    return HistoryDisplay(HISTORY, checkpoint=CHECKPOINT).plot(axes=figure and figure.subplots(3))
+
+
+def draw_plane(figure=None):
+    labels, residual, regular = some_maps(n=60, seed=1)
+    return ThresholdPlaneDisplay.from_predictions(
+        labels,
+        residual,
+        regular,
+        alpha=0.4,
+        zeta=0.4,
+        n_levels=30,
+        ax=figure and figure.subplots(),
+    )
+
+
+def draw_images(figure=None):
+    # Even, as releases of matplotlib place the edges of pixels in their own ways.
+    images = np.linspace([0.2, 0.4], [0.7, 1.0], 12)[:, :, None] + np.zeros(10)
+    images = images.swapaxes(0, 1)
+    truth = np.zeros(images.shape, dtype=bool)
+    truth[1, 3:6, 3:6] = True
+    return IrregularityDisplay.from_estimator(
+        Fake(), images, truth=truth, axes=figure and figure.subplots(2, 7)
+    )
+
+
+# How each is drawn, its size in inches, and how far matplotlib 3.9 and 3.11 may be apart: a line
+# or a marker that is missing is about 5, a threshold elsewhere 20.
+DRAWN = {
+    "scores": (draw_scores, (4, 2), 4),
+    "roc": (draw_roc, (3, 3), 4),
+    "history": (draw_history, (3, 3), 4),
+    "plane": (draw_plane, (3.5, 3), 4),
+    "images": (draw_images, (6, 2.4), 6.5),
+}
+STYLES = {"light": "default", "dark": "dark_background"}
+PICTURES = Path(__file__).parent / "data" / "pictures"
+
+
+@pytest.fixture(params=STYLES)
+def style(request):
+    with matplotlib.style.context(["default", STYLES[request.param]]):
+        yield request.param
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_pictures_look_as_they_did(name, style, tmp_path):
+    # Words are left out: fonts differ from machine to machine. RENEW_PICTURES=1 draws the
+    # pictures to compare with anew: look at them.
+    draw, size, apart = DRAWN[name]
+    figure = pyplot.figure(figsize=size, dpi=60)
+    draw(figure)
+    for words in [*figure.findobj(matplotlib.text.Text), *figure.findobj(Legend)]:
+        words.set_visible(False)
+    for ax in figure.findobj(matplotlib.axes.Axes):
+        ax.tick_params(length=0, which="both")
+    expected = PICTURES / f"{name}-{style}.png"
+    drawn = expected if os.environ.get("RENEW_PICTURES") else tmp_path / expected.name
+    figure.savefig(drawn, metadata={"Software": None})
+    assert compare_images(expected, drawn, tol=apart) is None
+
+
+def grey(colour):
+    return matplotlib.colors.to_rgb(colour) @ np.array([0.299, 0.587, 0.114])
+
+
+@pytest.mark.parametrize("name", ["scores", "roc", "history"])
+def test_lines_and_words_stand_out_from_the_background_in_grey(name, style):
+    figure = pyplot.figure(figsize=(8, 8), layout="constrained")
+    DRAWN[name][0](figure)
+    figure.canvas.draw()
+    for ax in figure.axes:
+        for line in ax.lines:
+            assert abs(grey(line.get_color()) - grey(ax.get_facecolor())) > 0.25
+        for words in ax.findobj(matplotlib.text.Text):
+            assert abs(grey(words.get_color()) - grey(figure.get_facecolor())) > 0.9
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_nothing_is_cut_off_from_a_new_figure(name):
+    figure = DRAWN[name][0]().figure_
+    figure.canvas.draw()
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(drawn.x0, drawn.y0) > -0.02  # inches
+    assert max(drawn.x1 - width, drawn.y1 - height) < 0.02
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_drawing_leaves_pyplot_as_it_was(name, monkeypatch):
+    monkeypatch.setattr(pyplot, "show", None)  # would fail if it were called
+    figure = pyplot.figure()
+    before = dict(matplotlib.rcParams)
+    display = DRAWN[name][0](figure)
+    assert display.figure_ is figure
+    assert pyplot.get_fignums() == [figure.number]
+    assert dict(matplotlib.rcParams) == before
 
 
 @pytest.mark.parametrize(
