@@ -86,7 +86,13 @@ PUBLIC = {
         "tbdc_score",
         "threshold_plane",
     ],
-    "skavid.plotting": ["IrregularityDisplay"],
+    "skavid.plotting": [
+        "HistoryDisplay",
+        "IrregularityDisplay",
+        "RocDisplay",
+        "ScoreOverTimeDisplay",
+        "ThresholdPlaneDisplay",
+    ],
     "skavid.temporal": ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"],
     "skavid.video": [
         "BrokenVideoError",
