@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sphinx.ext import autosummary
+
 import skavid
 
 project = "skavid"
@@ -14,12 +16,44 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "numpydoc",
+    "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
 html_theme = "pydata_sphinx_theme"
 html_title = "skavid"
+html_theme_options = {"header_links_before_dropdown": 6}
+html_static_path = ["_static"]
+html_css_files = ["skavid.css"]
+# Single pages have no section to navigate.
+html_sidebars = {
+    page: []
+    for page in ("api", "benchmarks", "changelog", "paper_to_code", "quickstart", "rivals")
+}
 autosummary_generate = True
+# No sentence ends there: a summary goes on to its end.
+autosummary.WELL_KNOWN_ABBREVIATIONS += ("Eq.", "Fig.", "Sec.")
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
 default_role = "code"
+
+# Every reference must lead somewhere.
+nitpicky = True
+nitpick_ignore_regex = [
+    # Documented elsewhere, and the build reaches no network.
+    (r"py:.*", r"(numpy|sklearn|skorch|torch)\..*"),
+]
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "generated/gallery",
+    # These train for minutes, or need data that is not at hand: shown, not run.
+    "filename_pattern": r"/(?!demo|ir_mnist|ped2)\w+\.py$",
+    "within_subsection_order": "FileNameSortKey",
+    "capture_repr": (),  # what is not printed is not shown
+    "remove_config_comments": True,
+    "notebook_extensions": [],  # scripts with arguments are no notebooks
+    "download_all_examples": False,
+    "show_signature": False,
+    "write_computation_times": False,  # those of the machine that builds say nothing
+}

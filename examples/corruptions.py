@@ -1,4 +1,7 @@
-"""Look at what the networks learn from: each family of corruption on puzzles of digits.
+"""Look at what the networks learn from
+=====================================
+
+Each family of corruption, on puzzles of digits::
 
     python examples/corruptions.py
 
@@ -20,7 +23,7 @@ from skavid.datasets import make_ir_mnist
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Draw what the networks learn from.")
     parser.add_argument("--output", default="skavid-corruptions.png", help="the picture to write")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -41,7 +44,7 @@ def main():
             shown = (images[index, 0], made.images[index, 0])
             shown += (made.where[index], made.weight[index])
             for ax, picture in zip(row, shown, strict=True):
-                ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
+                ax.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1)
                 ax.set(xticks=[], yticks=[])
             row[0].set_ylabel(name)
     for ax, title in zip(axes[0], ("clean", "corrupted", "where", "weight"), strict=True):

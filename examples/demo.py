@@ -1,13 +1,15 @@
-"""Find a digit that was never seen, in puzzles of scikit-learn's own digits.
+"""Find a digit that was never seen
+================================
 
-IR-MNIST's idea at a size that a laptop trains in minutes: every training image is a grid of
-handwritten digits without a single 3; in the test images some cells hold one. AVIDDetector is
-told neither what a digit is nor that there is a grid.
+IR-MNIST's idea with scikit-learn's own digits, at a size that a laptop trains in minutes: every
+training image is a grid of handwritten digits without a single 3; in the test images some cells
+hold one. AVIDDetector is told neither what a digit is nor that there is a grid.
 
 Run it with ``make demo``. It prints how well I alone, D alone and both together find the threes
 (AUC: 1 is perfect, 0.5 is chance; EER: 0 is perfect, 0.5 is chance) and draws what they see.
 """
 
+# sphinx_gallery_thumbnail_path = "images/demo.png"
 from __future__ import annotations
 
 import argparse
@@ -94,3 +96,9 @@ PARAMETERS = {
 
 if __name__ == "__main__":
     main()
+
+# %%
+# It draws this picture:
+#
+# .. image:: /images/demo.png
+#    :alt: Puzzles of digits, what I restored, what D doubts, and the mask beside the truth

@@ -1,4 +1,7 @@
-"""IR-MNIST, Sec. 4 of the paper: puzzles of MNIST digits, the 3 never seen in training.
+"""IR-MNIST, Sec. 4 of the paper
+=============================
+
+Puzzles of MNIST digits, the 3 never seen in training::
 
     python examples/ir_mnist.py --data FOLDER
 
@@ -13,6 +16,7 @@ detection here: one odd normal digit is enough for an alarm. The figures of puzz
 size are in benchmarks/results/paper/tables.md, by benchmarks/paper.py.
 """
 
+# sphinx_gallery_thumbnail_path = "../benchmarks/results/paper/ir_mnist-reduced.png"
 from __future__ import annotations
 
 import argparse

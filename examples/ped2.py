@@ -1,4 +1,7 @@
-"""UCSD Ped2, Sec. 4 of the paper: what does not belong on a walkway, frame by frame.
+"""UCSD Ped2, Sec. 4 of the paper
+==============================
+
+What does not belong on a walkway, frame by frame::
 
     python examples/ped2.py --data FOLDER
 
@@ -12,6 +15,7 @@ longer training, with their protocol, are in benchmarks/results/paper/tables.md,
 benchmarks/paper.py.
 """
 
+# sphinx_gallery_thumbnail_path = "../benchmarks/results/paper/ped2-full.png"
 from __future__ import annotations
 
 import argparse

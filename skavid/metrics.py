@@ -591,7 +591,7 @@ def make_map_scorer(
 
     See Also
     --------
-    NoveltyKFold : Splits images with masks as y.
+    skavid.NoveltyKFold : Splits images with masks as y.
 
     Examples
     --------

@@ -69,7 +69,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     See Also
     --------
-    concatenate_clips : Makes frames and groups of a list of clips.
+    skavid.temporal.concatenate_clips : Makes frames and groups of a list of clips.
 
     Notes
     -----
@@ -388,7 +388,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class FrameStream:
-    """Stack a live stream, frame by frame: what :meth:`TemporalStacker.stream` returns.
+    """Stack a live stream, frame by frame: what :meth:`skavid.TemporalStacker.stream` returns.
 
     Parameters
     ----------
@@ -423,7 +423,7 @@ class FrameStream:
         Returns
         -------
         stack : ndarray of shape (H, W, n_channels)
-            The row that :meth:`TemporalStacker.transform` gives for this frame.
+            The row that :meth:`skavid.TemporalStacker.transform` gives for this frame.
 
         Raises
         ------

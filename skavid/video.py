@@ -72,7 +72,7 @@ class BrokenVideoError(OSError):
 
 
 class Frame(NamedTuple):
-    """A frame of a video, as :func:`read_frames` gives it.
+    """A frame of a video, as `read_frames` gives it.
 
     Parameters
     ----------

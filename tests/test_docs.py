@@ -6,6 +6,8 @@ import importlib
 import inspect
 import pkgutil
 import re
+import runpy
+import sys
 import textwrap
 import warnings
 from pathlib import Path
@@ -16,11 +18,18 @@ import skavid
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CODE = re.compile(r"^\.\. code-block:: python\n\n((?:(?: {3}.*)?\n)+)", flags=re.MULTILINE)
+PAGES = [*DOCS.glob("*.rst"), *DOCS.glob("user_guide/*.rst"), *DOCS.glob("how_to/*.rst")]
 CODE_OF = {
     path.relative_to(DOCS).as_posix(): [textwrap.dedent(code) for code in found]
-    for path in [*DOCS.glob("*.rst"), *DOCS.glob("user_guide/*.rst")]
+    for path in PAGES
     if (found := CODE.findall(path.read_text()))
 }
+GALLERY = runpy.run_path(str(DOCS / "conf.py"))["sphinx_gallery_conf"]
+EXAMPLES = [
+    path
+    for path in sorted((DOCS.parent / "examples").glob("*.py"))
+    if re.search(GALLERY["filename_pattern"], path.as_posix())
+]
 
 
 @pytest.mark.parametrize("page", sorted(CODE_OF))
@@ -37,7 +46,24 @@ def test_the_code_of_every_page_runs(page, tmp_path, monkeypatch):
 
 
 def test_code_was_found_on_the_pages_that_show_some():
-    assert {"quickstart.rst", "user_guide/video.rst"} <= set(CODE_OF)
+    assert {"quickstart.rst", "user_guide/video.rst", "how_to/gpu.rst"} <= set(CODE_OF)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_that_the_gallery_runs_draw_something(path, tmp_path, monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("Agg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [path.name])
+    monkeypatch.setattr(pyplot, "show", lambda: None)
+    runpy.run_path(str(path), run_name="__main__")
+    assert pyplot.get_fignums()
+    pyplot.close("all")
+
+
+def test_the_gallery_runs_no_example_that_trains_for_minutes():
+    assert {"corruptions", "stacks"} <= {path.stem for path in EXAMPLES}
+    assert not {"demo", "ir_mnist", "ped2"} & {path.stem for path in EXAMPLES}
 
 
 def test_the_api_page_lists_every_public_name_once():
@@ -55,7 +81,7 @@ def test_the_api_page_lists_every_public_name_once():
 
 
 def test_every_name_of_the_package_that_a_page_refers_to_exists():
-    for path in [*DOCS.glob("*.rst"), *DOCS.glob("user_guide/*.rst")]:
+    for path in PAGES:
         for address in re.findall(r"`(?:~)?(skavid(?:\.\w+)+)`", path.read_text()):
             thing = skavid
             for part in address.split(".")[1:]:
