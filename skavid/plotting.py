@@ -1,6 +1,7 @@
-"""Pictures of what the detector sees, as in Figs. 3, 5 and 7.
+"""Pictures of what the detector sees and how well it tells, as in Figs. 3 and 5 to 7.
 
-Floor 2: arrays in, axes out; knows no network. matplotlib is imported when something is drawn.
+Floor 2, just above ``metrics``: arrays in, axes out; knows no network. matplotlib is imported when
+something is drawn; colours are those of its style, and curves differ by more than colour.
 """
 
 from __future__ import annotations
@@ -9,8 +10,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import auc, roc_curve
+from sklearn.utils.validation import check_is_fitted
 
-__all__ = ["IrregularityDisplay"]
+from skavid.metrics import equal_error_rate
+
+__all__ = [
+    "HistoryDisplay",
+    "IrregularityDisplay",
+    "RocDisplay",
+    "ScoreOverTimeDisplay",
+]
+
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D")
+FALSE_POSITIVES = "normal ones found irregular (false positive rate)"
+TRUE_POSITIVES = "irregular ones found (true positive rate)"
 
 
 class IrregularityDisplay:
@@ -144,10 +159,7 @@ class IrregularityDisplay:
         ValueError
             If ``axes`` are too few or too many.
         """
-        try:
-            from matplotlib import pyplot
-        except ImportError as error:
-            raise ImportError("Pictures need matplotlib; pip install 'skavid[plot]'.") from error
+        pyplot = _pyplot()
         n, n_columns = len(self.images), 6 + (self.truth is not None)
         if axes is None:
             height, width = self.mask.shape[1:]
@@ -171,6 +183,8 @@ class IrregularityDisplay:
         self._draw_images(axes)
         for column, drawn in enumerate(self._maps(), start=2):
             _draw_maps(axes[:, column], *drawn)
+        for ax, one in zip(axes[:, 4], self.evidence, strict=True):
+            _outline(ax, one >= 0, "black", edge="white")
         for ax in axes.ravel():
             ax.set(xticks=[], yticks=[], anchor="N")
         return self
@@ -180,16 +194,19 @@ class IrregularityDisplay:
         columns = [
             (0, "image\nX", self.images, None),
             (1, "restored to normal\nI(X)", self.inpainted, None),
-            (5, "found irregular\n(red)", self.images, (self.mask, "red")),
+            (5, "found irregular\n(red)", self.images, (self.mask, "red", "white")),
         ]
         if self.truth is not None:
-            columns.append((6, "truly irregular\n(green)", self.images, (self.truth, "lime")))
+            columns.append(
+                (6, "truly irregular\n(green)", self.images, (self.truth, "lime", "black"))
+            )
         for column, title, pictures, outlined in columns:
             axes[0, column].set_title(title)
             for index, ax in enumerate(axes[:, column]):
                 _show(ax, pictures[index], **limits)
                 if outlined is not None:
-                    _outline(ax, outlined[0][index], outlined[1])
+                    mask, colour, edge = outlined
+                    _outline(ax, mask[index], colour, edge=edge)
 
     def _maps(self) -> list[tuple[str, NDArray[Any], str, float, float]]:
         # What is far below 0 is normal by any measure: the colours are for what is near 0.
@@ -197,8 +214,682 @@ class IrregularityDisplay:
         return [
             ("what I changed\n|X - I(X)|", self.residual, "magma", 0, float(self.residual.max())),
             ("how regular D finds it\nO", self.regularity, "viridis", 0, 1),
-            ("evidence of both\ne >= 0: irregular", self.evidence, "RdBu_r", -reach, reach),
+            ("evidence of both\ne >= 0: outlined", self.evidence, "RdBu_r", -reach, reach),
         ]
+
+
+class ScoreOverTimeDisplay:
+    """How irregular each frame is, over time, with the alarms and the truth.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_predictions`.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_frames,)
+        The higher, the more normal; drawn upside down, so that what is irregular stands out.
+    threshold : float, default=None
+        Frames that score below it are alarms.
+    labels : ndarray of shape (n_frames,), default=None
+        1 for normal and -1 for irregular frames.
+    groups : ndarray of shape (n_frames,), default=None
+        Clip of each frame; clips are drawn one after the other.
+    frame_rate : float, default=None
+        Frames a second; None counts frames.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Once drawn.
+    figure_ : matplotlib Figure
+        Once drawn.
+    line_ : matplotlib Line2D
+        The scores with their sign turned; broken between clips.
+    threshold_ : matplotlib Line2D or None
+        The threshold with its sign turned.
+    alarms_ : matplotlib PolyCollection or None
+        A mark at the foot under each run of frames below the threshold.
+    truth_ : matplotlib PolyCollection or None
+        A band over each run of irregular frames.
+
+    Examples
+    --------
+    >>> from skavid.plotting import ScoreOverTimeDisplay
+    >>> display = ScoreOverTimeDisplay.from_predictions(
+    ...     [3.0, 2.0, -1.0, -2.0, 1.0], threshold=0.0, labels=[1, 1, 1, -1, -1]
+    ... )
+    >>> len(display.alarms_.get_paths()), len(display.truth_.get_paths())  # runs of frames
+    (1, 1)
+    """
+
+    def __init__(
+        self,
+        scores: NDArray[Any],
+        *,
+        threshold: float | None = None,
+        labels: NDArray[Any] | None = None,
+        groups: NDArray[Any] | None = None,
+        frame_rate: float | None = None,
+    ) -> None:
+        self.scores = scores
+        self.threshold = threshold
+        self.labels = labels
+        self.groups = groups
+        self.frame_rate = frame_rate
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike,
+        *,
+        labels: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        frame_rate: float | None = None,
+        ax: Any = None,
+    ) -> ScoreOverTimeDisplay:
+        """Score frames with a fitted detector and draw them.
+
+        Parameters
+        ----------
+        estimator : AVIDDetector, Pipeline or another outlier detector of scikit-learn
+            Fitted. Its ``decision_function`` is drawn; alarms are where that is below 0.
+        X : array-like of shape (n_frames, ...)
+            Frames in the order of time.
+        labels : array-like of shape (n_frames,), default=None
+            1 for normal and -1 for irregular frames.
+        groups : array-like of shape (n_frames,), default=None
+            Clip of each frame. The rows of a clip are consecutive.
+        frame_rate : float, default=None
+            Frames a second; None counts frames.
+        ax : matplotlib Axes, default=None
+            Where to draw; a new figure when None.
+
+        Returns
+        -------
+        display : ScoreOverTimeDisplay
+            Drawn.
+        """
+        return cls.from_predictions(
+            estimator.decision_function(X),
+            threshold=0.0,
+            labels=labels,
+            groups=groups,
+            frame_rate=frame_rate,
+            ax=ax,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        scores: ArrayLike,
+        *,
+        threshold: float | None = None,
+        labels: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        frame_rate: float | None = None,
+        ax: Any = None,
+    ) -> ScoreOverTimeDisplay:
+        """Draw scores.
+
+        Parameters
+        ----------
+        scores : array-like of shape (n_frames,)
+            The higher, the more normal, as `AVIDDetector.score_samples` gives them.
+        threshold : float, default=None
+            Frames that score below it are alarms, as below ``offset_``.
+        labels : array-like of shape (n_frames,), default=None
+            1 for normal and -1 for irregular frames.
+        groups : array-like of shape (n_frames,), default=None
+            Clip of each frame. The rows of a clip are consecutive.
+        frame_rate : float, default=None
+            Frames a second; None counts frames.
+        ax : matplotlib Axes, default=None
+            Where to draw; a new figure when None.
+
+        Returns
+        -------
+        display : ScoreOverTimeDisplay
+            Drawn.
+
+        Raises
+        ------
+        ValueError
+            If the arrays do not fit each other, labels are others than 1 and -1, the rows of a
+            clip are not consecutive, or ``frame_rate`` is not above 0.
+        """
+        given = np.asarray(scores, dtype=np.float64)
+        if given.ndim != 1 or not len(given):
+            raise ValueError(
+                f"scores must hold one figure a frame. Got an array of shape {given.shape}."
+            )
+        if frame_rate is not None and not frame_rate > 0:
+            raise ValueError(f"frame_rate must be above 0 frames a second. Got {frame_rate!r}.")
+        truth = None if labels is None else _check_labels("labels", labels, len(given))
+        clips = None if groups is None else np.asarray(groups)
+        if clips is not None:
+            if clips.shape != given.shape:
+                raise ValueError(
+                    f"groups has the shape {clips.shape}, but there are {len(given)} scores; give "
+                    "one clip id a score."
+                )
+            if len(_clip_starts(clips)) != len(np.unique(clips)):
+                raise ValueError(
+                    "groups has a clip whose frames are not consecutive; sort scores, labels and "
+                    "groups by clip and time."
+                )
+        display = cls(
+            given, threshold=threshold, labels=truth, groups=clips, frame_rate=frame_rate
+        )
+        return display.plot(ax)
+
+    def plot(self, ax: Any = None) -> ScoreOverTimeDisplay:
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; a new figure when None.
+
+        Returns
+        -------
+        display : ScoreOverTimeDisplay
+            Itself, with its artists.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        self.ax_ = ax = _one_axes(ax, figsize=(10, 3.2))
+        self.figure_ = ax.figure
+        step = 1 if self.frame_rate is None else 1 / self.frame_rate
+        times, irregular = np.arange(len(self.scores)) * step, -self.scores
+        starts = np.zeros(1, int) if self.groups is None else _clip_starts(self.groups)
+        (self.line_,) = ax.plot(
+            np.insert(times.astype(float), starts[1:], np.nan),
+            np.insert(irregular, starts[1:], np.nan),
+            linewidth=1.2,
+        )
+        self.threshold_ = self.alarms_ = self.truth_ = None
+        low, high = float(irregular.min()), float(irregular.max())
+        if self.labels is not None:
+            self.truth_ = _shade(ax, self.labels == -1, step, label="truly irregular")
+        if self.threshold is not None:
+            level = 0.0 - self.threshold  # not -0
+            self.threshold_ = ax.axhline(
+                level, color=_neutral(ax), linestyle="--", linewidth=1.2, label="threshold"
+            )
+            self.alarms_ = _shade(
+                ax,
+                self.scores < self.threshold,
+                step,
+                height=0.05,
+                color="C3",
+                alpha=1,
+                linewidth=1,  # one frame of thousands is seen
+                label="alarm",
+            )
+            low, high = min(low, level), max(high, level)
+        if starts.size > 1:
+            self._mark_clips(starts, step)
+        unit = "frame" if self.frame_rate is None else "time (s)"
+        # The room on top is the legend's, that at the foot the alarms'.
+        room = max(high - low, 1e-6)
+        ax.set(
+            xlabel=unit if starts.size == 1 else f"{unit}, one clip after the other",
+            ylabel="how irregular\n(-score)",
+            xlim=(-step / 2, times[-1] + step / 2),
+            ylim=(low - 0.1 * room, high + 0.25 * room),
+        )
+        if self.threshold is not None or self.labels is not None:
+            ax.legend(loc="upper left", ncols=3)
+        return self
+
+    def _mark_clips(self, starts: NDArray[np.int64], step: float) -> None:
+        ax, n = self.ax_, len(self.scores)
+        ax.vlines(
+            (starts[1:] - 0.5) * step,
+            0,
+            1,
+            transform=ax.get_xaxis_transform(),
+            colors=_neutral(ax),
+            linewidth=0.8,
+            alpha=0.5,
+        )
+        names = [str(name) for name in np.asarray(self.groups)[starts]]
+        middles = (starts + np.append(starts[1:], n) - 1) / 2
+        top = ax.secondary_xaxis("top")
+        # Names that would run into each other are left out: a letter is about 5 points wide.
+        points = ax.bbox.width / ax.figure.dpi * 72
+        gap = 5.2 * (max(map(len, names)) + 1) * n / points
+        kept: list[int] = []
+        for index, middle in enumerate(middles):
+            if not kept or middle - middles[kept[-1]] >= gap:
+                kept.append(index)
+        top.set_ticks(middles[kept] * step, [names[index] for index in kept])
+        top.tick_params(length=0, labelsize="small")
+
+
+class RocDisplay:
+    """A ROC curve with its equal error rate, as in Fig. 6; several share one axes.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_predictions`.
+
+    Parameters
+    ----------
+    fpr, tpr : ndarray of shape (n_thresholds,)
+        Shares of the normal and of the irregular samples that are found irregular.
+    thresholds : ndarray of shape (n_thresholds,)
+        Rising; samples that score below are found irregular.
+    roc_auc : float
+        Area under the curve.
+    eer : float
+        Where both kinds of error are equally frequent, in [0, 1].
+    name : str, default=None
+        For the legend.
+
+    Attributes
+    ----------
+    eer_threshold_ : float
+        Once drawn: that of `thresholds` whose larger error is the least.
+    ax_ : matplotlib Axes
+        Once drawn.
+    figure_ : matplotlib Figure
+        Once drawn.
+    line_ : matplotlib Line2D
+        The curve.
+    eer_point_ : matplotlib Line2D
+        A marker where the curve crosses the line of equal errors.
+
+    See Also
+    --------
+    skavid.metrics.equal_error_rate : Its rule.
+    sklearn.metrics.RocCurveDisplay : Curves of any labels, and of folds.
+
+    Examples
+    --------
+    >>> from skavid.plotting import RocDisplay
+    >>> y = [1, 1, 1, -1, -1, -1]
+    >>> good = RocDisplay.from_predictions(y, [5, 4, 2, 3, 1, 0], name="both")
+    >>> poor = RocDisplay.from_predictions(y, [5, 2, 1, 4, 3, 0], name="I alone", ax=good.ax_)
+    >>> round(good.eer, 2), good.eer_threshold_, round(poor.eer, 2)
+    (0.33, 2.0, 0.67)
+    """
+
+    def __init__(
+        self,
+        *,
+        fpr: NDArray[Any],
+        tpr: NDArray[Any],
+        thresholds: NDArray[Any],
+        roc_auc: float,
+        eer: float,
+        name: str | None = None,
+    ) -> None:
+        self.fpr = fpr
+        self.tpr = tpr
+        self.thresholds = thresholds
+        self.roc_auc = roc_auc
+        self.eer = eer
+        self.name = name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        pos_label: int | str | None = None,
+        name: str | None = None,
+        ax: Any = None,
+    ) -> RocDisplay:
+        """Score images with a fitted detector and draw its curve.
+
+        Parameters
+        ----------
+        estimator : AVIDDetector, Pipeline or another outlier detector of scikit-learn
+            Fitted. Thresholds are those of its ``decision_function``: 0 is in use.
+        X : array-like of shape (n_samples, ...)
+            Images.
+        y : array-like of shape (n_samples,)
+            1 for normal and -1 for irregular images; other pairs with ``pos_label``.
+        pos_label : int or str, default=None
+            The label of normal images; None takes 1.
+        name : str, default=None
+            For the legend; None takes the name of the estimator's class.
+        ax : matplotlib Axes, default=None
+            Where to draw, beside other curves; a new figure when None.
+
+        Returns
+        -------
+        display : RocDisplay
+            Drawn.
+        """
+        return cls.from_predictions(
+            y,
+            estimator.decision_function(X),
+            pos_label=pos_label,
+            name=type(estimator).__name__ if name is None else name,
+            ax=ax,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: ArrayLike,
+        y_score: ArrayLike,
+        *,
+        pos_label: int | str | None = None,
+        name: str | None = None,
+        ax: Any = None,
+    ) -> RocDisplay:
+        """Draw the curve of scores.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_samples,)
+            1 for normal and -1 for irregular samples; other pairs with ``pos_label``.
+        y_score : array-like of shape (n_samples,)
+            The higher, the more normal. Of one network alone:
+            ``-maps.residual.max(axis=(1, 2))`` or ``maps.regularity.min(axis=(1, 2))``.
+        pos_label : int or str, default=None
+            The label of normal samples; None takes 1. Where 0 means normal and 1 irregular, pass
+            ``pos_label=0``.
+        name : str, default=None
+            For the legend.
+        ax : matplotlib Axes, default=None
+            Where to draw, beside other curves; a new figure when None.
+
+        Returns
+        -------
+        display : RocDisplay
+            Drawn.
+
+        Raises
+        ------
+        ValueError
+            If there is one kind of label alone, or ``pos_label`` is none of them.
+        """
+        eer = equal_error_rate(y_true, y_score, pos_label=pos_label)
+        # Normal is scikit-learn's positive class: what it misses are our false positives.
+        missed, passed, thresholds = roc_curve(
+            y_true, y_score, pos_label=pos_label, drop_intermediate=False
+        )
+        fpr, tpr = 1 - passed[::-1], 1 - missed[::-1]
+        display = cls(
+            fpr=fpr,
+            tpr=tpr,
+            thresholds=thresholds[::-1],
+            roc_auc=float(auc(fpr, tpr)),
+            eer=eer,
+            name=name,
+        )
+        return display.plot(ax)
+
+    def plot(self, ax: Any = None, *, name: str | None = None) -> RocDisplay:
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw, beside other curves; a new figure when None. Each curve takes the next
+            colour, kind of line and marker.
+        name : str, default=None
+            For the legend; None takes that of the display.
+
+        Returns
+        -------
+        display : RocDisplay
+            Itself, with its artists.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        self.ax_ = ax = _one_axes(ax, figsize=(5.4, 5.4))
+        self.figure_ = ax.figure
+        best = int(np.argmin(np.maximum(self.fpr, 1 - self.tpr)))
+        self.eer_threshold_ = float(self.thresholds[best])
+        curves = [line for line in ax.lines if not line.get_label().startswith("_")]
+        if not curves:
+            for y in ([0, 1], [1, 0]):  # chance, and equal errors
+                ax.plot([0, 1], y, color=_neutral(ax), linewidth=0.8, alpha=0.6)
+        name = self.name if name is None else name
+        figures = (
+            f"AUC {self.roc_auc:.3f}, EER {self.eer:.3f} at a score of {self.eer_threshold_:.3g}"
+        )
+        index = len(curves)
+        (self.line_,) = ax.plot(
+            self.fpr,
+            self.tpr,
+            linestyle=LINES[index % len(LINES)],
+            label=figures if name is None else f"{name}: {figures}",
+        )
+        (self.eer_point_,) = ax.plot(
+            [self.eer],
+            [1 - self.eer],
+            MARKERS[index % len(MARKERS)],
+            color=self.line_.get_color(),
+            markeredgecolor=_neutral(ax),
+            markersize=7,
+        )
+        ax.set(
+            xlabel=FALSE_POSITIVES,
+            ylabel=TRUE_POSITIVES,
+            xlim=(-0.02, 1.02),
+            ylim=(-0.02, 1.02),
+            aspect="equal",
+        )
+        ax.legend(loc="lower right", fontsize="small")
+        return self
+
+
+class HistoryDisplay:
+    """How a training went, an epoch a step, and which moments were kept (Sec. 4.3).
+
+    It is recommended to use :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    history : list of dict
+        A row an epoch, as ``AVIDDetector.history_``.
+    checkpoint : dict, default=None
+        The epochs that I and D were kept from, as ``AVIDDetector.checkpoint_``.
+    blind_auc : float, default=0.55
+        D is blind where its AUC is below: the training warns after five such epochs in a row.
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+        Once drawn.
+    axes_ : ndarray of matplotlib Axes of shape (3,)
+        The losses in training; I's error on held-out images; D's AUC on held-out images.
+    blind_ : matplotlib PolyCollection or None
+        A band over each run of epochs in which D was blind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid import AVIDDetector
+    >>> from skavid.plotting import HistoryDisplay
+    >>> X = np.random.default_rng(0).normal(size=(40, 16, 16))
+    >>> detector = AVIDDetector(max_epochs=2, random_state=0).fit(X)
+    >>> display = HistoryDisplay.from_estimator(detector)
+    >>> display.axes_[0].get_title(loc="left")
+    '2 epochs in ... s'
+    """
+
+    def __init__(
+        self,
+        history: list[dict[str, Any]],
+        *,
+        checkpoint: dict[str, dict[str, Any]] | None = None,
+        blind_auc: float = 0.55,
+    ) -> None:
+        self.history = history
+        self.checkpoint = checkpoint
+        self.blind_auc = blind_auc
+
+    @classmethod
+    def from_estimator(cls, estimator: Any, *, axes: Any = None) -> HistoryDisplay:
+        """Draw the training of a fitted detector.
+
+        Parameters
+        ----------
+        estimator : AVIDDetector
+            Fitted.
+        axes : ndarray of matplotlib Axes of shape (3,), default=None
+            Where to draw; a new figure when None.
+
+        Returns
+        -------
+        display : HistoryDisplay
+            Drawn.
+
+        Raises
+        ------
+        NotFittedError
+            If there is no history.
+        """
+        check_is_fitted(estimator, "history_")
+        return cls(estimator.history_, checkpoint=estimator.checkpoint_).plot(axes=axes)
+
+    def plot(self, *, axes: Any = None) -> HistoryDisplay:
+        """Draw.
+
+        Parameters
+        ----------
+        axes : ndarray of matplotlib Axes of shape (3,), default=None
+            Where to draw; a new figure when None.
+
+        Returns
+        -------
+        display : HistoryDisplay
+            Itself, with its artists.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If ``axes`` are not three.
+        """
+        if axes is None:
+            _, axes = _pyplot().subplots(3, sharex=True, figsize=(7, 6.5), layout="constrained")
+        elif np.size(axes) != 3:
+            raise ValueError(f"axes has the shape {np.shape(axes)}, but must hold three.")
+        self.axes_ = axes = np.ravel(axes)
+        self.figure_ = axes[0].figure
+        epochs = self._column("epoch")
+        for name, style in (("inpainter", "-"), ("detector", "--")):
+            label = "I" if name == "inpainter" else "D"
+            axes[0].plot(epochs, self._column(f"{name}_loss"), style, marker=".", label=label)
+        axes[0].legend()
+        self._draw_checks(axes[1], "inpainter", "valid_inpainter", "C0", "-")
+        self._draw_checks(axes[2], "detector", "valid_detector_auc", "C1", "--")
+        axes[2].axhline(self.blind_auc, color=_neutral(axes[2]), linestyle=":", linewidth=1.2)
+        blind = self._column("valid_detector_auc") < self.blind_auc
+        self.blind_ = _shade(axes[2], blind, first=epochs[0], color="C3") if blind.any() else None
+        seconds = sum(row.get("dur", 0.0) for row in self.history)
+        axes[0].set_title(f"{len(epochs)} epochs in {seconds:.0f} s", loc="left")
+        if blind.any():
+            title = axes[2].get_title(loc="left")
+            axes[2].set_title(f"{title}; shaded: blind", loc="left")
+        axes[0].set_ylabel("loss in training")
+        axes[1].set_ylabel("error of I,\nheld out")
+        axes[2].set(ylabel="AUC of D,\nheld out", xlabel="epoch")
+        axes[2].locator_params(axis="x", integer=True)
+        return self
+
+    def _draw_checks(self, ax: Any, network: str, figure: str, colour: str, style: str) -> None:
+        """Draw a held-out figure, a dot at each new best, and a star where a network is from."""
+        epochs, values = self._column("epoch"), self._column(figure)
+        letter = network[0].upper()
+        better = np.array([letter in row["kept"] for row in self.history])
+        ax.plot(epochs, values, style, color=colour)
+        ax.plot(epochs[better], values[better], "o", color=colour, markersize=4)
+        if self.checkpoint is None:
+            return
+        kept = self.checkpoint[network]["epoch"]
+        at = values[epochs == kept]
+        ax.axvline(kept, color=_neutral(ax), linewidth=0.8)
+        ax.plot(
+            np.full(len(at), kept),
+            at,
+            "*",
+            color=colour,
+            markeredgecolor=_neutral(ax),
+            markersize=14,
+        )
+        ax.margins(y=0.15)  # room for the star
+        ax.set_title(f"{letter} kept from epoch {kept} (star); dots: the best so far", loc="left")
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return np.array([row[name] for row in self.history])
+
+
+def _pyplot() -> Any:
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError("Pictures need matplotlib; pip install 'skavid[plot]'.") from error
+    return pyplot
+
+
+def _one_axes(ax: Any, *, figsize: tuple[float, float]) -> Any:
+    return _pyplot().subplots(figsize=figsize, layout="constrained")[1] if ax is None else ax
+
+
+def _neutral(ax: Any) -> Any:
+    """Take the colour of the words around the axes: it stands out in any style."""
+    return ax.xaxis.label.get_color()
+
+
+def _edged(colour: str = "black") -> list[Any]:
+    """Edge what is bright in black or what is dark in white: it stands out on any picture."""
+    from matplotlib import patheffects
+
+    return [patheffects.withStroke(linewidth=3, foreground=colour)]
+
+
+def _shade(
+    ax: Any,
+    where: NDArray[np.bool_],
+    step: float = 1,
+    first: float = 0,
+    height: float = 1,
+    **style: Any,
+) -> Any:
+    """Draw a band over each run of True, up to a share of the height of the axes."""
+    from matplotlib.collections import PolyCollection
+
+    edges = first + (np.flatnonzero(np.diff(np.pad(where.astype(int), 1))) - 0.5) * step
+    corners = [
+        [(left, 0), (left, height), (right, height), (right, 0)]
+        for left, right in zip(edges[::2], edges[1::2], strict=True)
+    ]
+    look = {"color": "C1", "alpha": 0.3, "linewidth": 0, "zorder": 0, **style}
+    bands = PolyCollection(corners, transform=ax.get_xaxis_transform(), **look)
+    return ax.add_collection(bands, autolim=False)
+
+
+def _clip_starts(groups: NDArray[Any]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.flatnonzero(groups[1:] != groups[:-1]) + 1])
+
+
+def _check_labels(name: str, labels: ArrayLike, n: int) -> NDArray[Any]:
+    given = np.asarray(labels)
+    if given.shape != (n,):
+        raise ValueError(
+            f"{name} has the shape {given.shape}, but there are {n} samples; give one label each."
+        )
+    if not np.isin(given, (-1, 1)).all():
+        raise ValueError(
+            f"{name} must hold 1 (normal) and -1 (irregular). Got {np.unique(given).tolist()}."
+        )
+    return given
 
 
 def _draw_maps(
@@ -222,12 +913,12 @@ def _show(ax: Any, picture: NDArray[Any], *, vmin: float, vmax: float) -> None:
     ax.imshow(grey, cmap="gray", vmin=vmin, vmax=vmax, interpolation="nearest")
 
 
-def _outline(ax: Any, mask: NDArray[np.bool_], colour: str) -> None:
+def _outline(ax: Any, mask: NDArray[np.bool_], colour: str, *, edge: str) -> None:
     if mask.any():
         # A border of False closes the outlines of masks that touch the edge.
         closed = np.pad(mask.astype(float), 1)
         y, x = np.arange(closed.shape[0]) - 1, np.arange(closed.shape[1]) - 1
         limits = {"xlim": ax.get_xlim(), "ylim": ax.get_ylim()}
         outline = ax.contour(x, y, closed, levels=[0.5], colors=colour, linewidths=1.5)
-        outline.set(clip_on=False, zorder=3)  # over the frame
+        outline.set(clip_on=False, zorder=3, path_effects=_edged(edge))  # over the frame
         ax.set(**limits)

@@ -1,18 +1,37 @@
-"""Pictures: what is drawn where, and what happens without matplotlib."""
+"""Pictures: what is drawn where, how it looks, and what happens without matplotlib."""
 
 from __future__ import annotations
 
 import re
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
 
-from skavid.plotting import IrregularityDisplay
+from skavid import AVIDDetector
+from skavid.metrics import equal_error_rate
+from skavid.plotting import (
+    HistoryDisplay,
+    IrregularityDisplay,
+    RocDisplay,
+    ScoreOverTimeDisplay,
+)
+from skavid.training import BLIND_AUC
 
+matplotlib = pytest.importorskip("matplotlib")
 pyplot = pytest.importorskip("matplotlib.pyplot")
 pyplot.switch_backend("Agg")
+Legend = pytest.importorskip("matplotlib.legend").Legend
+compare_images = pytest.importorskip("matplotlib.testing.compare").compare_images
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +155,18 @@ def test_the_mask_is_outlined_with_the_truth_beside_it_where_it_is_known():
     np.testing.assert_allclose(green, [[0, 1, 0, 1]])
 
 
+def test_outlines_are_seen_without_colour_too():
+    truth = np.zeros(GREY.shape, dtype=bool)
+    truth[0, 3:6, 3:6] = True
+    display = IrregularityDisplay.from_estimator(Fake(), GREY, truth=truth)
+    irregular = [(maps >= 0).any() for maps in display.evidence]
+    assert [len(contours(ax)) for ax in display.axes_[:, 4]] == irregular
+    for column in (4, 5, 6):
+        outlines = [one for ax in display.axes_[:, column] for one in contours(ax)]
+        assert outlines
+        assert all(len(outline.get_path_effects()) == 1 for outline in outlines)
+
+
 def test_a_truth_of_0_and_255_is_outlined_as_a_mask_is():
     truth = np.zeros(GREY.shape, dtype=np.uint8)
     truth[0, :4, :5] = 255
@@ -256,3 +287,371 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     message = "Pictures need matplotlib; pip install 'skavid[plot]'."
     with pytest.raises(ImportError, match=f"^{re.escape(message)}$"):
         IrregularityDisplay.from_estimator(Fake(), GREY)
+
+
+# --- pictures of scores, curves, trainings and thresholds --------------------------------------
+
+
+def frames_under(collection):
+    """Tell which whole numbers the bands of a collection hold, the slow way."""
+    held = []
+    for path in collection.get_paths():
+        left, right = path.vertices[:, 0].min(), path.vertices[:, 0].max()
+        held += [x for x in range(-5, 500) if left < x < right]
+    return held
+
+
+@given(st.lists(st.sampled_from([1, -1]), min_size=1, max_size=30))
+def test_bands_lie_over_the_irregular_frames_and_marks_under_the_alarms(labels):
+    scores = np.random.default_rng(len(labels)).normal(size=len(labels))
+    display = ScoreOverTimeDisplay.from_predictions(scores, threshold=0.2, labels=labels)
+    assert frames_under(display.truth_) == [i for i, label in enumerate(labels) if label == -1]
+    assert frames_under(display.alarms_) == [i for i, score in enumerate(scores) if score < 0.2]
+    pyplot.close(display.figure_)
+
+
+def test_scores_are_drawn_upside_down_with_the_threshold():
+    display = ScoreOverTimeDisplay.from_predictions([3.0, -1.0, 2.0], threshold=0.5)
+    np.testing.assert_array_equal(display.line_.get_xydata(), [[0, -3], [1, 1], [2, -2]])
+    np.testing.assert_array_equal(display.threshold_.get_ydata(), [-0.5, -0.5])
+    assert display.ax_.get_xlabel() == "frame"
+    assert display.truth_ is None
+    words = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert words == ["threshold", "alarm"]
+
+
+def test_scores_alone_are_a_line_without_a_legend():
+    display = ScoreOverTimeDisplay.from_predictions([3.0, 3.0, 3.0])
+    assert display.threshold_ is display.alarms_ is display.truth_ is None
+    assert display.ax_.get_legend() is None
+    low, high = display.ax_.get_ylim()
+    assert low < -3 < high
+
+
+def test_with_a_frame_rate_time_is_in_seconds():
+    display = ScoreOverTimeDisplay.from_predictions(
+        np.arange(6.0), threshold=1.5, labels=[1, 1, -1, -1, 1, 1], frame_rate=2
+    )
+    np.testing.assert_array_equal(display.line_.get_xdata(), [0, 0.5, 1, 1.5, 2, 2.5])
+    (band,), (alarms,) = display.truth_.get_paths(), display.alarms_.get_paths()
+    assert (band.vertices[:, 0].min(), band.vertices[:, 0].max()) == (0.75, 1.75)
+    assert (alarms.vertices[:, 0].min(), alarms.vertices[:, 0].max()) == (-0.25, 0.75)
+    assert display.ax_.get_xlim() == (-0.25, 2.75)
+    assert display.ax_.get_xlabel() == "time (s)"
+
+
+def test_clips_stand_one_after_the_other_and_no_line_joins_them():
+    display = ScoreOverTimeDisplay.from_predictions(
+        np.arange(7.0), groups=["a", "a", "a", "b", "b", "c", "c"]
+    )
+    x, y = display.line_.get_data()
+    breaks = np.flatnonzero(np.isnan(x))
+    np.testing.assert_array_equal(breaks, np.flatnonzero(np.isnan(y)))
+    parts = np.split(y, breaks)
+    assert [part[~np.isnan(part)].tolist() for part in parts] == [[0, -1, -2], [-3, -4], [-5, -6]]
+    (top,) = display.ax_.child_axes
+    assert [label.get_text() for label in top.get_xticklabels()] == ["a", "b", "c"]
+    np.testing.assert_array_equal(top.get_xticks(), [1, 3.5, 5.5])
+    (borders,) = display.ax_.collections
+    np.testing.assert_array_equal([line[0, 0] for line in borders.get_segments()], [2.5, 4.5])
+
+
+@pytest.mark.parametrize("name", ["{}", "clip {:03d} of the day"])
+def test_names_of_many_clips_do_not_run_into_each_other(name):
+    groups = np.repeat([name.format(index) for index in range(50)], 3)
+    display = ScoreOverTimeDisplay.from_predictions(np.zeros(150), groups=groups)
+    display.figure_.canvas.draw()
+    (top,) = display.ax_.child_axes
+    boxes = [label.get_window_extent() for label in top.get_xticklabels()]
+    assert len(boxes) >= 3
+    for left, right in pairwise(boxes):
+        assert left.x1 < right.x0
+
+
+@settings(max_examples=10)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.floats(-1e6, 1e6))
+def test_neither_the_legend_nor_the_alarms_cover_the_scores(scores, threshold):
+    display = ScoreOverTimeDisplay.from_predictions(
+        scores, threshold=threshold, labels=np.ones(len(scores))
+    )
+    display.figure_.canvas.draw()
+    ax = display.ax_
+    heights = ax.transData.transform([(0, y) for y in -np.array([*scores, threshold])])[:, 1]
+    assert heights.max() < ax.get_legend().get_window_extent().y0
+    assert heights.min() > ax.transAxes.transform((0, 0.05))[1]
+    pyplot.close(display.figure_)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"scores": np.zeros((2, 2))},
+            "scores must hold one figure a frame. Got an array of shape (2, 2).",
+        ),
+        ({"scores": []}, "scores must hold one figure a frame. Got an array of shape (0,)."),
+        ({"frame_rate": 0}, "frame_rate must be above 0 frames a second. Got 0."),
+        ({"labels": [0, 1, 1]}, "labels must hold 1 (normal) and -1 (irregular). Got [0, 1]."),
+        (
+            {"labels": [1]},
+            "labels has the shape (1,), but there are 3 samples; give one label each.",
+        ),
+        (
+            {"groups": [0, 0]},
+            "groups has the shape (2,), but there are 3 scores; give one clip id a score.",
+        ),
+        (
+            {"groups": [0, 1, 0]},
+            "groups has a clip whose frames are not consecutive; sort scores, labels and groups "
+            "by clip and time.",
+        ),
+    ],
+)
+def test_scores_that_cannot_be_drawn_over_time_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ScoreOverTimeDisplay.from_predictions(**{"scores": [1.0, 2.0, 3.0], **arguments})
+    assert not pyplot.get_fignums()
+
+
+SCORED = st.lists(
+    st.tuples(st.sampled_from([1, -1]), st.integers(-4, 4)), min_size=2, max_size=20
+).filter(lambda pairs: len({label for label, _ in pairs}) == 2)
+
+
+def errors_of(labels, scores, threshold):
+    """Count both kinds of error of samples that are irregular below a threshold."""
+    normal, irregular = scores[labels == 1], scores[labels == -1]
+    return np.mean(normal < threshold), np.mean(irregular >= threshold)
+
+
+@given(SCORED)
+def test_a_curve_is_that_of_every_threshold_and_its_point_is_the_equal_error_rate(scored):
+    labels, scores = np.array(scored).T
+    display = RocDisplay.from_predictions(labels, scores)
+    for fpr, tpr, threshold in zip(display.fpr, display.tpr, display.thresholds, strict=True):
+        false, missed = errors_of(labels, scores, threshold)
+        assert (fpr, tpr) == pytest.approx((false, 1 - missed))
+    np.testing.assert_array_equal(display.line_.get_xydata(), np.c_[display.fpr, display.tpr])
+    assert display.roc_auc == pytest.approx(roc_auc_score(labels, scores))
+    assert display.eer == equal_error_rate(labels, scores)
+    x, y = display.eer_point_.get_xydata()[0]
+    assert x == pytest.approx(1 - y)
+    # On the curve: between two of its vertices, neighbours.
+    before = max(i for i, tpr in enumerate(display.tpr) if display.fpr[i] + tpr <= 1)
+    a, b = (np.array([display.fpr[i], display.tpr[i]]) for i in (before, before + 1))
+    share = (1 - a.sum()) / (b - a).sum()
+    assert (x, y) == pytest.approx(tuple(a + share * (b - a)))
+    pyplot.close(display.figure_)
+
+
+@given(SCORED)
+def test_no_threshold_has_a_smaller_larger_error_than_that_of_the_equal_error_rate(scored):
+    labels, scores = np.array(scored).T
+    display = RocDisplay.from_predictions(labels, scores)
+    chosen = max(errors_of(labels, scores, display.eer_threshold_))
+    for threshold in [*np.unique(scores), np.inf]:
+        assert chosen <= max(errors_of(labels, scores, threshold))
+    pyplot.close(display.figure_)
+
+
+def test_curves_in_one_axes_differ_by_line_marker_and_colour():
+    y, ax = np.repeat([1, -1], 20), None
+    rng = np.random.default_rng(0)
+    displays = []
+    for name in ("I alone", "D alone", "both", "another"):
+        scores = y + rng.normal(size=40)
+        displays.append(RocDisplay.from_predictions(y, scores, name=name, ax=ax))
+        ax = displays[-1].ax_
+    assert {display.figure_ for display in displays} == {displays[0].figure_}
+    for look in (
+        lambda one: one.line_.get_linestyle(),
+        lambda one: one.line_.get_color(),
+        lambda one: one.eer_point_.get_marker(),
+    ):
+        assert len({look(display) for display in displays}) == 4
+    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert words == [
+        f"{one.name}: AUC {one.roc_auc:.3f}, EER {one.eer:.3f} at a score of "
+        f"{one.eer_threshold_:.3g}"
+        for one in displays
+    ]
+    assert len(ax.lines) == 2 + 2 * len(displays)  # the diagonals are drawn once
+
+
+def test_a_curve_can_be_drawn_again_elsewhere_under_another_name():
+    display = RocDisplay.from_predictions([1, -1], [2.0, 1.0])
+    words = display.ax_.get_legend().get_texts()
+    assert [text.get_text() for text in words] == ["AUC 1.000, EER 0.000 at a score of 2"]
+    _, ax = pyplot.subplots()
+    assert display.plot(ax, name="both") is display
+    assert display.ax_ is ax
+    assert ax.get_legend().get_texts()[0].get_text().startswith("both: AUC 1.000")
+
+
+def test_labels_of_0_and_1_are_told_apart_by_pos_label():
+    display = RocDisplay.from_predictions([0, 0, 1], [3.0, 2.0, 1.0], pos_label=0)
+    assert (display.roc_auc, display.eer) == (1, 0)
+
+
+def test_a_curve_of_one_kind_is_refused():
+    message = "y_true must hold normal and irregular samples, two labels. Got [1]."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        RocDisplay.from_predictions([1, 1], [2.0, 1.0])
+    assert not pyplot.get_fignums()
+
+
+HISTORY = [
+    {
+        "epoch": epoch,
+        "inpainter_loss": 0.5 / epoch,
+        "detector_loss": 0.7 - 0.05 * epoch,
+        "valid_inpainter": error,
+        "valid_detector_auc": area,
+        "kept": kept,
+        "dur": 2.0,
+    }
+    for epoch, error, area, kept in [
+        (1, 0.30, 0.50, "ID"),
+        (2, 0.20, 0.54, "ID"),
+        (3, 0.22, 0.70, "D"),
+        (4, 0.12, 0.40, "I"),
+        (5, 0.15, 0.90, "D"),
+        (6, 0.14, 0.85, ""),
+    ]
+]
+CHECKPOINT = {
+    "inpainter": {"epoch": 4, "restoring_error": 0.12},
+    "detector": {"epoch": 5, "region_auc": 0.9},
+}
+
+
+def test_a_history_is_drawn_as_it_is_with_the_moments_that_were_kept():
+    display = HistoryDisplay(HISTORY, checkpoint=CHECKPOINT).plot()
+    losses, error, area = display.axes_
+    for line, name in zip(losses.lines, ("inpainter_loss", "detector_loss"), strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), [(r["epoch"], r[name]) for r in HISTORY])
+    for ax, name, letter, moment in (
+        (error, "valid_inpainter", "I", (4, 0.12)),
+        (area, "valid_detector_auc", "D", (5, 0.9)),
+    ):
+        curve, better, _, star = ax.lines[:4]
+        rows = [(row["epoch"], row[name], row["kept"]) for row in HISTORY]
+        np.testing.assert_array_equal(curve.get_xydata(), [row[:2] for row in rows])
+        np.testing.assert_array_equal(
+            better.get_xydata(), [row[:2] for row in rows if letter in row[2]]
+        )
+        np.testing.assert_array_equal(star.get_xydata(), [moment])
+        assert star.get_marker() == "*"
+    titles = [ax.get_title(loc="left") for ax in display.axes_]
+    assert titles == [
+        "6 epochs in 12 s",
+        "I kept from epoch 4 (star); dots: the best so far",
+        "D kept from epoch 5 (star); dots: the best so far; shaded: blind",
+    ]
+
+
+def test_epochs_in_which_the_detector_was_blind_are_shaded():
+    display = HistoryDisplay(HISTORY, checkpoint=CHECKPOINT).plot()
+    assert frames_under(display.blind_) == [1, 2, 4]
+    assert [line.get_ydata()[0] for line in display.axes_[2].lines[-1:]] == [0.55]
+    assert HistoryDisplay(HISTORY, blind_auc=0.3).plot().blind_ is None
+
+
+def test_the_detector_is_blind_where_the_training_says_so():
+    assert HistoryDisplay(HISTORY).blind_auc == BLIND_AUC
+
+
+def test_a_history_without_a_checkpoint_has_no_stars():
+    display = HistoryDisplay(HISTORY).plot()
+    markers = {line.get_marker() for ax in display.axes_ for line in ax.lines}
+    assert "*" not in markers
+
+
+def test_a_history_of_one_epoch_is_seen():
+    display = HistoryDisplay(HISTORY[:1]).plot()
+    for ax in display.axes_:
+        assert any(line.get_marker() in ("o", ".") and len(line.get_xdata()) for line in ax.lines)
+
+
+def test_a_history_wants_three_axes():
+    _, axes = pyplot.subplots(2)
+    message = "axes has the shape (2,), but must hold three."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        HistoryDisplay(HISTORY).plot(axes=axes)
+    _, axes = pyplot.subplots(1, 3)
+    assert HistoryDisplay(HISTORY).plot(axes=axes).axes_[2] is axes[2]
+
+
+def test_a_detector_that_was_not_fitted_has_no_history_to_draw():
+    with pytest.raises(NotFittedError):
+        HistoryDisplay.from_estimator(AVIDDetector())
+
+
+# --- a fitted detector --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Return a detector, images some of which it finds irregular, and their labels."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(100, 20, size=(40, 16, 16))
+    detector = AVIDDetector(
+        max_epochs=1, inpainter_width=4, detector_width=4, target_fpr=0.5, random_state=0
+    ).fit(X)
+    test = rng.normal(100, 20, size=(12, 16, 16))
+    test[6:, 4:10, 4:10] += np.linspace(20, 150, 6)[:, None, None]
+    return detector, test, np.repeat([1, -1], 6)
+
+
+def test_alarms_of_a_detector_are_its_predictions(fitted):
+    detector, X, y = fitted
+    display = ScoreOverTimeDisplay.from_estimator(detector, X, labels=y, groups=y, frame_rate=1)
+    found = np.flatnonzero(detector.predict(X) == -1)
+    assert 0 < len(found) < len(X)
+    assert frames_under(display.alarms_) == found.tolist()
+    drawn = display.line_.get_ydata()
+    np.testing.assert_allclose(drawn[~np.isnan(drawn)], -detector.score_samples(X))
+
+
+def test_the_curve_of_a_detector_is_that_of_its_scores(fitted):
+    detector, X, y = fitted
+    display = RocDisplay.from_estimator(detector, X, y)
+    assert display.name == "AVIDDetector"
+    assert display.eer == equal_error_rate(y, detector.score_samples(X))
+    other = RocDisplay.from_estimator(detector, X, y, name="again", ax=display.ax_)
+    assert other.name == "again"
+
+
+@pytest.mark.parametrize("chain", [False, True])
+def test_other_detectors_and_pipelines_have_pictures_too(chain):
+    X = np.random.default_rng(0).normal(size=(30, 3))
+    y = np.repeat([1, -1], 15)
+    detector = IsolationForest(n_estimators=5, contamination=0.2, random_state=0)
+    detector = (make_pipeline(StandardScaler(), detector) if chain else detector).fit(X)
+    display = ScoreOverTimeDisplay.from_estimator(detector, X)
+    assert frames_under(display.alarms_) == np.flatnonzero(detector.predict(X) == -1).tolist()
+    area = roc_auc_score(y, detector.score_samples(X))
+    assert RocDisplay.from_estimator(detector, X, y).roc_auc == pytest.approx(area)
+
+
+def test_the_history_of_a_detector_is_drawn(fitted):
+    detector, _, _ = fitted
+    display = HistoryDisplay.from_estimator(detector)
+    (row,) = detector.history_
+    star = display.axes_[2].lines[3]
+    np.testing.assert_array_equal(star.get_xydata(), [(1, row["valid_detector_auc"])])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: ScoreOverTimeDisplay.from_predictions([1.0]),
+        lambda: RocDisplay.from_predictions([1, -1], [1, 0]),
+        lambda: HistoryDisplay(HISTORY).plot(),
+    ],
+)
+def test_without_matplotlib_each_picture_names_the_extra(draw, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    message = "Pictures need matplotlib; pip install 'skavid[plot]'."
+    with pytest.raises(ImportError, match=f"^{re.escape(message)}$"):
+        draw()

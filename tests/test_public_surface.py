@@ -85,7 +85,12 @@ PUBLIC = {
         "tbdc_score",
         "threshold_plane",
     ],
-    "skavid.plotting": ["IrregularityDisplay"],
+    "skavid.plotting": [
+        "HistoryDisplay",
+        "IrregularityDisplay",
+        "RocDisplay",
+        "ScoreOverTimeDisplay",
+    ],
     "skavid.report": ["write_report"],
     "skavid.temporal": ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"],
     "skavid.video": [
