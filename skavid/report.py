@@ -111,7 +111,7 @@ def write_report(
     X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
         Images. Looked at in batches; of all but those that are shown only the score is kept.
     y : array-like of shape (n_images,), default=None
-        1 for normal and -1 for irregular images. None takes what ``masks`` say.
+        1 for normal and -1 for irregular images; not needed beside ``masks``.
     masks : array-like of shape (n_images, H, W), bool, default=None
         True where a pixel is irregular.
     groups : array-like of shape (n_images,), default=None
@@ -129,7 +129,7 @@ def write_report(
     Returns
     -------
     size : int
-        Of the file, in bytes. An image of 256 x 256 pixels takes about 200 kB.
+        Of the file, in bytes. An image of 256 x 256 pixels takes some 200 to 500 kB.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def write_report(
     path = Path(path)
     _check_path(path)
     images = detector._check(X)
-    given = _check_given(images, y, masks, groups, names)
+    given = _check_given(images, y, masks, groups, names, detector._ignored(images))
     seen = _look(detector, images, keep=given.masks is not None)
     page = _page(detector, images, given, seen, _visible(title or "skavid report"), int(n_worst))
     return _replace(path, page.encode())
@@ -218,7 +218,14 @@ def _check_path(path: Path) -> None:
         raise IsADirectoryError(f"{path} is a folder; name a file in it, such as report.html.")
 
 
-def _check_given(images: NDArray[Any], y: Any, masks: Any, groups: Any, names: Any) -> _Given:
+def _check_given(
+    images: NDArray[Any],
+    y: Any,
+    masks: Any,
+    groups: Any,
+    names: Any,
+    ignored: NDArray[np.bool_] | None,
+) -> _Given:
     n = len(images)
     truth = None if masks is None else _check_masks(masks, images.shape[:3])
     labels = None if y is None else _check_length("y", y, n)
@@ -229,7 +236,7 @@ def _check_given(images: NDArray[Any], y: Any, masks: Any, groups: Any, names: A
             "np.where(y == 0, 1, -1)."
         )
     if truth is not None:
-        labels = _agree(labels, np.array([-1 if one.any() else 1 for one in truth]))
+        labels = _label(labels, truth, ignored)
     clips = None if groups is None else _check_length("groups", groups, n)
     if clips is not None and len(_starts(clips)) != len(np.unique(clips)):
         raise ValueError(
@@ -263,18 +270,20 @@ def _name(names: Any, clips: NDArray[Any] | None, called: list[str], n: int) -> 
     return [f"{clip}, frame {frame}" for clip, frame in zip(called, frames, strict=True)]
 
 
-def _agree(labels: NDArray[Any] | None, by_mask: NDArray[Any]) -> NDArray[Any]:
-    """Return the labels that masks imply, which given ones must not deny."""
-    apart = np.flatnonzero(by_mask != (by_mask if labels is None else labels))
-    if len(apart):
-        first, kinds = apart[0], ("normal", "irregular")
-        masked = int(by_mask[first] == -1)
+def _label(
+    labels: NDArray[Any] | None, masks: NDArray[Any], ignored: NDArray[np.bool_] | None
+) -> NDArray[np.int64]:
+    """Label images by their masks, which given labels must not deny."""
+    marked = np.array([one.any() for one in masks])
+    if labels is not None and len(apart := np.flatnonzero(marked != (labels == -1))):
+        said, masked = ("normal", "irregular") if marked[apart[0]] else ("irregular", "normal")
         raise ValueError(
-            f"y and masks disagree about {len(apart)} of {len(by_mask)} images: y says image "
-            f"{first} is {kinds[1 - masked]}, its mask {kinds[masked]}; leave y out to go by the "
-            "masks."
+            f"y and masks disagree about {len(apart)} of {len(masks)} images: y says image "
+            f"{apart[0]} is {said}, its mask {masked}; leave y out to go by the masks."
         )
-    return by_mask
+    if ignored is not None:
+        marked = np.array([one[~ignored].any() for one in masks])
+    return np.where(marked, -1, 1)
 
 
 def _check_length(name: str, array: Any, n: int) -> NDArray[Any]:
@@ -606,7 +615,9 @@ def _share(part: int, whole: int) -> str:
     return f"{part} of {whole} ({100 * part / whole:.3g} %)"
 
 
-def _metrics(given: _Given, seen: _Seen) -> list[tuple[str, float, str, str, str]]:
+def _metrics(
+    detector: AVIDDetector, given: _Given, seen: _Seen
+) -> list[tuple[str, float, str, str, str]]:
     """Measure; return name, value, how it is printed, protocol, and who computes it."""
     labels, clips = given.labels, given.groups
     if labels is None or len(np.unique(labels)) < 2:
@@ -648,18 +659,19 @@ def _metrics(given: _Given, seen: _Seen) -> list[tuple[str, float, str, str, str
                 )
             )
     if given.masks is not None and seen.evidence is not None:
-        rows += _pixel_metrics(given.masks, seen.evidence, one)
+        rows += _pixel_metrics(detector, given.masks, seen.evidence, one)
     return rows
 
 
 def _pixel_metrics(
-    masks: NDArray[Any], evidence: NDArray[np.float32], one: str
+    detector: AVIDDetector, masks: NDArray[Any], evidence: NDArray[np.float32], one: str
 ) -> list[tuple[str, float, str, str, str]]:
-    rule = {"rule": "pami2014", "overlap": OVERLAP}
+    rule = {"rule": "pami2014", "overlap": OVERLAP, "ignore": detector.ignore}
     protocol = (
         f"Rule of PAMI 2014: an irregular {one} is found if {100 * OVERLAP:.0f} % of its "
         f"irregular pixels are flagged; a normal {one} is a false alarm if any pixel is. Flagged "
         "pixels beside the irregular ones cost nothing."
+        + ("" if detector.ignore is None else " Ignored pixels do not count.")
     )
     n_thresholds = None if evidence.size <= EXACT_PIXELS else QUANTILES
     levels = "every score" if n_thresholds is None else f"{n_thresholds} quantiles of the scores"
@@ -680,7 +692,13 @@ def _pixel_metrics(
         ),
         (
             "AUPRO",
-            aupro_score(masks, evidence, max_fpr=MAX_FPR, n_thresholds=n_thresholds),
+            aupro_score(
+                masks,
+                evidence,
+                max_fpr=MAX_FPR,
+                n_thresholds=n_thresholds,
+                ignore=detector.ignore,
+            ),
             ".3f",
             "Mean share of each true region that is flagged, against the share of normal pixels "
             f"that are; the area up to {100 * MAX_FPR:.0f} % of them, divided by it. Regions are "
@@ -801,7 +819,7 @@ def _versions() -> str:
     return ", ".join([f"skavid {__version__}", *others, f"Python {platform.python_version()}"])
 
 
-def _measured(given: _Given, seen: _Seen) -> _Html:
+def _measured(detector: AVIDDetector, given: _Given, seen: _Seen) -> _Html:
     found = _tag(
         "table",
         _tag(
@@ -816,7 +834,7 @@ def _measured(given: _Given, seen: _Seen) -> _Html:
             ),
         ),
     )
-    metrics = _metrics(given, seen)
+    metrics = _metrics(detector, given, seen)
     if not metrics:
         why = (
             "No labels and no masks were given, so there is nothing to measure against."
@@ -899,7 +917,7 @@ def _page(
         "title": title,
         "style": _part("css"),
         "about": _about(detector, images, given),
-        "measured": _measured(given, seen),
+        "measured": _measured(detector, given, seen),
         "figures": _figures(detector, given, seen),
         "kind": kind,
         **_sliders(detector, shown),

@@ -208,6 +208,28 @@ def test_metrics_are_those_of_skavid_metrics_with_their_protocol(detector, tmp_p
     assert f"found, of the irregular frames {alarms[Y == -1].sum()} of 12" in words
 
 
+def test_ignored_pixels_are_no_part_of_any_metric(detector, tmp_path, drawn_once):
+    ignored = np.zeros((16, 16), bool)
+    ignored[:12, :12] = True  # all of the squares
+    masks = MASKS.copy()
+    masks[:4, 14:, 14:] = True
+    twin = detector.with_thresholds(0.2, 0.4).set_params(ignore=ignored)
+    y = np.where(masks.any(axis=(1, 2)), -1, 1)
+    page = written(twin, tmp_path, X, y=y, masks=masks)
+    labels = np.where(np.arange(24) < 4, -1, 1)
+    evidence = twin.maps(X).evidence
+    expected = [
+        roc_auc_score(labels, twin.score_samples(X)),
+        equal_error_rate(labels, twin.score_samples(X)),
+        pixel_level_auc_score(masks, evidence, overlap=0.4, ignore=ignored),
+        pixel_level_equal_error_rate(masks, evidence, overlap=0.4, ignore=ignored),
+        aupro_score(masks, evidence, max_fpr=0.3, ignore=ignored),
+    ]
+    assert [float(one["value"]) for one in page.all("data")] == expected
+    assert "Ignored pixels do not count." in page.words()
+    assert "24 images of 16 x 16 pixels; 4 of them irregular, by the masks given" in page.words()
+
+
 def test_labels_alone_are_measured_by_image(detector, tmp_path, drawn_once):
     page = written(detector, tmp_path, X, y=Y)
     scores = detector.score_samples(X)
