@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit
 from sklearn.metrics import auc, roc_curve
 from sklearn.utils.validation import check_is_fitted
 
@@ -20,12 +21,18 @@ __all__ = [
     "IrregularityDisplay",
     "RocDisplay",
     "ScoreOverTimeDisplay",
+    "ThresholdPlaneDisplay",
 ]
 
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D")
 FALSE_POSITIVES = "normal ones found irregular (false positive rate)"
 TRUE_POSITIVES = "irregular ones found (true positive rate)"
+FALSE_ALARMS = (0.01, 0.1, 0.5)  # whose lines are drawn in the plane of thresholds
+NEARLY_0_AND_1 = (1e-30, 1 - 6e-8)  # a regularity of 0 or 1 has no logit
+LEAST_RESIDUAL = 1e-7
+FUSIONS = ("min", "mean", "inpainter", "detector")
+VALUES = ("balanced_accuracy", "tpr", "fpr")
 
 
 class IrregularityDisplay:
@@ -830,6 +837,303 @@ class HistoryDisplay:
         return np.array([row[name] for row in self.history])
 
 
+class ThresholdPlaneDisplay:
+    """What each pair of thresholds finds: rates over the plane of alpha and zeta (Fig. 6).
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_predictions`.
+
+    Parameters
+    ----------
+    alphas : ndarray of shape (n_levels,)
+        Thresholds on the residual, rising evenly in their logarithm.
+    zetas : ndarray of shape (n_levels,)
+        Thresholds on the regularity, rising evenly in their logit.
+    fpr, tpr : ndarray of shape (n_levels, n_levels)
+        Shares of the normal and of the irregular samples that are found irregular; a row a zeta,
+        a column an alpha.
+    in_use : dict, default=None
+        The pair in use, ``alpha`` and ``zeta``, and what it finds, ``fpr`` and ``tpr``.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Once drawn.
+    figure_ : matplotlib Figure
+        Once drawn.
+    mesh_ : matplotlib QuadMesh
+        The heat map.
+    ray_ : matplotlib Line2D or None
+        Where `score_samples` moves both thresholds: ``alpha * exp(t)``, and the odds of zeta
+        times ``exp(-t)``.
+    point_ : matplotlib Line2D or None
+        The pair in use.
+
+    See Also
+    --------
+    skavid.metrics.threshold_plane : The best rates over the plane, as one curve.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.plotting import ThresholdPlaneDisplay
+    >>> residual, regularity = np.array([0.1, 0.9, 0.8, 0.7]), np.array([0.2, 0.9, 0.1, 0.3])
+    >>> display = ThresholdPlaneDisplay.from_predictions(
+    ...     [1, 1, -1, -1], residual, regularity, alpha=0.5, zeta=0.5
+    ... )
+    >>> display.in_use["tpr"], display.in_use["fpr"]
+    (1.0, 0.0)
+    """
+
+    def __init__(
+        self,
+        *,
+        alphas: NDArray[Any],
+        zetas: NDArray[Any],
+        fpr: NDArray[Any],
+        tpr: NDArray[Any],
+        in_use: dict[str, float] | None = None,
+    ) -> None:
+        self.alphas = alphas
+        self.zetas = zetas
+        self.fpr = fpr
+        self.tpr = tpr
+        self.in_use = in_use
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        n_levels: int = 60,
+        value: str = "balanced_accuracy",
+        ax: Any = None,
+    ) -> ThresholdPlaneDisplay:
+        """Look at images with a fitted detector and draw what its thresholds find.
+
+        Parameters
+        ----------
+        estimator : AVIDDetector
+            Fitted. Its ``fusion`` and ``balance_`` rule the plane.
+        X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+            Images; the maps of all of them are held in memory.
+        y : array-like of shape (n_images,)
+            1 for normal and -1 for irregular images.
+        n_levels : int, default=60
+            Thresholds on each axis, 2 or more.
+        value : {"balanced_accuracy", "tpr", "fpr"}, default="balanced_accuracy"
+            What the colours show.
+        ax : matplotlib Axes, default=None
+            Where to draw; a new figure when None.
+
+        Returns
+        -------
+        display : ThresholdPlaneDisplay
+            Drawn.
+
+        Raises
+        ------
+        ValueError
+            If the detector has a ``min_area``, or as in :meth:`from_predictions`.
+        """
+        if estimator.min_area > 1:
+            raise ValueError(
+                f"estimator has min_area={estimator.min_area}, which this plane does not know; "
+                "set_params(min_area=0) shows its thresholds without."
+            )
+        maps = estimator.maps(X)
+        return cls.from_predictions(
+            y,
+            maps.residual,
+            maps.regularity,
+            alpha=estimator.alpha_,
+            zeta=estimator.zeta_,
+            fusion=estimator.fusion,
+            balance=estimator.balance_,
+            n_levels=n_levels,
+            value=value,
+            ax=ax,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: ArrayLike,
+        residual: ArrayLike,
+        regularity: ArrayLike,
+        *,
+        alpha: float | None = None,
+        zeta: float | None = None,
+        fusion: str = "min",
+        balance: float = 0.5,
+        n_levels: int = 60,
+        value: str = "balanced_accuracy",
+        ax: Any = None,
+    ) -> ThresholdPlaneDisplay:
+        """Draw what thresholds find in maps.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_samples,)
+            1 for normal and -1 for irregular samples.
+        residual : array-like of shape (n_samples, ...)
+            R, as `AVIDDetector.maps` gives it: a map a sample, or one figure a sample.
+        regularity : array-like of shape (n_samples, ...)
+            O, of the same shape.
+        alpha, zeta : float, default=None
+            The pair in use; both or none.
+        fusion : {"min", "mean", "inpainter", "detector"}, default="min"
+            As in `skavid.segmentation.evidence`: "min" is Eq. 4, both must be passed.
+        balance : float, default=0.5
+            The share of I's margin in the "mean".
+        n_levels : int, default=60
+            Thresholds on each axis, 2 or more: from what half of the pixels pass to what none
+            does, and the pair in use.
+        value : {"balanced_accuracy", "tpr", "fpr"}, default="balanced_accuracy"
+            What the colours show.
+        ax : matplotlib Axes, default=None
+            Where to draw; a new figure when None.
+
+        Returns
+        -------
+        display : ThresholdPlaneDisplay
+            Drawn.
+
+        Raises
+        ------
+        ValueError
+            If the arrays do not fit each other, there is one kind of label alone, ``fusion`` or
+            ``value`` is unknown, or one threshold comes without the other.
+
+        Notes
+        -----
+        The best pair of this picture is the best *for these labels*: it flatters.
+        """
+        changed, regular = (np.asarray(maps, dtype=np.float32) for maps in (residual, regularity))
+        if changed.shape != regular.shape or not changed.ndim:
+            raise ValueError(
+                f"residual has the shape {changed.shape}, but regularity {regular.shape}; give "
+                "both maps of each sample."
+            )
+        n = len(changed)
+        normal = _check_labels("y_true", y_true, n) == 1
+        if normal.all() or not normal.any():
+            raise ValueError("y_true must hold 1 (normal) and -1 (irregular), both.")
+        pair = [] if alpha is None or zeta is None else [alpha, zeta]
+        if not pair and (alpha, zeta) != (None, None):
+            raise ValueError(f"alpha={alpha!r} and zeta={zeta!r}: give both thresholds or none.")
+        if pair and not (pair[0] > 0 and 0 < pair[1] < 1):
+            raise ValueError(
+                f"alpha must be above 0 and zeta in (0, 1). Got {alpha!r} and {zeta!r}."
+            )
+        if n_levels < 2:
+            raise ValueError(f"n_levels must be 2 or more. Got {n_levels!r}.")
+        _check_option("fusion", fusion, FUSIONS)
+        _check_option("value", value, VALUES)
+        changed, regular = changed.reshape(n, -1), regular.reshape(n, -1)
+        share = {"min": None, "inpainter": 1.0, "detector": 0.0}.get(fusion, balance)
+
+        def rates(alphas: NDArray[Any], zetas: NDArray[Any]) -> list[NDArray[Any]]:
+            flagged = _flagged(changed, regular, alphas, zetas, share)
+            return [flagged[kind].mean(axis=0) for kind in (normal, ~normal)]
+
+        # From what half of the pixels pass to what none does.
+        ends = _margins(
+            np.array([np.median(changed), changed.max(), *pair[:1]]),
+            np.array([np.median(regular), regular.min(), *pair[1:]]),
+        )
+        logs, logits = (_beyond(margins, n_levels) for margins in ends)
+        alphas, zetas = np.exp(logs), expit(-logits)[::-1]
+        fpr, tpr = rates(alphas, zetas)
+        in_use = None
+        if pair:
+            false, true = (float(rate[0, 0]) for rate in rates(*np.array(pair)[:, None]))
+            in_use = {"alpha": pair[0], "zeta": pair[1], "fpr": false, "tpr": true}
+        display = cls(alphas=alphas, zetas=zetas, fpr=fpr, tpr=tpr, in_use=in_use)
+        return display.plot(ax, value=value)
+
+    def plot(self, ax: Any = None, *, value: str = "balanced_accuracy") -> ThresholdPlaneDisplay:
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; a new figure when None.
+        value : {"balanced_accuracy", "tpr", "fpr"}, default="balanced_accuracy"
+            What the colours show. Lines show where 1, 10 and 50 % of the normal samples are found
+            irregular.
+
+        Returns
+        -------
+        display : ThresholdPlaneDisplay
+            Itself, with its artists.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If ``value`` is unknown.
+        """
+        _check_option("value", value, VALUES)
+        balanced = (self.tpr + 1 - self.fpr) / 2
+        surface, label, low = {
+            "balanced_accuracy": (balanced, "balanced accuracy", min(0.5, float(balanced.min()))),
+            "tpr": (self.tpr, TRUE_POSITIVES, 0.0),
+            "fpr": (self.fpr, FALSE_POSITIVES, 0.0),
+        }[value]
+        self.ax_ = ax = _one_axes(ax, figsize=(6.4, 5))
+        self.figure_ = ax.figure
+        x, y = _edges(np.log(self.alphas)), _edges(logit(self.zetas))
+        ax.set(xscale="log", yscale="logit")
+        self.mesh_ = ax.pcolormesh(np.exp(x), expit(y), surface, vmin=low, vmax=1, cmap="viridis")
+        self.figure_.colorbar(self.mesh_, ax=ax, label=label)
+        self._draw_false_alarms(ax)
+        self.ray_ = self.point_ = None
+        if self.in_use is not None:
+            self._draw_in_use(ax, reach=max(np.ptp(x), np.ptp(y)))
+        ax.set(
+            xlabel="alpha: what I must change",
+            ylabel="zeta: how regular D may find it",
+            xlim=np.exp(x[[0, -1]]),
+            ylim=expit(y[[0, -1]]),
+        )
+        return self
+
+    def _draw_false_alarms(self, ax: Any) -> None:
+        levels = [level for level in FALSE_ALARMS if self.fpr.min() < level < self.fpr.max()]
+        if levels:
+            lines = ax.contour(
+                self.alphas, self.zetas, self.fpr, levels, colors="white", linewidths=1
+            )
+            lines.set(path_effects=_edged())
+            names = ax.clabel(lines, fmt=lambda level: f"{100 * level:.0f} %", fontsize="small")
+            for name in names:
+                name.set_path_effects(_edged())
+
+    def _draw_in_use(self, ax: Any, *, reach: float) -> None:
+        pair = self.in_use or {}
+        t = np.linspace(-reach, reach, 201)
+        (self.ray_,) = ax.plot(
+            pair["alpha"] * np.exp(t),
+            expit(logit(pair["zeta"]) - t),
+            "--",
+            color="white",
+            linewidth=1.5,
+            path_effects=_edged(),
+        )
+        (self.point_,) = ax.plot(
+            pair["alpha"], pair["zeta"], "*", color="white", markeredgecolor="black", markersize=16
+        )
+        ax.set_title(
+            f"star: in use, finds {100 * pair['tpr']:.0f} % with {100 * pair['fpr']:.0f} % false "
+            "alarms\nbroken line: where its score moves; full lines: false alarms",
+            loc="left",
+            fontsize="medium",
+        )
+
+
 def _pyplot() -> Any:
     try:
         from matplotlib import pyplot
@@ -890,6 +1194,57 @@ def _check_labels(name: str, labels: ArrayLike, n: int) -> NDArray[Any]:
             f"{name} must hold 1 (normal) and -1 (irregular). Got {np.unique(given).tolist()}."
         )
     return given
+
+
+def _check_option(name: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}. Got {value!r}.")
+
+
+def _margins(
+    residual: NDArray[Any], regularity: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute log(R) and -logit(O), the margins of Eq. 4 without its thresholds."""
+    changed = np.log(np.maximum(residual, LEAST_RESIDUAL, dtype=np.float64))
+    return changed, -logit(regularity.astype(np.float64).clip(*NEARLY_0_AND_1))
+
+
+def _flagged(
+    residual: NDArray[np.float32],
+    regularity: NDArray[np.float32],
+    alphas: NDArray[Any],
+    zetas: NDArray[Any],
+    share: float | None,
+) -> NDArray[np.bool_]:
+    """Tell which samples have an irregular pixel, (n_samples, n_zetas, n_alphas).
+
+    ``share`` is I's in the mean of both margins; None asks for both, Eq. 4.
+    """
+    flagged: NDArray[np.bool_]
+    if share is None:
+        reach = [  # up to which alpha each sample is flagged, in float32 as maps are compared
+            np.where(regularity <= np.float32(zeta), residual, -np.inf).max(axis=1)
+            for zeta in zetas
+        ]
+        flagged = np.stack(reach, axis=1)[..., None] >= alphas.astype(np.float32)
+        return flagged
+    peaks = np.empty(len(residual))
+    for index, pair in enumerate(zip(residual, regularity, strict=True)):
+        changed, doubted = _margins(*pair)
+        peaks[index] = (share * changed + (1 - share) * doubted).max()
+    cuts = share * np.log(alphas) - (1 - share) * logit(zetas)[:, None]
+    flagged = peaks[:, None, None] >= cuts
+    return flagged
+
+
+def _beyond(margins: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """Rise evenly from the least to a little beyond the largest."""
+    return np.linspace(margins.min(), margins.max() + 0.05 * np.ptp(margins) + 1e-3, n)
+
+
+def _edges(middles: NDArray[Any]) -> NDArray[Any]:
+    half = (middles[1] - middles[0]) / 2
+    return np.append(middles - half, middles[-1] + half)
 
 
 def _draw_maps(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import re
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,14 +20,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
 
-from skavid import AVIDDetector
+from skavid import AVIDDetector, plotting
 from skavid.metrics import equal_error_rate
 from skavid.plotting import (
     HistoryDisplay,
     IrregularityDisplay,
     RocDisplay,
     ScoreOverTimeDisplay,
+    ThresholdPlaneDisplay,
 )
+from skavid.segmentation import FUSIONS, evidence, move_thresholds, regularity
 from skavid.training import BLIND_AUC
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -587,6 +592,150 @@ def test_a_detector_that_was_not_fitted_has_no_history_to_draw():
         HistoryDisplay.from_estimator(AVIDDetector())
 
 
+def some_maps(n=14, side=6, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.where(np.arange(n) < n // 2, 1, -1)
+    residual = np.exp(rng.normal(-2, 0.5, size=(n, side, side)))
+    logits = rng.normal(3, 1.5, size=(n, side, side))
+    residual[labels == -1, :2, :2] *= 3
+    logits[labels == -1, 1:3, :2] -= 5
+    return labels, residual.astype(np.float32), regularity(logits)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_plane_holds_the_rates_of_the_evidence_at_each_pair_of_thresholds(fusion):
+    labels, residual, regular = some_maps()
+    display = ThresholdPlaneDisplay.from_predictions(
+        labels, residual, regular, fusion=fusion, balance=0.3, n_levels=9
+    )
+    assert display.fpr.shape == display.tpr.shape == (9, 9)
+    logits = np.log(regular.astype(float)) - np.log1p(-regular.astype(float))
+    for row, zeta in enumerate(display.zetas):
+        for column, alpha in enumerate(display.alphas):
+            e = evidence(residual, logits, alpha=alpha, zeta=zeta, fusion=fusion, balance=0.3)
+            flagged = e.max(axis=(1, 2)) >= 0
+            assert display.fpr[row, column] == flagged[labels == 1].mean()
+            assert display.tpr[row, column] == flagged[labels == -1].mean()
+    assert display.tpr[0, -1] == display.fpr[0, -1] == 0  # a threshold that nothing passes
+    assert display.fpr[-1, 0] == 1
+
+
+def test_a_tie_with_both_thresholds_is_found_as_eq_4_has_it():
+    labels, residual, regular = some_maps()
+    residual, regular = residual[:, 0, 0], regular[:, 0, 0]  # one figure a sample will do
+    for alpha, zeta in zip(residual.tolist(), regular.tolist(), strict=True):
+        display = ThresholdPlaneDisplay.from_predictions(
+            labels, residual, regular, alpha=alpha, zeta=zeta, n_levels=2
+        )
+        flagged = (residual >= alpha) & (regular <= zeta)
+        assert display.in_use == {
+            "alpha": alpha,
+            "zeta": zeta,
+            "fpr": flagged[labels == 1].mean(),
+            "tpr": flagged[labels == -1].mean(),
+        }
+        assert flagged.any()
+        pyplot.close(display.figure_)
+
+
+@pytest.mark.parametrize("value", ["balanced_accuracy", "tpr", "fpr"])
+def test_colours_show_the_value_that_is_asked_for(value):
+    labels, residual, regular = some_maps()
+    display = ThresholdPlaneDisplay.from_predictions(labels, residual, regular, value=value)
+    drawn = np.asarray(display.mesh_.get_array()).reshape(display.fpr.shape)
+    oracle = {"tpr": display.tpr, "fpr": display.fpr}
+    oracle["balanced_accuracy"] = np.mean([display.tpr, 1 - display.fpr], axis=0)
+    np.testing.assert_allclose(drawn, oracle[value])
+    assert display.mesh_.get_clim()[1] == 1
+    assert display.ray_ is display.point_ is None
+    corners = display.mesh_.get_coordinates()
+    assert (corners[0, :-1, 0] < display.alphas).all()
+    assert (corners[0, 1:, 0] > display.alphas).all()
+    assert (corners[:-1, 0, 1] < display.zetas).all()
+    assert (corners[1:, 0, 1] > display.zetas).all()
+
+
+def test_the_ray_is_where_the_thresholds_move_together():
+    labels, residual, regular = some_maps()
+    display = ThresholdPlaneDisplay.from_predictions(
+        labels, residual, regular, alpha=0.3, zeta=0.2
+    )
+    np.testing.assert_array_equal(display.point_.get_xydata(), [[0.3, 0.2]])
+    alphas, zetas = display.ray_.get_data()
+    for t in (-2.0, -0.5, 0.0, 1.0, 3.0):
+        alpha, zeta = move_thresholds(0.3, 0.2, t)
+        nearest = np.interp(np.log(alpha), np.log(alphas), np.log(zetas / (1 - zetas)))
+        assert nearest == pytest.approx(np.log(zeta / (1 - zeta)), abs=1e-5)
+    for values, (low, high) in (
+        (alphas, display.ax_.get_xlim()),
+        (zetas, display.ax_.get_ylim()),
+    ):
+        assert values.min() <= low < high <= values.max()  # from edge to edge
+
+
+def test_thresholds_beyond_all_maps_are_in_the_picture():
+    labels, residual, regular = some_maps()
+    for alpha, zeta in ((1e-5, 1 - 1e-6), (50.0, 1e-9)):
+        display = ThresholdPlaneDisplay.from_predictions(
+            labels, residual, regular, alpha=alpha, zeta=zeta
+        )
+        (low, high), (bottom, top) = display.ax_.get_xlim(), display.ax_.get_ylim()
+        assert low < alpha < high
+        assert bottom < zeta < top
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(("residual", "regular"), [(0.0, 1.0), (1.0, 0.0), (0.5, 0.5)])
+def test_maps_of_one_value_are_drawn(fusion, residual, regular):
+    display = ThresholdPlaneDisplay.from_predictions(
+        [1, -1], np.full((2, 3), residual), np.full((2, 3), regular), fusion=fusion
+    )
+    display.figure_.canvas.draw()
+    assert np.isfinite([display.alphas, display.zetas]).all()
+    assert (np.diff(display.alphas) > 0).all()
+    assert (np.diff(display.zetas) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"y_true": [1, 1]}, "y_true must hold 1 (normal) and -1 (irregular), both."),
+        ({"y_true": [0, 1]}, "y_true must hold 1 (normal) and -1 (irregular). Got [0, 1]."),
+        (
+            {"y_true": [1, -1, 1]},
+            "y_true has the shape (3,), but there are 2 samples; give one label each.",
+        ),
+        (
+            {"residual": np.ones((2, 4))},
+            "residual has the shape (2, 4), but regularity (2, 3); give both maps of each sample.",
+        ),
+        ({"alpha": 0.2}, "alpha=0.2 and zeta=None: give both thresholds or none."),
+        (
+            {"alpha": 0.2, "zeta": 1},
+            "alpha must be above 0 and zeta in (0, 1). Got 0.2 and 1.",
+        ),
+        ({"n_levels": 1}, "n_levels must be 2 or more. Got 1."),
+        (
+            {"fusion": "max"},
+            "fusion must be one of 'min', 'mean', 'inpainter', 'detector'. Got 'max'.",
+        ),
+        (
+            {"value": "f1"},
+            "value must be one of 'balanced_accuracy', 'tpr', 'fpr'. Got 'f1'.",
+        ),
+    ],
+)
+def test_a_plane_that_cannot_be_drawn_is_refused(arguments, message):
+    given = {"y_true": [1, -1], "residual": np.ones((2, 3)), "regularity": np.ones((2, 3)) / 2}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ThresholdPlaneDisplay.from_predictions(**{**given, **arguments})
+    assert not pyplot.get_fignums()
+
+
+def test_the_rules_of_the_plane_are_those_of_the_evidence():
+    assert plotting.FUSIONS == FUSIONS
+
+
 # --- a fitted detector --------------------------------------------------------------------------
 
 
@@ -642,12 +791,163 @@ def test_the_history_of_a_detector_is_drawn(fitted):
     np.testing.assert_array_equal(star.get_xydata(), [(1, row["valid_detector_auc"])])
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_point_in_use_finds_what_the_detector_predicts(fitted, fusion):
+    detector, X, y = fitted
+    detector = copy.deepcopy(detector).set_params(fusion=fusion)
+    display = ThresholdPlaneDisplay.from_estimator(detector, X, y, n_levels=5)
+    found = detector.predict(X) == -1
+    assert display.in_use == {
+        "alpha": detector.alpha_,
+        "zeta": detector.zeta_,
+        "fpr": found[y == 1].mean(),
+        "tpr": found[y == -1].mean(),
+    }
+
+
+def test_a_plane_does_not_know_min_area_and_says_so(fitted):
+    detector, X, y = fitted
+    message = (
+        "estimator has min_area=3, which this plane does not know; set_params(min_area=0) shows "
+        "its thresholds without."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ThresholdPlaneDisplay.from_estimator(copy.deepcopy(detector).set_params(min_area=3), X, y)
+
+
+# --- how they look ----------------------------------------------------------------------------
+
+
+def draw_scores(figure=None):
+    t = np.arange(90)
+    labels = np.where((t > 20) & (t < 32) | (t > 70), -1, 1)
+    scores = 2 + np.sin(t / 5) - 2.5 * (labels == -1) * (1 + np.cos(t)) / 2
+    return ScoreOverTimeDisplay.from_predictions(
+        scores,
+        threshold=0.4,
+        labels=labels,
+        groups=t // 50,
+        frame_rate=10,
+        ax=figure and figure.subplots(),
+    )
+
+
+def draw_roc(figure=None):
+    ax, y = figure and figure.subplots(), np.repeat([1, -1], 40)
+    for name, apart in (("I alone", 0.4), ("D alone", 0.8), ("both", 1.5)):
+        scores = apart * (y == 1) + np.cos(3.0 * np.arange(80) ** 1.1)
+        display = RocDisplay.from_predictions(y, scores, name=name, ax=ax)
+        ax = display.ax_
+    return display
+
+
+def draw_history(figure=None):
+    return HistoryDisplay(HISTORY, checkpoint=CHECKPOINT).plot(axes=figure and figure.subplots(3))
+
+
+def draw_plane(figure=None):
+    labels, residual, regular = some_maps(n=60, seed=1)
+    return ThresholdPlaneDisplay.from_predictions(
+        labels,
+        residual,
+        regular,
+        alpha=0.4,
+        zeta=0.4,
+        n_levels=30,
+        ax=figure and figure.subplots(),
+    )
+
+
+def draw_images(figure=None):
+    # Even, as releases of matplotlib place the edges of pixels in their own ways.
+    images = np.linspace([0.2, 0.4], [0.7, 1.0], 12)[:, :, None] + np.zeros(10)
+    images = images.swapaxes(0, 1)
+    truth = np.zeros(images.shape, dtype=bool)
+    truth[1, 3:6, 3:6] = True
+    return IrregularityDisplay.from_estimator(
+        Fake(), images, truth=truth, axes=figure and figure.subplots(2, 7)
+    )
+
+
+# How each is drawn, its size in inches, and how far matplotlib 3.9 and 3.11 may be apart: a line
+# or a marker that is missing is about 5, a threshold elsewhere 20.
+DRAWN = {
+    "scores": (draw_scores, (4, 2), 4),
+    "roc": (draw_roc, (3, 3), 4),
+    "history": (draw_history, (3, 3), 4),
+    "plane": (draw_plane, (3.5, 3), 4),
+    "images": (draw_images, (6, 2.4), 6.5),
+}
+STYLES = {"light": "default", "dark": "dark_background"}
+PICTURES = Path(__file__).parent / "data" / "pictures"
+
+
+@pytest.fixture(params=STYLES)
+def style(request):
+    with matplotlib.style.context(["default", STYLES[request.param]]):
+        yield request.param
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_pictures_look_as_they_did(name, style, tmp_path):
+    # Words are left out: fonts differ from machine to machine. RENEW_PICTURES=1 draws the
+    # pictures to compare with anew: look at them.
+    draw, size, apart = DRAWN[name]
+    figure = pyplot.figure(figsize=size, dpi=60)
+    draw(figure)
+    for words in [*figure.findobj(matplotlib.text.Text), *figure.findobj(Legend)]:
+        words.set_visible(False)
+    for ax in figure.findobj(matplotlib.axes.Axes):
+        ax.tick_params(length=0, which="both")
+    expected = PICTURES / f"{name}-{style}.png"
+    drawn = expected if os.environ.get("RENEW_PICTURES") else tmp_path / expected.name
+    figure.savefig(drawn, metadata={"Software": None})
+    assert compare_images(expected, drawn, tol=apart) is None
+
+
+def grey(colour):
+    return matplotlib.colors.to_rgb(colour) @ np.array([0.299, 0.587, 0.114])
+
+
+@pytest.mark.parametrize("name", ["scores", "roc", "history"])
+def test_lines_and_words_stand_out_from_the_background_in_grey(name, style):
+    figure = pyplot.figure(figsize=(8, 8), layout="constrained")
+    DRAWN[name][0](figure)
+    figure.canvas.draw()
+    for ax in figure.axes:
+        for line in ax.lines:
+            assert abs(grey(line.get_color()) - grey(ax.get_facecolor())) > 0.25
+        for words in ax.findobj(matplotlib.text.Text):
+            assert abs(grey(words.get_color()) - grey(figure.get_facecolor())) > 0.9
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_nothing_is_cut_off_from_a_new_figure(name):
+    figure = DRAWN[name][0]().figure_
+    figure.canvas.draw()
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(drawn.x0, drawn.y0) > -0.02  # inches
+    assert max(drawn.x1 - width, drawn.y1 - height) < 0.02
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_drawing_leaves_pyplot_as_it_was(name, monkeypatch):
+    monkeypatch.setattr(pyplot, "show", None)  # would fail if it were called
+    figure = pyplot.figure()
+    before = dict(matplotlib.rcParams)
+    display = DRAWN[name][0](figure)
+    assert display.figure_ is figure
+    assert pyplot.get_fignums() == [figure.number]
+    assert dict(matplotlib.rcParams) == before
+
+
 @pytest.mark.parametrize(
     "draw",
     [
         lambda: ScoreOverTimeDisplay.from_predictions([1.0]),
         lambda: RocDisplay.from_predictions([1, -1], [1, 0]),
         lambda: HistoryDisplay(HISTORY).plot(),
+        lambda: ThresholdPlaneDisplay.from_predictions([1, -1], [1, 1], [1, 1]),
     ],
 )
 def test_without_matplotlib_each_picture_names_the_extra(draw, monkeypatch):

@@ -90,6 +90,7 @@ PUBLIC = {
         "IrregularityDisplay",
         "RocDisplay",
         "ScoreOverTimeDisplay",
+        "ThresholdPlaneDisplay",
     ],
     "skavid.report": ["write_report"],
     "skavid.temporal": ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"],

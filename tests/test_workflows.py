@@ -80,6 +80,18 @@ def test_the_demo_prints_figures_of_each_network_and_draws(tmp_path):
     assert (tmp_path / "skavid-demo.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_every_picture_is_drawn_in_the_style_that_is_asked_for(tmp_path):
+    matplotlib = pytest.importorskip("matplotlib.image")
+    few = ("--epochs", 1, "--images", 32, "--style", "dark_background")
+    printed = run_example("pictures.py", tmp_path, *few)
+    names = ["irregularity", "scores", "roc", "plane", "history"]
+    assert printed.splitlines()[1:] == [f"skavid-{name}.png" for name in names]
+    for name in names:
+        corner = matplotlib.imread(tmp_path / f"skavid-{name}.png")[0, 0]
+        assert corner[:3].tolist() == [0, 0, 0]
+
+
 def write_idx(path, array):
     head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     path.write_bytes(gzip.compress(head + array.astype(np.uint8).tobytes()))
