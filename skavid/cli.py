@@ -135,6 +135,7 @@ mistake in skavid.""",
         _add_segment,
         _add_calibrate,
         _add_evaluate,
+        _add_report,
         _add_watch,
         _add_export,
         _add_demo,
@@ -324,21 +325,45 @@ Measure a model on data of which the truth is known.
   skavid evaluate model today.mp4 --labels labels.txt    normal or irregular, one a line""",
     )
     _add_model(parser, "SOURCE")
-    add = parser.add_argument
-    _add_dataset(parser, "the test part of a data set, of which SOURCE is the folder")
-    add(
-        "--masks",
-        type=Path,
-        metavar="FOLDER",
-        help="pictures, or an .npy file, that are not 0 where it is irregular",
-    )
-    add(
-        "--labels",
-        type=Path,
-        metavar="FILE",
-        help="normal or irregular (or 1 and -1), one a line",
-    )
+    _add_truth(parser)
     _add_looking(parser)
+
+
+def _add_report(added: Any) -> None:
+    parser = _command(
+        added,
+        commands.report,
+        "write a page that shows a model at work, with thresholds to move",
+        f"""\
+Write one HTML file that shows a model at work: what it was trained on, its worst images, scores
+over time, figures where the truth is known, and thresholds on sliders that redraw the masks. It
+opens in any browser and fetches nothing.
+
+{SOURCES}""",
+        """\
+  skavid report model today.mp4
+  skavid report model parts/ --output parts.html --worst 24
+  skavid report model UCSDped2/ --dataset ucsd-ped2 --output ped2.html""",
+    )
+    _add_model(parser, "SOURCE")
+    add = parser.add_argument
+    add(
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="the page to write (default: report.html)",
+    )
+    add("--title", metavar="TEXT", help="its headline")
+    add(
+        "--worst",
+        type=_whole(1),
+        default=12,
+        metavar="N",
+        help="how many images to show, the most irregular ones (default: 12)",
+    )
+    _add_truth(parser)
+    _add_looking(parser, steady=False)
 
 
 def _add_watch(added: Any) -> None:
@@ -458,6 +483,23 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         default=0.01,
         metavar="SHARE",
         help="share of normal images that may be flagged (default: 0.01)",
+    )
+
+
+def _add_truth(parser: argparse.ArgumentParser) -> None:
+    _add_dataset(parser, "the test part of a data set, of which SOURCE is the folder")
+    add = parser.add_argument
+    add(
+        "--masks",
+        type=Path,
+        metavar="FOLDER",
+        help="pictures, or an .npy file, that are not 0 where it is irregular",
+    )
+    add(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="normal or irregular (or 1 and -1), one a line",
     )
 
 

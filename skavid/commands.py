@@ -792,6 +792,70 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
     return FINE
 
 
+def report(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Write a page of a model at work."""
+    import numpy as np
+
+    from skavid import sources, truth
+    from skavid.report import write_report
+
+    if [arguments.dataset, arguments.masks, arguments.labels].count(None) < 2:
+        raise ValueError("say once where the truth is: by --dataset, --masks or --labels.")
+    output: Path = arguments.output
+    if output.is_dir():
+        raise IsADirectoryError(f"{output} is a folder; give the name of a file for --output.")
+    _check_parent(output)
+    detector, reading = _open_model(arguments)
+    names: list[str] = []
+    labels = masks = None
+    with _folder_beside(output) as folder:
+        if arguments.dataset:
+            if len(arguments.sources) > 1:
+                raise ValueError(f"--dataset takes one folder, that of {arguments.dataset}.")
+            _ignore(arguments, detector, reading, [])
+            images, ids, labels, masks = _load_dataset(arguments, reading, "test")
+            names = [f"{arguments.dataset}, image {number}" for number in range(len(images))]
+        else:
+            clips = _find_clips(arguments.sources, reading)
+            _ignore(arguments, detector, reading, clips)
+
+            def named(looks: Iterator[Look]) -> Iterator[Look]:
+                for look in looks:
+                    still = look.time is None and reading.stacking is None
+                    names.append(look.name if still else f"{look.name}, frame {look.index}")
+                    bar.update()
+                    yield look
+
+            total = sum(clip.n_images() or 0 for clip in clips) or None
+            with talk.progress(total, "image") as bar:
+                images, ids, _ = sources.load(clips, reading, Path(folder), named)
+            if arguments.labels is not None:
+                labels = truth.read_labels(arguments.labels, len(images))
+            elif arguments.masks is not None:
+                masks = truth.read_masks(arguments.masks, clips, len(images), images.shape[1:3])
+        if masks is not None and masks.shape[1:] != images.shape[1:3]:
+            rows, columns = (
+                np.arange(side) * whole // side
+                for side, whole in zip(images.shape[1:3], masks.shape[1:], strict=True)
+            )
+            masks = masks[:, rows[:, None], columns]
+        talk.say(f"Looking at {counted(len(images), 'image')} ...")
+        size = write_report(
+            detector,
+            output,
+            images,
+            y=None if masks is not None else labels,
+            masks=masks,
+            groups=None if reading.stacking is None else ids,
+            names=names,
+            title=arguments.title,
+            n_worst=arguments.worst,
+        )
+    result = {"report": str(output), "bytes": size, "n_images": len(images)}
+    talk.tell(result, f"The report is in {output} ({size / 1e6:.1f} MB); open it in a browser.")
+    return FINE
+
+
 # --- watch ---------------------------------------------------------------------------------------
 
 

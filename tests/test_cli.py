@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ pytest.importorskip("safetensors")
 Image = pytest.importorskip("PIL.Image")
 
 COMMANDS = (
-    "fit", "score", "segment", "calibrate", "evaluate", "watch", "export", "demo", "info",
+    "fit", "score", "segment", "calibrate", "evaluate", "report", "watch", "export", "demo",
+    "info",
 )  # fmt: skip
 SIZE = ["--size", "16", "24"]
 TINY = ["--epochs", "1", "--set", "inpainter_width=4", "--set", "detector_width=4"]
@@ -753,6 +755,51 @@ def test_a_model_that_python_saved_is_read_by_its_shape(capsys, place):
     del detector.extra_
     detector.save("bare")
     assert run(capsys, "score", "bare", place / "today.mp4") == expected
+
+
+# --- report --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["--masks", "{place}/truth"], ["--labels", "{place}/labels.txt"]]
+)
+def test_a_report_is_one_page_that_names_the_frames(capsys, place, more):
+    pytest.importorskip("matplotlib")
+    more = [word.format(place=place) for word in more]
+    words = ["report", place / "loose", place / "today.mp4", *more, "--output", "page.html"]
+    code, out, _ = run(capsys, *words, "--title", "Noon", "--worst", 3, "--json")
+    page = Path("page.html").read_text()
+    assert code == 0
+    assert json.loads(out) == {"report": "page.html", "bytes": len(page.encode()), "n_images": 30}
+    assert "Noon" in page
+    assert "today.mp4, frame " in page
+    assert ("EER" in page) == bool(more)
+
+
+def test_a_report_of_pictures_names_their_files(capsys, place):
+    pytest.importorskip("matplotlib")
+    assert run(capsys, "report", place / "picture-model", place / "pictures")[0] == 0
+    assert "000.png" in Path("report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--labels", "x", "--masks", "y"],
+            "say once where the truth is: by --dataset, --masks or --labels.",
+        ),
+        (["--output", "."], ". is a folder; give the name of a file for --output."),
+        (
+            ["--output", "nowhere/page.html"],
+            "nowhere/page.html cannot be written: there is no folder nowhere.",
+        ),
+        (["--masks", "nowhere"], "There is no folder and no .npy file nowhere of masks."),
+    ],
+)
+def test_a_report_that_cannot_be_is_refused(capsys, place, tmp_path, words, message):
+    said = refused(capsys, tmp_path, "report", place / "model", place / "today.mp4", *words)
+    assert said == f"skavid report: {message}"
 
 
 # --- watch ---------------------------------------------------------------------------------------

@@ -93,6 +93,7 @@ PUBLIC = {
         "ScoreOverTimeDisplay",
         "ThresholdPlaneDisplay",
     ],
+    "skavid.report": ["write_report"],
     "skavid.temporal": ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"],
     "skavid.video": [
         "BrokenVideoError",
@@ -112,7 +113,7 @@ METHODS = [
     "get_params", "load", "maps", "partial_fit", "predict", "save", "score_samples", "segment",
     "set_fit_request", "set_params", "set_partial_fit_request", "with_thresholds",
 ]  # fmt: skip
-FUNCTIONS = ["datasets", "metrics", "video"]
+FUNCTIONS = ["datasets", "metrics", "report", "video"]
 # What may be given without its name: arrays, and the one thing that a function is about.
 POSITIONAL = {
     "make_ir_mnist": ["digits", "labels"],
@@ -139,6 +140,7 @@ POSITIONAL = {
     "read_pairs": ["source"],
     "write_overlay": ["path", "frames"],
     "load_frames": ["source"],
+    "write_report": ["detector", "path", "X"],
 }
 
 

@@ -1,0 +1,266 @@
+"use strict";
+
+// What the report embeds: the rule of the detector, and the maps of the images that are shown.
+const page = JSON.parse(document.getElementById("data").textContent);
+const {rule, images, strip} = page;
+const at = {alpha: 0, zeta: 0};  // where the sliders stand, in steps from the fitted thresholds
+const byId = (id) => document.getElementById(id);
+
+// Bytes are inflated, not read back from a canvas: browsers that hide fingerprints blur its pixels.
+async function inflate(text) {
+  const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+// A margin, in whole steps rounded down: all low bytes, then all high bytes, of what differs from
+// one pixel to the next.
+async function unpackMargin(text) {
+  const bytes = await inflate(text);
+  const margin = new Int16Array(bytes.length / 2);
+  for (let i = 0, last = 0; i < margin.length; i++) {
+    last = margin[i] = last + ((bytes[margin.length + i] << 8) | bytes[i]);
+  }
+  return margin;
+}
+
+async function unpackMask(text, size) {
+  const bytes = await inflate(text);
+  return Uint8Array.from({length: size}, (_, i) => (bytes[i >> 3] >> (7 - (i & 7))) & 1);
+}
+
+function load(image) {
+  image.loaded ??= Promise.all([
+    unpackMargin(image.inpainter),
+    unpackMargin(image.detector),
+    image.truth ? unpackMask(image.truth, image.height * image.width) : null,
+  ]).then(([inpainter, detector, truth]) => ({inpainter, detector, truth}));
+  return image.loaded;
+}
+
+// The mask of Eq. 4 or of a softer rule, with both thresholds moved by so many steps. Margins were
+// rounded down, so half a step is added: it cannot change a sign.
+function findIrregular({inpainter, detector}, {alpha, zeta}) {
+  const share = {inpainter: 1, detector: 0}[rule.fusion] ?? rule.balance;
+  const mask = new Uint8Array(inpainter.length);
+  for (let i = 0; i < mask.length; i++) {
+    const changed = inpainter[i] + 0.5 - alpha;
+    const doubted = detector[i] + 0.5 + zeta;
+    const evidence = rule.fusion === "min"
+      ? Math.min(changed, doubted)
+      : share * changed + (1 - share) * doubted;
+    mask[i] = evidence >= 0;
+  }
+  return mask;
+}
+
+// Take away what is smaller than min_area, and count what stays. Pixels are connected over edges
+// and corners.
+function openMask(mask, height, width) {
+  const least = Math.min(Math.ceil(rule.minArea / rule.reduced ** 2), mask.length);
+  const seen = new Uint8Array(mask.length);
+  let pixels = 0, patches = 0;
+  for (let start = 0; start < mask.length; start++) {
+    if (!mask[start] || seen[start]) continue;
+    const patch = [start];
+    seen[start] = 1;
+    for (const pixel of patch) {
+      const row = Math.floor(pixel / width), column = pixel % width;
+      for (let y = Math.max(row - 1, 0); y <= Math.min(row + 1, height - 1); y++) {
+        for (let x = Math.max(column - 1, 0); x <= Math.min(column + 1, width - 1); x++) {
+          const next = y * width + x;
+          if (mask[next] && !seen[next]) {
+            seen[next] = 1;
+            patch.push(next);
+          }
+        }
+      }
+    }
+    if (rule.minAreaOf === "patch" && patch.length < least) {
+      for (const pixel of patch) mask[pixel] = 0;
+    } else {
+      pixels += patch.length;
+      patches += 1;
+    }
+  }
+  if (rule.minAreaOf === "image" && pixels < least) {
+    mask.fill(0);
+    pixels = patches = 0;
+  }
+  return {mask, pixels, patches};
+}
+
+function segment(image, maps, steps = at) {
+  return openMask(findIrregular(maps, steps), image.height, image.width);
+}
+
+// Draw the edge of a mask, and tint what it holds.
+function draw(canvas, mask, height, width, {line, edge, tint}) {
+  const scale = canvas.width / width, context = canvas.getContext("2d");
+  const outline = new Path2D();
+  const holds = (y, x) => y >= 0 && x >= 0 && y < height && x < width && mask[y * width + x];
+  context.fillStyle = tint;
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      if (!holds(y, x)) continue;
+      if (!holds(y, x - 1)) {
+        let end = x + 1;
+        while (holds(y, end)) end += 1;
+        context.fillRect(x * scale, y * scale, (end - x) * scale, scale);
+      }
+      for (const [dy, dx, x0, y0, x1, y1] of [
+        [-1, 0, x, y, x + 1, y], [1, 0, x, y + 1, x + 1, y + 1],
+        [0, -1, x, y, x, y + 1], [0, 1, x + 1, y, x + 1, y + 1],
+      ]) {
+        if (holds(y + dy, x + dx)) continue;
+        outline.moveTo(x0 * scale, y0 * scale);
+        outline.lineTo(x1 * scale, y1 * scale);
+      }
+    }
+  }
+  for (const [colour, thickness] of [[edge, 6], [line, 3]]) {
+    context.strokeStyle = colour;
+    context.lineWidth = thickness;
+    context.stroke(outline);
+  }
+}
+
+const LOOKS = {
+  truth: {line: "#00d0ff", edge: "#002733", tint: "rgba(0, 208, 255, 0.12)"},
+  found: {line: "#ff3b1f", edge: "#ffffff", tint: "rgba(255, 59, 31, 0.25)"},
+};
+
+function describe(pixels, patches) {
+  if (!pixels) return "normal";
+  const area = pixels * rule.reduced ** 2;
+  const about = rule.reduced > 1 ? "about " : "";
+  return `irregular: ${about}${area} pixel${area === 1 ? "" : "s"} in ` +
+    `${patches} patch${patches === 1 ? "" : "es"}`;
+}
+
+// Redraw one image: `place` holds a canvas and a line for the verdict. Only loading takes turns with
+// others; what is drawn then is for where the sliders stand then.
+async function show(image, place, isWanted = () => true) {
+  const maps = await load(image), {truth} = maps;
+  if (!isWanted()) return false;
+  const {mask, pixels, patches} = segment(image, maps);
+  const canvas = place.querySelector("canvas");
+  canvas.width = image.width * Math.max(1, Math.ceil(480 / image.width));
+  canvas.height = image.height * (canvas.width / image.width);
+  draw(canvas, mask, image.height, image.width, LOOKS.found);
+  if (truth) draw(canvas, truth, image.height, image.width, LOOKS.truth);
+  place.querySelector(".static")?.remove();
+  const verdict = place.querySelector(".verdict");
+  verdict.textContent = describe(pixels, patches);
+  verdict.className = `verdict ${pixels ? "irregular" : "normal"}`;
+  return pixels > 0;
+}
+
+// --- thresholds -----------------------------------------------------------------------------------
+
+const sigmoid = (value) => 1 / (1 + Math.exp(-value));
+
+function thresholds({alpha, zeta}) {
+  return {
+    alpha: alpha ? rule.alpha * Math.exp(alpha * rule.step) : rule.alpha,
+    zeta: zeta ? sigmoid(rule.logitZeta + zeta * rule.step) : rule.zeta,
+  };
+}
+
+// Three digits that count: of a share close to 1, those of what is missing.
+function digits(value) {
+  const short = (number) => String(Number(number.toPrecision(3)));
+  return value > 0.99 && value < 1 ? `1 - ${short(1 - value)}` : short(value);
+}
+
+let turn = 0;
+
+async function redraw() {
+  const mine = ++turn;
+  const now = thresholds(at);
+  for (const name of ["alpha", "zeta"]) {
+    const moved = at[name] ? `fitted: ${digits(rule[name])}` : "as fitted";
+    byId(`${name}-value`).textContent = `${digits(now[name])} (${moved})`;
+    byId(name).setAttribute("aria-valuetext", `${digits(now[name])}, ${moved}`);
+  }
+  byId("take").textContent = `detector.with_thresholds(${now.alpha}, ${now.zeta})`;
+  const cards = [...document.querySelectorAll(".card")];
+  const irregular = await Promise.all(cards.map((card) => show(images[card.dataset.image], card)));
+  if (mine !== turn) return;  // a later move of a slider is on its way
+  const count = irregular.filter(Boolean).length;
+  byId("summary").textContent =
+    `${count} of the ${cards.length} ${rule.kind} below ${count === 1 ? "is" : "are"} irregular`;
+  if (strip) await showFrame();
+}
+
+for (const name of ["alpha", "zeta"]) {
+  byId(name).addEventListener("input", (event) => {
+    at[name] = Number(event.target.value);
+    schedule();
+  });
+}
+
+let waiting = false;
+
+function schedule() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => {
+    waiting = false;
+    redraw();
+  });
+}
+
+byId("reset").addEventListener("click", () => {
+  for (const name of ["alpha", "zeta"]) byId(name).value = at[name] = 0;
+  redraw();
+});
+
+// --- the strip over time --------------------------------------------------------------------------
+
+let frame = 0;
+
+function showFrame() {
+  const here = strip.frames[frame];
+  const [left, right] = strip.axis;
+  byId("cursor").style.left = `${100 * (left + (right - left) * here.place)}%`;
+  byId("frame").value = frame;
+  byId("frame").setAttribute("aria-valuetext", `${here.name}, score ${here.score}`);
+  byId("frame-name").textContent = here.name;
+  byId("frame-score").textContent = here.score;
+  byId("frame-truth").textContent = here.truth;
+  const picture = byId("frame-picture");
+  picture.src = here.picture;
+  picture.alt = here.name;
+  return show(images[here.image], byId("seen"), () => here === strip.frames[frame]);
+}
+
+function goTo(index) {
+  frame = Math.min(Math.max(index, 0), strip.frames.length - 1);
+  return showFrame();
+}
+
+if (strip) {
+  const [left, right] = strip.axis;  // the slider is as long as the axis above it
+  byId("frame").style.marginLeft = `${100 * left}%`;
+  byId("frame").style.width = `${100 * (right - left)}%`;
+  byId("frame").addEventListener("input", (event) => goTo(Number(event.target.value)));
+  byId("timeline").addEventListener("click", (event) => {
+    const box = byId("timeline").getBoundingClientRect();
+    const place = ((event.clientX - box.left) / box.width - left) / (right - left);
+    const apart = strip.frames.map((one) => Math.abs(one.place - place));
+    goTo(apart.indexOf(Math.min(...apart)));
+  });
+  byId("previous").addEventListener("click", () => {
+    const before = strip.frames.findLastIndex((one, index) => one.alarm && index < frame);
+    if (before >= 0) goTo(before);
+  });
+  byId("next").addEventListener("click", () => {
+    const after = strip.frames.findIndex((one, index) => one.alarm && index > frame);
+    if (after >= 0) goTo(after);
+  });
+}
+
+const ready = redraw().catch((error) => {
+  byId("summary").textContent = `this browser cannot redraw the masks (${error.message})`;
+});

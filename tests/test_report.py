@@ -1,0 +1,811 @@
+"""Reports: what stands in the file, what cannot get into it, and the page at work in Chromium."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import io
+import json
+import re
+import sys
+import tomllib
+import tracemalloc
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import logit
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
+
+from skavid import AVIDDetector, report
+from skavid.metrics import (
+    aupro_score,
+    clip_auc_score,
+    equal_error_rate,
+    pixel_level_auc_score,
+    pixel_level_equal_error_rate,
+)
+from skavid.report import STEP, write_report
+from tests.browser import Browser, find_chromium
+
+pytest.importorskip("matplotlib")
+Image = pytest.importorskip("PIL.Image")
+
+RNG = np.random.default_rng(0)
+HOSTILE = [
+    "<img src=x onerror=alert(1)>.png",
+    "\"&'.png",
+    "</script><script>alert(2)</script>",
+    "--><script>alert(3)</script><!--",
+    "two\nlines\r.png",
+    "right\u202egnp.exe",
+    "javascript:alert(4)",
+    "$\\frac{1}{",
+    "broken\udcff.png",
+    "\u2028\u2029\x00\x1b[31m",
+    "${alert(5)}`",
+    "\u6f22\u5b57 \u05e9\u05dc\u05d5\u05dd",
+]
+
+
+def pictures(n):
+    """Noise with a bright square in each second one, and where that is."""
+    images = RNG.normal(100, 15, size=(n, 16, 16))
+    masks = np.zeros(images.shape, bool)
+    masks[::2, 4:9, 6:10] = True
+    images[masks] += 120
+    return images.astype(np.float32), masks
+
+
+@pytest.fixture(scope="module")
+def detector():
+    images = RNG.normal(100, 15, size=(40, 16, 16)).astype(np.float32)
+    tiny = {"inpainter_width": 4, "detector_width": 4, "max_epochs": 1}
+    return AVIDDetector(**tiny, value_range=(0, 255), random_state=0).fit(images)
+
+
+@pytest.fixture
+def drawn_once(monkeypatch):
+    """Draw each figure once a session: what takes most of the time of a small report."""
+
+    def figure(draw, label, *rest, **options):
+        if label not in FIGURES:
+            FIGURES[label] = draw_figure(draw, label, *rest, **options)
+        return FIGURES[label]
+
+    draw_figure = report._figure
+    monkeypatch.setattr(report, "_figure", figure)
+
+
+FIGURES = {}
+X, MASKS = pictures(24)
+Y = np.where(MASKS.any(axis=(1, 2)), -1, 1)
+CLIPS = np.repeat(["door", "yard", "gate"], 8)
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, text by element, scripts by type."""
+
+    VOID = ("meta", "img", "input", "br")
+
+    def __init__(self, path):
+        super().__init__(convert_charrefs=True)
+        self.source = path.read_bytes().decode()
+        self.elements, self.open, self.texts, self.scripts = [], [], [], []
+        self.feed(self.source)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):  # of SVG
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts.append((self.elements[-1][1].get("type"), data))
+        elif self.open:
+            self.texts.append((self.open[-1], data))
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def data(self):
+        (text,) = [text for kind, text in self.scripts if kind == "application/json"]
+        return json.loads(text)
+
+    def words(self):
+        return re.sub(r"\s+", " ", " ".join(text for _, text in self.texts))
+
+
+def written(detector, tmp_path, *args, **given):
+    path = tmp_path / "report.html"
+    assert write_report(detector, path, *args, **given) == path.stat().st_size
+    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+    return Page(path)
+
+
+def unpack(image, network):
+    """Read an embedded margin the slow, obvious way."""
+    packed = zlib.decompress(base64.b64decode(image[network]))
+    half = len(packed) // 2
+    values, last = [], 0
+    for low, high in zip(packed[:half], packed[half:], strict=True):
+        last = (last + low + 256 * high + 2**15) % 2**16 - 2**15
+        values.append(last)
+    return np.array(values).reshape(image["height"], image["width"])
+
+
+# --- what stands in it ------------------------------------------------------------------------
+
+
+def test_nothing_is_fetched_and_only_the_one_script_may_run(detector, tmp_path):
+    page = written(detector, tmp_path, X, masks=MASKS, groups=CLIPS)
+    for _, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+            assert attributes.get(name, "data:").startswith(
+                ("data:image/png;base64,", "#", "data:")
+            )
+        assert not any(name.startswith("on") for name in attributes)
+    assert not page.all("link")
+    assert not re.search(r"@import|url\((?!#)", page.source)
+    (policy,) = [one["content"] for one in page.all("meta") if "http-equiv" in one]
+    (script,) = [text for kind, text in page.scripts if kind is None]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def test_the_worst_images_come_first_with_names_scores_and_findings(detector, tmp_path):
+    names = [f"part {row}" for row in range(len(X))]
+    page = written(detector, tmp_path, X, names=names, n_worst=5, title="Line 4")
+    scores, found = detector.score_samples(X), detector.find(X)
+    worst = np.argsort(scores, kind="stable")[:5]
+    shown = [text for tag, text in page.texts if tag == "bdi"]
+    assert shown == ["Line 4", *(names[row] for row in worst)]
+    words = page.words()
+    for row in worst:
+        assert f"score {scores[row]:.3g}" in words
+        one = found[row][0]
+        assert (
+            f"rows {one.box[0]} to {one.box[2] - 1}, columns {one.box[1]} to {one.box[3] - 1}: "
+        ) in words
+    assert len(page.data()["images"]) == len(page.all("canvas")) - 1 == 5
+
+
+def test_metrics_are_those_of_skavid_metrics_with_their_protocol(detector, tmp_path):
+    page = written(detector, tmp_path, X, masks=MASKS, groups=CLIPS)
+    scores, evidence = detector.score_samples(X), detector.maps(X).evidence
+    rule = {"rule": "pami2014", "overlap": 0.4}
+    expected = [
+        roc_auc_score(Y, scores),
+        equal_error_rate(Y, scores),
+        clip_auc_score(Y, scores, CLIPS),
+        pixel_level_auc_score(MASKS, evidence, **rule),
+        pixel_level_equal_error_rate(MASKS, evidence, **rule),
+        aupro_score(MASKS, evidence, max_fpr=0.3),
+    ]
+    assert [float(one["value"]) for one in page.all("data")] == expected
+    words = page.words()
+    assert "an irregular frame is found if 40 % of its irregular pixels are flagged" in words
+    assert "over the 3 of 3 clips that hold frames of both kinds" in words
+    alarms = detector.predict(X) == -1
+    assert f"false alarms, of the normal frames {alarms[Y == 1].sum()} of 12" in words
+    assert f"found, of the irregular frames {alarms[Y == -1].sum()} of 12" in words
+
+
+def test_ignored_pixels_are_no_part_of_any_metric(detector, tmp_path, drawn_once):
+    ignored = np.zeros((16, 16), bool)
+    ignored[:12, :12] = True  # all of the squares
+    masks = MASKS.copy()
+    masks[:4, 14:, 14:] = True
+    twin = detector.with_thresholds(0.2, 0.4).set_params(ignore=ignored)
+    y = np.where(masks.any(axis=(1, 2)), -1, 1)
+    page = written(twin, tmp_path, X, y=y, masks=masks)
+    labels = np.where(np.arange(24) < 4, -1, 1)
+    evidence = twin.maps(X).evidence
+    expected = [
+        roc_auc_score(labels, twin.score_samples(X)),
+        equal_error_rate(labels, twin.score_samples(X)),
+        pixel_level_auc_score(masks, evidence, overlap=0.4, ignore=ignored),
+        pixel_level_equal_error_rate(masks, evidence, overlap=0.4, ignore=ignored),
+        aupro_score(masks, evidence, max_fpr=0.3, ignore=ignored),
+    ]
+    assert [float(one["value"]) for one in page.all("data")] == expected
+    assert "Ignored pixels do not count." in page.words()
+    assert "24 images of 16 x 16 pixels; 4 of them irregular, by the masks given" in page.words()
+
+
+def test_labels_alone_are_measured_by_image(detector, tmp_path, drawn_once):
+    page = written(detector, tmp_path, X, y=Y)
+    scores = detector.score_samples(X)
+    expected = [roc_auc_score(Y, scores), equal_error_rate(Y, scores)]
+    assert [float(one["value"]) for one in page.all("data")] == expected
+
+
+def test_without_labels_or_with_one_kind_alarms_are_counted(detector, tmp_path, drawn_once):
+    page = written(detector, tmp_path, X)
+    assert not page.all("data")
+    assert "No labels and no masks were given" in page.words()
+    n_alarms = (detector.predict(X) == -1).sum()
+    assert f"images found irregular {n_alarms} of 24" in page.words()
+    page = written(detector, tmp_path, X[1::2], y=Y[1::2])
+    assert not page.all("data")
+    assert "All images are of one kind by their labels" in page.words()
+
+
+def test_figures_are_a_histogram_or_scores_over_time_a_roc_curve_and_the_training(
+    detector, tmp_path
+):
+    def labels(page):
+        return [one["aria-label"] for one in page.all("svg")]
+
+    assert labels(written(detector, tmp_path, X)) == [
+        "histogram of the scores", "history of the training",
+    ]  # fmt: skip
+    page = written(detector, tmp_path, X, y=Y, groups=CLIPS)
+    assert labels(page) == ["ROC curve", "history of the training", "scores over time"]
+
+
+def test_the_header_tells_of_parameters_thresholds_and_versions(detector, tmp_path):
+    words = written(detector, tmp_path, X).words()
+    assert "normal images of 16 x 16 pixels, 1 channel, intensities 0 to 255" in words
+    assert "inpainter_width=4" in words
+    assert "batch_size" not in words  # as by default
+    n = detector.calibration_["n_images"]
+    assert (
+        f"calibrated on {n} normal images held out of the training, for target_fpr=0.01" in words
+    )
+    assert f"alpha {detector.alpha_:.4g} on the residual" in words
+    assert re.search(r"by skavid \S+, torch \S+, scikit-learn \S+, numpy \S+, Python 3", words)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({}, "Both were given, not calibrated."),
+        ({"ignore": np.eye(16, dtype=bool)}, "ignore=a mask of 6.25 % of the pixels"),
+        ({"contamination": 0.1}, "so that a share of 0.1 of the training images was found"),
+    ],
+)
+def test_the_header_tells_of_what_was_given(detector, tmp_path, drawn_once, parameters, words):
+    twin = detector.with_thresholds(0.2, 0.4).set_params(**parameters)
+    assert words in written(twin, tmp_path, X).words()
+
+
+def test_thresholds_of_clips_are_told_with_the_risk_of_a_new_clip(detector, tmp_path, drawn_once):
+    twin = detector.with_thresholds(0.2, 0.4).set_params(zeta="auto")
+    twin.calibration_ = {"n_images": 30, "n_clips": 3, "fpr_bound": None, "clip_risk": 0.25}
+    words = written(twin, tmp_path, X).words()
+    assert (
+        "zeta was calibrated on 30 normal images of 3 clips held out of the training, for "
+        "target_fpr=0.01 in each clip; a new clip has more with a probability of up to 0.25."
+    ) in words
+
+
+def test_frames_of_a_clip_are_shown_some_apart_and_the_strip_has_them_all(detector, tmp_path):
+    long = np.concatenate([X] * 5)
+    clips = np.repeat([0, 1, 2], 40)
+    page = written(detector, tmp_path, long, groups=clips, n_worst=3)
+    strip = page.data()["strip"]["frames"]
+    assert len(strip) == 120
+    assert [one["alarm"] for one in strip] == (detector.predict(long) == -1).tolist()
+    assert strip[41]["name"] == "1, frame 1"
+    shown = [text for tag, text in page.texts if tag == "bdi"][1:4]
+    places = sorted(40 * int(clip) + int(frame) for clip, frame in (
+        re.fullmatch(r"(\d), frame (\d+)", name).groups() for name in shown
+    ))  # fmt: skip
+    same = clips[places[1:]] == clips[places[:-1]]
+    assert (np.diff(places)[same] >= 10).all()
+    assert "Of frames of a clip less than 10 apart only the worst is shown." in page.words()
+
+
+def test_of_many_frames_the_strip_keeps_the_most_irregular_of_each_run(
+    detector, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(report, "STRIP_PIXELS", 6 * 256)
+    page = written(detector, tmp_path, X, groups=CLIPS, n_worst=1)
+    names = [one["name"] for one in page.data()["strip"]["frames"]]
+    scores = detector.score_samples(X)
+    rows = [start + int(np.argmin(scores[start : start + 4])) for start in range(0, 24, 4)]
+    assert names == [f"{CLIPS[row]}, frame {row % 8}" for row in rows]
+    assert "6 of 24 frames are here" in page.words()
+
+
+def test_rows_colour_and_stacks_are_drawn(tmp_path, drawn_once):
+    colour = RNG.integers(0, 255, size=(20, 16, 16, 3), dtype=np.uint8)
+    tiny = {"inpainter_width": 4, "detector_width": 4, "max_epochs": 1, "random_state": 0}
+    rows = colour.reshape(20, -1)
+    fitted = AVIDDetector(**tiny, image_shape=(16, 16, 3)).fit(rows)
+    page = written(fitted, tmp_path, rows[:3], masks=np.ones((3, 16, 16), bool))
+    assert len(page.data()["images"]) == 3
+    worst = np.argmin(fitted.score_samples(rows[:3]))
+    np.testing.assert_array_equal(decoded(first_picture(page)), colour[worst])
+    fitted.spacing = 2  # as if the channels were three moments
+    page = written(fitted, tmp_path, rows[:3])
+    np.testing.assert_array_equal(decoded(first_picture(page)), colour[worst, ..., 2])
+
+
+def first_picture(page):
+    return next(one["src"] for one in page.all("img") if one["alt"])
+
+
+def decoded(source):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))))
+
+
+@pytest.mark.parametrize("fusion", ["min", "mean", "inpainter", "detector"])
+def test_embedded_margins_are_the_detectors_in_steps_rounded_down(
+    detector, tmp_path, fusion, drawn_once
+):
+    twin = detector.with_thresholds(detector.alpha_, detector.zeta_).set_params(fusion=fusion)
+    page = written(twin, tmp_path, X, n_worst=24)
+    maps = twin.maps(X)
+    order = np.argsort(twin.score_samples(X), kind="stable")
+    for image, row in zip(page.data()["images"], order, strict=True):
+        changed = np.log(maps.residual[row].astype(float) / twin.alpha_) / STEP
+        doubted = (logit(twin.zeta_) - logit(maps.regularity[row].astype(float))) / STEP
+        # A mean is moved by a step where rounding turned its sign.
+        allowed = 1.01 if fusion == "mean" else 0.01
+        for network, exact in (("inpainter", changed), ("detector", doubted)):
+            error = exact - unpack(image, network)
+            assert (error > -allowed).all()
+            assert (error < 1 + allowed).all()
+
+
+def test_large_images_are_shown_by_their_most_irregular_pixels(
+    detector, tmp_path, monkeypatch, drawn_once
+):
+    monkeypatch.setattr(report, "SHOWN_SIDE", 6)
+    twin = detector.with_thresholds(detector.alpha_, detector.zeta_).set_params(fusion="min")
+    page = written(twin, tmp_path, X, masks=MASKS, n_worst=24)
+    found = twin.segment(X)
+    order = np.argsort(twin.score_samples(X), kind="stable")
+    for image, row in zip(page.data()["images"], order, strict=True):
+        assert (image["height"], image["width"]) == (6, 6)
+        seen = (unpack(image, "inpainter") >= 0) & (unpack(image, "detector") >= 0)
+        for i in range(6):
+            for j in range(6):
+                square = found[row, 3 * i : 3 * i + 3, 3 * j : 3 * j + 3]
+                assert seen[i, j] == square.any()
+    assert "Each 3 x 3 pixels are shown as one" in page.words()
+
+
+def test_memory_holds_the_maps_of_the_shown_images_alone(detector, tmp_path, drawn_once):
+    many = np.lib.format.open_memmap(tmp_path / "many.npy", "w+", np.float32, (800, 64, 64))
+    many[:] = np.tile(X[0], (4, 4))
+    write_report(detector, tmp_path / "report.html", many[:8], n_worst=2)  # imports, first
+    tracemalloc.start()
+    try:
+        write_report(detector, tmp_path / "report.html", many, n_worst=2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < many.nbytes
+
+
+def test_the_parts_of_the_page_are_installed_with_the_package():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    listed = project["tool"]["setuptools"]["package-data"]["skavid"]
+    parts = {one.name for one in Path(report.__file__).parent.glob("report.*")} - {"report.py"}
+    assert parts == {one for one in listed if one.startswith("report.")} != set()
+
+
+# --- what cannot get into it ------------------------------------------------------------------
+
+
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=40)
+
+
+@settings(max_examples=8)  # each draws its figures, with the names of clips
+@given(name=TEXTS, title=TEXTS, clip=TEXTS)
+def test_no_text_is_taken_for_html(detector, tmp_path, name, title, clip):
+    path = tmp_path / "report.html"
+    write_report(
+        detector, path, X[:3], names=[name] * 3, title=title, groups=[clip] * 3, n_worst=1
+    )
+    page, plain = Page(path), Page(written_plain(detector, tmp_path))
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
+    assert [text for kind, text in page.scripts if kind is None] == [
+        text for kind, text in plain.scripts if kind is None
+    ]
+    shown = [text for tag, text in page.texts if tag == "bdi"]
+    expected = [title or "skavid report", name, clip]
+    assert [one for one in map(seen, expected) if one] == shown
+    assert page.data()["strip"]["frames"][0]["name"] == seen(name)
+
+
+def written_plain(detector, tmp_path):
+    path = tmp_path / "plain.html"
+    if not path.exists():
+        write_report(
+            detector, path, X[:3], names=["a"] * 3, title="a", groups=["a"] * 3, n_worst=1
+        )
+    return path
+
+
+def seen(text):
+    """Write as Python does what cannot be seen."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def test_hostile_names_are_written_out(detector, tmp_path):
+    names = HOSTILE * 2
+    page = written(detector, tmp_path, X, names=names, groups=CLIPS, n_worst=24)
+    shown = [text for tag, text in page.texts if tag == "bdi"][1:25]
+    assert sorted(shown) == sorted(map(seen, names))
+    assert "right\\u202egnp.exe" in shown
+    assert "two\\nlines\\r.png" in shown
+    assert "broken\\udcff.png" in shown
+    alternatives = {one["alt"] for one in page.all("img") if one["alt"]}
+    assert alternatives == set(map(seen, names))
+
+
+def test_clips_that_look_alike_are_numbered(detector, tmp_path):
+    page = written(detector, tmp_path, X, groups=np.repeat(["a\n", "a\\n", "b"], 8), n_worst=1)
+    called = {text for tag, text in page.texts if tag == "bdi"}
+    assert {"a\\n (1)", "a\\n (2)", "b (3)"} <= called
+
+
+def test_a_parameter_that_holds_html_is_escaped(detector, tmp_path):
+    twin = detector.with_thresholds(0.2, 0.4)
+    twin.random_state = "<script>alert(1)</script>"
+    page = written(twin, tmp_path, X)
+    assert len(page.scripts) == 2
+    assert "random_state='<script>alert(1)</script>'" in page.words()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (
+            {"y": Y[:5]},
+            ValueError,
+            "y has the shape (5,), but X has 24 images; give one value an image.",
+        ),
+        (
+            {"y": (Y == -1).astype(int)},
+            ValueError,
+            "y must hold 1 (normal) and -1 (irregular). Got [0, 1]; labels 0 and 1 become these "
+            "by np.where(y == 0, 1, -1).",
+        ),
+        (
+            {"y": -Y, "masks": MASKS},
+            ValueError,
+            "y and masks disagree about 24 of 24 images: y says image 0 is normal, its mask "
+            "irregular; leave y out to go by the masks.",
+        ),
+        (
+            {"masks": MASKS[:, :8]},
+            ValueError,
+            "masks has the shape (24, 8, 16), but X holds images of (24, 16, 16); give one mask "
+            "an image, of its size.",
+        ),
+        (
+            {"masks": 255 * MASKS.astype(np.uint8)},
+            ValueError,
+            "masks must be boolean, True where a pixel is irregular. Got uint8; write masks > 0.",
+        ),
+        (
+            {"groups": CLIPS[:5]},
+            ValueError,
+            "groups has the shape (5,), but X has 24 images; give one value an image.",
+        ),
+        (
+            {"groups": np.tile([0, 1], 12)},
+            ValueError,
+            "groups has a clip whose frames are not consecutive; sort X and groups by clip and "
+            "time.",
+        ),
+        (
+            {"names": ["a"]},
+            ValueError,
+            "names holds 1 names, but X has 24 images; give one an image.",
+        ),
+        (
+            {"names": "a.png"},
+            ValueError,
+            "names holds one string, but X has 24 images; give one an image.",
+        ),
+        (
+            {"n_worst": 0},
+            ValueError,
+            "The 'n_worst' parameter of write_report must be an int in the range [1, inf). Got 0 "
+            "instead.",
+        ),
+        (
+            {"title": 5},
+            ValueError,
+            "The 'title' parameter of write_report must be an instance of 'str' or None. Got 5 "
+            "instead.",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    detector, tmp_path, given, error, message
+):
+    path = tmp_path / "report.html"
+    path.write_text("before")
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        write_report(detector, path, X, **given)
+    assert path.read_text() == "before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_detector_must_be_one_and_fitted(detector, tmp_path):
+    path = tmp_path / "report.html"
+    message = "The 'detector' parameter of write_report must be an instance of "
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        write_report("detector.joblib", path, X)
+    with pytest.raises(NotFittedError, match=r"^This AVIDDetector instance is not fitted yet"):
+        write_report(AVIDDetector(), path, X)
+    with pytest.raises(ValueError, match=r"^X has images of 3 channels, but AVIDDetector was"):
+        write_report(detector, path, np.zeros((4, 16, 16, 3)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_must_be_a_file_in_a_folder_that_is_there(detector, tmp_path):
+    missing = tmp_path / "reports" / "week.html"
+    message = f"{missing} cannot be written: there is no folder {missing.parent}; make it first."
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        write_report(detector, missing, X)
+    message = f"{tmp_path} is a folder; name a file in it, such as report.html."
+    with pytest.raises(IsADirectoryError, match=f"^{re.escape(message)}$"):
+        write_report(detector, tmp_path, X)
+
+
+def test_a_disk_that_is_full_leaves_the_file_as_it_was(detector, tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("before")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    message = f"{path} cannot be written: No space left on device."
+    with pytest.raises(OSError, match=f"^{re.escape(message)}$"):
+        write_report(detector, path, X)
+    assert path.read_text() == "before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_without_matplotlib_the_extra_is_named_first(detector, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    message = "Reports need matplotlib; pip install 'skavid[plot]'."
+    with pytest.raises(ImportError, match=f"^{re.escape(message)}$"):
+        write_report(detector, tmp_path / "report.html", X)
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_of_matplotlib_stay_as_they_were(detector, tmp_path):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    written(detector, tmp_path, X, y=Y)
+    assert dict(matplotlib.rcParams) == before
+
+
+# --- the page at work -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium on the PATH: apt-get install chromium")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def opened(browser, detector, tmp_path, drawn_once):
+    """Open a report, wait until it is drawn, and check in the end that nothing was wrong."""
+
+    def open_report(*args, twin=detector, **given):
+        path = tmp_path / "report.html"
+        write_report(twin, path, *args, **given)
+        browser.open(path)
+        browser.run("ready")
+        return browser
+
+    yield open_report
+    assert browser.complaints() == []
+
+
+SEGMENT = """
+Promise.all(images.map(async (image) => {
+  const {mask} = segment(image, await load(image), {alpha: %d, zeta: %d});
+  return Array.from(mask).join("");
+}))
+"""
+
+
+def masks_of(browser, shape, alpha=0, zeta=0):
+    found = browser.run(SEGMENT % (alpha, zeta))
+    return np.array([[pixel == "1" for pixel in one] for one in found]).reshape(-1, *shape)
+
+
+@pytest.mark.parametrize("fusion", ["min", "mean", "inpainter", "detector"])
+@pytest.mark.parametrize(
+    "min_area", [{}, {"min_area": 6}, {"min_area": 20, "min_area_of": "image"}]
+)
+def test_the_page_segments_as_the_detector_does(opened, detector, fusion, min_area):
+    if "min_area_of" not in min_area and min_area:
+        pytest.importorskip("skimage")
+    maps = detector.maps(X)
+    pair = np.quantile(maps.residual, 0.6), np.quantile(maps.regularity, 0.6)
+    twin = detector.with_thresholds(*map(float, pair)).set_params(fusion=fusion, **min_area)
+    page = opened(X, twin=twin, n_worst=24)
+    order = np.argsort(twin.score_samples(X), kind="stable")
+    expected = twin.segment(X[order])
+    assert expected.any()
+    assert not expected.all()
+    np.testing.assert_array_equal(masks_of(page, (16, 16)), expected)
+
+
+@pytest.mark.parametrize("steps", [(40, 0), (-40, 10), (0, -30), (25, 25)])
+@pytest.mark.parametrize("fusion", ["min", "mean"])
+def test_sliders_move_the_thresholds_of_the_detector(opened, detector, steps, fusion):
+    twin = detector.with_thresholds(detector.alpha_, detector.zeta_).set_params(fusion=fusion)
+    page = opened(X, twin=twin, n_worst=24)
+    alpha, zeta = steps
+    now = page.run(f"thresholds({{alpha: {alpha}, zeta: {zeta}}})")
+    moved = twin.with_thresholds(now["alpha"], now["zeta"])
+    assert moved.alpha_ == pytest.approx(twin.alpha_ * np.exp(steps[0] * STEP))
+    assert logit(moved.zeta_) == pytest.approx(logit(twin.zeta_) + steps[1] * STEP)
+    order = np.argsort(twin.score_samples(X), kind="stable")
+    found = masks_of(page, (16, 16), *steps)
+    apart = found != moved.segment(X[order])
+    # Eq. 4 to the last step; a mean within two steps of the threshold.
+    near = np.abs(moved.maps(X[order]).evidence) < (2 * STEP if fusion == "mean" else 1e-5)
+    assert not apart[~near].any()
+
+
+STATE = """
+({
+  verdicts: Array.from(document.querySelectorAll(".card .verdict"), (one) => one.textContent),
+  summary: document.getElementById("summary").textContent,
+  alpha: document.getElementById("alpha-value").textContent,
+  spoken: document.getElementById("alpha").getAttribute("aria-valuetext"),
+  take: document.getElementById("take").textContent,
+  inked: Array.from(document.querySelectorAll(".card canvas"), (one) => {
+    const {width, height} = one, copy = new OffscreenCanvas(width, height);
+    const context = copy.getContext("2d", {willReadFrequently: true});
+    context.drawImage(one, 0, 0);
+    return context.getImageData(0, 0, width, height).data.some((value) => value);
+  }),
+})
+"""
+SETTLED = "new Promise((done) => setTimeout(() => redraw().then(done), 100))"
+
+
+def test_the_keyboard_moves_a_slider_and_the_page_follows(opened, detector):
+    page = opened(X, n_worst=6)
+    before = page.run(STATE)
+    n_found = (detector.predict(X) == -1).sum()
+    assert before["alpha"] == f"{float(f'{detector.alpha_:.3g}')} (as fitted)"
+    assert before["take"] == f"detector.with_thresholds({detector.alpha_}, {detector.zeta_})"
+    assert sum(one.startswith("irregular: ") for one in before["verdicts"]) == min(6, n_found)
+    page.run("document.getElementById('alpha').focus()")
+    page.press("End", 35)
+    page.run("document.getElementById('zeta').focus()")
+    page.press("Home", 36)
+    page.run(SETTLED)
+    strict = page.run(STATE)
+    assert set(strict["verdicts"]) == {"normal"}
+    assert strict["summary"] == "0 of the 6 images below are irregular"
+    assert not any(strict["inked"])
+    assert strict["spoken"].endswith(f"fitted: {float(f'{detector.alpha_:.3g}')}")
+    page.run("document.getElementById('reset').click()")
+    page.run(SETTLED)
+    assert page.run(STATE) == before
+    page.run("document.getElementById('alpha').focus()")
+    page.press("Home", 36)
+    page.run("document.getElementById('zeta').focus()")
+    page.press("End", 35)
+    page.run(SETTLED)
+    loose = page.run(STATE)
+    assert loose["summary"] == "6 of the 6 images below are irregular"
+    assert all(loose["inked"])
+
+
+def test_verdicts_in_the_file_are_those_that_the_page_draws(opened, detector, tmp_path):
+    page = opened(X, masks=MASKS, n_worst=24)
+    plain = [text for tag, text in Page(tmp_path / "report.html").texts if tag == "p"]
+    said = [text for text in plain if re.fullmatch(r"normal|irregular: .*", text)]
+    assert page.run(STATE)["verdicts"] == said
+
+
+def test_a_threshold_that_is_not_asked_cannot_be_moved(opened, detector):
+    twin = detector.with_thresholds(detector.alpha_, detector.zeta_)
+    page = opened(X, twin=twin.set_params(fusion="inpainter"))
+    assert page.run("[document.getElementById('alpha').disabled, zeta.disabled]") == [False, True]
+
+
+def test_the_strip_moves_through_time_by_keys_buttons_and_clicks(opened, detector):
+    page = opened(X, masks=MASKS, groups=CLIPS, n_worst=1)
+    names = [f"{clip}, frame {row % 8}" for row, clip in enumerate(CLIPS)]
+    alarms = np.flatnonzero(detector.predict(X) == -1)
+    read = """[
+      byId("frame-name").textContent, byId("frame-truth").textContent,
+      byId("seen").querySelector(".verdict").textContent.split(":")[0],
+      byId("frame-picture").naturalWidth,
+    ]"""
+
+    def at(row):
+        page.run(SETTLED)
+        page.run("byId('frame-picture').decode()")
+        name, truth, verdict, width = page.run(read)
+        assert (name, width) == (names[row], 16)
+        assert truth == ("truly irregular" if Y[row] == -1 else "truly normal")
+        assert verdict == ("irregular" if row in alarms else "normal")
+
+    at(0)
+    page.run("byId('frame').focus()")
+    page.press("ArrowRight", 39)
+    at(1)
+    page.run("byId('next').click()")
+    at(alarms[alarms > 1][0])
+    page.press("End", 35)
+    at(23)
+    page.run("byId('previous').click()")
+    at(alarms[alarms < 23][-1])
+    box = page.run("(({left, width, top, height}) => [left, width, top, height])"
+                   "(byId('timeline').getBoundingClientRect())")  # fmt: skip
+    left, right = page.run("strip.axis")
+    x = box[0] + box[1] * (left + (right - left) * 10.4 / 24)
+    page.run(f"byId('timeline').dispatchEvent(new MouseEvent('click', {{clientX: {x}}}))")
+    at(10)
+    cursor = page.run("byId('cursor').getBoundingClientRect().left + 1")
+    assert cursor == pytest.approx(box[0] + box[1] * (left + (right - left) * 10.5 / 24), abs=1)
+
+
+def test_hostile_names_run_nothing(opened, browser):
+    opened(X, names=HOSTILE * 2, groups=CLIPS, masks=MASKS, n_worst=24, title=HOSTILE[2])
+    browser.run("byId('frame').focus()")
+    for _ in range(23):
+        browser.press("ArrowRight", 39)
+    browser.run(SETTLED)
+    assert browser.run("byId('frame-name').textContent") == seen(HOSTILE[-1])
+    assert browser.run("document.title") == HOSTILE[2]
+    assert browser.run("document.scripts.length") == 2
+    assert browser.run("document.querySelectorAll('[onerror], img[src=x]').length") == 0
+
+
+def test_a_script_that_gets_in_is_not_run(browser, detector, tmp_path):
+    path = tmp_path / "report.html"
+    write_report(detector, path, X)
+    path.write_text(path.read_text().replace("</main>", "</main><script>alert(1)</script>"))
+    browser.open(path)
+    told = [one["method"] for one in browser.complaints()]
+    assert "Page.javascriptDialogOpening" not in told
+    assert "Log.entryAdded" in told  # of the policy that refused it
+    browser.told.clear()
+
+
+def test_controls_have_names_for_those_who_do_not_see_them(opened):
+    page = opened(X, groups=CLIPS)
+    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    named = {
+        node["name"]["value"]
+        for node in nodes
+        if node.get("role", {}).get("value") in ("slider", "button")
+    }
+    assert {"frame, over time", "Previous alarm", "Next alarm"} < named
+    assert any(name.startswith("alpha, what I must change") for name in named)
+    assert any(name.startswith("zeta, how regular D may find it") for name in named)
