@@ -1,4 +1,7 @@
-"""Draw every picture of skavid.plotting from one small training.
+"""Every picture of skavid.plotting
+================================
+
+Drawn from one small training::
 
     python examples/pictures.py
 
@@ -8,6 +11,7 @@ order, as if they came by on a belt, the spoilt ones in runs. ``--style dark_bac
 other style of matplotlib, draws the same in other colours.
 """
 
+# sphinx_gallery_thumbnail_path = "images/pictures-scores.png"
 from __future__ import annotations
 
 import argparse

@@ -650,7 +650,7 @@ def draw_overlay(
     zoom: int = 1,
     ignore: ArrayLike | None = None,
 ) -> NDArray[np.uint8]:
-    """Draw a mask and a regularity over a single picture, as :class:`OverlayWriter` does.
+    """Draw a mask and a regularity over a single picture, as `OverlayWriter` does.
 
     Parameters
     ----------
