@@ -546,7 +546,10 @@ def _draw_histogram(
     ax: Any, scores: NDArray[np.float64], labels: NDArray[Any] | None, threshold: float
 ) -> None:
     irregular = 0.0 - scores
-    edges = np.histogram_bin_edges(irregular, bins=40)
+    # The threshold is an edge: a bar is of alarms or of none.
+    low, high = irregular.min() + threshold, irregular.max() + threshold
+    width = max(high - low, 1e-3 * abs(high), 1e-6) / 40
+    edges = width * np.arange(low // width - 1, high // width + 3) - threshold
     kinds = [(irregular, "images", "")]
     if labels is not None:
         kinds = [
@@ -558,6 +561,7 @@ def _draw_histogram(
             ax.hist(values, edges, alpha=0.6, hatch=hatch, label=f"{label} ({len(values)})")
     ax.axvline(0.0 - threshold, color=INK, linestyle="--", linewidth=1.2, label="threshold")
     ax.set(xlabel="how irregular (-score)", ylabel="images")
+    ax.locator_params(axis="y", integer=True)
     ax.legend()
 
 

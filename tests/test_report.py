@@ -34,7 +34,7 @@ from skavid.metrics import (
 from skavid.report import STEP, write_report
 from tests.browser import Browser, find_chromium
 
-pytest.importorskip("matplotlib")
+Figure = pytest.importorskip("matplotlib.figure").Figure
 Image = pytest.importorskip("PIL.Image")
 
 RNG = np.random.default_rng(0)
@@ -261,6 +261,16 @@ def test_figures_are_a_histogram_or_scores_over_time_a_roc_curve_and_the_trainin
     assert labels(page) == ["ROC curve", "history of the training", "scores over time"]
 
 
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=30))
+def test_bars_of_the_histogram_right_of_the_threshold_are_the_alarms(scores):
+    scores, threshold = np.array(scores), float(np.nextafter(0, 1))
+    ax = Figure().subplots()
+    report._draw_histogram(ax, scores, None, threshold)
+    right = [bar for bar in ax.patches if bar.get_x() + bar.get_width() / 2 > 0]
+    assert sum(bar.get_height() for bar in ax.patches) == len(scores)
+    assert sum(bar.get_height() for bar in right) == (scores < threshold).sum()
+
+
 def test_the_header_tells_of_parameters_thresholds_and_versions(detector, tmp_path):
     words = written(detector, tmp_path, X).words()
     assert "normal images of 16 x 16 pixels, 1 channel, intensities 0 to 255" in words
@@ -411,6 +421,7 @@ def test_the_parts_of_the_page_are_installed_with_the_package():
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=40)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)  # each draws its figures, with the names of clips
 @given(name=TEXTS, title=TEXTS, clip=TEXTS)
 def test_no_text_is_taken_for_html(detector, tmp_path, name, title, clip):
