@@ -772,7 +772,7 @@ def test_a_report_is_one_page_that_names_the_frames(capsys, place, more):
     assert code == 0
     assert json.loads(out) == {"report": "page.html", "bytes": len(page.encode()), "n_images": 30}
     assert "Noon" in page
-    assert "today.mp4, frame " in page
+    assert "today, frame " in page
     assert ("EER" in page) == bool(more)
 
 
