@@ -261,7 +261,7 @@ def test_figures_are_a_histogram_or_scores_over_time_a_roc_curve_and_the_trainin
     assert labels(page) == ["ROC curve", "history of the training", "scores over time"]
 
 
-@given(st.lists(st.floats(-50, 50), min_size=1, max_size=30))
+@given(st.lists(st.floats(-50, 50, width=32, allow_subnormal=False), min_size=1, max_size=30))
 def test_bars_of_the_histogram_right_of_the_threshold_are_the_alarms(scores):
     scores, threshold = np.array(scores), float(np.nextafter(0, 1))
     ax = Figure().subplots()
