@@ -29,7 +29,7 @@ from sklearn.utils.validation import check_is_fitted, check_memory
 from torch import Tensor, nn
 
 from skavid import segmentation
-from skavid.corruption import CORRUPTIONS, complementary, hiding
+from skavid.corruption import CORRUPTIONS, Corrupted, complementary, hiding
 from skavid.images import check_images, check_value_range, from_tensor, to_tensor, value_range
 from skavid.losses import LOSSES
 from skavid.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
@@ -1087,7 +1087,13 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             restored: Tensor = inpainter(images)
             return restored
         total, count = torch.zeros_like(images), torch.zeros_like(images)
-        draws = complementary(
+        for draw in self._draws(images):
+            total += draw.hidden * inpainter(draw.images, draw.hidden)
+            count += draw.hidden
+        return total / count
+
+    def _draws(self, images: Tensor) -> Iterator[Corrupted]:
+        return complementary(
             images,
             self.n_draws,
             gamma=self.gamma,
@@ -1096,10 +1102,6 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             video=self.spacing is not None,
             size=_check_sides(self.hidden_size),
         )
-        for draw in draws:
-            total += draw.hidden * inpainter(draw.images, draw.hidden)
-            count += draw.hidden
-        return total / count
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
