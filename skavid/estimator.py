@@ -30,7 +30,7 @@ from sklearn.utils.validation import check_is_fitted, check_memory
 from torch import Tensor, nn
 
 from skavid import persistence, segmentation
-from skavid.corruption import CORRUPTIONS, complementary, hiding
+from skavid.corruption import CORRUPTIONS, Corrupted, complementary, hiding
 from skavid.images import (
     check_ignored,
     check_images,
@@ -1094,7 +1094,13 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             restored: Tensor = inpainter(images)
             return restored
         total, count = torch.zeros_like(images), torch.zeros_like(images)
-        draws = complementary(
+        for draw in self._draws(images):
+            total += draw.hidden * inpainter(draw.images, draw.hidden)
+            count += draw.hidden
+        return total / count
+
+    def _draws(self, images: Tensor) -> Iterator[Corrupted]:
+        return complementary(
             images,
             self.n_draws,
             gamma=self.gamma,
@@ -1103,10 +1109,6 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             video=self.spacing is not None,
             size=_check_sides(self.hidden_size),
         )
-        for draw in draws:
-            total += draw.hidden * inpainter(draw.images, draw.hidden)
-            count += draw.hidden
-        return total / count
 
     # --- keeping a model -------------------------------------------------------------------------
 
