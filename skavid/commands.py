@@ -51,7 +51,7 @@ EXTRAS = {
     "video": ("av",),
     "image": ("pillow", "scikit-image"),
     "save": ("safetensors",),
-    "export": ("onnx", "onnxruntime"),
+    "onnx": ("onnx", "onnxruntime"),
     "plot": ("matplotlib",),
     "parquet": ("pyarrow",),
 }

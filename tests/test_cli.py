@@ -203,7 +203,7 @@ def test_info_says_what_a_bug_report_needs(capsys):
     assert told["skavid"] == __version__
     assert told["packages"]["torch"]
     assert told["devices"][0] == "cpu"
-    assert {"video", "image", "save", "export", "plot", "parquet"} == set(told["extras"])
+    assert {"video", "image", "save", "onnx", "plot", "parquet"} == set(told["extras"])
     assert run(capsys, "info")[1].startswith(f"skavid {__version__}, Python 3")
 
 

@@ -68,6 +68,7 @@ PUBLIC = {
         "make_ir_mnist",
         "make_moving_shapes",
     ],
+    "skavid.export": ["to_onnx", "verify_onnx"],
     "skavid.losses": ["LOSSES", "bce", "eq3", "hinge", "lsgan"],
     "skavid.metrics": [
         "aupro_score",

@@ -211,19 +211,20 @@ def search(memory, n_jobs=None, grid=GRID):
     )
 
 
-def trainings(folder):
-    """Count the results that joblib has stored."""
-    return len(list(folder.rglob("output.pkl")))
+def kept(folder, function="play"):
+    """Count the results of a function that joblib has stored."""
+    return len(list(folder.rglob(f"{function}/*/output.pkl")))
 
 
 @pytest.mark.filterwarnings("ignore:y marks irregular:UserWarning")
 def test_a_search_over_25_thresholds_trains_once_a_fold_and_once_at_the_end(tmp_path):
     found = search(str(tmp_path))
-    assert trainings(tmp_path) == 4
+    assert kept(tmp_path) == 4
+    assert kept(tmp_path, "_look_at_all") == 7  # held-out and test images of each fold, and all
     assert np.isfinite(found.cv_results_["mean_test_score"]).all()
-    # Another 25 thresholds on the same folds train nothing.
-    search(str(tmp_path), grid={"alpha": [0.03], "zeta": [0.2, 0.4], "smoothing": [0, 3]})
-    assert trainings(tmp_path) == 4
+    # Other thresholds on the same folds train nothing and look at nothing.
+    search(str(tmp_path), grid={"alpha": [0.03], "zeta": [0.2, 0.4], "fusion": ["min", "mean"]})
+    assert (kept(tmp_path), kept(tmp_path, "_look_at_all")) == (4, 7)
 
 
 @pytest.mark.slow
@@ -235,7 +236,7 @@ def test_a_search_without_memory_or_with_two_processes_finds_the_same(tmp_path):
         parallel = search(str(tmp_path / "two"), n_jobs=2).cv_results_["mean_test_score"]
     assert_allclose(plain, cached, rtol=0, atol=0)
     assert_allclose(parallel, cached, rtol=0, atol=0)
-    assert trainings(tmp_path / "two") == 4
+    assert kept(tmp_path / "two") == 4
 
 
 def test_a_warm_start_minds_new_parameters_and_counts_its_own_epochs():
