@@ -16,7 +16,7 @@ detection here: one odd normal digit is enough for an alarm. The figures of puzz
 size are in benchmarks/results/paper/tables.md, by benchmarks/paper.py.
 """
 
-# sphinx_gallery_thumbnail_path = "../benchmarks/results/paper/ir_mnist-reduced.png"
+# sphinx_gallery_thumbnail_path = "../benchmarks/results/paper/ir_mnist-full.png"
 from __future__ import annotations
 
 import argparse
