@@ -6,6 +6,7 @@ import copy
 import pickle
 import re
 import warnings
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -670,14 +671,14 @@ def test_a_detector_with_other_thresholds_shares_the_networks(fitted):
 @pytest.mark.parametrize("corruption", ["grafts", "hiding"])
 def test_a_search_looks_at_the_images_once(tmp_path, monkeypatch, corruption):
     looks = []
-    judge = AVIDDetector._judge
+    change = AVIDDetector._change
 
     def counted(self, *arguments):
         looks.append(1)
-        return judge(self, *arguments)
+        return change(self, *arguments)
 
     options = {**TINY, "max_epochs": 1, "inpainter_corruption": corruption}
-    monkeypatch.setattr(AVIDDetector, "_judge", counted)
+    monkeypatch.setattr(AVIDDetector, "_change", counted)
     plain = AVIDDetector(**options, fusion="min", alpha=0.1, zeta=0.7).fit(NORMAL)
     expected = plain.score_samples(QUERY), plain.segment(QUERY), plain.find(QUERY)
     looks.clear()
@@ -689,6 +690,29 @@ def test_a_search_looks_at_the_images_once(tmp_path, monkeypatch, corruption):
     assert len(looks) == 1
     for one, other in zip(found, expected, strict=True):
         assert_array_equal(np.asarray(one, dtype=object), np.asarray(other, dtype=object))
+
+
+def test_two_threads_find_what_one_does_and_leave_torch_as_it_was(monkeypatch):
+    detector = AVIDDetector(**TINY).fit(NORMAL)
+    expected = detector.maps(QUERY)
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    found = detector.maps(QUERY)
+    monkeypatch.undo()
+    assert torch.get_num_threads() == before
+    for name, one in expected.items():
+        assert_array_equal(found[name], one)
+
+
+def test_an_error_in_either_network_reaches_the_caller(monkeypatch):
+    detector = AVIDDetector(**TINY).fit(NORMAL)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for name in ("_change", "_doubt"):
+        with monkeypatch.context() as patch:
+            patch.setattr(AVIDDetector, name, Mock(side_effect=MemoryError("no more")))
+            with pytest.raises(MemoryError, match="no more"):
+                detector.score_samples(QUERY)
+    assert np.isfinite(detector.score_samples(QUERY)).all()
 
 
 # --- pixels that do not count -------------------------------------------------------------------
