@@ -42,6 +42,7 @@ from skavid.images import (
     value_range,
 )
 from skavid.losses import LOSSES
+from skavid.networks import in_tiles
 from skavid.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
 from skavid.scene import Scene, evenly
 from skavid.training import (
@@ -58,6 +59,7 @@ __all__ = ["PAPER", "VIDEO", "AVIDDetector"]
 # Images are scored in chunks of a fixed size, chosen by this many pixels: a score then depends
 # neither on how many images came with it nor on where in the stack it stood.
 CHUNK_PIXELS = {"cpu": 2**15, "cuda": 2**21}
+TILE_PIXELS = 2**21  # larger images are shown to the networks in tiles
 CALIBRATION_PIXELS = 2**26
 CLIP_RISK = 0.1  # a share of clips with too many false alarms that is worth a warning
 HIDING = ("hiding", hiding)
@@ -1082,7 +1084,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self, images: Tensor, detector: nn.Module, ignore: NDArray[np.bool_] | None
     ) -> NDArray[np.float32]:
         """Return how regular D finds the region of each pixel, as logits."""
-        scores = detector(images).float().cpu().numpy()
+        scores = in_tiles(detector, images, TILE_PIXELS).float().cpu().numpy()
         lowest = lowest_region(scores, self.geometry_, *images.shape[2:])
         logits: NDArray[np.float32] = -segmentation.smooth(
             -lowest, **self._filter_sizes(), ignore=ignore
@@ -1101,8 +1103,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _inpaint(self, images: Tensor, inpainter: nn.Module) -> Tensor:
         """Restore images: I(X). Hidden pixels are the mean over draws that hide every pixel."""
         if self.inpainter_corruption not in HIDING:
-            restored: Tensor = inpainter(images)
-            return restored
+            return in_tiles(inpainter, images, TILE_PIXELS)
         total, count = torch.zeros_like(images), torch.zeros_like(images)
         for draw in self._draws(images):
             total += draw.hidden * inpainter(draw.images, draw.hidden)

@@ -5,6 +5,7 @@ Floor 2: imports `regions` only, never `corruption`, `losses` or `training`.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import cast
 
@@ -12,9 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skavid.regions import PAPER_GEOMETRY, Geometry, padded_shape, reflect_pad
+from skavid.regions import (
+    PAPER_GEOMETRY,
+    Geometry,
+    grid_shape,
+    padded_shape,
+    reflect_pad,
+)
 
-__all__ = ["Detector", "Inpainter"]
+__all__ = ["Detector", "Inpainter", "in_tiles"]
 
 STEEPNESS = 8.0
 
@@ -54,6 +61,56 @@ def _seen(images: Tensor, hidden: Tensor) -> Tensor:
 
 def _multiple(length: int, step: int) -> int:
     return -(-length // step) * step
+
+
+def in_tiles(network: Inpainter | Detector, images: Tensor, n_pixels: int) -> Tensor:
+    """Show large images to a network in overlapping tiles: what it says of the whole.
+
+    Memory is that of one tile. Tiles overlap by as far as the network sees, so that nothing
+    which a cut changed is kept.
+
+    Parameters
+    ----------
+    network : Inpainter or Detector
+        In evaluation mode: batch statistics of a tile are not those of an image.
+    images : Tensor of shape (n_images, n_channels, height, width)
+        Intensities about [0, 1].
+    n_pixels : int
+        Images of no more pixels than this are shown whole; tiles have about as many, without
+        what overlaps.
+
+    Returns
+    -------
+    output : Tensor
+        ``network(images)``, but for rounding.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.networks import Inpainter, in_tiles
+    >>> images, network = torch.rand(1, 1, 200, 300), Inpainter(1, width=4, depth=1).eval()
+    >>> torch.allclose(in_tiles(network, images, 10_000), network(images), atol=1e-6)
+    True
+    """
+    height, width = images.shape[2:]
+    if height * width <= n_pixels:
+        return cast(Tensor, network(images))
+    n1, n2 = network.output_shape(height, width)
+    jump, reach = network.jump, _multiple(network.reach, network.step)
+    side = _multiple(math.isqrt(n_pixels), network.step)
+    n = side // jump
+    rows = []
+    for i in range(0, n1, n):
+        top = max(0, i * jump - reach)
+        row = []
+        for j in range(0, n2, n):
+            left = max(0, j * jump - reach)
+            tile = images[..., top : i * jump + side + reach, left : j * jump + side + reach]
+            below, beside = i - top // jump, j - left // jump
+            said = network(tile)[..., below : below + n, beside : beside + n]
+            row.append(said[..., : n1 - i, : n2 - j].clone())
+        rows.append(torch.cat(row, -1))
+    return torch.cat(rows, -2)
 
 
 class Inpainter(nn.Module):
@@ -111,6 +168,9 @@ class Inpainter(nn.Module):
         self.depth = depth
         self.patch = patch
         self.bounded = bounded
+        # For `in_tiles`: where tiles may begin, pixels to an output, and how far it sees.
+        self.step, self.jump = patch * 2**depth, 1
+        self.reach = patch * (2 + 7 * (2**depth - 1))
         widths = [width * 2**level for level in range(depth + 1)]
         first = _block(n_channels + 1, width)
         if patch > 1:
@@ -122,6 +182,10 @@ class Inpainter(nn.Module):
         self.correct = nn.Conv2d(width, n_channels * patch**2, 1)
         nn.init.zeros_(self.correct.weight)
         nn.init.zeros_(cast(Tensor, self.correct.bias))
+
+    def output_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Say how large what is restored is: as large as the image."""
+        return height, width
 
     def forward(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Restore images.
@@ -141,9 +205,8 @@ class Inpainter(nn.Module):
         """
         n, _, height, width = images.shape
         seen = images.new_zeros(n, 1, height, width) if hidden is None else hidden.mean(1, True)
-        step = self.patch * 2**self.depth
-        below = _multiple(height, step) - height
-        beside = _multiple(width, step) - width
+        below = _multiple(height, self.step) - height
+        beside = _multiple(width, self.step) - width
         features = reflect_pad(torch.cat([images, seen], 1), 0, beside, 0, below)
         features = self.enter(features)  # (n, w, h, w)
         skips = []
@@ -195,6 +258,9 @@ class Detector(nn.Module):
         super().__init__()
         self.geometry = geometry
         self.is_paper = geometry == PAPER_GEOMETRY
+        self.jump = geometry.jump
+        self.step = geometry.jump if self.is_paper else 2 * geometry.size
+        self.reach = geometry.size if self.is_paper else 13 * geometry.size
         if self.is_paper:
             self.near = _figure_2(n_channels, width)
         else:
@@ -210,6 +276,10 @@ class Detector(nn.Module):
                 nn.LeakyReLU(0.1, inplace=True),
                 nn.Conv2d(wide, 1, 1),
             )
+
+    def output_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Say how many regions an image has along either side."""
+        return grid_shape(self.geometry, height, width)
 
     def forward(self, images: Tensor) -> Tensor:
         """Score every region.
@@ -230,8 +300,7 @@ class Detector(nn.Module):
         if self.is_paper:
             logits = self.near(reflect_pad(images, 0, broad - width, 0, tall - height))
             return cast(Tensor, logits[:, 0])
-        even = 2 * self.geometry.size
-        tall, broad = _multiple(tall, even), _multiple(broad, even)
+        tall, broad = _multiple(tall, self.step), _multiple(broad, self.step)
         near = self.near(reflect_pad(images, 0, broad - width, 0, tall - height))
         far = _double(self.far(near))
         return cast(Tensor, self.judge(torch.cat([near, far], 1))[:, 0, :n1, :n2])

@@ -704,6 +704,16 @@ def test_two_threads_find_what_one_does_and_leave_torch_as_it_was(monkeypatch):
         assert_array_equal(found[name], one)
 
 
+def test_large_images_are_scored_in_tiles_with_the_same_numbers(monkeypatch):
+    detector = AVIDDetector(**TINY).fit(NORMAL)
+    large = textures(n=2, height=150, width=170)
+    expected = detector.maps(large)
+    monkeypatch.setattr("skavid.estimator.TILE_PIXELS", 3000)
+    found = detector.maps(large)
+    for name, one in expected.items():
+        assert_allclose(found[name], one, rtol=0, atol=1e-5, err_msg=name)
+
+
 def test_an_error_in_either_network_reaches_the_caller(monkeypatch):
     detector = AVIDDetector(**TINY).fit(NORMAL)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skavid.networks import Detector, Inpainter
+from skavid.networks import Detector, Inpainter, in_tiles
 from skavid.regions import PAPER_GEOMETRY, aligned, grid_shape, region_slices
 
 SIDES = st.integers(1, 40)
@@ -142,3 +142,23 @@ def test_an_image_of_which_nothing_is_seen_is_guessed_from_0():
     images = torch.full((1, 1, 8, 8), 0.9)
     restored = Inpainter(1, width=2, depth=1, bounded=True).eval()(images, torch.ones_like(images))
     torch.testing.assert_close(restored, torch.full_like(images, 0.017986))
+
+
+NETWORKS = {
+    "pixels": awake(Inpainter(1, width=2, depth=2)),
+    "patches": awake(Inpainter(1, width=2, depth=1, patch=4)),
+    "regions of 1": awake(Detector(1, geometry=aligned(1), width=2)),
+    "regions of 8": awake(Detector(1, geometry=aligned(8), width=2)),
+    "Fig. 2": awake(Detector(1, geometry=PAPER_GEOMETRY, width=3)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@settings(max_examples=15)
+@given(height=st.integers(1, 400), width=st.integers(1, 400), n_pixels=st.integers(1, 30_000))
+def test_in_tiles_a_network_says_what_it_says_of_the_whole(name, height, width, n_pixels):
+    images = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(height))
+    with torch.inference_mode():
+        whole = NETWORKS[name](images)
+        tiled = in_tiles(NETWORKS[name], images, max(n_pixels, height * width // 40))
+    torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=1e-5 * float(whole.abs().max()))
