@@ -70,6 +70,8 @@ def constants(changed):
     before = {name: getattr(corruption, name) for name in changed}
     try:
         for name, value in changed.items():
+            if isinstance(value, dict):  # the kinds that it does not name are left out
+                value = {**dict.fromkeys(before[name], 0.0), **value}
             setattr(corruption, name, value)
         yield
     finally:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from math import ceil
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import joblib
 import numpy as np
@@ -42,7 +42,7 @@ from skavid.images import (
     value_range,
 )
 from skavid.losses import LOSSES
-from skavid.networks import in_tiles
+from skavid.networks import Detector, Inpainter, in_tiles
 from skavid.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
 from skavid.scene import Scene, evenly
 from skavid.training import (
@@ -64,6 +64,7 @@ CALIBRATION_PIXELS = 2**26
 CLIP_RISK = 0.1  # a share of clips with too many false alarms that is worth a warning
 HIDING = ("hiding", hiding)
 _Task = Callable[[], Any]
+_Network = TypeVar("_Network", bound=nn.Module)
 
 PAPER: dict[str, Any] = {
     "inpainter_corruption": "noise",
@@ -1043,7 +1044,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> Iterator[_Look]:
         """Yield what both networks say, a chunk of images at a time."""
         device = _check_device(self.device)
-        inpainter, detector = (_placed(net, device) for net in (self.inpainter_, self.detector_))
+        inpainter, detector = _placed(self.inpainter_, device), _placed(self.detector_, device)
         height, width = images.shape[1:3]
         # Small networks still work on 16 x 16 or so; more than 64 images gain nothing.
         ignored = self._ignored(images)
@@ -1066,7 +1067,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @torch.inference_mode()
     def _change(
-        self, images: Tensor, inpainter: nn.Module, ignore: NDArray[np.bool_] | None
+        self, images: Tensor, inpainter: Inpainter, ignore: NDArray[np.bool_] | None
     ) -> tuple[Tensor, NDArray[np.float32]]:
         """Return I(X) and how much I changed each pixel."""
         inpainted = self._inpaint(images, inpainter)
@@ -1081,7 +1082,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @torch.inference_mode()
     def _doubt(
-        self, images: Tensor, detector: nn.Module, ignore: NDArray[np.bool_] | None
+        self, images: Tensor, detector: Detector, ignore: NDArray[np.bool_] | None
     ) -> NDArray[np.float32]:
         """Return how regular D finds the region of each pixel, as logits."""
         scores = in_tiles(detector, images, TILE_PIXELS).float().cpu().numpy()
@@ -1100,7 +1101,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             for name, size in given.items()
         }
 
-    def _inpaint(self, images: Tensor, inpainter: nn.Module) -> Tensor:
+    def _inpaint(self, images: Tensor, inpainter: Inpainter) -> Tensor:
         """Restore images: I(X). Hidden pixels are the mean over draws that hide every pixel."""
         if self.inpainter_corruption not in HIDING:
             return in_tiles(inpainter, images, TILE_PIXELS)
@@ -1378,7 +1379,7 @@ def _openmp() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="openmp")
 
 
-def _placed(network: nn.Module, device: str) -> nn.Module:
+def _placed(network: _Network, device: str) -> _Network:
     # Networks live on the CPU, so that a pickle opens anywhere; a GPU gets a copy.
     return network if device == "cpu" else copy.deepcopy(network).to(device)
 

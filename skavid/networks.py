@@ -184,7 +184,18 @@ class Inpainter(nn.Module):
         nn.init.zeros_(cast(Tensor, self.correct.bias))
 
     def output_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Say how large what is restored is: as large as the image."""
+        """Say how large what is restored is.
+
+        Parameters
+        ----------
+        height, width : int
+            Of the image, in pixels.
+
+        Returns
+        -------
+        height, width : int
+            The same.
+        """
         return height, width
 
     def forward(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
@@ -278,7 +289,18 @@ class Detector(nn.Module):
             )
 
     def output_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Say how many regions an image has along either side."""
+        """Say how many regions an image has.
+
+        Parameters
+        ----------
+        height, width : int
+            Of the image, in pixels.
+
+        Returns
+        -------
+        n1, n2 : int
+            Regions below and beside each other.
+        """
         return grid_shape(self.geometry, height, width)
 
     def forward(self, images: Tensor) -> Tensor:
