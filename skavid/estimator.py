@@ -10,10 +10,9 @@ import copyreg
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from math import ceil
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -28,7 +27,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch, Tags, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, check_memory
-from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from skavid import persistence, segmentation
@@ -45,6 +43,7 @@ from skavid.losses import LOSSES
 from skavid.networks import Detector, Inpainter, in_tiles
 from skavid.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
 from skavid.scene import Scene, evenly
+from skavid.threads import side_by_side
 from skavid.training import (
     AVIDNet,
     InterruptedGame,
@@ -63,7 +62,6 @@ TILE_PIXELS = 2**21  # larger images are shown to the networks in tiles
 CALIBRATION_PIXELS = 2**26
 CLIP_RISK = 0.1  # a share of clips with too many false alarms that is worth a warning
 HIDING = ("hiding", hiding)
-_Task = Callable[[], Any]
 _Network = TypeVar("_Network", bound=nn.Module)
 
 PAPER: dict[str, Any] = {
@@ -1057,10 +1055,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             tensor = to_tensor(part, self.value_range_, ignored)
             missing = size - len(tensor)
             full = torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]).to(device)
-            (inpainted, residual), logits = _side_by_side(
+            (inpainted, residual), logits = side_by_side(
                 partial(self._change, full, inpainter, ignored),
                 partial(self._doubt, full, detector, ignored),
-                device,
+                device=device,
             )
             kept = slice(stop - start)
             yield _Look(slice(start, stop), inpainted[kept], residual[kept], logits[kept])
@@ -1347,36 +1345,6 @@ def _check_device(device: str) -> str:
             f"device={device!r} is not there; this machine has {', '.join(there)}."
         ) from error
     return device
-
-
-def _side_by_side(first: _Task, second: _Task, device: str) -> tuple[Any, Any]:
-    """Call two functions at once, each on half of torch's threads; one by one where it has one.
-
-    Two networks on one core each are faster than one after the other on both: what is not a
-    convolution runs on one core anyway.
-    """
-    n_threads = torch.get_num_threads()
-    if device != "cpu" or n_threads < 2:
-        return first(), second()
-    later = _beside(os.getpid()).submit(_limited, second, n_threads // 2)
-    return _limited(first, n_threads - n_threads // 2), later.result()
-
-
-def _limited(task: _Task, n_threads: int) -> Any:
-    # Of the calling thread alone, and only meanwhile.
-    with _openmp().limit(limits=n_threads):
-        return task()
-
-
-@cache
-def _beside(process: int) -> ThreadPoolExecutor:
-    """Keep threads ready; a forked process needs its own."""
-    return ThreadPoolExecutor(thread_name_prefix="skavid")
-
-
-@cache
-def _openmp() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="openmp")
 
 
 def _placed(network: _Network, device: str) -> _Network:

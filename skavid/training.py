@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +30,7 @@ from skavid.losses import LOSSES
 from skavid.networks import Detector, Inpainter
 from skavid.regions import Geometry, region_mean
 from skavid.scene import Read, Scene, background, clip_starts, evenly, learn_scene
+from skavid.threads import ahead, side_by_side
 
 __all__ = [
     "AVIDNet",
@@ -151,6 +154,15 @@ class Batch(NamedTuple):
         """Bring all of it to a device."""
         beside = self.beside and _slice(self.beside, slice(None), device)
         return Batch(self.images.to(device), self.inside.to(device), beside)
+
+
+class _Turn(NamedTuple):
+    """A batch, and what both networks are to make of it."""
+
+    images: Tensor
+    inside: Tensor
+    task: Corrupted  # for I
+    lesson: Corrupted | None  # for D
 
 
 class _Images(Dataset[Any]):
@@ -329,6 +341,17 @@ def region_targets(
     return regular, weight if fake else weight * region_mean(corrupted.weight, geometry)
 
 
+class _Turns:
+    """The turns of an epoch, each made while the one before it is played."""
+
+    def __init__(self, batches: DataLoader[Any], prepare: Callable[[Batch], _Turn]) -> None:
+        self.batches = batches
+        self.prepare = prepare
+
+    def __iter__(self) -> Iterator[_Turn]:
+        return ahead(map(self.prepare, self.batches))
+
+
 class AVIDNet(NeuralNet):  # type: ignore[misc]
     """The game: two modules, two optimisers, one train step.
 
@@ -429,6 +452,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         self.averaged_inpainter_ = AveragedModel(self.inpainter, avg_fn=average, use_buffers=True)
         self.averaged_detector_ = AveragedModel(self.detector, avg_fn=average, use_buffers=True)
         self.generator_ = Generator().manual_seed(self.seed)
+        self.replay_generator_ = Generator().manual_seed(self.seed + 3)
         self.replayed_: list[tuple[Tensor, Tensor, Tensor]] = []
         self.best_: dict[str, dict[str, Any]] = {}
         self.stopped_: str | None = None
@@ -457,8 +481,8 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
             return {"momentum": self.momentum}
         return {"betas": (self.momentum, 0.999)}
 
-    def get_iterator(self, dataset: _Images, training: bool = False) -> DataLoader[Any]:
-        """Shuffle the training images into whole batches.
+    def get_iterator(self, dataset: _Images, training: bool = False) -> _Turns:
+        """Shuffle the training images into whole batches and corrupt them, one ahead.
 
         Parameters
         ----------
@@ -469,27 +493,39 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
 
         Returns
         -------
-        batches : DataLoader
-            Of ``batch_size`` images each; the last one is filled up with images seen before,
-            since batch statistics of a lone image would be worth nothing.
+        turns : iterable
+            An epoch at a time, of ``batch_size`` images each; the last one is filled up with
+            images seen before, since batch statistics of a lone image would be worth nothing.
         """
         n = -(-len(dataset) // self.batch_size) * self.batch_size
         sampler = RandomSampler(dataset, num_samples=n, generator=dataset.generator)
-        return DataLoader(
+        batches = DataLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             collate_fn=_as_it_is,
             generator=dataset.generator,
         )
+        return _Turns(batches, self._prepare)
+
+    @torch.no_grad()
+    def _prepare(self, batch: Batch) -> _Turn:
+        batch = batch.to(self.device)
+        task = self._corrupt(self.inpainter_corruption, batch.images, batch.beside)
+        lesson = None
+        if self.detector_corruption is self.inpainter_corruption:
+            lesson = task  # one draw serves both networks
+        elif self.detector_corruption is not None:
+            lesson = self._corrupt(self.detector_corruption, batch.images, batch.beside)
+        return _Turn(batch.images, batch.inside, task, lesson)
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
-        """Move D, then I, on one batch.
+        """Move D and I on one batch; at once where neither sees the other's work.
 
         Parameters
         ----------
-        batch : Batch
-            Clean images X, and what clips add to them.
+        batch : tuple
+            Clean images X, what counts of them, I's task and D's lesson.
         **fit_params : dict
             Not used.
 
@@ -513,14 +549,17 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         ----------
         .. [1] Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection", ACCV 2018.
         """
-        batch = batch.to(self.device)
-        images, beside = batch.images, batch.beside
+        turn: _Turn = batch
         self._set_learning_rate()
-        task = self._corrupt(self.inpainter_corruption, images, beside)
-        restored = self.inpainter_(task.images, task.hidden)
-        made = torch.where(task.hidden > 0, restored, images) if task.hidden.any() else restored
-        detector_loss = self._step_detector(batch, task, made.detach())
-        inpainter_loss = self._step_inpainter(images, task, restored, made)
+        if self._is_adversarial():
+            restored, made = self._restore(turn)
+            detector_loss = self._step_detector(turn, made.detach())
+            inpainter_loss = self._step_inpainter(turn, restored, made)
+        else:
+            inpainter_loss, detector_loss = side_by_side(
+                partial(self._step_inpainter, turn), partial(self._step_detector, turn),
+                device=self.device,
+            )  # fmt: skip
         self.averaged_inpainter_.update_parameters(self.inpainter_)
         self.averaged_detector_.update_parameters(self.detector_)
         self.step_ += 1
@@ -544,24 +583,26 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
             neighbours=beside,
         )
 
-    def _step_detector(self, batch: Batch, task: Corrupted, made: Tensor) -> Tensor:
-        images, beside = batch.images, batch.beside
-        geometry, loss = self.detector_.geometry, LOSSES[self.loss]
-        lesson = None
-        if self.detector_corruption is self.inpainter_corruption:
-            lesson = task  # one draw serves both networks
-        elif self.detector_corruption is not None:
-            lesson = self._corrupt(self.detector_corruption, images, beside)
-        logits = self.detector_(images if lesson is None else lesson.images)
+    def _restore(self, turn: _Turn) -> tuple[Tensor, Tensor]:
+        """Return I(X~), and what I made of X: I(X~) where pixels were hidden, if any were."""
+        task = turn.task
+        restored = self.inpainter_(task.images, task.hidden)
+        if not task.hidden.any():
+            return restored, restored
+        return restored, torch.where(task.hidden > 0, restored, turn.images)
+
+    def _step_detector(self, turn: _Turn, made: Tensor | None = None) -> Tensor:
+        lesson, geometry, loss = turn.lesson, self.detector_.geometry, LOSSES[self.loss]
+        logits = self.detector_(turn.images if lesson is None else lesson.images)
         if lesson is None:
             total = loss(logits, torch.ones_like(logits), None)
         else:
             # What was not grafted is X: a clean batch beside it would teach little at much cost.
             regular, weight = region_targets(lesson, geometry)
-            weight = weight * region_mean(batch.inside, geometry)
+            weight = weight * region_mean(turn.inside, geometry)
             total = loss(logits, regular, weight)
-        if self._is_adversarial():
-            fake, *truth = self._replay(made, *region_targets(task, geometry, fake=True))
+        if made is not None:
+            fake, *truth = self._replay(made, *region_targets(turn.task, geometry, fake=True))
             # Fixed statistics: I's work must not shift what D takes for normal.
             self.detector_.eval()
             total = total + self.adversarial_weight * loss(self.detector_(fake), *truth)
@@ -575,7 +616,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         """Show D old outputs of I in half of the places, so that it does not forget them."""
         out = []
         for new in zip(made, regular, weight, strict=True):
-            coin, place = torch.rand(2, generator=self.generator_).tolist()
+            coin, place = torch.rand(2, generator=self.replay_generator_).tolist()
             if len(self.replayed_) < N_REPLAYED:
                 self.replayed_.append(new)
                 out.append(new)
@@ -590,8 +631,11 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         return first, second, third
 
     def _step_inpainter(
-        self, images: Tensor, task: Corrupted, restored: Tensor, made: Tensor
+        self, turn: _Turn, restored: Tensor | None = None, made: Tensor | None = None
     ) -> Tensor:
+        if restored is None:
+            restored, _ = self._restore(turn)
+        images, task = turn.images, turn.task
         weight = INTACT_WEIGHT + (1 - INTACT_WEIGHT) * task.where[:, None]
         if task.hidden.any():
             weight = torch.maximum(weight * INTACT_WEIGHT, task.hidden)
@@ -602,7 +646,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
             error = torch.where(task.hidden > 0, entropy, error)
         error = (weight * error).sum() / weight.expand_as(images).sum()
         total = self.reconstruction_weight * error
-        if self._is_adversarial():
+        if made is not None:
             # Fixed batch statistics: I must please D as it judges, not shift its averages.
             self.detector_.eval()
             loss = LOSSES[self.loss]
