@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skavid.talk import FINE, INTERRUPTED, UNEXPECTED, CtrlC, Talk, clock, counted
+from skavid.writing import naming
 
 if TYPE_CHECKING:
     import numpy as np
@@ -247,9 +248,10 @@ def _folder_beside(path: Path) -> Any:
     """Make a folder for images that are too many for memory; it is removed at the end."""
     import tempfile
 
-    return tempfile.TemporaryDirectory(
-        prefix=f".{path.name}.", dir=path.absolute().parent, ignore_cleanup_errors=True
-    )
+    with naming(path):
+        return tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", dir=path.absolute().parent, ignore_cleanup_errors=True
+        )
 
 
 def _check_parent(path: Path | None) -> None:
@@ -559,7 +561,8 @@ def _writers(
 
         def write_mask(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
             mask = outputs.enlarge(seen.evidence[row] >= 0, size_of(look))
-            outputs.save_picture(masks / _picture_name(look), np.uint8(255) * mask)
+            with naming(arguments.masks):
+                outputs.save_picture(masks / _picture_name(look), np.uint8(255) * mask)
 
         writers.append(write_mask)
     if arguments.coco is not None:
@@ -611,7 +614,8 @@ def _writers(
                 assert look.whole is not None
                 mask, regular = seen.evidence[row] >= 0, seen.regularity[row]
                 picture = draw_overlay(look.whole, mask=mask, regularity=regular, ignore=ignored)
-                outputs.save_picture(drawn / _picture_name(look), picture)
+                with naming(arguments.overlay):
+                    outputs.save_picture(drawn / _picture_name(look), picture)
 
             writers.append(write_picture)
     return writers

@@ -13,9 +13,7 @@ import json
 import math
 import os
 import platform
-import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +29,7 @@ from skavid.corruption import CORRUPTIONS
 from skavid.images import check_value_range
 from skavid.networks import Detector, Inpainter
 from skavid.regions import PAPER_GEOMETRY, Geometry
+from skavid.writing import replace
 
 __all__ = ["FITTED", "load_model", "pack", "save_model", "unpack", "versions"]
 
@@ -170,15 +169,7 @@ def save_model(
             f"{path} cannot be written: there is no folder {path.parent}; make it first."
         )
     data = pack(parameters, attributes, constraints)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        raise type(error)(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    replace(path, data)
 
 
 def load_model(path: str | os.PathLike[str], constraints: Mapping[str, list[Any]]) -> Kept:
