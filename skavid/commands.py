@@ -48,6 +48,7 @@ LISTED = 10  # odd moments shown of a video
 COLUMNS: dict[str, type] = {
     "source": str, "frame": int, "time": float, "score": float, "irregular": bool,
 }  # fmt: skip
+NOT_SET = {"callbacks", "checkpoint", "ignore", "image_shape", "memory"}
 EXTRAS = {
     "video": ("av",),
     "image": ("pillow", "scikit-image"),
@@ -65,6 +66,7 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
     from skavid.training import DivergedError
 
     model = _check_model_target(arguments.model)
+    _check_parent(arguments.checkpoint)
     given = _settings(arguments.set, AVIDDetector)
     clips, stacked = _training_sources(arguments)
     parameters = {
@@ -72,6 +74,7 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
         "target_fpr": arguments.target_fpr,
         "random_state": arguments.seed,
         "device": arguments.device,
+        "checkpoint": arguments.checkpoint,
         **({} if arguments.epochs is None else {"max_epochs": arguments.epochs}),
         **given,
     }
@@ -114,7 +117,8 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
         talk.say(
             f"Training on {counted(len(images), 'frame' if stacked else 'image')} "
             f"{reading.describe()}; {counted(detector.max_epochs, 'epoch')}. "
-            "Ctrl-C keeps the best networks so far."
+            "Ctrl-C keeps the best networks so far"
+            + ("." if arguments.checkpoint is None else "; the same command goes on from there.")
         )
         began = time.monotonic()
         try:
@@ -187,7 +191,7 @@ def _settings(given: Sequence[str], detector: type[AVIDDetector]) -> dict[str, A
     import ast
     import difflib
 
-    known = set(detector._parameter_constraints) - {"callbacks", "ignore", "image_shape", "memory"}
+    known = set(detector._parameter_constraints) - NOT_SET
     settings: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -215,14 +219,22 @@ def _training_progress(detector: AVIDDetector, n_images: int, talk: Talk) -> Ite
         class Progress(Callback):  # type: ignore[misc]
             """Moves the bar; the first epoch tells how many batches one really has."""
 
+            before: int | None = None
+
+            def on_train_begin(self, net: Any, **_: Any) -> None:
+                self.before = len(net.history)
+                if self.before:
+                    talk.say(f"Going on after epoch {self.before} of {detector.max_epochs}.")
+
             def on_batch_end(self, net: Any, training: bool = False, **_: Any) -> None:
                 if training:
                     bar.update()
 
             def on_epoch_end(self, net: Any, **_: Any) -> None:
                 done = len(net.history)
+                now = done - (self.before or 0)
                 if not bar.disable:
-                    bar.total = bar.n * detector.max_epochs // done
+                    bar.total = bar.n * (now + detector.max_epochs - done) // now
                 if talk.verbose:
                     row = net.history[-1]
                     talk.say(
@@ -230,8 +242,11 @@ def _training_progress(detector: AVIDDetector, n_images: int, talk: Talk) -> Ite
                         f"D tells with an AUC of {row['valid_detector_auc']:.3f}"
                     )
 
-        detector.set_params(callbacks=[Progress()])
+        progress = Progress()
+        detector.set_params(callbacks=[progress])
         yield
+    if progress.before is None:
+        talk.say(f"{detector.checkpoint} holds a training that has ended; none was left to do.")
 
 
 def _check_model_target(path: Path) -> Path:

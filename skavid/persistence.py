@@ -45,8 +45,8 @@ MOST_MAPS = 2**12  # channels, and a network's width
 LONGEST_REASON = 500  # characters of an error
 
 # What only serves the training on one machine. A cache, moreover, is read with pickle: a stranger
-# shall not choose it.
-NOT_KEPT = ("callbacks", "memory")
+# shall not choose it, nor a file to write to.
+NOT_KEPT = ("callbacks", "checkpoint", "memory")
 
 _HUGE = 1e308  # a Python integer may be larger than any float
 _COUNT = [Interval(Integral, 0, None, closed="left")]
@@ -216,7 +216,7 @@ def pack(
     Parameters
     ----------
     parameters : dict
-        The detector's parameters. Callbacks, memory and a RandomState become None.
+        The detector's parameters. Callbacks, checkpoint, memory and a RandomState become None.
     attributes : dict
         Its attributes: `FITTED` and both networks.
     constraints : dict

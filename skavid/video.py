@@ -971,6 +971,10 @@ def _decode_pictures(source: Path, paths: list[Path], views: list[_View], fps: f
                     yield images, moment / fps
                     n_given, moment = n_given + 1, moment + 1
         except OSError as error:
+            if error.errno is not None:  # the system says so, not the picture
+                raise type(error)(
+                    f"{path} cannot be read: {error.strerror}; see that it stays where it is."
+                ) from error
             breaks.add(n_given, moment / fps, f"{path.name} cannot be read, {error}")
             moment += 1
     breaks.tell(n_given)
