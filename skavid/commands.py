@@ -577,7 +577,7 @@ def _writers(
         def write_mask(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
             mask = outputs.enlarge(seen.evidence[row] >= 0, size_of(look))
             with naming(arguments.masks):
-                outputs.save_picture(masks / _picture_name(look), np.uint8(255) * mask)
+                outputs.save_picture(masks, _picture_name(look), np.uint8(255) * mask)
 
         writers.append(write_mask)
     if arguments.coco is not None:
@@ -630,7 +630,7 @@ def _writers(
                 mask, regular = seen.evidence[row] >= 0, seen.regularity[row]
                 picture = draw_overlay(look.whole, mask=mask, regularity=regular, ignore=ignored)
                 with naming(arguments.overlay):
-                    outputs.save_picture(drawn / _picture_name(look), picture)
+                    outputs.save_picture(drawn, _picture_name(look), picture)
 
             writers.append(write_picture)
     return writers

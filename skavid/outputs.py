@@ -6,6 +6,7 @@ Floor 5: NumPy and SciPy, Pillow and PyArrow once something is written; knows no
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import secrets
@@ -140,8 +141,11 @@ def import_pillow() -> Any:
     return Image
 
 
-def save_picture(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write a png, making the folders above it."""
+def save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:
+    """Write a png into a folder, making those that its name has; the folder itself is there."""
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     import_pillow().fromarray(picture).save(path, format="PNG")
 
