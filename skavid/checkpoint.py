@@ -28,7 +28,7 @@ from skavid.persistence import versions
 from skavid.training import AVIDNet
 from skavid.writing import beside, replace
 
-__all__ = ["Checkpoint", "fingerprint"]
+__all__: list[str] = []  # a part of AVIDDetector.fit: nothing here is promised to users
 
 # Rises when a file changes its meaning; files of another format are refused.
 MAGIC = b"skavid checkpoint 1\n"
