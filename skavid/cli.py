@@ -59,17 +59,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         talk.error("interrupted; nothing was written.")
         return INTERRUPTED
     except BrokenPipeError:  # `skavid score ... | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_output()
         return FINE
     except (ValueError, OSError, ImportError) as error:
         if arguments.verbose:
             traceback.print_exc()
-        talk.error(str(error))
+        talk.error(_words(error))
+        try:
+            sys.stdout.flush()
+        except OSError:  # Python would try again at its end, and tell of that
+            _let_go_of_output()
         return BAD_INPUT
     except Exception:
         traceback.print_exc()
         talk.error("this is a mistake in skavid; please report it, with what `skavid info` says.")
         return UNEXPECTED
+
+
+def _words(error: Exception) -> str:
+    """Tell what is wrong; of what the system says leave out its number."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{error.strerror}."
+
+
+def _let_go_of_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -185,6 +201,7 @@ remembers how its sources were read. Without --epochs about 100,000 images are l
   skavid fit good-parts/ model --size 128 128      a folder of pictures
   skavid fit frames/ model --video                 pictures that are frames of a video
   skavid fit UCSDped2/ model --dataset ucsd-ped2   the training part of a data set
+  skavid fit normal.mp4 model --checkpoint state   may be killed, and goes on
   skavid fit normal.mp4 model --set detector_width=32 --set fusion=min""",
     )
     add = parser.add_argument
@@ -207,6 +224,13 @@ remembers how its sources were read. Without --epochs about 100,000 images are l
     )
     add("--grey", action="store_true", help="leave colours out; videos are grey anyway")
     add("--epochs", type=_whole(1), metavar="N", help="how often to look at each image")
+    add(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="keep the state of the training there after each epoch; the same command goes on "
+        "from it after a crash or Ctrl-C",
+    )
     _add_target(parser)
     add("--seed", type=_whole(0), default=0, metavar="N", help="of what is random (default: 0)")
     add(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skavid.talk import FINE, INTERRUPTED, UNEXPECTED, CtrlC, Talk, clock, counted
+from skavid.writing import naming
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +48,7 @@ LISTED = 10  # odd moments shown of a video
 COLUMNS: dict[str, type] = {
     "source": str, "frame": int, "time": float, "score": float, "irregular": bool,
 }  # fmt: skip
+NOT_SET = {"callbacks", "checkpoint", "ignore", "image_shape", "memory"}
 EXTRAS = {
     "video": ("av",),
     "image": ("pillow", "scikit-image"),
@@ -64,6 +66,7 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
     from skavid.training import DivergedError
 
     model = _check_model_target(arguments.model)
+    _check_parent(arguments.checkpoint)
     given = _settings(arguments.set, AVIDDetector)
     clips, stacked = _training_sources(arguments)
     parameters = {
@@ -71,6 +74,7 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
         "target_fpr": arguments.target_fpr,
         "random_state": arguments.seed,
         "device": arguments.device,
+        "checkpoint": arguments.checkpoint,
         **({} if arguments.epochs is None else {"max_epochs": arguments.epochs}),
         **given,
     }
@@ -113,7 +117,8 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
         talk.say(
             f"Training on {counted(len(images), 'frame' if stacked else 'image')} "
             f"{reading.describe()}; {counted(detector.max_epochs, 'epoch')}. "
-            "Ctrl-C keeps the best networks so far."
+            "Ctrl-C keeps the best networks so far"
+            + ("." if arguments.checkpoint is None else "; the same command goes on from there.")
         )
         began = time.monotonic()
         try:
@@ -186,7 +191,7 @@ def _settings(given: Sequence[str], detector: type[AVIDDetector]) -> dict[str, A
     import ast
     import difflib
 
-    known = set(detector._parameter_constraints) - {"callbacks", "ignore", "image_shape", "memory"}
+    known = set(detector._parameter_constraints) - NOT_SET
     settings: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -214,14 +219,22 @@ def _training_progress(detector: AVIDDetector, n_images: int, talk: Talk) -> Ite
         class Progress(Callback):  # type: ignore[misc]
             """Moves the bar; the first epoch tells how many batches one really has."""
 
+            before: int | None = None
+
+            def on_train_begin(self, net: Any, **_: Any) -> None:
+                self.before = len(net.history)
+                if self.before:
+                    talk.say(f"Going on after epoch {self.before} of {detector.max_epochs}.")
+
             def on_batch_end(self, net: Any, training: bool = False, **_: Any) -> None:
                 if training:
                     bar.update()
 
             def on_epoch_end(self, net: Any, **_: Any) -> None:
                 done = len(net.history)
+                now = done - (self.before or 0)
                 if not bar.disable:
-                    bar.total = bar.n * detector.max_epochs // done
+                    bar.total = bar.n * (now + detector.max_epochs - done) // now
                 if talk.verbose:
                     row = net.history[-1]
                     talk.say(
@@ -229,8 +242,11 @@ def _training_progress(detector: AVIDDetector, n_images: int, talk: Talk) -> Ite
                         f"D tells with an AUC of {row['valid_detector_auc']:.3f}"
                     )
 
-        detector.set_params(callbacks=[Progress()])
+        progress = Progress()
+        detector.set_params(callbacks=[progress])
         yield
+    if progress.before is None:
+        talk.say(f"{detector.checkpoint} holds a training that has ended; none was left to do.")
 
 
 def _check_model_target(path: Path) -> Path:
@@ -247,9 +263,10 @@ def _folder_beside(path: Path) -> Any:
     """Make a folder for images that are too many for memory; it is removed at the end."""
     import tempfile
 
-    return tempfile.TemporaryDirectory(
-        prefix=f".{path.name}.", dir=path.absolute().parent, ignore_cleanup_errors=True
-    )
+    with naming(path):
+        return tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", dir=path.absolute().parent, ignore_cleanup_errors=True
+        )
 
 
 def _check_parent(path: Path | None) -> None:
@@ -559,7 +576,8 @@ def _writers(
 
         def write_mask(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
             mask = outputs.enlarge(seen.evidence[row] >= 0, size_of(look))
-            outputs.save_picture(masks / _picture_name(look), np.uint8(255) * mask)
+            with naming(arguments.masks):
+                outputs.save_picture(masks, _picture_name(look), np.uint8(255) * mask)
 
         writers.append(write_mask)
     if arguments.coco is not None:
@@ -611,7 +629,8 @@ def _writers(
                 assert look.whole is not None
                 mask, regular = seen.evidence[row] >= 0, seen.regularity[row]
                 picture = draw_overlay(look.whole, mask=mask, regularity=regular, ignore=ignored)
-                outputs.save_picture(drawn / _picture_name(look), picture)
+                with naming(arguments.overlay):
+                    outputs.save_picture(drawn, _picture_name(look), picture)
 
             writers.append(write_picture)
     return writers

@@ -30,6 +30,7 @@ from sklearn.utils.validation import check_is_fitted, check_memory
 from torch import Tensor, nn
 
 from skavid import persistence, segmentation
+from skavid.checkpoint import Checkpoint, fingerprint
 from skavid.corruption import CORRUPTIONS, Corrupted, complementary, hiding
 from skavid.images import (
     check_ignored,
@@ -227,6 +228,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     warm_start : bool, default=False
         Whether `fit` goes on from the networks of the last call, which keep their sizes and
         their callbacks.
+    checkpoint : str or path, default=None
+        A file that holds the whole state of the training after each epoch. A `fit` that was
+        killed goes on from it, with the same images and parameters, and ends with the same
+        weights as an undisturbed one; where it ended already, nothing is trained. The file stays
+        until you remove it; that of another training is refused. Needs an integer
+        ``random_state``, and `fit` without ``warm_start``; `partial_fit` leaves it alone.
     callbacks : list of skorch callbacks, default=None
         Called during the training.
     verbose : int, default=0
@@ -358,6 +365,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         "n_draws": [Interval(Integral, 2, None, closed="left")],
         "memory": [None, str, os.PathLike, HasMethods(["cache"])],
         "warm_start": ["boolean"],
+        "checkpoint": [str, os.PathLike, None],
         "callbacks": [list, None],
         "verbose": ["verbose"],
         "device": [str],
@@ -410,6 +418,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         n_draws: int = 8,
         memory: Any = None,
         warm_start: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
         callbacks: list[Any] | None = None,
         verbose: int = 0,
         device: str = "auto",
@@ -458,6 +467,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.n_draws = n_draws
         self.memory = memory
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
         self.callbacks = callbacks
         self.verbose = verbose
         self.device = device
@@ -490,14 +500,25 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If X, groups or a parameter is not as described.
+            If X, groups or a parameter is not as described, or `checkpoint` is not that of this
+            training.
         DivergedError
             If a loss is no longer finite.
+        OSError
+            If `checkpoint` cannot be written.
         """
         with _all_or_nothing(self):
+            self._check_checkpoint()
             known = self._known_shape() if self.warm_start else None
             images = check_images(X, fitted_shape=known, **self._door())
-            self._fit(images, y, groups, n_epochs=self.max_epochs, going_on=known is not None)
+            self._fit(
+                images,
+                y,
+                groups,
+                n_epochs=self.max_epochs,
+                going_on=known is not None,
+                checkpoint=self.checkpoint,
+            )
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -533,7 +554,14 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return {"image_shape": self.image_shape, "estimator": self, "min_images": 2}
 
     def _fit(
-        self, images: NDArray[Any], y: Any, groups: Any, *, n_epochs: int, going_on: bool
+        self,
+        images: NDArray[Any],
+        y: Any,
+        groups: Any,
+        *,
+        n_epochs: int,
+        going_on: bool,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         groups = self._check_training(images, y, groups, going_on=going_on)
         # Not check_random_state(None): that would draw from NumPy's global state.
@@ -546,7 +574,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if not going_on:
             self._measure(scene, images)
         _check_size(images, self.geometry_)
-        net = self._play(images, groups, parts, scene, n_epochs, going_on=going_on)
+        net = self._play(
+            images, groups, parts, scene, n_epochs, going_on=going_on, checkpoint=checkpoint
+        )
         self._keep(net)
         self._calibrate(images, groups, parts.held_out)
         self._trained_on = {
@@ -584,6 +614,20 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         _check_device(self.device)
         _check_sides(self.hidden_size)
         return _check_groups(groups, len(images))
+
+    def _check_checkpoint(self) -> None:
+        if self.checkpoint is None:
+            return
+        if self.warm_start:
+            raise ValueError(
+                "checkpoint keeps a training from its beginning, but warm_start=True goes on with "
+                "an earlier one; set one of them."
+            )
+        if not isinstance(self.random_state, Integral):
+            raise ValueError(
+                f"checkpoint needs an integer random_state, so that a training can be the same "
+                f"again. Got {self.random_state!r}."
+            )
 
     def _check_auto(self) -> None:
         for name in ("region_size", "crop_size", "smoothing", "widening"):
@@ -639,6 +683,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         n_epochs: int,
         *,
         going_on: bool,
+        checkpoint: str | os.PathLike[str] | None,
     ) -> AVIDNet:
         game: dict[str, Any] = {
             name: getattr(self, name)
@@ -667,6 +712,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "verbose": int(self.verbose),
             "scene": scene,
         }
+        if checkpoint is not None:
+            found = fingerprint(images, self._decisive(game, groups))
+            watched["checkpoint"] = Checkpoint(checkpoint, found)
         try:
             if going_on:
                 return play(images, groups, parts, net=self.net_, **watched, **game)
@@ -678,11 +726,26 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             warnings.warn(
                 f"The training was interrupted after epoch {len(net.history)}; the best networks "
                 f"so far are kept (I of epoch {net.best_['inpainter']['epoch']}, D of epoch "
-                f"{net.best_['detector']['epoch']}).",
+                f"{net.best_['detector']['epoch']})."
+                + ("" if checkpoint is None else f" The same fit goes on from {checkpoint}."),
                 ConvergenceWarning,
                 stacklevel=5,
             )
             return net
+
+    def _decisive(self, game: dict[str, Any], groups: NDArray[Any] | None) -> dict[str, Any]:
+        """Name what decides over the weights beside the images, by the names that users know."""
+        given = {name: value for name, value in game.items() if name in self.get_params()}
+        asked = (
+            "inpainter_corruption", "detector_corruption", "hidden_size", "geometry",
+            "optimizer", "validation_fraction", "random_state",
+        )  # fmt: skip
+        given |= {name: getattr(self, name) for name in asked}
+        return given | {
+            "region_size": self.geometry_.size,
+            "device": torch.device(game["device"]).type,
+            "groups": groups,
+        }
 
     def _named(self, corruption: Any) -> Any:
         if corruption in HIDING:
@@ -1149,9 +1212,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         -----
         Scores, maps and masks of the loaded detector are equal to the last bit on the same
         machine, with the same releases. ``net_``, which only a further training needs, is not
-        kept; `callbacks`, `memory` and a `random_state` that is no integer become None. A dict
-        ``extra_`` that you set is kept, if JSON can hold it: the command line notes there how
-        sources are read.
+        kept; `callbacks`, `checkpoint`, `memory` and a `random_state` that is no integer become
+        None. A dict ``extra_`` that you set is kept, if JSON can hold it: the command line notes
+        there how sources are read.
         """
         check_is_fitted(self)
         persistence.save_model(path, *self._kept())
@@ -1290,7 +1353,7 @@ def _cached(memory: joblib.Memory, arguments: Any) -> Iterator[Any]:
     os.makedirs(memory.location, exist_ok=True)
     lock = os.path.join(memory.location, f"skavid-{joblib.hash(arguments)}.lock")
     with FileLock(lock):
-        yield memory.cache(play, ignore=["callbacks", "verbose", "scene"])
+        yield memory.cache(play, ignore=["callbacks", "verbose", "scene", "checkpoint"])
 
 
 def _some_irregular(y: NDArray[Any]) -> bool:

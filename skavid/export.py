@@ -14,7 +14,6 @@ import importlib
 import json
 import math
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from skavid import __version__, segmentation
 from skavid.estimator import HIDING, AVIDDetector
 from skavid.networks import STEEPNESS, Detector, Inpainter
 from skavid.segmentation import LOG_LIMIT, RESIDUAL_FLOOR, TINY
+from skavid.writing import replace
 
 __all__ = ["to_onnx", "verify_onnx"]
 
@@ -128,7 +128,7 @@ def to_onnx(detector: AVIDDetector, path: str | os.PathLike[str], *, dtype: str 
     _write_judgement(graph, detector, dtype)
     model = graph.model(_signature(onnx, detector, dtype), _metadata(detector, dtype))
     onnx.checker.check_model(model, full_check=True)
-    _replace(Path(path), model.SerializeToString())
+    replace(Path(path), model.SerializeToString())
 
 
 def verify_onnx(detector: AVIDDetector, path: str | os.PathLike[str], X: ArrayLike) -> Bunch:
@@ -282,17 +282,6 @@ def _metadata(detector: AVIDDetector, dtype: str) -> dict[str, Any]:
 def _is_fixed(detector: AVIDDetector) -> bool:
     """Tell whether the graph serves images of the training images' size alone."""
     return detector.ignore is not None or detector.inpainter_corruption in HIDING
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        raise type(error)(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _import(name: str, function: str) -> Any:

@@ -6,6 +6,7 @@ Floor 5: NumPy and SciPy, Pillow and PyArrow once something is written; knows no
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import secrets
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from skavid.segmentation import Finding
-from skavid.video import beside
+from skavid.writing import beside, naming, opened
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
@@ -36,14 +37,17 @@ def table(
 ) -> Iterator[Callable[[list[Row]], None]]:
     """Open a table and give a function that writes rows; None is the standard output."""
     if path is None:
-        yield _csv_or_json(sys.stdout, columns, as_json=as_json)
+        with naming("the standard output"):
+            write = _csv_or_json(sys.stdout, columns, as_json=as_json)
+        yield naming("the standard output")(write)
         return
     if path.suffix.lower() == ".parquet":
         with _parquet(path, columns) as write:
             yield write
         return
-    with beside(path) as part, part.open("w", encoding="utf-8", newline="") as file:
-        yield _csv_or_json(file, columns, as_json=path.suffix.lower() == ".jsonl")
+    with opened(path, encoding="utf-8", newline="") as file:
+        write = _csv_or_json(file, columns, as_json=path.suffix.lower() == ".jsonl")
+        yield naming(path)(write)
 
 
 def check_table(path: Path) -> None:
@@ -82,16 +86,23 @@ def _parquet(path: Path, columns: dict[str, type]) -> Iterator[Callable[[list[Ro
     }
     schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
     waiting: list[Row] = []
-    with beside(path) as part, parquet.ParquetWriter(part, schema) as writer:
+    with beside(path) as part:
+        with naming(path):
+            writer = parquet.ParquetWriter(part, schema)
 
         def write(rows: list[Row], *, at_least: int = 2**14) -> None:
             waiting.extend(rows)
             if len(waiting) >= at_least:  # a group of rows wants to be large
-                writer.write_table(pyarrow.Table.from_pylist(waiting, schema))
+                with naming(path):
+                    writer.write_table(pyarrow.Table.from_pylist(waiting, schema))
                 waiting.clear()
 
-        yield write
-        write([], at_least=1)
+        try:
+            yield write
+            write([], at_least=1)
+        finally:
+            with naming(path):
+                writer.close()
 
 
 def _import_parquet() -> tuple[Any, Any]:
@@ -109,15 +120,14 @@ def folder_beside(path: Path) -> Iterator[Path]:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} is there already; give a new or an empty folder.")
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
+    with naming(path):
         part.mkdir()
-    except OSError as error:
-        raise type(error)(f"{path} cannot be made: {error.strerror}.") from error
     try:
         yield part
-        if path.exists():
-            path.rmdir()
-        os.replace(part, path)
+        with naming(path):
+            if path.exists():
+                path.rmdir()
+            os.replace(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -131,8 +141,11 @@ def import_pillow() -> Any:
     return Image
 
 
-def save_picture(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write a png, making the folders above it."""
+def save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:
+    """Write a png into a folder, making those that its name has; the folder itself is there."""
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     import_pillow().fromarray(picture).save(path, format="PNG")
 
@@ -201,12 +214,16 @@ class CocoWriter:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        with self._images, self._patches:
+        with naming(self.path), self._images, self._patches:
             if error is None:
                 self._join()
 
     def write(self, image: Row, patches: list[Row]) -> None:
         """Add a picture and its patches."""
+        with naming(self.path):
+            self._write(image, patches)
+
+    def _write(self, image: Row, patches: list[Row]) -> None:
         self.n_images += 1
         comma = ",\n" if self.n_images > 1 else ""
         self._images.write(comma + json.dumps({"id": self.n_images, **image}))
@@ -225,7 +242,7 @@ class CocoWriter:
             (head + '"images": [\n', self._images),
             ('\n],\n"annotations": [\n', self._patches),
         ]
-        with beside(self.path) as part, part.open("w", encoding="utf-8") as file:
+        with opened(self.path, encoding="utf-8") as file:
             for begin, lines in parts:
                 lines.seek(0)
                 file.write(begin)

@@ -13,9 +13,7 @@ import json
 import math
 import os
 import platform
-import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +29,7 @@ from skavid.corruption import CORRUPTIONS
 from skavid.images import check_value_range
 from skavid.networks import Detector, Inpainter
 from skavid.regions import PAPER_GEOMETRY, Geometry
+from skavid.writing import replace
 
 __all__ = ["FITTED", "load_model", "pack", "save_model", "unpack", "versions"]
 
@@ -46,8 +45,8 @@ MOST_MAPS = 2**12  # channels, and a network's width
 LONGEST_REASON = 500  # characters of an error
 
 # What only serves the training on one machine. A cache, moreover, is read with pickle: a stranger
-# shall not choose it.
-NOT_KEPT = ("callbacks", "memory")
+# shall not choose it, nor a file to write to.
+NOT_KEPT = ("callbacks", "checkpoint", "memory")
 
 _HUGE = 1e308  # a Python integer may be larger than any float
 _COUNT = [Interval(Integral, 0, None, closed="left")]
@@ -170,15 +169,7 @@ def save_model(
             f"{path} cannot be written: there is no folder {path.parent}; make it first."
         )
     data = pack(parameters, attributes, constraints)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        raise type(error)(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    replace(path, data)
 
 
 def load_model(path: str | os.PathLike[str], constraints: Mapping[str, list[Any]]) -> Kept:
@@ -225,7 +216,7 @@ def pack(
     Parameters
     ----------
     parameters : dict
-        The detector's parameters. Callbacks, memory and a RandomState become None.
+        The detector's parameters. Callbacks, checkpoint, memory and a RandomState become None.
     attributes : dict
         Its attributes: `FITTED` and both networks.
     constraints : dict

@@ -16,7 +16,6 @@ import math
 import os
 import platform
 import re
-import secrets
 import tempfile
 import warnings
 import zlib
@@ -47,6 +46,7 @@ from skavid.metrics import (
     pixel_level_equal_error_rate,
 )
 from skavid.plotting import HistoryDisplay, RocDisplay, ScoreOverTimeDisplay
+from skavid.writing import replace
 
 __all__ = ["write_report"]
 
@@ -174,7 +174,9 @@ def write_report(
     given = _check_given(images, y, masks, groups, names, detector._ignored(images))
     seen = _look(detector, images, keep=given.masks is not None)
     page = _page(detector, images, given, seen, _visible(title or "skavid report"), int(n_worst))
-    return _replace(path, page.encode())
+    content = page.encode()
+    replace(path, content)
+    return len(content)
 
 
 class _Given(NamedTuple):
@@ -1145,16 +1147,3 @@ def _clips(given: _Given, seen: _Seen) -> _Html:
         _tag("tbody", *body),
     )
     return _join([_tag("h2", "Clips"), _tag("div", table, class_="wide")])
-
-
-def _replace(path: Path, content: bytes) -> int:
-    """Write beside, then rename: a reader never sees half a file."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        raise type(error)(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        part.unlink(missing_ok=True)
-    return len(content)

@@ -235,10 +235,26 @@ def _read_array(clip: Clip, reading: Reading, whole: bool) -> Iterator[Look]:
         )
     array = open_array(path)
     shown = array.dtype == np.uint8 and array.shape[3:] in ((), (3,))
-    for index, image in enumerate(array):
-        picture = np.array(image)
+    for index, picture in enumerate(_rows(path, array)):
         people = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
         yield Look(picture, clip.name, index, None, people if whole and shown else None)
+
+
+def _rows(path: Path, array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Read an array image by image: a map of a file that is cut off meanwhile ends the process."""
+    if not (isinstance(array, np.memmap) and array.flags.c_contiguous):
+        yield from (np.array(image) for image in array)
+        return
+    with path.open("rb") as file:
+        file.seek(array.offset)
+        for index in range(len(array)):
+            image = np.fromfile(file, array.dtype, count=array[0].size)
+            if image.size < array[0].size:
+                raise ValueError(
+                    f"{path} was cut off while it was read, after {index} of {len(array)} images; "
+                    "get it anew."
+                )
+            yield image.reshape(array.shape[1:])
 
 
 def open_array(path: Path) -> NDArray[Any]:

@@ -702,7 +702,9 @@ class _Referee(Callback):  # type: ignore[misc]
     def __init__(self, *, seed: int) -> None:
         self.seed = seed
 
-    def on_train_begin(self, net: AVIDNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+    def begin(self, images: Tensor, beside: Neighbours | None) -> None:
+        """Take the held-out images of a new game."""
+        self.images, self.beside = images, beside
         self.blind_ = 0
         self.warned_ = False
         self.stale_ = 0
@@ -847,6 +849,7 @@ def play(
     callbacks: list[Any] | None,
     verbose: int,
     net: AVIDNet | None = None,
+    checkpoint: Any = None,
     **game: Any,
 ) -> AVIDNet:
     """Train a pair of networks on normal images.
@@ -891,6 +894,9 @@ def play(
     net : AVIDNet, optional
         A net to go on with; it is left alone, a copy plays. It keeps the sizes of its networks
         and its callbacks.
+    checkpoint : Checkpoint, optional
+        Of `skavid.checkpoint`: where the state of a new game is kept after each epoch, and where
+        it may go on from.
     **game : dict
         The other parameters of `AVIDNet`.
 
@@ -957,9 +963,17 @@ def play(
     net.first_step_ = net.step_
     net.n_steps_ = max_epochs * -(-len(train) // batch_size)
     referee = dict(net.callbacks_)["referee"]
-    referee.images, referee.beside = _bank(images, parts.held_out, seed=seed + 2, options=options)
+    referee.begin(*_bank(images, parts.held_out, seed=seed + 2, options=options))
     begun = len(net.history)
-    net.partial_fit(train, epochs=max_epochs)
+    if checkpoint is not None:
+        checkpoint.restore(net, order)
+        net.callbacks_.append(("checkpoint", checkpoint))  # the last one: all is done by then
+    if net.stopped_ is None and (left := max_epochs - len(net.history) + begun):
+        net.partial_fit(train, epochs=left)
+    if checkpoint is not None:
+        net.callbacks_.pop()
+        if net.stopped_ is not None:  # an early stop skips the callbacks behind the referee
+            checkpoint.write(net)
     if len(net.history) > begun and "valid_inpainter" not in net.history[-1]:
         net.history.pop()  # an epoch that was interrupted
     net.n_played_ = len(net.history) - begun

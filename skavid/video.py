@@ -6,9 +6,7 @@ knows no network.
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 import sys
 import warnings
 from collections import deque
@@ -28,6 +26,7 @@ from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from skavid.images import check_ignored
+from skavid.writing import beside, naming, opened
 
 __all__ = [
     "BrokenVideoError",
@@ -392,7 +391,7 @@ def save_frames(path: str | Path, images: Iterable[NDArray[Any]]) -> NDArray[Any
     ((3, 2, 2), dtype('bool'))
     """
     path = Path(path).expanduser()
-    with beside(path) as part, part.open("wb") as file:
+    with opened(path, "wb") as file:
         n, first = 0, None
         for image in images:
             if first is None:
@@ -403,7 +402,8 @@ def save_frames(path: str | Path, images: Iterable[NDArray[Any]]) -> NDArray[Any
                     f"Picture {n} has the shape {image.shape}, those before it {first.shape}; "
                     "pass size=(height, width) to resize them."
                 )
-            file.write(image.tobytes())
+            with naming(path):
+                file.write(image.tobytes())
             n += 1
         if first is None:
             raise ValueError(f"No picture came, so {path} is none either.")
@@ -878,21 +878,6 @@ def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> No
     np.lib.format.write_array_header_1_0(file, described)
 
 
-@contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """Give a name beside ``path`` to write to; it replaces ``path`` if nothing is raised."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.touch()
-    except OSError as error:
-        raise type(error)(f"{path} cannot be written: {error.strerror}.") from error
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _check_size(size: Any) -> tuple[int, int]:
     if len(size) != 2 or not all(isinstance(n, Integral) and int(n) > 0 for n in size):
         raise ValueError(f"size must be (height, width), two positive integers. Got {size!r}.")
@@ -986,6 +971,10 @@ def _decode_pictures(source: Path, paths: list[Path], views: list[_View], fps: f
                     yield images, moment / fps
                     n_given, moment = n_given + 1, moment + 1
         except OSError as error:
+            if error.errno is not None:  # the system says so, not the picture
+                raise type(error)(
+                    f"{path} cannot be read: {error.strerror}; see that it stays where it is."
+                ) from error
             breaks.add(n_given, moment / fps, f"{path.name} cannot be read, {error}")
             moment += 1
     breaks.tell(n_given)

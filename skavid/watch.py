@@ -27,6 +27,7 @@ from skavid.outputs import described, save_picture
 from skavid.sources import Look, Reading
 from skavid.temporal import TemporalStacker, causal_mean
 from skavid.video import BrokenVideoError, draw_overlay, read_pairs
+from skavid.writing import beside, naming
 
 if TYPE_CHECKING:
     from skavid.estimator import AVIDDetector
@@ -347,7 +348,10 @@ def watch(
             path = snapshots / f"{feed.name}-{stamp}{event.number:04d}.png"
             ignored = viewer.detector.ignore
             drawn = draw_overlay(whole, mask=mask, regularity=seen.regularity[0], ignore=ignored)
-            save_picture(path, drawn)
+            with naming(path):
+                snapshots.mkdir(parents=True, exist_ok=True)
+                with beside(path) as part:
+                    save_picture(snapshots, part.name, drawn)
             told["snapshot"] = str(path)
         return told
 

@@ -689,7 +689,7 @@ def test_a_folder_that_is_not_there_is_told(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch):
     path = tmp_path / "seen.mp4"
-    monkeypatch.setattr("skavid.video.secrets.token_hex", lambda n: "x")
+    monkeypatch.setattr("skavid.writing.secrets.token_hex", lambda n: "x")
     touch = Path.touch
 
     def touch_full(part, *arguments, **options):
