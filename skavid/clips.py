@@ -187,11 +187,22 @@ def npy_labels(path: Path, n_frames: int) -> NDArray[np.int64]:
     return np.where(marked > 0, -1, 1)
 
 
-def _read_npy(path: Path, n_dims: int) -> NDArray[Any]:
+def map_array(path: Path) -> NDArray[Any] | None:
+    """Map an array that NumPy wrote; None where the file is none."""
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no array of masks; get it anew.") from error
+        # Unlike np.load it never opens a zip, nor unpickles.
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception:  # NumPy's parser of headers raises errors of many kinds
+        return None
+    return array
+
+
+def _read_npy(path: Path, n_dims: int) -> NDArray[Any]:
+    array = map_array(path)
+    if array is None:
+        raise ValueError(f"{path} is no array of masks; get it anew.")
     if array.ndim != n_dims or array.dtype.kind not in "biuf":
         raise ValueError(
             f"{path} holds {array.dtype} of shape {array.shape}, not numbers of {n_dims} axes."

@@ -67,6 +67,8 @@ MVTEC_ADDRESS = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 TILES_ADDRESS = "https://github.com/abin24/Magnetic-tile-defect-datasets."
 
 LARGEST_IDX = 2**31
+LIKELY_IDX = 2**28  # beyond it, a gzipped file may be this many times smaller
+MOST_PACKED = 100
 VIDEOS = {".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
 
 # UMN, frames from 0, ends included: clips, where each becomes irregular, scene of each.
@@ -142,13 +144,24 @@ def load_idx(path: str | Path) -> NDArray[np.uint8]:
             n_bytes = math.prod(shape)
             if n_bytes > LARGEST_IDX:
                 raise ValueError(f"{path} claims to hold {n_bytes} bytes, more than 2 GiB.")
-            body = file.read(n_bytes + 1)
+            size = path.stat().st_size
+            if path.suffix == ".gz" and n_bytes > max(LIKELY_IDX, MOST_PACKED * size):
+                raise ValueError(
+                    f"{path} claims to unpack {size} bytes to {n_bytes}, more than pictures ever "
+                    "do; unpack it with gunzip if you trust it."
+                )
+            if path.suffix == ".gz" or n_bytes <= size:
+                array = np.empty(n_bytes, np.uint8)
+                found = file.readinto(array)
+                more = file.read(1)
+            else:  # no memory is asked for in vain
+                found, more = size - 4 - len(sizes), b""
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is cut off or damaged, or not gzipped; get it anew.") from error
-    if len(body) != n_bytes:
-        found = "more" if len(body) > n_bytes else len(body)
-        raise ValueError(f"{path} should hold {n_bytes} bytes, but holds {found}; get it anew.")
-    return np.frombuffer(bytearray(body), np.uint8).reshape(shape)
+    if found != n_bytes or more:
+        held = "more" if more else found
+        raise ValueError(f"{path} should hold {n_bytes} bytes, but holds {held}; get it anew.")
+    return array.reshape(shape)
 
 
 @validate_params(_READER, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]

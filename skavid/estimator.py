@@ -65,6 +65,10 @@ CLIP_RISK = 0.1  # a share of clips with too many false alarms that is worth a w
 HIDING = ("hiding", hiding)
 _Network = TypeVar("_Network", bound=nn.Module)
 
+# OpenMP's threads are not in a forked child, which would wait for them for ever.
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+
 PAPER: dict[str, Any] = {
     "inpainter_corruption": "noise",
     "detector_corruption": None,

@@ -21,6 +21,7 @@ from sklearn.utils.validation import validate_data
 __all__ = [
     "check_ignored",
     "check_images",
+    "check_measured",
     "check_value_range",
     "from_tensor",
     "to_tensor",
@@ -146,6 +147,44 @@ def check_ignored(
     if ignored.all():
         raise ValueError("ignore leaves no pixel that counts; leave some False.")
     return ignored
+
+
+def check_measured(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Refuse what a measure would read wrongly without a word: masked, complex or missing values.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for messages.
+    values : array-like
+        Labels, scores, masks or maps.
+
+    Returns
+    -------
+    array : ndarray
+        As it was given; memory maps are not read.
+
+    Raises
+    ------
+    ValueError
+        If values are masked or complex, or one-dimensional and some of them are NaN.
+
+    Examples
+    --------
+    >>> from skavid.images import check_measured
+    >>> check_measured("y_score", [1.0, 2.0])
+    array([1., 2.])
+    """
+    array = np.asanyarray(values)
+    if np.ma.is_masked(array):
+        raise ValueError(
+            f"{name} has masked values, which nothing can measure; leave them out first."
+        )
+    if array.dtype.kind == "c":
+        raise ValueError(f"{name} must hold real numbers. Got {array.dtype}.")
+    if array.dtype.kind == "f" and array.ndim == 1 and np.isnan(array).any():
+        raise ValueError(f"{name} holds NaN, which nothing can measure; leave it out first.")
+    return np.asarray(array)
 
 
 def value_range(
@@ -341,6 +380,8 @@ def _as_container(X: Any) -> Any:
     if sp.issparse(X) or hasattr(X, "columns"):
         return X
     _refuse_masked(X)
+    if isinstance(X, torch.Tensor):
+        X = X.detach()
     if _is_nested(X):
         X = list(X)
     try:
@@ -473,7 +514,8 @@ def _check_numbers(
         raise ValueError(f"X must hold real numbers. Got an array of dtype {array.dtype}.")
     if array.dtype.kind == "f":
         for rows in _row_chunks(array):
-            assert_all_finite(array[rows], estimator_name=_name(estimator, ""), input_name="X")
+            with np.errstate(invalid="ignore"):  # a signalling NaN is told as any other
+                assert_all_finite(array[rows], estimator_name=_name(estimator, ""), input_name="X")
     return np.asarray(array)
 
 

@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from skavid.images import check_ignored
+from skavid.images import check_ignored, check_measured
 from skavid.overlap import (
     aupro_score,
     check_maps,
@@ -102,7 +102,7 @@ def equal_error_rate(
     >>> equal_error_rate([1, 1, -1, -1], [0.9, 0.2, 0.3, 0.1])
     0.5
     """
-    labels = np.asarray(y_true)
+    labels, scores = check_measured("y_true", y_true), check_measured("y_score", y_score)
     kinds = np.unique(labels)
     if len(kinds) != 2:
         raise ValueError(
@@ -113,7 +113,7 @@ def equal_error_rate(
             f"pos_label must be one of {kinds.tolist()}, y_true's. Got {pos_label!r}."
         )
     # Normal is the positive class: its false positives are the irregular samples that pass.
-    missed, passed, _ = roc_curve(labels, y_score, pos_label=pos_label)
+    missed, passed, _ = roc_curve(labels, scores, pos_label=pos_label)
     return _crossing(missed, passed)
 
 
@@ -437,7 +437,8 @@ def clip_auc_score(
     >>> clip_auc_score([1, -1, 1, -1], [0.9, 0.8, 0.3, 0.1], [0, 0, 1, 1])
     1.0
     """
-    labels, scores, clips = (np.asarray(array) for array in (y_true, y_score, groups))
+    given_arrays = {"y_true": y_true, "y_score": y_score, "groups": groups}
+    labels, scores, clips = (check_measured(*given) for given in given_arrays.items())
     if not labels.shape == scores.shape == clips.shape == (len(labels),):
         raise ValueError(
             "y_true, y_score and groups must be as long as each other. Got shapes "
@@ -525,13 +526,17 @@ def threshold_plane(
     >>> plane.tpr[[0, -1]], plane.alpha[0], plane.zeta[0]
     (array([1., 1.]), np.float64(0.8), np.float64(0.1))
     """
-    labels = np.asarray(y_true)
+    labels = check_measured("y_true", y_true)
     if set(np.unique(labels).tolist()) != {-1, 1}:
         raise ValueError(
             "y_true must hold 1 (normal) and -1 (irregular), both. Got "
             f"{np.unique(labels).tolist()}."
         )
-    changed, regular = np.asarray(residual), np.asarray(regularity)
+    changed = check_measured("residual", residual)
+    regular = check_measured("regularity", regularity)
+    for name, maps in (("residual", changed), ("regularity", regular)):
+        if not np.isfinite(maps).all():
+            raise ValueError(f"{name} holds NaN or infinity; give finite maps.")
     if changed.shape != regular.shape or changed.shape[:1] != labels.shape:
         raise ValueError(
             f"residual has the shape {changed.shape}, regularity {regular.shape}, and y_true "
@@ -682,11 +687,12 @@ def _cells(
     y_true: ArrayLike, y_score: ArrayLike, cell: int, reduce: str, ignore: ArrayLike | None
 ) -> tuple[NDArray[np.bool_], NDArray[Any]]:
     """Return of each cell that counts whether it is irregular, and its score."""
-    masks, maps, counted = check_maps(np.asarray(y_true, bool), y_score, ignore)
+    masks, maps, counted = check_maps(y_true, y_score, ignore)
     masks, maps = map(np.stack, zip(*pairs(masks, maps, counted), strict=True))
     judged = np.ma.array(maps, mask=np.broadcast_to(~counted, maps.shape))
     scores = cell_scores(judged, cell, reduce=reduce)
-    return cell_scores(masks, cell)[~np.ma.getmaskarray(scores)], scores.compressed()
+    irregular = cell_scores(masks.astype(bool), cell)
+    return irregular[~np.ma.getmaskarray(scores)], scores.compressed()
 
 
 class _Steps(NamedTuple):

@@ -15,7 +15,7 @@ from scipy import ndimage
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, validate_params
 
-from skavid.images import check_ignored
+from skavid.images import check_ignored, check_measured
 
 __all__ = ["aupro_score", "pro_curve", "rbdc_score", "region_track_curve", "tbdc_score"]
 
@@ -373,7 +373,7 @@ def check_maps(
         If they are no stacks of pictures of one length and aspect, or ``ignore`` does not fit
         the masks.
     """
-    masks, maps = np.asanyarray(y_true), np.asanyarray(y_score)
+    masks, maps = check_measured("y_true", y_true), check_measured("y_score", y_score)
     for name, array in (("y_true", masks), ("y_score", maps)):
         if array.ndim != 3 or 0 in array.shape:
             raise ValueError(f"{name} must have the shape (n_images, H, W). Got {array.shape}.")

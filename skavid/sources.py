@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skavid.clips import list_folders, list_pictures, picture_shape, shrink
+from skavid.clips import list_folders, list_pictures, map_array, picture_shape, shrink
 from skavid.datasets import VIDEOS
 from skavid.temporal import TemporalStacker
 from skavid.video import (
@@ -259,10 +259,9 @@ def _rows(path: Path, array: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 def open_array(path: Path) -> NDArray[Any]:
     """Map an array of images, or say what is wrong with it."""
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no array that NumPy wrote; get it anew.") from error
+    array = map_array(path)
+    if array is None:
+        raise ValueError(f"{path} is no array that NumPy wrote; get it anew.")
     if array.ndim not in (3, 4) or array.dtype.kind not in "biuf" or 0 in array.shape:
         raise ValueError(
             f"{path} holds {array.dtype} of shape {array.shape}, but images are numbers of shape "

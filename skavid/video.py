@@ -44,7 +44,15 @@ __all__ = [
 PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
 # Containers whose header says how long they are; others are guessed by what is in them.
 DECLARES_DURATION = {"avi", "flv", "matroska", "mov"}
+# By content, whatever the name; Pillow knows others, for some of which it runs programs.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 DAMAGED = "a frame is damaged"
+MOST_PIXELS = 2**26  # of a video's frame; 8K has half of it
+# Titles may be in any encoding, and a header may promise any size.
+_FFMPEG: dict[str, Any] = {
+    "metadata_errors": "replace",
+    "options": {"max_pixels": str(MOST_PIXELS)},
+}
 
 # From dark blue, regular, to bright yellow, irregular: cividis, whose order shows in grey, too.
 _STOPS = "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838"
@@ -262,7 +270,7 @@ def count_frames(source: str | Path) -> int | None:
         return 1
     av = _import_av()
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), **_FFMPEG) as container:
             stream = container.streams.best("video")
             seconds = (container.duration or 0) / 1e6
             known = stream.frames or round(seconds * float(stream.average_rate or 0))
@@ -944,32 +952,27 @@ def _list_pictures(folder: Path) -> list[Path]:
 
 def _decode_pictures(source: Path, paths: list[Path], views: list[_View], fps: float) -> _Seen:
     """Read pictures; time goes on where one is broken."""
-    try:
-        from PIL import Image, ImageOps, ImageSequence
-    except ImportError as error:
-        raise ImportError("Pictures need Pillow; pip install 'skavid[image]'.") from error
+    _import_pillow()
     breaks = _Breaks(str(source))
     moment = n_given = 0
     first: tuple[Path, tuple[int, ...]] | None = None
     for path in paths:
         try:
-            with Image.open(path) as picture:
-                # Of other formats only the first: a phone's jpg holds previews, too.
-                pages = ImageSequence.Iterator(picture) if picture.format == "TIFF" else [picture]
-                for page in pages:
-                    # Pillow before 11 calls the 16 bits of a png "I".
-                    mode = "I;16" if picture.format == "PNG" and page.mode == "I" else page.mode
-                    upright = ImageOps.exif_transpose(page)
-                    images = [_picture(upright, mode, path, *view) for view in views]
-                    image = images[0]
-                    first = first or (path, image.shape)
-                    if image.shape != first[1]:
-                        raise ValueError(
-                            f"{path} has {_pixels(image.shape)}, but {first[0].name} has "
-                            f"{_pixels(first[1])}; give size=(height, width) to resize both."
-                        )
-                    yield images, moment / fps
-                    n_given, moment = n_given + 1, moment + 1
+            for mode, images in _pages(path, views):
+                if mode in ("I", "F"):
+                    raise ValueError(
+                        f"{path} has pixels of 32 bits, of which nobody knows the range; save it "
+                        "with 8 or 16 bits."
+                    )
+                image = images[0]
+                first = first or (path, image.shape)
+                if image.shape != first[1]:
+                    raise ValueError(
+                        f"{path} has {_pixels(image.shape)}, but {first[0].name} has "
+                        f"{_pixels(first[1])}; give size=(height, width) to resize both."
+                    )
+                yield images, moment / fps
+                n_given, moment = n_given + 1, moment + 1
         except OSError as error:
             if error.errno is not None:  # the system says so, not the picture
                 raise type(error)(
@@ -980,19 +983,46 @@ def _decode_pictures(source: Path, paths: list[Path], views: list[_View], fps: f
     breaks.tell(n_given)
 
 
+def _import_pillow() -> Any:
+    try:
+        import PIL.Image
+    except ImportError as error:
+        raise ImportError("Pictures need Pillow; pip install 'skavid[image]'.") from error
+    return PIL
+
+
+def _pages(path: Path, views: list[_View]) -> Iterator[tuple[str, list[NDArray[np.uint8]]]]:
+    """Give the mode and the views of each page; whatever is wrong with a file is an OSError."""
+    from PIL import Image, ImageOps, ImageSequence
+
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            # Of other formats only the first: a phone's jpg holds previews, too.
+            pages = ImageSequence.Iterator(picture) if picture.format == "TIFF" else [picture]
+            for page in pages:
+                # Pillow before 11 calls the 16 bits of a png "I".
+                mode = "I;16" if picture.format == "PNG" and page.mode == "I" else page.mode
+                upright = ImageOps.exif_transpose(page)
+                yield mode, [_picture(upright, mode, *view) for view in views]
+    except OSError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise OSError(
+            f"it claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, which Pillow takes "
+            "for an attack (PIL.Image.MAX_IMAGE_PIXELS)"
+        ) from error
+    except Exception as error:  # Pillow's errors for damaged files are of many kinds
+        raise OSError(f"it is damaged ({type(error).__name__})") from error
+
+
 def _picture(
-    picture: Any, mode: str, path: Path, size: tuple[int, int] | None, color: bool
+    picture: Any, mode: str, size: tuple[int, int] | None, color: bool
 ) -> NDArray[np.uint8]:
     from PIL import Image
 
     if mode.startswith("I;16"):
         deep = np.asarray(picture).astype(np.uint32)
         picture = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
-    elif mode in ("I", "F"):
-        raise ValueError(
-            f"{path} has pixels of 32 bits, of which nobody knows the range; save it with 8 or "
-            "16 bits."
-        )
     if picture.mode not in ("L", "RGB"):
         picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
     picture = picture.convert("RGB" if color else "L")
@@ -1026,7 +1056,7 @@ def _decode_live(
 ) -> _Seen:
     name = f"Camera {address}" if driver else re.sub(r"//[^/@]*@", "//", address)  # no password
     try:
-        container = av.open(address, format=driver, timeout=timeout)
+        container = av.open(address, format=driver, timeout=timeout, **_FFMPEG)
     except (av.error.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"{name} cannot be opened: {reason}.") from None
@@ -1038,9 +1068,9 @@ def _decode_live(
 def _decode_file(av: Any, path: Path, views: list[_View]) -> _Seen:
     breaks = _Breaks(str(path))
     try:
-        container = av.open(str(path))
-    except av.error.InvalidDataError as error:
-        with path.open("rb") as file:
+        container = av.open(str(path), **_FFMPEG)
+    except av.error.FFmpegError as error:
+        with path.open("rb") as file:  # where it may not be read, that is what is told
             if file.read(8)[4:] == b"ftyp":  # mp4 or mov
                 breaks.add(0, 0.0, "its index, which comes last, is missing")
                 breaks.tell(0)
@@ -1059,6 +1089,13 @@ def _decode(av: Any, container: Any, views: list[_View], breaks: _Breaks) -> _Se
     if stream is None or stream.codec_context is None:
         breaks.add(0, 0.0, "its index is damaged or cut off")
         breaks.tell(0)
+    context = stream.codec_context
+    if context.width * context.height > MOST_PIXELS:
+        raise ValueError(
+            f"{breaks.name} claims frames of {context.width} x {context.height} pixels, but they "
+            f"may have {MOST_PIXELS:,}; make it smaller first."
+        )
+    context.options = {**context.options, **_FFMPEG["options"]}  # for frames that grow later
     clock = _Clock(container, stream)
     # Each remembers its last picture's size, so each view has its own.
     resizers = [av.video.reformatter.VideoReformatter() for _ in views]

@@ -117,9 +117,13 @@ class Events:
 
 
 class _Told(NamedTuple):
-    """What the thread that reads passes on: a frame, a gap, or the end."""
+    """What the thread that reads passes on: a frame, a gap, or the end.
+
+    ``n_gaps`` came before it, so that none is lost with what is left out.
+    """
 
     look: Look | None = None
+    n_gaps: int = 0
     error: BaseException | None = None
     is_end: bool = False
 
@@ -161,6 +165,7 @@ class Feed:
 
     def __iter__(self) -> Iterator[Look | None]:
         self._thread.start()
+        n_gaps = 0
         try:
             while not self._stop.is_set():
                 try:
@@ -171,7 +176,11 @@ class Feed:
                     raise told.error
                 if told.is_end:
                     return
-                yield told.look
+                if told.n_gaps > n_gaps:
+                    n_gaps = told.n_gaps
+                    yield None
+                if told.look is not None:
+                    yield told.look
         finally:
             self.stop()
             self._thread.join(timeout=2.0)
@@ -188,7 +197,7 @@ class Feed:
         began = time.monotonic()
         stacking = self.reading.stacking
         stacker = None if stacking is None else TemporalStacker(**stacking)
-        n_frames, pause = 0, FIRST_PAUSE
+        n_frames, n_gaps, pause = 0, 0, FIRST_PAUSE
         while not self._stop.is_set():
             stream = None if stacker is None else stacker.stream()
             try:
@@ -205,7 +214,7 @@ class Feed:
                     moment = time.monotonic() - began if self.is_live else frame.time
                     image = frame.image if stream is None else stream.push(frame.image)
                     look = Look(image, self.name, n_frames, moment, whole)
-                    self._put(_Told(look), drop=not self.fast)
+                    self._put(_Told(look, n_gaps), drop=not self.fast)
                     n_frames, pause = n_frames + 1, FIRST_PAUSE
                 reason = "it ended."
             except (OSError, ValueError) as error:
@@ -217,7 +226,8 @@ class Feed:
                 reason = str(error)
             if not self.is_live:
                 return
-            self._put(_Told())
+            n_gaps += 1
+            self._put(_Told(n_gaps=n_gaps))
             self.say(f"{self.name} was lost: {reason} Trying again in {pause:g} s.")
             self._stop.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -236,8 +246,7 @@ class Feed:
             oldest = self._queue.get_nowait()
         except queue.Empty:
             return
-        if oldest.look is None:  # a gap is not forgotten
-            self._put(oldest)
+        if oldest.look is None:  # a gap, of which the frames behind it tell, too
             return
         if self.n_skipped == 0:
             self.say(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.utils import Bunch
 
 from skavid import TemporalStacker
 from skavid.sources import Reading
 from skavid.video import BrokenVideoError, Frame
-from skavid.watch import Events, Feed, Viewer
+from skavid.watch import Events, Feed, Viewer, watch
 
 STACKED = Reading((4, 6), False, {"n_channels": 3, "spacing": 1, "average": True})
 
@@ -80,6 +84,113 @@ def test_a_lost_camera_is_tried_again_and_its_stacks_begin_anew(monkeypatch):
         "gate was lost: rtsp://gate is broken. Trying again in 0.01 s.",
         "gate was lost: rtsp://gate cannot be opened: no route. Trying again in 0.02 s.",
     ]
+
+
+def test_a_gap_comes_before_the_frames_behind_it_though_some_are_left_out(monkeypatch):
+    monkeypatch.setattr("skavid.watch.FIRST_PAUSE", 0.01)
+    calls = []
+
+    def read():
+        calls.append(1)
+        if len(calls) > 2:
+            raise OSError("end of the test")
+        yield from frames(len(calls) ** 2, first=50 * len(calls))
+        raise OSError("rtsp://gate is broken.")
+
+    watched, _ = feed(monkeypatch, read)
+    full, taken = threading.Event(), threading.Event()
+    make_room = watched._make_room
+
+    def make_room_and_wait():
+        make_room()
+        full.set()
+        taken.wait(5)
+
+    monkeypatch.setattr(watched, "_make_room", make_room_and_wait)
+    looks = iter(watched)
+    assert next(looks).image[0, 0, 0] == 50
+    assert full.wait(5)  # of a gap and the frame behind it
+    assert next(looks) is None
+    assert next(looks).image[0, 0, 0] == 100
+    taken.set()
+    looks.close()
+
+
+class Glance:
+    """A viewer without networks: bright frames are irregular."""
+
+    def begin(self):
+        pass
+
+    def look(self, images):
+        evidence = images[0][None].astype(np.float32) - 200
+        scores = -evidence.max(axis=(1, 2)).astype(float)
+        return Bunch(evidence=evidence, residual=evidence, regularity=evidence, scores=scores)
+
+    def find(self, seen, row):
+        return []
+
+
+@pytest.mark.slow
+def test_a_long_watch_of_a_bad_camera_loses_no_event_and_no_memory(monkeypatch):
+    """20,000 frames: the camera is lost every 40 to 60, stalls, and is tried in vain."""
+    monkeypatch.setattr("skavid.watch.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("skavid.watch.LONGEST_PAUSE", 0.002)
+    rng = np.random.default_rng(0)
+    ready = threading.Semaphore(1)  # a camera no faster than who looks
+    sent, moments, clip = [], [], 0
+
+    def read():
+        nonlocal clip
+        clip += 1
+        if clip % 7 == 0:
+            raise OSError("no route to the camera.")
+        bright = (rng.random(rng.integers(40, 60)) < 0.1) & (clip % 3 > 0)
+        for index, is_bright in enumerate(bright):
+            ready.acquire()
+            if clip % 100 == 50 and index == 20:
+                time.sleep(0.25)  # longer than the feed waits at a time
+            moments.append(time.monotonic())
+            sent.append((clip, bool(is_bright)))
+            image = np.full((4, 6), 255 if is_bright else 9, np.uint8)
+            yield Frame(image, index / 25, index), np.repeat(image[..., None], 3, axis=2)
+        raise BrokenVideoError("the camera is broken.")
+
+    monkeypatch.setattr("skavid.watch.read_pairs", lambda *_, **__: read())
+    plain, told, looks, sizes = Reading((4, 6), False, None), [], [], []
+    watched = Feed("rtsp://gate", plain, name="gate", say=lambda _: None, is_live=True)
+
+    def on_look(look, score):
+        looks.append((look.index, look.time))
+        ready.release()
+        if len(looks) % 4000 == 0:
+            sizes.append(resident())
+        if len(looks) == 20_000:
+            watched.stop()
+
+    watch(watched, Glance(), Events(patience=1e9), told.append, on_look=on_look)
+    assert [index for index, _ in looks] == list(range(20_000))
+    assert watched.n_skipped == 0
+    late = np.array([moment for _, moment in looks]) - moments[:20_000]
+    assert np.ptp(late) < 1  # but for where the clock began
+    expected = []
+    for (number, is_bright), (_, moment) in zip(sent, looks, strict=False):
+        if is_bright:
+            if not expected or expected[-1][0] != number:
+                expected.append((number, moment, moment))
+            expected[-1] = (number, expected[-1][1], moment)
+    assert len(expected) > 200
+    assert [one["phase"] for one in told] == ["begin", "end"] * len(expected)
+    assert [(one["event"], one["start"], one["end"]) for one in told[1::2]] == [
+        (n, round(start, 3), round(end, 3)) for n, (_, start, end) in enumerate(expected, start=1)
+    ]
+    assert max(sizes[1:]) - sizes[0] < 2**24
+
+
+def resident():
+    """Bytes of memory that this process holds; 0 where the system does not tell."""
+    told = Path("/proc/self/statm")
+    return int(told.read_text().split()[1]) * os.sysconf("SC_PAGESIZE") if told.exists() else 0
 
 
 def test_a_camera_that_was_never_there_is_not_waited_for(monkeypatch):
