@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import joblib
 import numpy as np
@@ -294,7 +294,7 @@ def _check_array(X: Any, name: str = "X") -> Any:
     if not isinstance(X, dask.array.Array):
         raise TypeError(
             f"{name} must be a dask array. Got {type(X).__name__}; wrap it in "
-            "dask.array.from_array, or call the method of the same name for arrays in memory."
+            "dask.array.from_array."
         )
     if np.isnan(X.shape).any():
         raise ValueError(
@@ -316,7 +316,7 @@ def _prepare(function: str, detector: Any, X: Any) -> tuple[Any, tuple[int, ...]
     X = _check_array(X)
     shape = detector._check(_one(X)).shape[1:]
     twin = copy.copy(detector)
-    vars(twin).pop("net_", None)  # half of the bytes, and no worker trains
+    twin.__dict__.pop("net_", None)  # half of the bytes, and no worker trains
     twin.callbacks = None
     return X, shape, dask.delayed(twin, traverse=False)
 
@@ -499,13 +499,13 @@ def fit_distributed(
         twin.net_ = copy.deepcopy(detector.net_)  # it keeps its callbacks
         twin.net_.callbacks_.append(("share", _Share()))
     twin.fit(X, groups=groups)
-    net = vars(twin).pop("net_")
+    net = twin.__dict__.pop("net_")
     for name in ("callbacks", "callbacks_"):
         setattr(net, name, [one for one in getattr(net, name) if not _is_share(one)])
     # Neither net nor parameters: a user's callbacks need not be picklable.
     parameters = detector.get_params(deep=False)
     fitted = {name: value for name, value in vars(twin).items() if name not in parameters}
-    vars(detector).update(broadcast_object_list([fitted])[0], net_=net)
+    detector.__dict__.update(broadcast_object_list([fitted])[0], net_=net)
     return detector
 
 
@@ -587,16 +587,21 @@ class _BatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(features)
         n = features.new_tensor([features.numel() // features.shape[1]])
-        total = _Total.apply(torch.cat([features.sum((0, 2, 3)), n]))
+        total = _total(torch.cat([features.sum((0, 2, 3)), n]))
         mean, n = total[:-1] / total[-1], total[-1].detach()
         centred = features - mean[:, None, None]
-        variance = _Total.apply(centred.square().sum((0, 2, 3))) / n
+        variance = _total(centred.square().sum((0, 2, 3))) / n
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
-            self.num_batches_tracked += 1
+            running, momentum = cast(dict[str, Tensor], self._buffers), cast(float, self.momentum)
+            running["running_mean"].lerp_(mean, momentum)
+            running["running_var"].lerp_(variance * n / (n - 1), momentum)
+            running["num_batches_tracked"].add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return centred * scale[:, None, None] + self.bias[:, None, None]
+
+
+def _total(value: Tensor) -> Tensor:
+    return cast(Tensor, _Total.apply(value))  # type: ignore[no-untyped-call]
 
 
 class _Total(torch.autograd.Function):
@@ -626,5 +631,6 @@ def _add_up_gradients(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) 
         if parameter.grad is not None
     ]
     total = _add_up(torch.cat([gradient.flatten() for gradient in gradients]))
-    for gradient, part in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
+    parts = torch.split(total, [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
