@@ -298,7 +298,7 @@ def test_two_processes_go_on_as_one_does(trained):
     alone = together.fit_case("defaults", AVIDDetector.fit)
     together.go_on(alone, AVIDDetector.fit)
     shared = trained[0][0]["gone on"]
-    assert len(shared.history_) == 3
+    assert len(shared.history_) == 4
     assert_allclose(curves(shared), curves(alone), rtol=1e-4)
 
 

@@ -1,6 +1,7 @@
 """Fit detectors in several processes; `test_scale` starts it by torchrun.
 
-It gets a folder to write to. Each process keeps what it holds at the end, or the message of what was refused.
+It gets a folder to write to. Each process keeps what it holds at the end, or the message of what
+was refused.
 """
 
 from __future__ import annotations
