@@ -289,7 +289,8 @@ def trained(tmp_path_factory):
 def test_two_processes_learn_what_one_does(trained, name):
     shared = trained[0][0][name]
     alone = together.fit_case(name, AVIDDetector.fit)
-    assert_allclose(curves(shared), curves(alone), rtol=1e-4)
+    rtol = 1e-9 if name == "double" else 1e-4
+    assert_allclose(curves(shared), curves(alone), rtol=rtol)
     assert_allclose([shared.alpha_, shared.zeta_], [alone.alpha_, alone.zeta_], rtol=1e-3)
 
 

@@ -13,9 +13,34 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
+from skorch.callbacks import Callback
 
 from skavid import VIDEO, AVIDDetector
 from skavid.scale import fit_distributed
+
+
+class InDouble(Callback):
+    """Train in double precision, where a game of some epochs is no chaos of rounding errors."""
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        self.hooks = []
+        for network in self._networks(net):
+            network.double()
+            cast = network.register_forward_pre_hook(
+                lambda _, given: tuple(x.double() for x in given)
+            )
+            self.hooks.append(cast)
+
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        for hook in self.hooks:
+            hook.remove()
+        for network in self._networks(net):
+            network.float()
+        del self.hooks
+
+    def _networks(self, net):
+        yield from (net.inpainter_, net.detector_, net.averaged_inpainter_, net.averaged_detector_)
+
 
 TINY = {
     "inpainter_width": 4, "inpainter_depth": 2, "detector_width": 4, "max_epochs": 1,
@@ -24,6 +49,7 @@ TINY = {
 HIDING = {"inpainter_corruption": "hiding", "reconstruction_loss": "bernoulli", "loss": "lsgan"}
 CASES = {
     "defaults": {**TINY, "adversarial_start": 0.3, "max_epochs": 2},
+    "double": {**TINY, "adversarial_start": 0.3, "max_epochs": 4, "callbacks": [InDouble()]},
     "uneven": {**TINY, "batch_size": 5, "device": "auto", "verbose": 1},
     "hiding": {**TINY, **HIDING, "adversarial_start": 0.0},
     "video": {**VIDEO, **TINY, "spacing": 1},
@@ -61,4 +87,6 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    from tests import together  # what is pickled is of this name, not of __main__
+
+    together.main(sys.argv[1])
