@@ -7,6 +7,7 @@ the processes and move the data.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from numbers import Integral
 from typing import Any, cast
@@ -18,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 from skorch.callbacks import Callback
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from skavid import temporal
 from skavid.estimator import AVIDDetector
@@ -416,6 +418,8 @@ def fit_distributed(
     ValueError
         If a parameter does not allow it, X is not the same in all processes, or is not what
         `AVIDDetector.fit` takes.
+    RuntimeError
+        If Accelerate was set up before in a way that lets each process train for itself.
 
     Warns
     -----
@@ -475,6 +479,13 @@ def fit_distributed(
         )
     # Without being told, Accelerate lets processes without a GPU train each for itself.
     state = PartialState(cpu=detector.device == "cpu" or not torch.cuda.is_available())
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started > state.num_processes:
+        raise RuntimeError(
+            f"{started} processes were started, but Accelerate was told before that there is "
+            f"{state.num_processes}; call fit_distributed before it is asked for anything, or make "
+            "its Accelerator or PartialState with cpu=True where there is no GPU."
+        )
     if detector.batch_size < state.num_processes:
         raise ValueError(
             f"batch_size={detector.batch_size} is shared by {state.num_processes} processes; it "
@@ -525,54 +536,90 @@ class _Share(Callback):  # type: ignore[misc]
     """While a net is trained: share each batch among the processes, and add up gradients."""
 
     def on_train_begin(self, net: AVIDNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        networks = [net.inpainter_, net.detector_]
-        self.layers_ = [
-            layer
-            for network in networks
-            for layer in network.modules()
-            if type(layer) is nn.BatchNorm2d
-        ]
-        for layer in self.layers_:
-            layer.__class__ = _BatchNorm
-        self.hooks_ = []
-        # The averages, too: the referee then sees the same in all processes, and judges alike.
-        for network in [*networks, net.averaged_inpainter_, net.averaged_detector_]:
-            batch = _Batch()
-            self.hooks_ += [
-                network.register_forward_pre_hook(batch.take),
-                network.register_forward_hook(batch.put_together),
-            ]
-        for optimizer in (net.inpainter_optimizer_, net.detector_optimizer_):
-            self.hooks_.append(optimizer.register_step_pre_hook(_add_up_gradients))
+        self.sums_: list[_Sum] = []
+        self.hooks_: list[Any] = []
+        self.layers_: list[Any] = []
+        for name in ("inpainter", "detector"):
+            # Both networks may be trained at once, so that each has its own sums.
+            add_up = _Sum()
+            self.sums_.append(add_up)
+            network, average = getattr(net, f"{name}_"), getattr(net, f"averaged_{name}_")
+            # The average, too: the referee then sees the same in all processes, and judges alike.
+            for each in (network, average):
+                batch = _Batch(add_up)
+                self.hooks_ += [
+                    each.register_forward_pre_hook(batch.take),
+                    each.register_forward_hook(batch.put_together),
+                ]
+            optimizer = getattr(net, f"{name}_optimizer_")
+            self.hooks_.append(optimizer.register_step_pre_hook(add_up.gradients))
+            for layer in network.modules():
+                if type(layer) is nn.BatchNorm2d:
+                    layer.__class__, layer.add_up = _BatchNorm, add_up
+                    self.layers_.append(layer)
 
     def on_train_end(self, net: AVIDNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         for hook in self.hooks_:
             hook.remove()
         for layer in self.layers_:
             layer.__class__ = nn.BatchNorm2d
-        del self.hooks_, self.layers_
+            del layer.add_up
+        for add_up in self.sums_:
+            add_up.close()
+        del self.hooks_, self.layers_, self.sums_
         if net.stopped_ is None and net.step_ - net.first_step_ < net.n_steps_:
             raise KeyboardInterrupt  # each process was interrupted elsewhere: nothing is worth it
+
+
+class _Sum:
+    """Adds up tensors over all processes, in a group of its own."""
+
+    def __init__(self) -> None:
+        self.group = dist.new_group() if dist.is_initialized() else None
+
+    def __call__(self, value: Tensor) -> Tensor:
+        total = value.clone()
+        if self.group is not None:
+            dist.all_reduce(total, group=self.group)
+        return total
+
+    def gradients(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Add up the gradients of an optimiser's parameters, before its step."""
+        gradients = [
+            parameter.grad
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        total = self(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = torch.split(total, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def close(self) -> None:
+        """Give the group back."""
+        if self.group is not None:
+            dist.destroy_process_group(self.group)
 
 
 class _Batch:
     """Give a network the images of this process, and put together what all of them made."""
 
-    def take(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        from accelerate import PartialState
+    def __init__(self, add_up: _Sum) -> None:
+        self.add_up = add_up
 
-        state = PartialState()
-        self.n = len(inputs[0])
-        self.begin, self.end = (
-            self.n * rank // state.num_processes
-            for rank in (state.process_index, state.process_index + 1)
+    def take(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        rank, n_processes = (
+            (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         )
+        self.n = len(inputs[0])
+        self.begin, self.end = (self.n * at // n_processes for at in (rank, rank + 1))
         return tuple(each[self.begin : self.end] for each in inputs)
 
     def put_together(self, network: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         whole = output.new_zeros(self.n, *output.shape[1:])
         whole[self.begin : self.end] = output.detach()
-        whole = _add_up(whole)
+        whole = self.add_up(whole)
         # Only this process's part leads back into the network.
         return torch.cat([whole[: self.begin], output, whole[self.end :]])
 
@@ -583,14 +630,16 @@ class _BatchNorm(nn.BatchNorm2d):
     torch's own (SyncBatchNorm) wants GPUs.
     """
 
+    add_up: _Sum
+
     def forward(self, features: Tensor) -> Tensor:
         if not self.training:
             return super().forward(features)
         n = features.new_tensor([features.numel() // features.shape[1]])
-        total = _total(torch.cat([features.sum((0, 2, 3)), n]))
+        total = self._total(torch.cat([features.sum((0, 2, 3)), n]))
         mean, n = total[:-1] / total[-1], total[-1].detach()
         centred = features - mean[:, None, None]
-        variance = _total(centred.square().sum((0, 2, 3))) / n
+        variance = self._total(centred.square().sum((0, 2, 3))) / n
         with torch.no_grad():
             running, momentum = cast(dict[str, Tensor], self._buffers), cast(float, self.momentum)
             running["running_mean"].lerp_(mean, momentum)
@@ -599,38 +648,18 @@ class _BatchNorm(nn.BatchNorm2d):
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return centred * scale[:, None, None] + self.bias[:, None, None]
 
-
-def _total(value: Tensor) -> Tensor:
-    return cast(Tensor, _Total.apply(value))  # type: ignore[no-untyped-call]
+    def _total(self, value: Tensor) -> Tensor:
+        return cast(Tensor, _Total.apply(value, self.add_up))  # type: ignore[no-untyped-call]
 
 
 class _Total(torch.autograd.Function):
     """Add up over the processes; as each one's loss is the whole one, gradients add up, too."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        return _add_up(value)
+    def forward(ctx: Any, value: Tensor, add_up: _Sum) -> Tensor:
+        ctx.add_up = add_up
+        return add_up(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _add_up(gradient)
-
-
-def _add_up(value: Tensor) -> Tensor:
-    from accelerate.utils import reduce
-
-    total: Tensor = reduce(value, "sum")
-    return total
-
-
-def _add_up_gradients(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    gradients = [
-        parameter.grad
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]
-    total = _add_up(torch.cat([gradient.flatten() for gradient in gradients]))
-    parts = torch.split(total, [gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.add_up(gradient), None

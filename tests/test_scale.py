@@ -348,7 +348,7 @@ def test_shared_batch_statistics_are_those_of_torch(momentum):
     plain = nn.BatchNorm2d(3, momentum=momentum)
     nn.init.uniform_(plain.weight)
     shared = pickle.loads(pickle.dumps(plain))
-    shared.__class__ = scale._BatchNorm
+    shared.__class__, shared.add_up = scale._BatchNorm, scale._Sum()
     images = 5 + torch.randn(4, 3, 5, 6)
     answers = []
     for layer in (plain, shared):
@@ -394,6 +394,15 @@ def test_trainings_that_cannot_be_shared_are_refused(X, monkeypatch):
         "detector must be an AVIDDetector. Got TemporalStacker.",
         lambda: scale.fit_distributed(TemporalStacker(), X),
     )
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        refuses(
+            RuntimeError,
+            "2 processes were started, but Accelerate was told before that there is 1; call "
+            "fit_distributed before it is asked for anything, or make its Accelerator or "
+            "PartialState with cpu=True where there is no GPU.",
+            lambda: scale.fit_distributed(AVIDDetector(), X),
+        )
     monkeypatch.setattr(accelerate.PartialState(cpu=True), "num_processes", 3)
     refuses(
         ValueError,
