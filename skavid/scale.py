@@ -483,8 +483,8 @@ def fit_distributed(
     if started > state.num_processes:
         raise RuntimeError(
             f"{started} processes were started, but Accelerate was told before that there is "
-            f"{state.num_processes}; call fit_distributed before it is asked for anything, or make "
-            "its Accelerator or PartialState with cpu=True where there is no GPU."
+            f"{state.num_processes}; call fit_distributed before it is asked for anything, or "
+            "make its Accelerator or PartialState with cpu=True where there is no GPU."
         )
     if detector.batch_size < state.num_processes:
         raise ValueError(
