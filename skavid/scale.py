@@ -555,7 +555,8 @@ class _Share(Callback):  # type: ignore[misc]
             self.hooks_.append(optimizer.register_step_pre_hook(add_up.gradients))
             for layer in network.modules():
                 if type(layer) is nn.BatchNorm2d:
-                    layer.__class__, layer.add_up = _BatchNorm, add_up
+                    layer.__class__ = _BatchNorm
+                    cast(_BatchNorm, layer).add_up = add_up
                     self.layers_.append(layer)
 
     def on_train_end(self, net: AVIDNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
