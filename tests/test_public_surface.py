@@ -95,6 +95,14 @@ PUBLIC = {
         "ThresholdPlaneDisplay",
     ],
     "skavid.report": ["write_report"],
+    "skavid.scale": [
+        "causal_mean",
+        "fit_distributed",
+        "maps",
+        "score_samples",
+        "segment",
+        "stack",
+    ],
     "skavid.temporal": ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"],
     "skavid.video": [
         "BrokenVideoError",
