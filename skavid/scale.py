@@ -428,7 +428,7 @@ def fit_distributed(
 
     See Also
     --------
-    AVIDDetector.fit : What a single process does.
+    skavid.AVIDDetector.fit : What a single process does.
 
     Notes
     -----
