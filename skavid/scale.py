@@ -396,8 +396,9 @@ def fit_distributed(
     Parameters
     ----------
     detector : AVIDDetector
-        With a `batch_size` of all processes together, at least one image each, without `memory`,
-        and with ``device="auto"`` (each process has a device of its own) or "cpu".
+        With a `batch_size` of all processes together, at least one image each, without `memory`
+        and `checkpoint`, and with ``device="auto"`` (each process has a device of its own) or
+        "cpu".
     X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
         Normal images, all of them in each process; a memory map serves.
     groups : array-like of shape (n_images,), default=None
@@ -428,7 +429,7 @@ def fit_distributed(
 
     See Also
     --------
-    AVIDDetector.fit : What a single process does.
+    skavid.AVIDDetector.fit : What a single process does.
 
     Notes
     -----
@@ -471,6 +472,11 @@ def fit_distributed(
         raise ValueError(
             "memory must be None in a distributed fit, since processes that share a cache wait "
             f"for each other's trainings. Got {detector.memory!r}."
+        )
+    if detector.checkpoint is not None:
+        raise ValueError(
+            "checkpoint must be None in a distributed fit, since all processes would write the "
+            f"same file. Got {detector.checkpoint!r}."
         )
     if detector.device not in ("auto", "cpu"):
         raise ValueError(

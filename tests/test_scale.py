@@ -385,6 +385,12 @@ def test_trainings_that_cannot_be_shared_are_refused(X, monkeypatch):
     )
     refuses(
         ValueError,
+        "checkpoint must be None in a distributed fit, since all processes would write the same "
+        "file. Got 'game'.",
+        lambda: scale.fit_distributed(AVIDDetector(checkpoint="game"), X),
+    )
+    refuses(
+        ValueError,
         "device must be 'auto' or 'cpu' in a distributed fit, since each process has a device of "
         "its own. Got 'cuda:1'.",
         lambda: scale.fit_distributed(AVIDDetector(device="cuda:1"), X),

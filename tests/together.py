@@ -49,7 +49,7 @@ TINY = {
 HIDING = {"inpainter_corruption": "hiding", "reconstruction_loss": "bernoulli", "loss": "lsgan"}
 CASES = {
     "defaults": {**TINY, "adversarial_start": 0.3, "max_epochs": 2},
-    "double": {**TINY, "adversarial_start": 0.3, "max_epochs": 4, "callbacks": [InDouble()]},
+    "double": {**TINY, "adversarial_start": 0.3, "max_epochs": 3, "callbacks": [InDouble()]},
     "uneven": {**TINY, "batch_size": 5, "device": "auto", "verbose": 1},
     "hiding": {**TINY, **HIDING, "adversarial_start": 0.0},
     "video": {**VIDEO, **TINY, "spacing": 1},
