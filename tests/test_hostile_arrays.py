@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -228,10 +229,8 @@ def test_what_holds_no_images_is_refused(detector, use, name):
 @pytest.mark.parametrize("use", [*USES, *FIT])
 def test_the_smallest_and_the_longest_images_are_taken_or_refused(detector, use, shape):
     X = np.random.default_rng(0).random(shape)
-    try:
+    with suppress(ValueError):
         (USES | FIT)[use](detector, X)
-    except ValueError as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-45, 1e-30, 1e38, 1e300])
