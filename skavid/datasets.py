@@ -116,7 +116,8 @@ def load_idx(path: str | Path) -> NDArray[np.uint8]:
     FileNotFoundError
         If there is no such file; it says where MNIST comes from.
     ValueError
-        If the file is not IDX, not of bytes, or shorter or longer than its header says.
+        If the file is not IDX, not of bytes, shorter or longer than its header says, or a small
+        gzipped file that claims to unpack to more than pictures do.
 
     Examples
     --------
@@ -152,7 +153,7 @@ def load_idx(path: str | Path) -> NDArray[np.uint8]:
                 )
             if path.suffix == ".gz" or n_bytes <= size:
                 array = np.empty(n_bytes, np.uint8)
-                found = file.readinto(array)
+                found = file.readinto(memoryview(array))
                 more = file.read(1)
             else:  # no memory is asked for in vain
                 found, more = size - 4 - len(sizes), b""
