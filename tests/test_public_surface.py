@@ -215,6 +215,22 @@ def test_every_name_in_the_reference_is_there():
         assert re.search(rf"\b{last}\b", reference), f"docs/api.rst misses {last}"
 
 
+def test_the_oldest_releases_are_the_lower_bounds():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *(one for name in ("all", "dev") for one in extras[name])]
+    needed += [one for name in re.findall(r"[a-z]+", extras["all"][0])[1:] for one in extras[name]]
+    bounds = dict(
+        re.match(r"([\w.-]+)(?:\[.*\])?>=([\d.]+)$", one).groups()
+        for one in needed
+        if not one.startswith("skavid")
+    )
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    oldest = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert oldest == {name: bound for name, bound in bounds.items() if name in oldest}
+    assert {"torch", "scikit-learn", "numpy", "onnx", "accelerate"} <= set(oldest)
+
+
 def test_every_module_says_what_it_holds_and_on_which_floor_it_stands():
     for module in MODULES:
         loaded = importlib.import_module(f"skavid.{module}")
