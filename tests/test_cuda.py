@@ -25,7 +25,6 @@ pytestmark = [
     [
         {},
         {"inpainter_corruption": "hiding"},
-        {"geometry": "paper"},
         {"ignore": np.eye(16, 12) > 0},
     ],
 )
