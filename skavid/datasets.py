@@ -153,7 +153,7 @@ def load_idx(path: str | Path) -> NDArray[np.uint8]:
                 )
             if path.suffix == ".gz" or n_bytes <= size:
                 array = np.empty(n_bytes, np.uint8)
-                found = file.readinto(memoryview(array))
+                found = file.readinto(array.data)
                 more = file.read(1)
             else:  # no memory is asked for in vain
                 found, more = size - 4 - len(sizes), b""
