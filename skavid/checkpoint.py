@@ -187,8 +187,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
             "generator": net.generator_.get_state(),
             "replay_generator": net.replay_generator_.get_state(),
             "order": self.order.get_state(),
-            # Views of whole batches, which would be written with them.
-            "replayed": [tuple(part.clone() for part in old) for old in net.replayed_],
+            "replayed": net.replayed_,
             "best": net.best_,
             "stopped": net.stopped_,
             "step": net.step_,

@@ -618,12 +618,12 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         for new in zip(made, regular, weight, strict=True):
             coin, place = torch.rand(2, generator=self.replay_generator_).tolist()
             if len(self.replayed_) < N_REPLAYED:
-                self.replayed_.append(new)
+                self.replayed_.append(_copied(new))
                 out.append(new)
             elif coin < 0.5:
                 slot = int(place * N_REPLAYED)
                 old = self.replayed_[slot]
-                self.replayed_[slot] = new
+                self.replayed_[slot] = _copied(new)
                 out.append(old if old[0].shape == new[0].shape else new)
             else:
                 out.append(new)
@@ -670,6 +670,11 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         for optimizer in (self.inpainter_optimizer_, self.detector_optimizer_):
             for group in optimizer.param_groups:
                 group["lr"] = rate
+
+
+def _copied(parts: tuple[Tensor, ...]) -> Any:
+    # A view would keep its whole batch.
+    return tuple(part.clone() for part in parts)
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
