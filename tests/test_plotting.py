@@ -132,6 +132,24 @@ def test_colour_bars_tell_of_evidence_that_is_beyond_their_colours():
     assert ends == ["neither", "neither", "min"]
 
 
+@pytest.mark.parametrize("largest", [2e-5, 1.7e-4, 0.0099, 1.0])
+def test_numbers_below_a_colour_bar_do_not_run_into_each_other(largest):
+    maps = np.linspace(0, largest, 144).reshape(1, 12, 12)
+    display = IrregularityDisplay(maps, maps, maps, maps, maps, maps < 0).plot()
+    display.figure_.canvas.draw()
+    for ax in display.axes_[0, 2:5]:
+        bar = ax.images[0].colorbar.ax
+        low, high = bar.get_xlim()
+        numbers = [
+            words.get_window_extent()
+            for words, place in zip(bar.get_xticklabels(), bar.get_xticks(), strict=True)
+            if low <= place <= high
+        ]
+        assert len(numbers) >= 2
+        for left, right in pairwise(numbers):
+            assert left.x1 + 3 < right.x0
+
+
 def test_each_map_has_a_colour_bar_below_it():
     display = IrregularityDisplay.from_estimator(Fake(), GREY)
     display.figure_.canvas.draw()
@@ -399,11 +417,11 @@ def test_neither_the_legend_nor_the_alarms_cover_the_scores(scores, threshold):
         ({"labels": [0, 1, 1]}, "labels must hold 1 (normal) and -1 (irregular). Got [0, 1]."),
         (
             {"labels": [1]},
-            "labels has the shape (1,), but there are 3 samples; give one label each.",
+            "labels has the shape (1,), but must have (3,); give one label a sample.",
         ),
         (
             {"groups": [0, 0]},
-            "groups has the shape (2,), but there are 3 scores; give one clip id a score.",
+            "groups has the shape (2,), but scores (3,); give one clip id a score.",
         ),
         (
             {"groups": [0, 1, 0]},
@@ -516,8 +534,8 @@ HISTORY = [
         "dur": 2.0,
     }
     for epoch, error, area, kept in [
-        (1, 0.30, 0.50, "ID"),
-        (2, 0.20, 0.54, "ID"),
+        (1, 0.30, 0.50, "I and D"),
+        (2, 0.20, 0.54, "I and D"),
         (3, 0.22, 0.70, "D"),
         (4, 0.12, 0.40, "I"),
         (5, 0.15, 0.90, "D"),
@@ -576,6 +594,17 @@ def test_a_history_of_one_epoch_is_seen():
     display = HistoryDisplay(HISTORY[:1]).plot()
     for ax in display.axes_:
         assert any(line.get_marker() in ("o", ".") and len(line.get_xdata()) for line in ax.lines)
+    display.figure_.canvas.draw()
+    assert display.axes_[0].get_title(loc="left") == "1 epoch in 2 s"
+    low, high = display.axes_[2].get_xlim()
+    assert [place for place in display.axes_[2].get_xticks() if low <= place <= high] == [1]
+
+
+def test_numbers_of_a_history_are_as_they_are_without_an_offset_to_add():
+    rows = [{**row, "valid_inpainter": 0.106 + 1e-6 * row["epoch"]} for row in HISTORY]
+    display = HistoryDisplay(rows).plot()
+    display.figure_.canvas.draw()
+    assert [ax.yaxis.get_offset_text().get_text() for ax in display.axes_] == ["", "", ""]
 
 
 def test_a_history_wants_three_axes():
@@ -703,7 +732,7 @@ def test_maps_of_one_value_are_drawn(fusion, residual, regular):
         ({"y_true": [0, 1]}, "y_true must hold 1 (normal) and -1 (irregular). Got [0, 1]."),
         (
             {"y_true": [1, -1, 1]},
-            "y_true has the shape (3,), but there are 2 samples; give one label each.",
+            "y_true has the shape (3,), but must have (2,); give one label a sample.",
         ),
         (
             {"residual": np.ones((2, 4))},
