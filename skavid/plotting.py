@@ -661,8 +661,10 @@ class RocDisplay:
         self.eer_threshold_ = float(self.thresholds[best])
         curves = [line for line in ax.lines if not line.get_label().startswith("_")]
         if not curves:
-            for y in ([0, 1], [1, 0]):  # chance, and equal errors
-                ax.plot([0, 1], y, color=_neutral(ax), linewidth=0.8, alpha=0.6)
+            # Chance, and equal errors as far as curves better than chance meet them: the legend
+            # lies beyond.
+            for x, y in (([0, 1], [0, 1]), ([0, 0.5], [1, 0.5])):
+                ax.plot(x, y, color=_neutral(ax), linewidth=0.8, alpha=0.6)
         name = self.name if name is None else name
         figures = (
             f"AUC {self.roc_auc:.3f}, EER {self.eer:.3f} at a score of {self.eer_threshold_:.3g}"
@@ -803,8 +805,8 @@ class HistoryDisplay:
         unit = "epoch" if len(epochs) == 1 else "epochs"
         axes[0].set_title(f"{len(epochs)} {unit} in {seconds:.0f} s", loc="left")
         if blind.any():
-            title = axes[2].get_title(loc="left")
-            axes[2].set_title(f"{title}; shaded: blind", loc="left")
+            titles = [axes[2].get_title(loc="left"), "shaded: blind"]
+            axes[2].set_title("; ".join(filter(None, titles)), loc="left")
         axes[0].set_ylabel("loss in training")
         axes[1].set_ylabel("error of I,\nheld out")
         axes[2].set(ylabel="AUC of D,\nheld out", xlabel="epoch")
@@ -1102,7 +1104,18 @@ class ThresholdPlaneDisplay:
             xlim=np.exp(x[[0, -1]]),
             ylim=expit(y[[0, -1]]),
         )
+        self._number_alphas(ax)
         return self
+
+    def _number_alphas(self, ax: Any) -> None:
+        """Write 0.2 and not 2 x 10^-1, whose like run into each other."""
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+        few = self.alphas[-1] < 1000 * self.alphas[0]
+        ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5)) if few else NullLocator())
+        if few:
+            for which in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+                which(FuncFormatter(lambda alpha, _: f"{alpha:g}"))
 
     def _draw_false_alarms(self, ax: Any) -> None:
         levels = [level for level in FALSE_ALARMS if self.fpr.min() < level < self.fpr.max()]

@@ -511,6 +511,16 @@ def test_a_curve_can_be_drawn_again_elsewhere_under_another_name():
     assert ax.get_legend().get_texts()[0].get_text().startswith("both: AUC 1.000")
 
 
+def test_the_legend_of_curves_lies_on_none_of_both_diagonals():
+    display = draw_roc()
+    display.figure_.canvas.draw()
+    legend = display.ax_.get_legend().get_window_extent()
+    for line in display.ax_.lines[:2]:  # chance, and equal errors
+        ends = line.get_xydata()
+        points = display.ax_.transData.transform(np.linspace(*ends, 200))
+        assert not any(legend.contains(*point) for point in points)
+
+
 def test_labels_of_0_and_1_are_told_apart_by_pos_label():
     display = RocDisplay.from_predictions([0, 0, 1], [3.0, 2.0, 1.0], pos_label=0)
     assert (display.roc_auc, display.eer) == (1, 0)
@@ -596,6 +606,7 @@ def test_a_history_of_one_epoch_is_seen():
         assert any(line.get_marker() in ("o", ".") and len(line.get_xdata()) for line in ax.lines)
     display.figure_.canvas.draw()
     assert display.axes_[0].get_title(loc="left") == "1 epoch in 2 s"
+    assert display.axes_[2].get_title(loc="left") == "shaded: blind"
     low, high = display.axes_[2].get_xlim()
     assert [place for place in display.axes_[2].get_xticks() if low <= place <= high] == [1]
 
@@ -700,6 +711,24 @@ def test_the_ray_is_where_the_thresholds_move_together():
         (zetas, display.ax_.get_ylim()),
     ):
         assert values.min() <= low < high <= values.max()  # from edge to edge
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1e-5, 50.0])
+def test_numbers_below_the_plane_do_not_run_into_each_other(alpha):
+    labels, residual, regular = some_maps()
+    display = ThresholdPlaneDisplay.from_predictions(
+        labels, residual, regular, alpha=alpha, zeta=0.2
+    )
+    display.figure_.canvas.draw()
+    axis = display.ax_.xaxis
+    low, high = display.ax_.get_xlim()
+    numbers = sorted(
+        (tick.label1.get_window_extent().extents[[0, 2]].tolist())
+        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        if low <= tick.get_loc() <= high and tick.label1.get_text()
+    )
+    assert len(numbers) >= 3
+    assert all(left[1] < right[0] for left, right in pairwise(numbers))
 
 
 def test_thresholds_beyond_all_maps_are_in_the_picture():
