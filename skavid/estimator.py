@@ -1331,9 +1331,9 @@ def _warn_if_few(basis: dict[str, Any], target_fpr: float) -> None:
         )
     if risk is not None and risk > CLIP_RISK:
         warnings.warn(
-            f"X holds {_counted(basis['n_clips'], 'clip')}: with a probability of up to {risk:.2g} a new clip "
-            f"has more than target_fpr={target_fpr:g} of its frames flagged; "
-            f"{ceil(1 / CLIP_RISK) - 1} clips would bring that down to {CLIP_RISK:g}.",
+            f"X holds {_counted(basis['n_clips'], 'clip')}: with a probability of up to "
+            f"{risk:.2g} a new clip has more than target_fpr={target_fpr:g} of its frames "
+            f"flagged; {ceil(1 / CLIP_RISK) - 1} clips would bring that down to {CLIP_RISK:g}.",
             UserWarning,
             stacklevel=3,
         )

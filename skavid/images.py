@@ -487,7 +487,8 @@ def _check_stack(
     if fitted_shape is not None:
         found, fitted = images.shape[3], fitted_shape[2]
         if found != fitted:
-            mend = "for one image pass X[None]" if X.shape == fitted_shape else "convert them first"
+            is_one = X.shape == fitted_shape
+            mend = "for one image pass X[None]" if is_one else "convert them first"
             raise ValueError(
                 f"X has images of {_channels(found)}, but {_name(estimator)} was fitted on "
                 f"{fitted}; {mend}."

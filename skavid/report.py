@@ -310,8 +310,8 @@ def _check_length(name: str, array: Any, n: int) -> NDArray[Any]:
     checked: NDArray[Any] = np.asarray(array)
     if checked.shape != (n,):
         raise ValueError(
-            f"{name} has the shape {checked.shape}, but X has {_count(n, 'image')}; give one value "
-            "an image."
+            f"{name} has the shape {checked.shape}, but X has {_count(n, 'image')}; give one "
+            "value an image."
         )
     return checked
 
