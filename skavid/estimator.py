@@ -284,7 +284,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     value_range_ : tuple (low, high)
         What is scaled to 0 and 1.
     history_ : list of dict
-        A row an epoch: losses, validation figures, seconds.
+        A row an epoch: losses, figures on held-out images, seconds ("dur"), and in "kept" the
+        networks that were the best so far: "I and D", one of them, or "".
     checkpoint_ : dict
         For "inpainter" and "detector": the epoch each was kept from, and the figure that chose
         it (Sec. 4.3).
@@ -796,8 +797,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 groups=None if groups is None else groups[held_out],
                 **self._rule(),
             )
-            clips = None if groups is None else groups[held_out]
-            self.calibration_ = _basis(len(held_out), clips, self.target_fpr)
+            if isinstance(self.alpha, str) or isinstance(self.zeta, str):
+                clips = None if groups is None else groups[held_out]
+                self.calibration_ = _basis(len(held_out), clips, self.target_fpr)
         self.alpha_, self.zeta_ = float(alpha), float(zeta)
         if not isinstance(self.contamination, str):
             scores = self._score(images)
@@ -1321,16 +1323,17 @@ def _warn_if_few(basis: dict[str, Any], target_fpr: float) -> None:
     risk, bound = basis["clip_risk"], basis["fpr_bound"]
     if bound is not None and bound > target_fpr:
         warnings.warn(
-            f"X holds {basis['n_images']} images, which vouch for {bound:.2g} of false alarms at "
-            f"best, not for target_fpr={target_fpr:g}; {ceil(1 / target_fpr) - 1} would do.",
+            f"X holds {_counted(basis['n_images'], 'image')}, enough for {bound:.2g} of false "
+            f"alarms at best, not for target_fpr={target_fpr:g}; {ceil(1 / target_fpr) - 1} would "
+            "do.",
             UserWarning,
             stacklevel=3,
         )
     if risk is not None and risk > CLIP_RISK:
         warnings.warn(
-            f"X holds {basis['n_clips']} clips: with a probability of up to {risk:.2g} a new clip "
-            f"has more than target_fpr={target_fpr:g} of its frames flagged; "
-            f"{ceil(1 / CLIP_RISK) - 1} clips would bring that down to {CLIP_RISK:g}.",
+            f"X holds {_counted(basis['n_clips'], 'clip')}: with a probability of up to "
+            f"{risk:.2g} a new clip has more than target_fpr={target_fpr:g} of its frames "
+            f"flagged; {ceil(1 / CLIP_RISK) - 1} clips would bring that down to {CLIP_RISK:g}.",
             UserWarning,
             stacklevel=3,
         )
@@ -1371,7 +1374,8 @@ def _check_groups(groups: Any, n: int) -> NDArray[Any] | None:
     clips: NDArray[Any] = np.asarray(groups)
     if clips.shape != (n,):
         raise ValueError(
-            f"groups has the shape {clips.shape}, but X has {n} images; give one clip id an image."
+            f"groups has the shape {clips.shape}, but X has {_counted(n, 'image')}; give one clip "
+            "id an image."
         )
     firsts = np.concatenate([[True], clips[1:] != clips[:-1]])
     if firsts.sum() != len(np.unique(clips)):
@@ -1380,6 +1384,10 @@ def _check_groups(groups: Any, n: int) -> NDArray[Any] | None:
             "time."
         )
     return clips
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _check_size(images: NDArray[Any], geometry: Geometry) -> None:

@@ -431,6 +431,12 @@ def _check_rows(
     min_images: int,
 ) -> npt.NDArray[Any]:
     """Check one image a row, and unroll the rows."""
+    expected = shape if fitted_shape is None else fitted_shape
+    if expected is not None and np.shape(X) == expected[:2] != (1, math.prod(expected)):
+        raise ValueError(
+            f"X has {np.shape(X)[1]} features, but {_name(estimator)} is expecting "
+            f"{math.prod(expected)} features as input; for one image pass X[None]."
+        )
     rows = _check_numbers(X, estimator, fitted_shape, min_images)
     n_features = rows.shape[1]
     if fitted_shape is not None:
@@ -481,9 +487,11 @@ def _check_stack(
     if fitted_shape is not None:
         found, fitted = images.shape[3], fitted_shape[2]
         if found != fitted:
+            is_one = X.shape == fitted_shape
+            mend = "for one image pass X[None]" if is_one else "convert them first"
             raise ValueError(
                 f"X has images of {_channels(found)}, but {_name(estimator)} was fitted on "
-                f"{fitted}; convert them first."
+                f"{fitted}; {mend}."
             )
     elif shape is not None and images.shape[1:] != shape:
         raise ValueError(

@@ -376,8 +376,8 @@ class ScoreOverTimeDisplay:
         if clips is not None:
             if clips.shape != given.shape:
                 raise ValueError(
-                    f"groups has the shape {clips.shape}, but there are {len(given)} scores; give "
-                    "one clip id a score."
+                    f"groups has the shape {clips.shape}, but scores {given.shape}; give one clip "
+                    "id a score."
                 )
             if len(_clip_starts(clips)) != len(np.unique(clips)):
                 raise ValueError(
@@ -661,8 +661,10 @@ class RocDisplay:
         self.eer_threshold_ = float(self.thresholds[best])
         curves = [line for line in ax.lines if not line.get_label().startswith("_")]
         if not curves:
-            for y in ([0, 1], [1, 0]):  # chance, and equal errors
-                ax.plot([0, 1], y, color=_neutral(ax), linewidth=0.8, alpha=0.6)
+            # Chance, and equal errors as far as curves better than chance meet them: the legend
+            # lies beyond.
+            for x, y in (([0, 1], [0, 1]), ([0, 0.5], [1, 0.5])):
+                ax.plot(x, y, color=_neutral(ax), linewidth=0.8, alpha=0.6)
         name = self.name if name is None else name
         figures = (
             f"AUC {self.roc_auc:.3f}, EER {self.eer:.3f} at a score of {self.eer_threshold_:.3g}"
@@ -800,14 +802,17 @@ class HistoryDisplay:
         blind = self._column("valid_detector_auc") < self.blind_auc
         self.blind_ = _shade(axes[2], blind, first=epochs[0], color="C3") if blind.any() else None
         seconds = sum(row.get("dur", 0.0) for row in self.history)
-        axes[0].set_title(f"{len(epochs)} epochs in {seconds:.0f} s", loc="left")
+        unit = "epoch" if len(epochs) == 1 else "epochs"
+        axes[0].set_title(f"{len(epochs)} {unit} in {seconds:.0f} s", loc="left")
         if blind.any():
-            title = axes[2].get_title(loc="left")
-            axes[2].set_title(f"{title}; shaded: blind", loc="left")
+            titles = [axes[2].get_title(loc="left"), "shaded: blind"]
+            axes[2].set_title("; ".join(filter(None, titles)), loc="left")
         axes[0].set_ylabel("loss in training")
         axes[1].set_ylabel("error of I,\nheld out")
         axes[2].set(ylabel="AUC of D,\nheld out", xlabel="epoch")
-        axes[2].locator_params(axis="x", integer=True)
+        axes[2].locator_params(axis="x", integer=True, min_n_ticks=1)
+        for ax in axes:
+            ax.ticklabel_format(useOffset=False)
         return self
 
     def _draw_checks(self, ax: Any, network: str, figure: str, colour: str, style: str) -> None:
@@ -1099,7 +1104,18 @@ class ThresholdPlaneDisplay:
             xlim=np.exp(x[[0, -1]]),
             ylim=expit(y[[0, -1]]),
         )
+        self._number_alphas(ax)
         return self
+
+    def _number_alphas(self, ax: Any) -> None:
+        """Write 0.2 and not 2 x 10^-1, whose like run into each other."""
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+        few = self.alphas[-1] < 1000 * self.alphas[0]
+        ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5)) if few else NullLocator())
+        if few:
+            for which in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+                which(FuncFormatter(lambda alpha, _: f"{alpha:g}"))
 
     def _draw_false_alarms(self, ax: Any) -> None:
         levels = [level for level in FALSE_ALARMS if self.fpr.min() < level < self.fpr.max()]
@@ -1187,7 +1203,7 @@ def _check_labels(name: str, labels: ArrayLike, n: int) -> NDArray[Any]:
     given = np.asarray(labels)
     if given.shape != (n,):
         raise ValueError(
-            f"{name} has the shape {given.shape}, but there are {n} samples; give one label each."
+            f"{name} has the shape {given.shape}, but must have ({n},); give one label a sample."
         )
     if not np.isin(given, (-1, 1)).all():
         raise ValueError(
@@ -1250,12 +1266,20 @@ def _edges(middles: NDArray[Any]) -> NDArray[Any]:
 def _draw_maps(
     axes: Any, title: str, maps: NDArray[Any], colours: str, low: float, high: float
 ) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for ax, one in zip(axes, maps, strict=True):
         drawn = ax.imshow(one, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
     axes[0].set_title(title)
     beyond = "min" if maps.min() < low else "neither"
     axes[0].figure.colorbar(
-        drawn, ax=list(axes), location="bottom", shrink=0.9, pad=0.02, extend=beyond
+        drawn,
+        ax=list(axes),
+        location="bottom",
+        shrink=0.9,
+        pad=0.02,
+        extend=beyond,
+        ticks=MaxNLocator(2),  # more labels run into each other
     )
 
 

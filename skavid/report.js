@@ -225,9 +225,9 @@ function showFrame() {
   const [left, right] = strip.axis;
   byId("cursor").style.left = `${100 * (left + (right - left) * here.place)}%`;
   byId("frame").value = frame;
-  byId("frame").setAttribute("aria-valuetext", `${here.name}, score ${here.score}`);
+  byId("frame").setAttribute("aria-valuetext", `${here.name}, ${here.facts}`);
   byId("frame-name").textContent = here.name;
-  byId("frame-score").textContent = here.score;
+  byId("frame-facts").textContent = here.facts;
   byId("frame-truth").textContent = here.truth;
   const picture = byId("frame-picture");
   picture.src = here.picture;

@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata, resources
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from reprlib import Repr
 from string import Template
@@ -46,6 +46,7 @@ from skavid.metrics import (
     pixel_level_equal_error_rate,
 )
 from skavid.plotting import HistoryDisplay, RocDisplay, ScoreOverTimeDisplay
+from skavid.talk import clock
 from skavid.writing import replace
 
 __all__ = ["write_report"]
@@ -80,6 +81,7 @@ FUSIONS = {
         "masks": "no_validation",
         "groups": "no_validation",
         "names": "no_validation",
+        "frame_rate": [Interval(Real, 0, None, closed="neither"), None],
         "title": [str, None],
         "n_worst": [Interval(Integral, 1, None, closed="left")],
     },
@@ -94,6 +96,7 @@ def write_report(
     masks: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     names: Sequence[Any] | None = None,
+    frame_rate: float | None = None,
     title: str | None = None,
     n_worst: int = 12,
 ) -> int:
@@ -120,6 +123,8 @@ def write_report(
     names : sequence of length n_images, default=None
         What to call the images, such as their files. Whatever cannot be seen is written as
         Python would, ``\n`` for a line break; nothing is read as HTML.
+    frame_rate : float, default=None
+        Frames a second in each of ``groups``: says when in its clip a frame was.
     title : str, default=None
         Headline.
     n_worst : int, default=12
@@ -171,7 +176,7 @@ def write_report(
     path = Path(path)
     _check_path(path)
     images = detector._check(X)
-    given = _check_given(images, y, masks, groups, names, detector._ignored(images))
+    given = _check_given(images, y, masks, groups, names, frame_rate, detector._ignored(images))
     seen = _look(detector, images, keep=given.masks is not None)
     page = _page(detector, images, given, seen, _visible(title or "skavid report"), int(n_worst))
     content = page.encode()
@@ -187,6 +192,7 @@ class _Given(NamedTuple):
     groups: NDArray[Any] | None
     clips: list[str]  # what to call the clip of each image
     names: list[str]
+    frame_rate: float | None
 
 
 class _Seen(NamedTuple):
@@ -226,6 +232,7 @@ def _check_given(
     masks: Any,
     groups: Any,
     names: Any,
+    frame_rate: float | None,
     ignored: NDArray[np.bool_] | None,
 ) -> _Given:
     n = len(images)
@@ -245,8 +252,13 @@ def _check_given(
             "groups has a clip whose frames are not consecutive; sort X and groups by clip and "
             "time."
         )
+    if clips is None and frame_rate is not None:
+        raise ValueError(
+            f"frame_rate={frame_rate:g} tells the times of frames in their clips; give groups, "
+            "too, zeros for a single clip."
+        )
     called = [] if clips is None else _call(clips)
-    return _Given(labels, truth, clips, called, _name(names, clips, called, n))
+    return _Given(labels, truth, clips, called, _name(names, clips, called, n), frame_rate)
 
 
 def _call(clips: NDArray[Any]) -> list[str]:
@@ -262,14 +274,20 @@ def _call(clips: NDArray[Any]) -> list[str]:
 def _name(names: Any, clips: NDArray[Any] | None, called: list[str], n: int) -> list[str]:
     if names is not None:
         if isinstance(names, str) or len(names) != n:
-            found = "one string" if isinstance(names, str) else f"{len(names)} names"
-            raise ValueError(f"names holds {found}, but X has {n} images; give one an image.")
+            found = "one string" if isinstance(names, str) else _count(len(names), "name")
+            raise ValueError(
+                f"names holds {found}, but X has {_count(n, 'image')}; give one an image."
+            )
         return [_visible(name) for name in names]
     if clips is None:
         return [f"image {row}" for row in range(n)]
-    starts = _starts(clips)
-    frames = np.arange(n) - np.repeat(starts, np.diff(np.append(starts, n)))
-    return [f"{clip}, frame {frame}" for clip, frame in zip(called, frames, strict=True)]
+    return [f"{clip}, frame {frame}" for clip, frame in zip(called, _frames(clips), strict=True)]
+
+
+def _frames(clips: NDArray[Any]) -> NDArray[np.int64]:
+    """Count the frames of each clip."""
+    starts, n = _starts(clips), len(clips)
+    return np.arange(n) - np.repeat(starts, np.diff(np.append(starts, n)))
 
 
 def _label(
@@ -292,7 +310,8 @@ def _check_length(name: str, array: Any, n: int) -> NDArray[Any]:
     checked: NDArray[Any] = np.asarray(array)
     if checked.shape != (n,):
         raise ValueError(
-            f"{name} has the shape {checked.shape}, but X has {n} images; give one value an image."
+            f"{name} has the shape {checked.shape}, but X has {_count(n, 'image')}; give one "
+            "value an image."
         )
     return checked
 
@@ -652,7 +671,7 @@ def _metrics(
     if clips is not None:
         n_clips = len(np.unique(clips))
         mixed = sum(len(np.unique(labels[clips == clip])) == 2 for clip in np.unique(clips))
-        if mixed:
+        if mixed and n_clips > 1:
             rows.append(
                 (
                     "AUC by clip",
@@ -728,25 +747,26 @@ def _count_alarms(given: _Given, seen: _Seen) -> list[tuple[str, str]]:
 
 def _rests_on(detector: AVIDDetector) -> str:
     """Say where the thresholds come from."""
-    searched = [name for name in ("alpha", "zeta") if isinstance(getattr(detector, name), str)]
+    searched = _searched(detector)
     basis = detector.calibration_
-    if not searched or basis is None:
+    if basis is None:
         words = "Both were given, not calibrated."
     else:
-        names = "Both were" if len(searched) == 2 else f"{searched[0]} was"
+        names = f"{searched[0]} was" if len(searched) == 1 else "Both were"
+        origin = "held out of the training" if searched else "given to calibrate"
         images = _count(basis["n_images"], "normal image")
         rate = f"target_fpr={detector.target_fpr:g}"
         if basis["n_clips"] is None:
             words = (
-                f"{names} calibrated on {images} held out of the training, for {rate}; "
+                f"{names} calibrated on {images} {origin}, for {rate}; "
                 f"so many vouch for {basis['fpr_bound']:.2g} of false alarms among new, "
                 "independent ones."
             )
         else:
             words = (
-                f"{names} calibrated on {images} of {_count(basis['n_clips'], 'clip')} held out "
-                f"of the training, for {rate} in each clip; a new clip has more with a "
-                f"probability of up to {basis['clip_risk']:.2g}."
+                f"{names} calibrated on {images} of {_count(basis['n_clips'], 'clip')} {origin}, "
+                f"for {rate} in each clip; a new clip has more with a probability of up to "
+                f"{basis['clip_risk']:.2g}."
             )
     if not isinstance(detector.contamination, str):
         words += (
@@ -756,12 +776,21 @@ def _rests_on(detector: AVIDDetector) -> str:
     return words
 
 
+def _searched(detector: AVIDDetector) -> list[str]:
+    """Name the thresholds that `fit` was left to choose."""
+    return [name for name in ("alpha", "zeta") if isinstance(getattr(detector, name), str)]
+
+
 def _changed_parameters(detector: AVIDDetector) -> list[str]:
+    # `calibrate` chose both, not the user.
+    calibrated = detector.calibration_ is not None and not _searched(detector)
     short = Repr()
     short.maxother = short.maxstring = 200
     changed = []
     for name, parameter in inspect.signature(type(detector)).parameters.items():
         value = getattr(detector, name)
+        if calibrated and name in ("alpha", "zeta"):
+            continue
         if name == "ignore" and value is not None:
             share = float(np.mean(np.asarray(value)))
             changed.append(f"ignore=a mask of {100 * share:.3g} % of the pixels")
@@ -770,9 +799,25 @@ def _changed_parameters(detector: AVIDDetector) -> list[str]:
     return changed
 
 
-def _about(detector: AVIDDetector, images: NDArray[Any], given: _Given) -> _Html:
+def _learnt_from(detector: AVIDDetector) -> str:
     height, width, n_channels = detector.image_shape_
     low, high = detector.value_range_
+    stacked = detector.spacing is not None
+    known = getattr(detector, "_trained_on", {})
+    kind = "normal frame" if stacked else "normal image"
+    number = f"{kind}s" if "n_images" not in known else _count(known["n_images"], kind)
+    channels = f"{n_channels} moments of a video" if stacked else _count(n_channels, "channel")
+    words = f"{number} of {height} x {width} pixels, {channels}, intensities {low:g} to {high:g}"
+    # The command line notes its sources there.
+    sources = getattr(detector, "extra_", {}).get("trained_on")
+    if isinstance(sources, list) and sources:
+        words += f", from {', '.join(map(_visible, sources))}"
+    if known.get("n_held_out"):
+        words += f"; {known['n_held_out']} of them were held out"
+    return words
+
+
+def _about(detector: AVIDDetector, images: NDArray[Any], given: _Given) -> _Html:
     seconds = sum(row.get("dur", 0.0) for row in detector.history_)
     kept = [
         f"{letter} is kept from epoch {detector.checkpoint_[network]['epoch']}"
@@ -788,11 +833,7 @@ def _about(detector: AVIDDetector, images: NDArray[Any], given: _Given) -> _Html
         by = "labels" if given.masks is None else "masks"
         looked_at += f"; {n_irregular} of them irregular, by the {by} given"
     rows: list[tuple[str, Any]] = [
-        (
-            "learnt from",
-            f"normal images of {height} x {width} pixels, {_count(n_channels, 'channel')}, "
-            f"intensities {low:g} to {high:g}",
-        ),
+        ("learnt from", _learnt_from(detector)),
         (
             "training",
             f"{_count(len(detector.history_), 'epoch')} in {seconds:.0f} s; {'; '.join(kept)}",
@@ -1014,6 +1055,13 @@ def _truth(given: _Given, row: int) -> str:
     return "truly irregular" if given.labels[row] == -1 else "truly normal"
 
 
+def _facts(given: _Given, seen: _Seen, row: int) -> str:
+    facts = f"score {seen.scores[row]:.3g}"
+    if given.groups is not None and given.frame_rate is not None:
+        facts += f", at {clock(float(_frames(given.groups)[row]) / given.frame_rate)}"
+    return facts
+
+
 def _verdict(image: _Image) -> _Html:
     area = sum(one.area for one in image.findings)
     patches = _count(len(image.findings), "patch", "patches")
@@ -1024,7 +1072,7 @@ def _verdict(image: _Image) -> _Html:
 def _card(image: _Image, index: int, row: int, given: _Given, seen: _Seen) -> _Html:
     name = given.names[row]
     known = _truth(given, row)
-    facts = f"score {seen.scores[row]:.3g}" + (f"; {known}" if known else "")
+    facts = _facts(given, seen, row) + (f"; {known}" if known else "")
     found = [
         _tag(
             "li",
@@ -1085,6 +1133,7 @@ def _strip(
             threshold=detector.offset_,
             labels=given.labels,
             groups=np.array(given.clips),
+            frame_rate=given.frame_rate,
             ax=ax,
         ),
         "scores over time",
@@ -1095,7 +1144,7 @@ def _strip(
             "image": place[row],
             "place": (row + 0.5) / len(seen.scores),
             "name": given.names[row],
-            "score": f"{seen.scores[row]:.3g}",
+            "facts": _facts(given, seen, row),
             "truth": _truth(given, row),
             "alarm": bool(seen.alarms[row]),
             "picture": shown[row].picture,

@@ -20,6 +20,7 @@ FINE, UNEXPECTED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 # What Python's users write, in the words of the command line.
 WORDS = (
+    ("X holds 1 ", "There is 1 "),
     ("X holds ", "There are "),
     ("he same fit goes on", "he same command goes on"),
     ("pass size=(height, width)", "give --size HEIGHT WIDTH"),

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.utils import Tags, check_array, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
@@ -194,7 +195,8 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ------
         ValueError
             If X differs from the frames seen in fit, a clip is torn apart, ``groups`` are
-            missing though fit had them, or ``out`` does not fit.
+            missing though fit had them, ``out`` does not fit, or data frames are asked for by
+            `set_output` but X is no flat rows.
         """
         check_is_fitted(self)
         images = check_images(X, estimator=self, fitted_shape=self.image_shape_)
@@ -205,6 +207,13 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         starts = _clip_starts(groups, images)
         n, height, width, _ = images.shape
+        container = _get_output_config("transform", self)["dense"]
+        if container != "default" and np.ndim(X) != 2:
+            raise ValueError(
+                f"X has the shape {np.shape(X)}, and a {container} data frame cannot hold its "
+                f"stacks; pass flat rows and image_shape=({height}, {width}), or "
+                "set_output(transform='default')."
+            )
         dtype = self._out_dtype(images.dtype)
         flat = (n, height * width * self.n_channels)
         shape = flat if np.asarray(X).ndim == 2 else (n, height, width, self.n_channels)

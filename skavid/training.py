@@ -726,7 +726,7 @@ class _Referee(Callback):  # type: ignore[misc]
             self._keep(net, "inpainter", error, -error),
             self._keep(net, "detector", auc, auc),
         ]
-        net.history.record("kept", "".join(c for c, b in zip("ID", better, strict=True) if b))
+        net.history.record("kept", " and ".join(c for c, b in zip("ID", better, strict=True) if b))
         self._watch(net, auc, any(better))
 
     def _check(self, net: AVIDNet) -> tuple[float, float]:

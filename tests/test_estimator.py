@@ -301,6 +301,7 @@ def test_history_and_checkpoints_tell_what_was_kept(fitted):
         "epoch", "dur", "inpainter_loss", "detector_loss", "valid_inpainter",
         "valid_detector_auc", "kept",
     }  # fmt: skip
+    assert row["kept"] == "I and D"
     errors = [row["valid_inpainter"] for row in fitted.history_]
     aucs = [row["valid_detector_auc"] for row in fitted.history_]
     assert fitted.checkpoint_["inpainter"]["epoch"] == int(np.argmin(errors)) + 1
@@ -597,6 +598,8 @@ def test_calibration_says_what_the_thresholds_rest_on(fitted):
     }  # fmt: skip
     given = AVIDDetector(**TINY, alpha=0.1, zeta=0.5, fusion="min").fit(NORMAL)
     assert given.calibration_ is None
+    given = AVIDDetector(**TINY, alpha=0.1, zeta=0.5).fit(NORMAL)  # whose balance is learnt
+    assert given.calibration_ is None
 
 
 def test_stacked_video_is_trained_once_for_all_thresholds(tmp_path):
@@ -635,8 +638,13 @@ def test_calibrating_by_clip_spares_each_clip(fitted):
 @pytest.mark.parametrize(("options", "message"), [
     (
         {"target_fpr": 0.02},
-        "X holds 24 images, which vouch for 0.04 of false alarms at best, not for "
-        "target_fpr=0.02; 49 would do.",
+        "X holds 24 images, enough for 0.04 of false alarms at best, not for target_fpr=0.02; 49 "
+        "would do.",
+    ),
+    (
+        {"groups": np.zeros(24)},
+        "X holds 1 clip: with a probability of up to 0.5 a new clip has more than "
+        "target_fpr=0.01 of its frames flagged; 9 clips would bring that down to 0.1.",
     ),
     (
         {"groups": np.repeat([0, 1, 2], 8)},
@@ -649,6 +657,25 @@ def test_too_few_images_to_calibrate_are_a_warning_that_says_how_many_would_do(
 ):
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         fitted.calibrate(textures(seed=5), **options)
+
+
+def test_one_image_to_calibrate_is_counted_as_one(fitted):
+    message = (
+        "X holds 1 image, enough for 0.5 of false alarms at best, not for target_fpr=0.1; 9 would "
+        "do."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        fitted.calibrate(NORMAL[:1], target_fpr=0.1)
+
+
+@pytest.mark.parametrize("method", ["predict", "score_samples", "segment", "maps", "find"])
+def test_one_image_that_is_no_stack_is_told_how_to_become_one(fitted, method):
+    message = (
+        "X has 12 features, but AVIDDetector is expecting 192 features as input; for one image "
+        "pass X[None]."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        getattr(fitted, method)(NORMAL[0])
 
 
 def test_a_rate_out_of_its_range_is_refused(fitted):

@@ -306,6 +306,26 @@ def of_objects(value):
             "features.",
         ),
         (
+            np.zeros((2, 3)),
+            {"image_shape": (2, 3)},
+            ValueError,
+            "X has 3 features, but Detector is expecting 6 features as input; for one image pass "
+            "X[None].",
+        ),
+        (
+            np.zeros((2, 3)),
+            {"fitted_shape": (2, 3, 1)},
+            ValueError,
+            "X has 3 features, but Detector is expecting 6 features as input; for one image pass "
+            "X[None].",
+        ),
+        (
+            np.zeros((4, 5, 3)),
+            {"fitted_shape": (4, 5, 3)},
+            ValueError,
+            "X has images of 1 channel, but Detector was fitted on 3; for one image pass X[None].",
+        ),
+        (
             np.zeros((2, 4, 4, 3)),
             {"image_shape": (4, 4)},
             ValueError,

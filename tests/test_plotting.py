@@ -132,6 +132,24 @@ def test_colour_bars_tell_of_evidence_that_is_beyond_their_colours():
     assert ends == ["neither", "neither", "min"]
 
 
+@pytest.mark.parametrize("largest", [2e-5, 1.7e-4, 0.0099, 1.0])
+def test_numbers_below_a_colour_bar_do_not_run_into_each_other(largest):
+    maps = np.linspace(0, largest, 144).reshape(1, 12, 12)
+    display = IrregularityDisplay(maps, maps, maps, maps, maps, maps < 0).plot()
+    display.figure_.canvas.draw()
+    for ax in display.axes_[0, 2:5]:
+        bar = ax.images[0].colorbar.ax
+        low, high = bar.get_xlim()
+        numbers = [
+            words.get_window_extent()
+            for words, place in zip(bar.get_xticklabels(), bar.get_xticks(), strict=True)
+            if low <= place <= high
+        ]
+        assert len(numbers) >= 2
+        for left, right in pairwise(numbers):
+            assert left.x1 + 3 < right.x0
+
+
 def test_each_map_has_a_colour_bar_below_it():
     display = IrregularityDisplay.from_estimator(Fake(), GREY)
     display.figure_.canvas.draw()
@@ -399,11 +417,11 @@ def test_neither_the_legend_nor_the_alarms_cover_the_scores(scores, threshold):
         ({"labels": [0, 1, 1]}, "labels must hold 1 (normal) and -1 (irregular). Got [0, 1]."),
         (
             {"labels": [1]},
-            "labels has the shape (1,), but there are 3 samples; give one label each.",
+            "labels has the shape (1,), but must have (3,); give one label a sample.",
         ),
         (
             {"groups": [0, 0]},
-            "groups has the shape (2,), but there are 3 scores; give one clip id a score.",
+            "groups has the shape (2,), but scores (3,); give one clip id a score.",
         ),
         (
             {"groups": [0, 1, 0]},
@@ -493,6 +511,16 @@ def test_a_curve_can_be_drawn_again_elsewhere_under_another_name():
     assert ax.get_legend().get_texts()[0].get_text().startswith("both: AUC 1.000")
 
 
+def test_the_legend_of_curves_lies_on_none_of_both_diagonals():
+    display = draw_roc()
+    display.figure_.canvas.draw()
+    legend = display.ax_.get_legend().get_window_extent()
+    for line in display.ax_.lines[:2]:  # chance, and equal errors
+        ends = line.get_xydata()
+        points = display.ax_.transData.transform(np.linspace(*ends, 200))
+        assert not any(legend.contains(*point) for point in points)
+
+
 def test_labels_of_0_and_1_are_told_apart_by_pos_label():
     display = RocDisplay.from_predictions([0, 0, 1], [3.0, 2.0, 1.0], pos_label=0)
     assert (display.roc_auc, display.eer) == (1, 0)
@@ -516,8 +544,8 @@ HISTORY = [
         "dur": 2.0,
     }
     for epoch, error, area, kept in [
-        (1, 0.30, 0.50, "ID"),
-        (2, 0.20, 0.54, "ID"),
+        (1, 0.30, 0.50, "I and D"),
+        (2, 0.20, 0.54, "I and D"),
         (3, 0.22, 0.70, "D"),
         (4, 0.12, 0.40, "I"),
         (5, 0.15, 0.90, "D"),
@@ -576,6 +604,18 @@ def test_a_history_of_one_epoch_is_seen():
     display = HistoryDisplay(HISTORY[:1]).plot()
     for ax in display.axes_:
         assert any(line.get_marker() in ("o", ".") and len(line.get_xdata()) for line in ax.lines)
+    display.figure_.canvas.draw()
+    assert display.axes_[0].get_title(loc="left") == "1 epoch in 2 s"
+    assert display.axes_[2].get_title(loc="left") == "shaded: blind"
+    low, high = display.axes_[2].get_xlim()
+    assert [place for place in display.axes_[2].get_xticks() if low <= place <= high] == [1]
+
+
+def test_numbers_of_a_history_are_as_they_are_without_an_offset_to_add():
+    rows = [{**row, "valid_inpainter": 0.106 + 1e-6 * row["epoch"]} for row in HISTORY]
+    display = HistoryDisplay(rows).plot()
+    display.figure_.canvas.draw()
+    assert [ax.yaxis.get_offset_text().get_text() for ax in display.axes_] == ["", "", ""]
 
 
 def test_a_history_wants_three_axes():
@@ -673,6 +713,24 @@ def test_the_ray_is_where_the_thresholds_move_together():
         assert values.min() <= low < high <= values.max()  # from edge to edge
 
 
+@pytest.mark.parametrize("alpha", [0.3, 1e-5, 50.0])
+def test_numbers_below_the_plane_do_not_run_into_each_other(alpha):
+    labels, residual, regular = some_maps()
+    display = ThresholdPlaneDisplay.from_predictions(
+        labels, residual, regular, alpha=alpha, zeta=0.2
+    )
+    display.figure_.canvas.draw()
+    axis = display.ax_.xaxis
+    low, high = display.ax_.get_xlim()
+    numbers = sorted(
+        (tick.label1.get_window_extent().extents[[0, 2]].tolist())
+        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        if low <= tick.get_loc() <= high and tick.label1.get_text()
+    )
+    assert len(numbers) >= 3
+    assert all(left[1] < right[0] for left, right in pairwise(numbers))
+
+
 def test_thresholds_beyond_all_maps_are_in_the_picture():
     labels, residual, regular = some_maps()
     for alpha, zeta in ((1e-5, 1 - 1e-6), (50.0, 1e-9)):
@@ -703,7 +761,7 @@ def test_maps_of_one_value_are_drawn(fusion, residual, regular):
         ({"y_true": [0, 1]}, "y_true must hold 1 (normal) and -1 (irregular). Got [0, 1]."),
         (
             {"y_true": [1, -1, 1]},
-            "y_true has the shape (3,), but there are 2 samples; give one label each.",
+            "y_true has the shape (3,), but must have (2,); give one label a sample.",
         ),
         (
             {"residual": np.ones((2, 4))},

@@ -273,7 +273,10 @@ def test_bars_of_the_histogram_right_of_the_threshold_are_the_alarms(scores):
 
 def test_the_header_tells_of_parameters_thresholds_and_versions(detector, tmp_path):
     words = written(detector, tmp_path, X).words()
-    assert "normal images of 16 x 16 pixels, 1 channel, intensities 0 to 255" in words
+    assert (
+        "40 normal images of 16 x 16 pixels, 1 channel, intensities 0 to 255; 4 of them were held "
+        "out"
+    ) in words
     assert "inpainter_width=4" in words
     assert "batch_size" not in words  # as by default
     n = detector.calibration_["n_images"]
@@ -305,6 +308,60 @@ def test_thresholds_of_clips_are_told_with_the_risk_of_a_new_clip(detector, tmp_
         "zeta was calibrated on 30 normal images of 3 clips held out of the training, for "
         "target_fpr=0.01 in each clip; a new clip has more with a probability of up to 0.25."
     ) in words
+
+
+@pytest.mark.parametrize(("n_clips", "of"), [(None, ""), (3, " of 3 clips")])
+def test_thresholds_that_calibrate_chose_are_told_apart_from_given_ones(
+    detector, tmp_path, drawn_once, n_clips, of
+):
+    twin = detector.with_thresholds(0.2, 0.4).set_params(target_fpr=0.05)
+    bound, risk = (0.04, None) if n_clips is None else (None, 0.25)
+    twin.calibration_ = {
+        "n_images": 30, "n_clips": n_clips, "fpr_bound": bound, "clip_risk": risk,
+    }  # fmt: skip
+    words = written(twin, tmp_path, X).words()
+    assert f"Both were calibrated on 30 normal images{of} given to calibrate, for" in words
+    assert "held out of the training" not in words
+    assert "target_fpr=0.05" in words
+    assert "alpha=" not in words
+    assert "zeta=" not in words
+
+
+def test_thresholds_that_a_user_gave_are_parameters(detector, tmp_path, drawn_once):
+    words = written(detector.with_thresholds(0.2, 0.4), tmp_path, X).words()
+    assert "alpha=0.2" in words
+    assert "zeta=0.4" in words
+
+
+def test_the_header_tells_of_the_sources_that_the_command_line_notes(
+    detector, tmp_path, drawn_once
+):
+    twin = detector.with_thresholds(0.2, 0.4)
+    twin.spacing, twin.image_shape_ = 2, (16, 16, 3)  # as if it had learnt from video
+    twin.extra_ = {"trained_on": ["monday.mp4", "<b>.mp4"]}
+    assert (
+        "40 normal frames of 16 x 16 pixels, 3 moments of a video, intensities 0 to 255, from "
+        "monday.mp4, <b>.mp4; 4 of them were held out"
+    ) in report._learnt_from(twin)
+    del twin._trained_on  # as files of older releases
+    assert report._learnt_from(twin).startswith("normal frames of 16 x 16 pixels")
+
+
+def test_times_stand_beside_frames_whose_rate_is_known(detector, tmp_path):
+    page = written(detector, tmp_path, X, groups=CLIPS, frame_rate=0.1, n_worst=24)
+    scores = detector.score_samples(X)
+    at = [f"{row % 8 // 6}:{row % 8 % 6}0.0" for row in range(24)]
+    facts = [f"score {scores[row]:.3g}, at {at[row]}" for row in range(24)]
+    assert [one["facts"] for one in page.data()["strip"]["frames"]] == facts
+    shown = [text for tag, text in page.texts if tag == "p" and text.startswith("score ")]
+    assert shown == [facts[row] for row in np.argsort(scores, kind="stable")]
+    assert "time (s), one clip after the other" in page.words()
+
+
+def test_a_single_clip_is_not_averaged_over_clips(detector, tmp_path, drawn_once):
+    page = written(detector, tmp_path, X, y=Y, groups=np.zeros(24))
+    assert len(page.all("data")) == 2
+    assert "AUC by clip" not in page.words()
 
 
 def test_frames_of_a_clip_are_shown_some_apart_and_the_strip_has_them_all(detector, tmp_path):
@@ -525,12 +582,24 @@ def test_a_parameter_that_holds_html_is_escaped(detector, tmp_path):
         (
             {"names": ["a"]},
             ValueError,
-            "names holds 1 names, but X has 24 images; give one an image.",
+            "names holds 1 name, but X has 24 images; give one an image.",
         ),
         (
             {"names": "a.png"},
             ValueError,
             "names holds one string, but X has 24 images; give one an image.",
+        ),
+        (
+            {"frame_rate": 25.0},
+            ValueError,
+            "frame_rate=25 tells the times of frames in their clips; give groups, too, zeros for "
+            "a single clip.",
+        ),
+        (
+            {"frame_rate": 0, "groups": CLIPS},
+            ValueError,
+            "The 'frame_rate' parameter of write_report must be a float in the range (0.0, inf) "
+            "or None. Got 0 instead.",
         ),
         (
             {"n_worst": 0},

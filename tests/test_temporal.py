@@ -217,6 +217,23 @@ def test_columns_are_named_by_pixel_and_moment():
     assert stacked.loc[5, ["right_t-2", "right_t"]].tolist() == averaged
 
 
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+@pytest.mark.parametrize("shape", [(5, 4, 6), (5, 4, 6, 3)])
+def test_stacks_of_images_do_not_go_into_a_data_frame(container, shape):
+    message = (
+        f"X has the shape {shape}, and a {container} data frame cannot hold its stacks; pass flat "
+        "rows and image_shape=(4, 6), or set_output(transform='default')."
+    )
+    stacker = TemporalStacker().set_output(transform=container)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        stacker.fit_transform(some_frames(shape))
+    with config_context(transform_output=container):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            TemporalStacker().fit_transform(some_frames(shape))
+        stacks = stacker.set_output(transform="default").fit_transform(some_frames(shape))
+    assert stacks.shape == (5, 4, 6, 3)
+
+
 def test_a_colour_pixel_has_its_first_channels_name():
     stacker = TemporalStacker(n_channels=1).fit(some_frames((6, 1, 2, 3)))
     assert list(stacker.get_feature_names_out()) == ["x0_t", "x3_t"]
