@@ -1010,7 +1010,8 @@ def report(arguments: argparse.Namespace, talk: Talk) -> int:
             total = sum(clip.n_images() or 0 for clip in clips) or None
             with talk.progress(total, "image") as bar:
                 images, ids, _ = sources.load(clips, reading, Path(folder), named)
-            groups = np.array([clip.name for clip in clips])[ids]
+            called = [clip.name for clip in clips]
+            groups = np.array(called)[ids] if len(set(called)) == len(called) else ids
             _check_truth(arguments, labels, masks, len(images))
         if masks is not None and masks.shape[1:] != images.shape[1:3]:
             rows, columns = (
