@@ -16,7 +16,7 @@ from typing import Any
 
 from skavid import __version__, commands
 from skavid.commands import DATASETS
-from skavid.talk import BAD_INPUT, FINE, INTERRUPTED, UNEXPECTED, Talk
+from skavid.talk import BAD_INPUT, FINE, INTERRUPTED, UNEXPECTED, Talk, sigterm
 
 __all__ = ["main"]
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     code : int
         0 where all went well; 2 for bad input, which one line on the standard error describes;
-        130 after Ctrl-C; 1 for what is unexpected.
+        130 after Ctrl-C; 143 after SIGTERM; 1 for what is unexpected.
 
     Examples
     --------
@@ -51,13 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(asked.code or 0)
     talk = Talk(arguments)
     try:
-        with talk.notes():
+        with sigterm(), talk.notes():
             code: int = arguments.run(arguments, talk)
             sys.stdout.flush()
             return code
     except KeyboardInterrupt:
         talk.error("interrupted; nothing was written.")
         return INTERRUPTED
+    except SystemExit as ended:  # by SIGTERM
+        return int(ended.code or 0)
     except BrokenPipeError:  # `skavid score ... | head` has seen enough
         _let_go_of_output()
         return FINE
@@ -90,7 +92,8 @@ def _let_go_of_output() -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
-        if message.startswith("unrecognized arguments"):
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message and not unknown.startswith("-"):
             message += "; sources stand side by side, and no option between them"
         self.exit(BAD_INPUT, f"{self.prog}: {message} (`{self.prog} --help` shows how)\n")
 
@@ -138,8 +141,8 @@ two commands, from videos of a fixed camera to its odd moments:
   skavid fit normal.mp4 model
   skavid segment model today.mp4 --overlay odd.mp4
 
-`skavid COMMAND --help` has examples. Exit codes: 0 fine, 2 bad input, 130 after Ctrl-C, 1 a
-mistake in skavid.""",
+`skavid COMMAND --help` has examples. Exit codes: 0 fine, 2 bad input, 130 after Ctrl-C, 143 after
+SIGTERM, 1 a mistake in skavid.""",
     )
     parser.add_argument("--version", action="version", version=f"skavid {__version__}")
     added = parser.add_subparsers(
@@ -201,6 +204,7 @@ remembers how its sources were read. Without --epochs about 100,000 images are l
   skavid fit good-parts/ model --size 128 128      a folder of pictures
   skavid fit frames/ model --video                 pictures that are frames of a video
   skavid fit UCSDped2/ model --dataset ucsd-ped2   the training part of a data set
+  skavid fit mvtec/bottle/ model --dataset mvtec   that of one category
   skavid fit normal.mp4 model --checkpoint state   may be killed, and goes on
   skavid fit normal.mp4 model --set detector_width=32 --set fusion=min""",
     )
@@ -279,6 +283,7 @@ are in pixels of the pictures as they are, whatever size the model looks at.
 
 {SOURCES}""",
         """\
+  skavid segment model today.mp4                   lists the odd moments
   skavid segment model today.mp4 --overlay odd.mp4
   skavid segment model parts/ --masks masks --coco boxes.json
   skavid segment model today.mp4 --overlay odd.mp4 --steady 5 --ignore road.png""",
@@ -373,9 +378,10 @@ opens in any browser and fetches nothing.
     add = parser.add_argument
     add(
         "--output",
+        "-o",
         type=Path,
         default=Path("report.html"),
-        metavar="FILE",
+        metavar="FILE.html",
         help="the page to write (default: report.html)",
     )
     add("--title", metavar="TEXT", help="its headline")
@@ -448,7 +454,7 @@ def _add_demo(added: Any) -> None:
     parser = _command(
         added,
         commands.demo,
-        "both commands at work on a drawn scene, in a few minutes",
+        "fit and segment at work on a drawn scene, in a few minutes",
         "Draw two videos of a walkway, train on the first, and find what is odd in the second.",
         """\
   skavid demo
@@ -496,7 +502,10 @@ def _add_model(parser: argparse.ArgumentParser, sources: str | None) -> None:
 def _add_dataset(parser: argparse.ArgumentParser, text: str) -> None:
     names = ", ".join(DATASETS)
     parser.add_argument(
-        "--dataset", choices=list(DATASETS), metavar="NAME", help=f"{text}: {names}"
+        "--dataset",
+        choices=list(DATASETS),
+        metavar="NAME",
+        help=f"{text} (of mvtec, that of a category): {names}",
     )
 
 

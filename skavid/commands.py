@@ -10,13 +10,23 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skavid.talk import FINE, INTERRUPTED, UNEXPECTED, CtrlC, Talk, clock, counted
+from skavid.talk import (
+    FINE,
+    INTERRUPTED,
+    UNEXPECTED,
+    CtrlC,
+    Talk,
+    clock,
+    counted,
+    irregular,
+    there_are,
+)
 from skavid.writing import naming
 
 if TYPE_CHECKING:
@@ -45,10 +55,12 @@ SMALL_OBJECT = 8.0  # pixels, below which larger frames help
 SAME_PACE = 1.3
 CHUNK, CHUNK_BYTES = 64, 2**27
 LISTED = 10  # odd moments shown of a video
+FEWEST = 10  # images that say anything of what is normal
 COLUMNS: dict[str, type] = {
     "source": str, "frame": int, "time": float, "score": float, "irregular": bool,
 }  # fmt: skip
 NOT_SET = {"callbacks", "checkpoint", "ignore", "image_shape", "memory"}
+NOT_TOLD = NOT_SET | {"device", "max_epochs", "random_state", "target_fpr"}
 EXTRAS = {
     "video": ("av",),
     "image": ("pillow", "scikit-image"),
@@ -62,13 +74,15 @@ EXTRAS = {
 def fit(arguments: argparse.Namespace, talk: Talk) -> int:
     """Train, and write a model."""
     from skavid import sources
-    from skavid.estimator import VIDEO, AVIDDetector
+    from skavid.estimator import VIDEO, AVIDDetector, _check_device
     from skavid.training import DivergedError
 
-    model = _check_model_target(arguments.model)
+    model = _check_model_target(arguments.model, "the last argument is the model to write")
     _check_parent(arguments.checkpoint)
     given = _settings(arguments.set, AVIDDetector)
+    _check_device(arguments.device)
     clips, stacked = _training_sources(arguments)
+    _check_targets({"MODEL": model, "--checkpoint": arguments.checkpoint}, clips)
     parameters = {
         **(VIDEO if stacked else {}),
         "target_fpr": arguments.target_fpr,
@@ -108,16 +122,13 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
                 )
             n_clips = len(clips)
         groups = sources.cut(ids, fps) if stacked else None
-        if len(images) < 2:
-            raise ValueError(
-                f"there is {counted(len(images), 'image')}, which is too few to learn from."
-            )
+        _check_number(len(images), "learn from")
         if arguments.epochs is None and "max_epochs" not in given:
             detector.max_epochs = min(40, max(4, round(EPOCHS_SEEN / len(images))))
         talk.say(
-            f"Training on {counted(len(images), 'frame' if stacked else 'image')} "
+            f"Training on {counted(len(images), 'frame' if stacked else 'image')}, "
             f"{reading.describe()}; {counted(detector.max_epochs, 'epoch')}. "
-            "Ctrl-C keeps the best networks so far"
+            "After the first one Ctrl-C keeps the best networks so far"
             + ("." if arguments.checkpoint is None else "; the same command goes on from there.")
         )
         began = time.monotonic()
@@ -129,8 +140,8 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
     detector.set_params(callbacks=None)
     detector.extra_ = {
         "reading": reading._asdict(),
-        "fps": fps,
-        "trained_on": [clip.name for clip in clips][:LISTED] or [arguments.dataset],
+        "fps": None if fps is None else round(fps, 4),
+        "trained_on": [clip.file_name() for clip in clips][:LISTED] or [arguments.dataset],
     }
     detector.save(model)
     result = _model_facts(detector)
@@ -150,8 +161,7 @@ def _training_sources(arguments: argparse.Namespace) -> tuple[list[Clip], bool]:
     from skavid import sources
 
     if arguments.dataset:
-        if len(arguments.sources) > 1:
-            raise ValueError(f"--dataset takes one folder, that of {arguments.dataset}.")
+        _check_dataset(arguments)
         return [], DATASETS[arguments.dataset][0]
     stacked = arguments.video or (not arguments.images and sources.is_video(arguments.sources))
     return sources.list_clips(arguments.sources, stacked=stacked), stacked
@@ -249,14 +259,41 @@ def _training_progress(detector: AVIDDetector, n_images: int, talk: Talk) -> Ite
         talk.say(f"{detector.checkpoint} holds a training that has ended; none was left to do.")
 
 
-def _check_model_target(path: Path) -> Path:
+def _check_model_target(path: Path, mend: str) -> Path:
     """Refuse to write a model over something that is none."""
-    if path.is_dir() or (path.exists() and not _is_model(path)):
-        raise ValueError(
-            f"{path} is there, and is no model of skavid; the last argument is the model to write."
-        )
+    if path.exists() and not _is_model(path):
+        raise ValueError(f"{path} is there, and is no model of skavid; {mend}.")
     _check_parent(path)
     return path
+
+
+def _check_file(option: str, path: Path | None, *endings: str) -> None:
+    """Refuse a name of a file that does not say its format, or cannot be had."""
+    if path is None:
+        return
+    if path.suffix.lower() not in endings:
+        *most, last = endings
+        those = f"{', '.join(most)} or {last}" if most else last
+        raise ValueError(f"{option} must end with {those}. Got {path}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file for {option}.")
+    _check_parent(path)
+
+
+def _check_targets(
+    targets: Mapping[str, Path | None], clips: Sequence[Clip], model: Path | None = None
+) -> None:
+    """Refuse to write over what is read, and one thing over another."""
+    read = [path for clip in clips for path in (Path(clip.path), *clip.pictures)]
+    known = {path.resolve(): "is one of the sources" for path in read}
+    if model is not None:
+        known[model.resolve()] = "is the model"
+    for option, path in targets.items():
+        if path is None:
+            continue
+        if (what := known.get(path.resolve())) is not None:
+            raise ValueError(f"{option} would replace {path}, which {what}; give another name.")
+        known[path.resolve()] = f"{option} writes, too"
 
 
 def _folder_beside(path: Path) -> Any:
@@ -276,16 +313,28 @@ def _check_parent(path: Path | None) -> None:
 
 
 def _is_model(path: Path) -> bool:
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
-        return b"skavid" in file.read(2**12)
+        head = file.read(2**12)
+    return head[8:9] == b"{" and b'"skavid"' in head
+
+
+def _check_number(n: int, use: str) -> None:
+    if n < FEWEST:
+        raise ValueError(
+            f"{there_are(n, 'image')}, which is too few to {use}; give {FEWEST} or more."
+        )
 
 
 def _fit_report(
     detector: AVIDDetector, reading: Reading, given: Sequence[str], result: dict[str, Any]
 ) -> str:
+    basis = detector.calibration_
+    held = f", {basis['n_images']:,} of them held out to find the thresholds" if basis else ""
     lines = [
         f"Trained {counted(detector.n_iter_, 'epoch')} in {clock(result['seconds'])}, on "
-        f"{counted(result['n_images'], 'image')}, {reading.describe()}."
+        f"{counted(result['n_images'], 'image')}{held}, {reading.describe()}."
     ]
     size = detector.object_size_
     if reading.stacking is not None and size is None:
@@ -319,13 +368,18 @@ def _basis_text(detector: AVIDDetector) -> str:
     basis = detector.calibration_
     if basis is None:
         return f"{text}, as they were given."
-    text += f"; they rest on {counted(basis['n_images'], 'image')}"
-    if basis["n_clips"] is None:
+    text += f", for a share of {detector.target_fpr:g} of false alarms"
+    n, n_clips = basis["n_images"], basis["n_clips"]
+    told = "calibrated_on" in getattr(detector, "extra_", {})
+    text += f"; they rest on {counted(n, 'image')}"
+    text += "" if n_clips is None else f" in {counted(n_clips, 'clip')}"
+    text += " given to calibrate" if told else " held out of the training"
+    if n_clips is None:
         return (
-            f"{text} that were not trained on, which vouch for {basis['fpr_bound']:.2g} of false "
-            f"alarms among new normal images."
+            f"{text}, which {'vouches' if n == 1 else 'vouch'} for {basis['fpr_bound']:.2g} of "
+            "false alarms among new normal images."
         )
-    text += f" in {counted(basis['n_clips'], 'clip')} that were not trained on."
+    text += "."
     return (
         f"{text} With a probability of up to {basis['clip_risk']:.2g} a new clip has more than "
         f"{detector.target_fpr:g} of its frames flagged; more normal video brings that down."
@@ -338,6 +392,7 @@ def _model_facts(detector: AVIDDetector) -> dict[str, Any]:
         "image_shape": list(detector.image_shape_),
         "alpha": detector.alpha_,
         "zeta": detector.zeta_,
+        "target_fpr": detector.target_fpr,
         "rests_on": detector.calibration_,
         "object_size": detector.object_size_,
         "object_pace": detector.object_pace_,
@@ -351,10 +406,16 @@ def _model_facts(detector: AVIDDetector) -> dict[str, Any]:
 def _open_model(arguments: argparse.Namespace) -> tuple[AVIDDetector, Reading]:
     """Load a model, and how it reads sources."""
     from skavid import sources
-    from skavid.estimator import AVIDDetector
+    from skavid.estimator import AVIDDetector, _check_device
 
-    detector = AVIDDetector.load(arguments.model)
-    detector.set_params(device=getattr(arguments, "device", "auto"))
+    model, device = arguments.model, getattr(arguments, "device", "auto")
+    if not model.exists():
+        raise FileNotFoundError(f"There is no file {model}; the model comes first.")
+    if not _is_model(model):
+        raise ValueError(f"{model} is no model that `skavid fit` wrote; the model comes first.")
+    _check_device(device)
+    detector = AVIDDetector.load(model)
+    detector.set_params(device=device)
     kept = getattr(detector, "extra_", {}).get("reading")
     if kept is not None:
         try:
@@ -391,6 +452,36 @@ def _find_clips(given: Sequence[str], reading: Reading) -> list[Clip]:
     from skavid import sources
 
     return sources.list_clips(given, stacked=reading.stacking is not None)
+
+
+def _open(
+    arguments: argparse.Namespace, talk: Talk, targets: Mapping[str, Path | None]
+) -> tuple[AVIDDetector, Reading, list[Clip], NDArray[np.bool_] | None]:
+    """Load a model and find its sources, which no output may replace; tell how they are read."""
+    detector, reading = _open_model(arguments)
+    clips = _find_clips(arguments.sources, reading)
+    _check_targets(targets, clips, arguments.model)
+    _note_kind(clips, detector, reading, talk)
+    return detector, reading, clips, _ignore(arguments, detector, reading, clips)
+
+
+def _note_kind(clips: list[Clip], detector: AVIDDetector, reading: Reading, talk: Talk) -> None:
+    """Tell where pictures are taken for a video, or frames for pictures, as they were not before.
+
+    Only a training on a video file knows its frame rate.
+    """
+    knows = getattr(detector, "extra_", {}).get("fps") is not None
+    if knows == (reading.stacking is None) or reading.size is None:
+        return
+    odd = [c.file_name() for c in clips if c.kind != "array" and c.has_clock() != knows]
+    if not odd:
+        return
+    which = odd[0] + (f" and {counted(len(odd) - 1, 'other')}" if len(odd) > 1 else "")
+    if knows:
+        how = "read as frames of a video, 25 a second, since the model was trained on video"
+    else:
+        how = "looked at frame by frame, since the model was trained on single images"
+    talk.say(f"Note: {which} {'is' if len(odd) == 1 else 'are'} {how}.")
 
 
 def _looks(
@@ -462,7 +553,7 @@ def _rows(chunk: list[Look], seen: Bunch) -> list[dict[str, Any]]:
 def _end(stop: CtrlC, talk: Talk, n: int, kept: str) -> int:
     if not stop.stopped:
         return FINE
-    talk.error(f"interrupted after {counted(n, 'image')}; {kept}")
+    talk.error(f"interrupted after {counted(n, 'image')}; {kept}.")
     return INTERRUPTED
 
 
@@ -472,11 +563,9 @@ def score(arguments: argparse.Namespace, talk: Talk) -> int:
     from skavid.watch import Viewer
 
     if arguments.output is not None:
+        _check_file("--output", arguments.output, *outputs.TABLES)
         outputs.check_table(arguments.output)
-        _check_parent(arguments.output)
-    detector, reading = _open_model(arguments)
-    clips = _find_clips(arguments.sources, reading)
-    _ignore(arguments, detector, reading, clips)
+    detector, reading, clips, _ = _open(arguments, talk, {"--output": arguments.output})
     n = n_irregular = 0
     viewer = Viewer(detector, steady=arguments.steady)
     with CtrlC() as stop:
@@ -492,14 +581,13 @@ def score(arguments: argparse.Namespace, talk: Talk) -> int:
                 n_irregular += int((seen.scores <= 0).sum())
         if arguments.output is not None:
             result = {"images": n, "irregular": n_irregular, "output": str(arguments.output)}
-            of_all = f"{n_irregular} of {counted(n, 'image')} are irregular"
-            text = f"{of_all}; the scores are in {arguments.output}."
+            text = f"{irregular(n_irregular, n)}; the scores are in {arguments.output}."
             if stop.stopped:
                 text = ""
             if text or talk.as_json:
                 talk.tell(result, text)
         where = "were written" if arguments.output is None else f"are in {arguments.output}"
-        return _end(stop, talk, n, f"their scores {where}.")
+        return _end(stop, talk, n, f"the scores so far {where}")
 
 
 # --- segment -------------------------------------------------------------------------------------
@@ -510,29 +598,42 @@ def segment(arguments: argparse.Namespace, talk: Talk) -> int:
     from skavid import outputs
     from skavid.watch import Viewer
 
-    targets = [arguments.overlay, arguments.masks, arguments.coco, arguments.scores]
-    if not any(targets):
-        raise ValueError("say what to write: --overlay, --masks, --coco or --scores.")
-    for target in targets:
-        _check_parent(target)
+    targets = {
+        f"--{name}": getattr(arguments, name) for name in ("overlay", "masks", "coco", "scores")
+    }
+    _check_file("--coco", arguments.coco, ".json")
+    _check_file("--scores", arguments.scores, *outputs.TABLES)
     if arguments.scores is not None:
         outputs.check_table(arguments.scores)
-    if arguments.masks is not None or (
-        arguments.overlay is not None and arguments.overlay.suffix.lower() != ".mp4"
-    ):
-        outputs.import_pillow()
-    detector, reading = _open_model(arguments)
-    clips = _find_clips(arguments.sources, reading)
-    ignored = _ignore(arguments, detector, reading, clips)
+    folders = [arguments.masks]
+    if arguments.overlay is not None:
+        if not arguments.overlay.suffix:
+            folders.append(arguments.overlay)
+        elif arguments.overlay.suffix.lower() != ".mp4":
+            raise ValueError(
+                "--overlay must end with .mp4, or be a folder, whose name has no ending. Got "
+                f"{arguments.overlay}."
+            )
+        else:
+            _check_file("--overlay", arguments.overlay, ".mp4")
+    for folder in folders:
+        if folder is not None:
+            outputs.import_pillow()
+            _check_parent(folder)
+            outputs.check_folder(folder)
+    detector, reading, clips, ignored = _open(arguments, talk, targets)
+    is_drawn = any((arguments.overlay, arguments.masks, arguments.coco))
     moments: list[dict[str, Any]] = []
     n = n_irregular = 0
     viewer = Viewer(detector, steady=arguments.steady)
     with CtrlC() as stop:
         with ExitStack() as exits:
-            writers: list[_Writer] = []
+            writers: list[_Writer] | None = None
             odd = _OddMoments(arguments.patience)
-            for chunk, seen, is_first in _looks(clips, viewer, reading, talk, stop, whole=True):
-                if not writers:  # the first images are sound: now outputs may begin
+            for chunk, seen, is_first in _looks(
+                clips, viewer, reading, talk, stop, whole=is_drawn
+            ):
+                if writers is None:  # the first images are sound: now outputs may begin
                     writers = _writers(arguments, chunk, ignored, exits)
                 if is_first:
                     odd.begin(chunk[0].name)
@@ -544,10 +645,11 @@ def segment(arguments: argparse.Namespace, talk: Talk) -> int:
                 n += len(chunk)
                 n_irregular += int((seen.scores <= 0).sum())
             moments = odd.finish()
-        written = [str(target) for target in targets if target is not None]
+        written = [str(target) for target in targets.values() if target is not None]
         result = {"images": n, "irregular": n_irregular, "moments": moments, "outputs": written}
         talk.tell(result, _moments_text(n, n_irregular, moments, written))
-        return _end(stop, talk, n, f"what was seen is in {', '.join(written)}.")
+        where = f"in {', '.join(written)}" if written else "told"
+        return _end(stop, talk, n, f"what was seen is {where}")
 
 
 _Writer = Callable[["Look", "Bunch", int, list[Any]], None]
@@ -587,7 +689,7 @@ def _writers(
 
         def write_boxes(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
             height, width = size_of(look)
-            image: dict[str, Any] = {"file_name": look.name, "width": width, "height": height}
+            image: dict[str, Any] = {"file_name": look.file, "width": width, "height": height}
             if look.time is not None:
                 image |= {"frame": look.index, "time": round(look.time, 4)}
             image["score"] = float(seen.scores[row])
@@ -697,7 +799,7 @@ class _OddMoments:
 def _moments_text(
     n: int, n_irregular: int, moments: list[dict[str, Any]], written: list[str]
 ) -> str:
-    lines = [f"{n_irregular} of {counted(n, 'image')} are irregular."]
+    lines = [f"{irregular(n_irregular, n)}."]
     if moments:
         shown = moments[:LISTED]
         order = ", the oddest first" if len(moments) > 1 else ""
@@ -708,7 +810,8 @@ def _moments_text(
             f"(most at {clock(one['peak_time'])}, evidence {one['peak']:.2f})"
             for one in shown
         ]
-    lines.append(f"Written: {', '.join(written)}")
+    if written:
+        lines.append(f"Written: {', '.join(written)}")
     return "\n".join(lines)
 
 
@@ -720,22 +823,29 @@ def calibrate(arguments: argparse.Namespace, talk: Talk) -> int:
     from skavid import sources
 
     target = arguments.model if arguments.output is None else arguments.output
-    _check_model_target(target)
-    detector, reading = _open_model(arguments)
-    clips = _find_clips(arguments.sources, reading)
-    _ignore(arguments, detector, reading, clips)
+    if arguments.output is not None:
+        _check_model_target(target, "name another for --output")
+    detector, reading, clips, _ = _open(arguments, talk, {})
+    _check_targets({"--output": arguments.output}, clips)
+    _note_trained(clips, detector, talk)
     total = sum(clip.n_images() or 0 for clip in clips) or None
     with _folder_beside(target) as folder:
         with talk.progress(total, "image") as bar:
             images, ids, fps = sources.load(
                 clips, reading, Path(folder), lambda looks: _counting(looks, bar)
             )
+        _check_number(len(images), "find thresholds on")
         groups = sources.cut(ids, fps) if reading.stacking is not None else None
         talk.say(f"Looking at {counted(len(images), 'image')} ...")
         found = detector.calibrate(images, target_fpr=arguments.target_fpr, groups=groups)
     before = {"alpha": detector.alpha_, "zeta": detector.zeta_}
     calibrated = detector.with_thresholds(found.alpha, found.zeta)
-    calibrated.set_params(target_fpr=arguments.target_fpr)
+    # The thresholds were found: none of them was given.
+    calibrated.set_params(alpha="auto", zeta="auto", target_fpr=arguments.target_fpr)
+    calibrated.extra_ = {
+        **getattr(detector, "extra_", {}),
+        "calibrated_on": [clip.file_name() for clip in clips][:LISTED],
+    }
     calibrated.calibration_ = {
         name: found[name] for name in ("n_images", "n_clips", "fpr_bound", "clip_risk")
     }
@@ -749,6 +859,18 @@ def calibrate(arguments: argparse.Namespace, talk: Talk) -> int:
     return FINE
 
 
+def _note_trained(clips: list[Clip], detector: AVIDDetector, talk: Talk) -> None:
+    """Tell where thresholds are to rest on what was learnt by heart."""
+    trained_on = getattr(detector, "extra_", {}).get("trained_on")
+    for clip in clips:
+        if isinstance(trained_on, list) and clip.file_name() in trained_on:
+            talk.say(
+                f"Note: the model was trained on a source called {clip.file_name()}, too; "
+                "thresholds found on what was trained on are too tight."
+            )
+            return
+
+
 def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
     """Tell how good a model is."""
     import tempfile
@@ -758,17 +880,21 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
     from skavid import truth
     from skavid.watch import Viewer
 
-    detector, reading = _open_model(arguments)
     if [arguments.dataset, arguments.masks, arguments.labels].count(None) != 2:
         raise ValueError("say where the truth is: one of --dataset, --masks and --labels.")
+    clips: list[Clip] = []
+    if arguments.dataset:
+        _check_dataset(arguments)
+        detector, reading = _open_model(arguments)
+        ignored = _ignore(arguments, detector, reading, [])
+    else:
+        detector, reading, clips, ignored = _open(arguments, talk, {})
+        labels, masks = _truth(arguments, clips, reading, detector)
     viewer = Viewer(detector, steady=arguments.steady)
     scores: list[NDArray[np.float64]] = []
     clip_of: list[int] = []
     with tempfile.TemporaryFile() as maps, CtrlC() as stop:
         if arguments.dataset:
-            if len(arguments.sources) > 1:
-                raise ValueError(f"--dataset takes one folder, that of {arguments.dataset}.")
-            ignored = _ignore(arguments, detector, reading, [])
             images, ids, labels, masks = _load_dataset(arguments, reading, "test")
             with talk.progress(len(images), "image") as bar:
                 for clip in np.unique(ids):
@@ -783,8 +909,6 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
                             raise KeyboardInterrupt
             clip_of = ids.tolist()
         else:
-            clips = _find_clips(arguments.sources, reading)
-            ignored = _ignore(arguments, detector, reading, clips)
             number = -1
             for chunk, seen, is_first in _looks(clips, viewer, reading, talk, stop, whole=False):
                 number += is_first
@@ -793,12 +917,9 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
                 clip_of += [number] * len(chunk)
             if stop.stopped:
                 raise KeyboardInterrupt
-            shape = seen.evidence.shape[1:]
-            n, masks = len(clip_of), None
-            if arguments.labels is not None:
-                labels = truth.read_labels(arguments.labels, n)
-            else:
-                masks = truth.read_masks(arguments.masks, clips, n, shape)
+            _check_truth(arguments, labels, masks, len(clip_of))
+            if labels is None:
+                assert masks is not None
                 labels = np.where(masks.any(axis=(1, 2)), -1, 1)
         maps.flush()
         shape = seen.evidence.shape[1:]
@@ -811,47 +932,87 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
     return FINE
 
 
+def _check_dataset(arguments: argparse.Namespace) -> None:
+    if len(arguments.sources) > 1:
+        raise ValueError(f"--dataset takes one folder, that of {arguments.dataset}.")
+
+
+def _truth(
+    arguments: argparse.Namespace, clips: list[Clip], reading: Reading, detector: AVIDDetector
+) -> tuple[NDArray[np.int64] | None, NDArray[np.bool_] | None]:
+    """Read labels or masks before any image is looked at."""
+    from skavid import truth
+
+    labels = masks = None
+    if arguments.labels is not None:
+        labels = truth.read_labels(arguments.labels)
+    elif arguments.masks is not None:
+        size = reading.size or detector.image_shape_[:2]
+        masks = truth.read_masks(arguments.masks, clips, size)
+    if not any(clip.has_clock() for clip in clips):  # what a video tells of itself may be wrong
+        _check_truth(arguments, labels, masks, sum(clip.n_images() or 0 for clip in clips))
+    return labels, masks
+
+
+def _check_truth(
+    arguments: argparse.Namespace,
+    labels: NDArray[np.int64] | None,
+    masks: NDArray[np.bool_] | None,
+    n: int,
+) -> None:
+    from skavid import truth
+
+    if labels is not None:
+        truth.check_count(arguments.labels, "label", len(labels), n)
+    elif masks is not None:
+        truth.check_count(arguments.masks, "mask", len(masks), n)
+
+
 def report(arguments: argparse.Namespace, talk: Talk) -> int:
     """Write a page of a model at work."""
     import numpy as np
 
-    from skavid import sources, truth
+    from skavid import sources
     from skavid.report import write_report
 
     if [arguments.dataset, arguments.masks, arguments.labels].count(None) < 2:
         raise ValueError("say once where the truth is: by --dataset, --masks or --labels.")
     output: Path = arguments.output
-    if output.is_dir():
-        raise IsADirectoryError(f"{output} is a folder; give the name of a file for --output.")
-    _check_parent(output)
-    detector, reading = _open_model(arguments)
+    _check_file("--output", output, ".html")
     names: list[str] = []
-    labels = masks = None
+    labels: NDArray[Any] | None = None
+    masks: NDArray[Any] | None = None
+    if arguments.dataset:
+        _check_dataset(arguments)
+        detector, reading = _open_model(arguments)
+        _check_targets({"--output": output}, [], arguments.model)
+        _ignore(arguments, detector, reading, [])
+    else:
+        detector, reading, clips, _ = _open(arguments, talk, {"--output": output})
+        labels, masks = _truth(arguments, clips, reading, detector)
     with _folder_beside(output) as folder:
         if arguments.dataset:
-            if len(arguments.sources) > 1:
-                raise ValueError(f"--dataset takes one folder, that of {arguments.dataset}.")
-            _ignore(arguments, detector, reading, [])
             images, ids, labels, masks = _load_dataset(arguments, reading, "test")
             names = [f"{arguments.dataset}, image {number}" for number in range(len(images))]
+            groups = ids
         else:
-            clips = _find_clips(arguments.sources, reading)
-            _ignore(arguments, detector, reading, clips)
+            timed = {clip.name for clip in clips if clip.has_clock()}
 
             def named(looks: Iterator[Look]) -> Iterator[Look]:
                 for look in looks:
                     still = look.time is None and reading.stacking is None
-                    names.append(look.name if still else f"{look.name}, frame {look.index}")
+                    name = look.name if still else f"{look.name}, frame {look.index}"
+                    at = f", {clock(look.time)}" if look.time is not None else ""
+                    names.append(name + (at if look.name in timed else ""))
                     bar.update()
                     yield look
 
             total = sum(clip.n_images() or 0 for clip in clips) or None
             with talk.progress(total, "image") as bar:
                 images, ids, _ = sources.load(clips, reading, Path(folder), named)
-            if arguments.labels is not None:
-                labels = truth.read_labels(arguments.labels, len(images))
-            elif arguments.masks is not None:
-                masks = truth.read_masks(arguments.masks, clips, len(images), images.shape[1:3])
+            called = [clip.name for clip in clips]
+            groups = np.array(called)[ids] if len(set(called)) == len(called) else ids
+            _check_truth(arguments, labels, masks, len(images))
         if masks is not None and masks.shape[1:] != images.shape[1:3]:
             rows, columns = (
                 np.arange(side) * whole // side
@@ -865,7 +1026,7 @@ def report(arguments: argparse.Namespace, talk: Talk) -> int:
             images,
             y=None if masks is not None else labels,
             masks=masks,
-            groups=None if reading.stacking is None else ids,
+            groups=None if reading.stacking is None else groups,
             names=names,
             title=arguments.title,
             n_worst=arguments.worst,
@@ -900,6 +1061,7 @@ def watch(arguments: argparse.Namespace, talk: Talk) -> int:
     clips = [] if is_live or is_address else _find_clips([given], reading)
     if len(clips) > 1:
         raise ValueError(f"{given} holds {len(clips)} clips; one is watched at a time.")
+    _note_kind(clips, detector, reading, talk)
     _ignore(arguments, detector, reading, clips)
     name = f"camera-{source}" if isinstance(source, int) else _find_clips([given], reading)[0].name
     hook = None if arguments.webhook is None else Webhook(arguments.webhook, say=talk.say)
@@ -958,11 +1120,12 @@ def export(arguments: argparse.Namespace, talk: Talk) -> int:
 
     from skavid import export, sources
 
-    _check_parent(arguments.output)
+    _check_file("FILE.onnx", arguments.output, ".onnx")
     detector, reading = _open_model(arguments)
+    clips = [] if arguments.verify is None else _find_clips([arguments.verify], reading)
+    _check_targets({"FILE.onnx": arguments.output}, clips, arguments.model)
     examples: list[Any] = []
-    if arguments.verify is not None:
-        clips = _find_clips([arguments.verify], reading)
+    if clips:
         examples = [look.image for look in islice(sources.read_clip(clips[0], reading), 32)]
     is_bytes = reading.size is not None or detector.value_range_ == (0.0, 255.0)
     dtype = "uint8" if is_bytes else "float32"
@@ -1031,17 +1194,31 @@ def info(arguments: argparse.Namespace, talk: Talk) -> int:
     from importlib.metadata import PackageNotFoundError, version
 
     import skavid
+    from skavid.estimator import VIDEO
 
     if arguments.model is not None:
         detector, reading = _open_model(arguments)
         facts = _model_facts(detector)
-        text = [f"{arguments.model} reads {reading.describe()}."]
+        text = [f"{arguments.model} reads images {reading.describe()}."]
         if "trained_on" in facts:
             epochs = counted(facts["n_epochs"], "epoch")
             text.append(f"Trained {epochs} on {', '.join(map(str, facts['trained_on']))}.")
         if detector.object_size_ is not None:
             text.append(f"What moves was about {detector.object_size_:.0f} pixels large.")
         text.append(_basis_text(detector))
+        base = {**type(detector)().get_params(), **(VIDEO if reading.stacking is not None else {})}
+        chosen = {
+            name: value
+            for name, value in detector.get_params().items()
+            if name not in NOT_TOLD and value != base[name]
+        }
+        facts["parameters"] = {
+            name: value if isinstance(value, int | float | str | None) else str(value)
+            for name, value in chosen.items()
+        }
+        if chosen:
+            words = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
+            text.append(f"Parameters besides the defaults: {words}.")
         talk.tell(facts, "\n".join(text))
         return FINE
 

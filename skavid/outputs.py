@@ -51,9 +51,7 @@ def table(
 
 
 def check_table(path: Path) -> None:
-    """Refuse a name of a table that does not say its format, or cannot be had."""
-    if path.suffix.lower() not in TABLES:
-        raise ValueError(f"{path} must end with .csv, .jsonl or .parquet.")
+    """Refuse a table whose format cannot be had."""
     if path.suffix.lower() == ".parquet":
         _import_parquet()
 
@@ -114,11 +112,16 @@ def _import_parquet() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
+def check_folder(path: Path) -> None:
+    """Refuse a folder that holds something."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} is there already; give a new or an empty folder.")
+
+
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
     """Give a folder to write to, which becomes ``path`` if nothing is raised."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} is there already; give a new or an empty folder.")
+    check_folder(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with naming(path):
         part.mkdir()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from skavid.clips import list_folders, list_pictures, map_array, picture_shape, shrink
 from skavid.datasets import VIDEOS
+from skavid.talk import counted
 from skavid.temporal import TemporalStacker
 from skavid.video import (
     PICTURES,
@@ -50,13 +51,13 @@ class Reading(NamedTuple):
 
     def describe(self) -> str:
         """Say it in words."""
-        size = "" if self.size is None else f"at {self.size[0]} x {self.size[1]} pixels, "
-        kind = "in colour" if self.color else "grey"
-        if self.size is None:
-            kind = "arrays as they are"
+        text = "given as arrays"
+        if self.size is not None:
+            kind = "in colour" if self.color else "grey"
+            text = f"at {self.size[0]} x {self.size[1]} pixels, {kind}"
         if self.stacking is None:
-            return f"{size}{kind}"
-        return f"{size}{kind}, {self.stacking['n_channels']} moments of a video in each image"
+            return text
+        return f"{text}, {self.stacking['n_channels']} moments of a video in each image"
 
 
 def check_reading(kept: Any) -> Reading:
@@ -88,7 +89,14 @@ class Clip(NamedTuple):
 
     def has_clock(self) -> bool:
         """Tell whether its times are known, not assumed, as those of pictures are."""
-        return self.kind == "video" and not Path(self.path).is_dir()
+        path = Path(self.path)
+        return self.kind == "video" and path.suffix.lower() not in PICTURES and not path.is_dir()
+
+    def file_name(self) -> str:
+        """Name it as its file is named, where it is one."""
+        if self.kind == "pictures" or "://" in str(self.path) or Path(self.path).is_dir():
+            return self.name
+        return self.name + Path(self.path).suffix
 
     def n_images(self) -> int | None:
         """Tell about how many images it has."""
@@ -107,6 +115,7 @@ class Look(NamedTuple):
     index: int  # type: ignore[assignment]
     time: float | None
     whole: NDArray[np.uint8] | None
+    file: str = ""
 
 
 def is_video(sources: Sequence[str]) -> bool:
@@ -215,10 +224,13 @@ def read_clip(clip: Clip, reading: Reading, *, whole: bool = False) -> Iterator[
         frames = _read_video
     stacker = None if reading.stacking is None else TemporalStacker(**reading.stacking)
     stream = None if stacker is None else stacker.stream()
+    file_name = clip.file_name()
     n_given = 0
     try:
         for look in frames(clip, reading, whole):
-            yield look if stream is None else look._replace(image=stream.push(look.image))
+            image = look.image if stream is None else stream.push(look.image)
+            file = look.name if clip.kind == "pictures" else file_name
+            yield look._replace(image=image, file=file)
             n_given += 1
     except BrokenVideoError as error:
         if n_given == 0:
@@ -236,6 +248,10 @@ def _read_array(clip: Clip, reading: Reading, whole: bool) -> Iterator[Look]:
     array = open_array(path)
     shown = array.dtype == np.uint8 and array.shape[3:] in ((), (3,))
     for index, picture in enumerate(_rows(path, array)):
+        if array.dtype.kind == "f" and not np.isfinite(picture).all():
+            raise ValueError(
+                f"{path} holds NaN or infinity in image {index}; mend it or leave it out."
+            )
         people = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
         yield Look(picture, clip.name, index, None, people if whole and shown else None)
 
@@ -261,6 +277,11 @@ def open_array(path: Path) -> NDArray[Any]:
     """Map an array of images, or say what is wrong with it."""
     array = map_array(path)
     if array is None:
+        with path.open("rb") as file:
+            if b"'|O'" in file.read(128):  # the header's dtype
+                raise ValueError(
+                    f"{path} holds Python objects, not numbers; save an array of these."
+                )
         raise ValueError(f"{path} is no array that NumPy wrote; get it anew.")
     if array.ndim not in (3, 4) or array.dtype.kind not in "biuf" or 0 in array.shape:
         raise ValueError(
@@ -286,8 +307,8 @@ def _read_pictures(clip: Clip, reading: Reading, whole: bool) -> Iterator[Look]:
         yield Look(frame.image, name, index, None, people if whole else None)
     if broken:
         raise BrokenVideoError(
-            f"{len(broken)} of {len(clip.pictures)} pictures cannot be read, {broken[0]} is the "
-            "first; get them anew."
+            f"{len(broken)} of {counted(len(clip.pictures), 'picture')} cannot be read, "
+            f"{broken[0]} is the first; get them anew."
         )
 
 
@@ -382,6 +403,8 @@ def read_ignore(
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no picture {path} of pixels to ignore.")
+    if path.suffix.lower() not in PICTURES:
+        raise ValueError(f"--ignore takes a picture, such as mask.png, but {path} is none.")
     drawn: NDArray[np.bool_] = next(read_frames(path)).image > 0
     whole: tuple[int, ...] = size
     if example is not None and drawn.shape != size and "://" not in str(example.path):

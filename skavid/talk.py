@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from typing import Any
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
-FINE, UNEXPECTED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+FINE, UNEXPECTED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 # What Python's users write, in the words of the command line.
 WORDS = (
@@ -119,16 +121,51 @@ class CtrlC:
             self.on_stop()
 
 
+@contextmanager
+def sigterm() -> Iterator[None]:
+    """Let SIGTERM leave every block on its way out, so that nothing half-written stays.
+
+    A second one ends the process at once. A program that calls us keeps a way of its own.
+    """
+
+    def end(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise SystemExit(TERMINATED)
+
+    is_ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    )
+    if is_ours:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _reworded(text: str) -> str:
     """Write a message of the library in one line, for who does not write Python."""
     for python, ours in WORDS:
         text = text.replace(python, ours)
+    text = re.sub(r"There are 1 (\w+?)s?\b", r"There is 1 \1", text)
     return " ".join(text.split())
 
 
 def counted(n: int, what: str) -> str:
     """Write 1 frame, 2 frames."""
     return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def there_are(n: int, what: str) -> str:
+    """Write there is 1 frame, there are 2 frames."""
+    return f"there {'is' if n == 1 else 'are'} {counted(n, what)}"
+
+
+def irregular(n: int, total: int) -> str:
+    """Write 0 of 1 image is irregular, 3 of 20 images are irregular."""
+    return f"{n:,} of {counted(total, 'image')} {'is' if total == 1 else 'are'} irregular"
 
 
 def clock(seconds: float) -> str:

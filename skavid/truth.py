@@ -16,14 +16,14 @@ from sklearn.metrics import roc_auc_score
 from skavid import metrics
 from skavid.clips import mask_of, picture_masks, read_mask, shrink
 from skavid.sources import Clip, open_array
-from skavid.talk import counted
+from skavid.talk import counted, there_are
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
 LABELS = {"normal": 1, "1": 1, "irregular": -1, "-1": -1}
 
 
-def read_labels(path: Path, n: int) -> NDArray[np.int64]:
+def read_labels(path: Path) -> NDArray[np.int64]:
     """Read a text with one label a line."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path} of labels.")
@@ -37,14 +37,16 @@ def read_labels(path: Path, n: int) -> NDArray[np.int64]:
             f"{path} must hold one label a line, normal or irregular (or 1 and -1). Got "
             f"{unknown[0][:40]!r}."
         )
-    if len(words) != n:
-        raise ValueError(f"{path} holds {len(words)} labels, but there are {n} images.")
-    return np.array([LABELS[word] for word in words])
+    return np.array([LABELS[word] for word in words], dtype=int)
 
 
-def read_masks(
-    path: Path, clips: Sequence[Clip], n: int, shape: tuple[int, int]
-) -> NDArray[np.bool_]:
+def check_count(path: Path, what: str, found: int, n: int) -> None:
+    """Refuse a truth that holds more or less than one label or mask an image."""
+    if found != n:
+        raise ValueError(f"{path} holds {counted(found, what)}, but {there_are(n, 'image')}.")
+
+
+def read_masks(path: Path, clips: Sequence[Clip], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Read the masks of pictures, by name, or those of frames, in their order."""
     if path.suffix.lower() == ".npy":
         masks = [np.asarray(mask) > 0 for mask in open_array(path)]
@@ -58,8 +60,8 @@ def read_masks(
         if not all(folder.is_dir() for folder in folders):
             folders = [path]
         masks = [mask for folder in folders for mask in picture_masks(folder)]
-    if len(masks) != n:
-        raise ValueError(f"{path} holds {len(masks)} masks, but there are {n} images.")
+    if not masks:
+        raise ValueError(f"{path} holds no mask.")
     return np.stack([shrink(mask, mask.shape, shape, path) for mask in masks])
 
 

@@ -1242,9 +1242,7 @@ class _Breaks:
 
     def __init__(self, name: str, *, mend: str = "") -> None:
         self.name = name
-        self.mend = mend or (
-            "Get it anew, or take what is there with load_frames(..., errors='warn')."
-        )
+        self.mend = mend
         self.count = 0
         self.last = -1
 
@@ -1259,7 +1257,7 @@ class _Breaks:
             return
         n_before, time, reason = self.first
         more = f", and in {self.count - 1} more places" if self.count > 1 else ""
-        raise BrokenVideoError(
-            f"{self.name} is broken after {n_before} of {n_given} frames, at {time:.2f} s{more}: "
-            f"{reason}. {self.mend}"
-        )
+        where = f" after {n_before} of {n_given} frames, at {time:.2f} s{more}" if n_given else ""
+        rest = ", or take what is there with load_frames(..., errors='warn')" if n_given else ""
+        mend = self.mend or f"Get it anew{rest}."
+        raise BrokenVideoError(f"{self.name} is broken{where}: {reason}. {mend}")

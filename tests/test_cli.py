@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -155,6 +156,10 @@ def test_python_m_skavid_is_the_command_line():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["report", "a", "b", "--steady", "5"],
+            "skavid: unrecognized arguments: --steady 5 (`skavid --help` shows how)",
+        ),
         ([], "skavid: the following arguments are required: COMMAND (`skavid --help` shows how)"),
         (
             ["fit", "a", "b", "--epochs", "0"],
@@ -211,9 +216,20 @@ def test_info_says_what_a_model_is(capsys, place):
     code, out, _ = run(capsys, "info", place / "model")
     assert code == 0
     assert out.splitlines()[:2] == [
-        f"{place / 'model'} reads at 16 x 24 pixels, grey, 3 moments of a video in each image.",
-        "Trained 1 epoch on normal.",
+        f"{place / 'model'} reads images at 16 x 24 pixels, grey, 3 moments of a video in each "
+        "image.",
+        "Trained 1 epoch on normal.mp4.",
     ]
+    assert out.splitlines()[-1] == (
+        "Parameters besides the defaults: detector_width=4, inpainter_width=4."
+    )
+    assert ", for a share of 0.4 of false alarms; they rest on 30 images in 1 clip held" in out
+    told = json.loads(run(capsys, "info", place / "model", "--json")[1])
+    assert told["parameters"] == {"detector_width": 4, "inpainter_width": 4}
+    assert (told["target_fpr"], told["fps"]) == (0.4, 10.0)
+    assert run(capsys, "info", place / "float-model")[1].startswith(
+        f"{place / 'float-model'} reads images given as arrays.\n"
+    )
 
 
 # --- fit -----------------------------------------------------------------------------------------
@@ -229,8 +245,8 @@ def test_a_video_is_stacked_and_the_model_remembers_how(place):
             "color": False,
             "stacking": {"n_channels": 3, "spacing": 2, "average": True},
         },
-        "fps": pytest.approx(10),
-        "trained_on": ["normal"],
+        "fps": 10.0,
+        "trained_on": ["normal.mp4"],
     }
     assert detector.calibration_["n_clips"] == 1  # of two pieces, one was held out
 
@@ -238,9 +254,13 @@ def test_a_video_is_stacked_and_the_model_remembers_how(place):
 def test_fit_says_what_the_thresholds_rest_on_and_how_to_go_on(capsys, place, tmp_path):
     code, out, err = run(capsys, "fit", place / "normal.mp4", "model", *TINY, *SIZE)
     assert code == 0
-    assert "they rest on 30 images in 1 clip that were not trained on" in out
+    assert ", on 60 images, 30 of them held out to find the thresholds, at 16 x 24 pixels" in out
+    assert "they rest on 30 images in 1 clip held out of the training. With a" in out
     assert "skavid segment model today.mp4 --overlay odd.mp4" in out
-    assert "1 epoch" in err
+    assert err.splitlines()[1] == (
+        "Training on 60 frames, at 16 x 24 pixels, grey, 3 moments of a video in each image; "
+        "1 epoch. After the first one Ctrl-C keeps the best networks so far."
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -266,7 +286,7 @@ def test_pictures_are_single_images_and_video_says_otherwise(place, capsys):
 def test_several_sources_may_stand_between_options(place):
     words = ["fit", *SIZE, place / "normal.mp4", place / "today.mp4", "model", *TINY, "--quiet"]
     assert main([str(word) for word in words]) == 0
-    assert AVIDDetector.load("model").extra_["trained_on"] == ["normal", "today"]
+    assert AVIDDetector.load("model").extra_["trained_on"] == ["normal.mp4", "today.mp4"]
 
 
 def test_a_region_may_be_ignored(place):
@@ -324,10 +344,55 @@ def test_a_region_may_be_ignored(place):
             "{place}/empty/Train holds no clips Train001, Train002...; UCSDped2 comes from",
         ),
         (["{place}/normal.mp4", "model", "--device", "moon"], "device='moon' is not there"),
+        (
+            ["{place}/normal.mp4", "model", "--ignore", "{place}/normal.mp4"],
+            "--ignore takes a picture, such as mask.png, but {place}/normal.mp4 is none.",
+        ),
+        (
+            ["{place}/nan.npy", "model"],
+            "{place}/nan.npy holds NaN or infinity in image 3; mend it or leave it out.",
+        ),
+        (
+            ["{place}/objects.npy", "model"],
+            "{place}/objects.npy holds Python objects, not numbers; save an array of these.",
+        ),
+        (
+            ["{place}/few.npy", "model"],
+            "there are 9 images, which is too few to learn from; give 10 or more.",
+        ),
+        (
+            ["{place}/one.npy", "model"],
+            "there is 1 image, which is too few to learn from; give 10 or more.",
+        ),
+        (
+            ["{place}/model", "{place}/model"],
+            "MODEL would replace {place}/model, which is one of the sources; give another name.",
+        ),
+        (
+            ["{place}/normal.mp4", "model", "--checkpoint", "{place}/normal.mp4"],
+            "--checkpoint would replace {place}/normal.mp4, which is one of the sources; give "
+            "another name.",
+        ),
+        (
+            ["{place}/normal.mp4", "model", "--checkpoint", "model"],
+            "--checkpoint would replace model, which MODEL writes, too; give another name.",
+        ),
+        (
+            ["{place}/normal.mp4", "{place}/skavid.txt"],
+            "{place}/skavid.txt is there, and is no model of skavid; the last argument is the "
+            "model to write.",
+        ),
     ],
 )
 def test_fit_refuses_what_it_cannot_train_on(capsys, place, tmp_path, words, message):
     (place / "empty").mkdir(exist_ok=True)
+    (place / "skavid.txt").write_text('all about "skavid"')
+    floats = np.load(place / "floats.npy")
+    np.save(place / "few.npy", floats[:9])
+    np.save(place / "one.npy", floats[:1])
+    floats[3, 0, 0] = np.nan
+    np.save(place / "nan.npy", floats)
+    np.save(place / "objects.npy", np.array([None, 1], dtype=object), allow_pickle=True)
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(place / "small.png")
     words = [word.format(place=place) for word in words]
     message = f"skavid fit: {message.format(place=place)}"
@@ -335,7 +400,7 @@ def test_fit_refuses_what_it_cannot_train_on(capsys, place, tmp_path, words, mes
 
 
 def test_pictures_of_another_shape_are_squeezed_with_a_note(capsys, place, tmp_path):
-    write_pictures(tmp_path / "mixed", [np.full((16, 24), n, np.uint8) for n in (10, 90, 200)])
+    write_pictures(tmp_path / "mixed", [np.full((16, 24), 20 * n, np.uint8) for n in range(10)])
     Image.fromarray(np.full((20, 20), 9, np.uint8)).save(tmp_path / "mixed" / "z.png")
     code, _, err = run(capsys, "fit", "mixed", "model", *TINY)
     assert code == 0
@@ -363,6 +428,32 @@ def test_ctrl_c_keeps_the_networks_so_far(capsys, place, monkeypatch):
     assert "Note: The training was interrupted after epoch" in err
     assert "The model is in model." in out
     assert main(["info", "model"]) == 0
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_read(
+    capsys, place, tmp_path, monkeypatch
+):
+    monkeypatch.delattr("skavid.sources.read_clip")
+    for words in (
+        ["fit", place / "normal.mp4", "new"],
+        ["calibrate", place / "model", place / "normal.mp4"],
+        ["report", place / "model", place / "normal.mp4"],
+    ):
+        said = refused(capsys, tmp_path, *words, "--device", "moon")
+        assert said == f"skavid {words[0]}: device='moon' is not there; this machine has cpu."
+
+
+def test_sigterm_ends_a_fit_and_leaves_nothing(capsys, place, tmp_path, monkeypatch):
+    def terminate(*_, **__):
+        assert list(tmp_path.iterdir())  # the folder of frames
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("skavid.training.AVIDNet.train_step", terminate)
+    code, out, _ = run(capsys, "fit", place / "normal.mp4", "model", *TINY, *SIZE)
+    assert (code, out) == (143, "")
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_ctrl_c_before_anything_is_learnt_leaves_nothing(capsys, place, tmp_path, monkeypatch):
@@ -455,6 +546,20 @@ def test_arrays_are_taken_as_they_are(capsys, place):
     np.testing.assert_array_equal([float(row["score"]) for row in rows], expected)
 
 
+def test_pictures_taken_for_a_video_and_frames_for_pictures_are_noted(capsys, place):
+    _, _, err = run(capsys, "score", place / "model", place / "pictures")
+    assert err == (
+        "Note: pictures is read as frames of a video, 25 a second, since the model was trained on "
+        "video.\n"
+    )
+    words = ["score", place / "picture-model", place / "today.mp4", place / "normal.mp4"]
+    _, _, err = run(capsys, *words)
+    assert err == (
+        "Note: today.mp4 and 1 other are looked at frame by frame, since the model was trained on "
+        "single images.\n"
+    )
+
+
 def test_what_a_broken_video_has_is_scored_with_a_note(capsys, place, tmp_path):
     content = (place / "today.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(content[: 2 * len(content) // 3])
@@ -469,16 +574,23 @@ def test_what_a_broken_video_has_is_scored_with_a_note(capsys, place, tmp_path):
     [
         (
             ["nothing", "{place}/today.mp4"],
-            "There is no file nothing; give one that AVIDDetector.save wrote.",
+            "There is no file nothing; the model comes first.",
         ),
-        (
-            ["{place}/today.mp4", "{place}/today.mp4"],
-            "{place}/today.mp4 cannot be loaded: ",
+        *(
+            (
+                [f"{{place}}/{name}", "{place}/today.mp4"],
+                f"{{place}}/{name} is no model that `skavid fit` wrote; the model comes first.",
+            )
+            for name in ("today.mp4", "pictures", "labels.txt")
         ),
         (["{place}/model", "nowhere"], "There is no file and no folder nowhere."),
         (
             ["{place}/model", "{place}/today.mp4", "-o", "scores.txt"],
-            "scores.txt must end with .csv, .jsonl or .parquet.",
+            "--output must end with .csv, .jsonl or .parquet. Got scores.txt.",
+        ),
+        (
+            ["{place}/model", "{place}/today.mp4", "-o", "{place}/folder.csv"],
+            "{place}/folder.csv is a folder; give the name of a file for --output.",
         ),
         (
             ["{place}/model", "{place}/today.mp4", "-o", "no/scores.csv"],
@@ -502,6 +614,7 @@ def test_what_a_broken_video_has_is_scored_with_a_note(capsys, place, tmp_path):
     ],
 )
 def test_score_refuses_what_it_cannot_score(capsys, place, tmp_path, words, message):
+    (place / "folder.csv").mkdir(exist_ok=True)
     words = [word.format(place=place) for word in words]
     message = f"skavid score: {message.format(place=place)}"
     assert refused(capsys, tmp_path, "score", *words).startswith(message)
@@ -521,7 +634,9 @@ def test_ctrl_c_keeps_the_rows_so_far(capsys, place, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
     code, _, err = run(capsys, "score", place / "model", place / "today.mp4", "-o", "scores.csv")
     assert code == 130
-    assert err == ("skavid score: interrupted after 8 images; their scores are in scores.csv.\n")
+    assert err == (
+        "skavid score: interrupted after 8 images; the scores so far are in scores.csv.\n"
+    )
     with open("scores.csv") as file:
         assert len(file.readlines()) == 1 + 8
     assert signal.getsignal(signal.SIGINT) is before
@@ -553,6 +668,7 @@ def test_segment_writes_all_that_was_seen(capsys, place, tmp_path):
     coco = json.loads((tmp_path / "boxes.json").read_text())
     assert [image["frame"] for image in coco["images"]] == list(range(30))
     assert {(image["height"], image["width"]) for image in coco["images"]} == {(32, 48)}
+    assert {image["file_name"] for image in coco["images"]} == {"today.mp4"}
     found = detector.find(images)
     assert len(coco["annotations"]) == sum(map(len, found)) > 0
     of_image = {image["id"]: image["frame"] for image in coco["images"]}
@@ -577,6 +693,61 @@ def test_segment_writes_all_that_was_seen(capsys, place, tmp_path):
     assert highest == pytest.approx(max(peaks), abs=1e-4)
 
 
+def test_segment_lists_the_odd_moments_and_needs_to_write_nothing(capsys, place, tmp_path):
+    words = ["segment", place / "loose", place / "today.mp4"]
+    code, out, err = run(capsys, *words)
+    assert (code, err) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+    assert " odd moment" in out
+    assert "Written" not in out
+    told = json.loads(run(capsys, *words, "--json")[1])
+    assert told["moments"]
+    assert told["outputs"] == []
+
+
+@pytest.mark.parametrize("option", ["--overlay", "FILE.onnx", "MODEL"])
+def test_no_output_replaces_what_is_read(capsys, place, tmp_path, option):
+    """Whatever the source is called, and whichever way leads to it."""
+    for name, source in (("film.mp4", "today.mp4"), ("film.onnx", "normal.mp4")):
+        (tmp_path / name).write_bytes((place / source).read_bytes())
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "film.mp4")
+    (tmp_path / "inner").mkdir()
+    target, *words = {
+        "--overlay": ["inner/../film.mp4", "segment", place / "model", "link.mp4", "--overlay"],
+        "FILE.onnx": [
+            tmp_path / "film.onnx", "export", place / "model", "--verify", "film.onnx",
+        ],
+        "MODEL": ["film.mp4", "calibrate", place / "model", "film.mp4", "--output"],
+    }[option]  # fmt: skip
+    said = refused(capsys, tmp_path, *words, target)
+    if option == "MODEL":
+        assert said == (
+            "skavid calibrate: film.mp4 is there, and is no model of skavid; name another for "
+            "--output."
+        )
+        return
+    assert said == (
+        f"skavid {words[0]}: {option} would replace {target}, which is one of the sources; give "
+        "another name."
+    )
+
+
+def test_no_output_replaces_the_model(capsys, place, tmp_path):
+    for name in ("model.csv", "model.json", "model.html", "model.onnx"):
+        (tmp_path / name).write_bytes((place / "model").read_bytes())
+    today = place / "today.mp4"
+    for words, option in (
+        (["score", "model.csv", today, "--output", "model.csv"], "--output"),
+        (["segment", "model.json", today, "--coco", "model.json"], "--coco"),
+        (["report", "model.html", today, "-o", "model.html"], "--output"),
+        (["export", "model.onnx", "model.onnx"], "FILE.onnx"),
+    ):
+        assert refused(capsys, tmp_path, *words) == (
+            f"skavid {words[0]}: {option} would replace {words[1]}, which is the model; give "
+            "another name."
+        )
+
+
 def test_pictures_get_pictures(capsys, place, tmp_path):
     words = ["segment", place / "picture-model", place / "pictures", "--overlay", "seen"]
     code, out, _ = run(capsys, *words)
@@ -599,7 +770,27 @@ def test_what_is_ignored_has_no_mask(capsys, place, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "say what to write: --overlay, --masks, --coco or --scores."),
+        (
+            ["--overlay", "odd.avi"],
+            "--overlay must end with .mp4, or be a folder, whose name has no ending. Got odd.avi.",
+        ),
+        (["--coco", "boxes.txt"], "--coco must end with .json. Got boxes.txt."),
+        (
+            ["--scores", "scores.txt"],
+            "--scores must end with .csv, .jsonl or .parquet. Got scores.txt.",
+        ),
+        (
+            ["--overlay", "{place}/folder.mp4"],
+            "{place}/folder.mp4 is a folder; give the name of a file for --overlay.",
+        ),
+        (
+            ["--overlay", "seen", "--masks", "seen"],
+            "--masks would replace seen, which --overlay writes, too; give another name.",
+        ),
+        (
+            ["--overlay", "{place}/pictures"],
+            "{place}/pictures is there already; give a new or an empty folder.",
+        ),
         (
             ["--masks", "{place}/pictures"],
             "{place}/pictures is there already; give a new or an empty folder.",
@@ -613,6 +804,7 @@ def test_what_is_ignored_has_no_mask(capsys, place, tmp_path):
 )
 def test_segment_refuses_what_it_cannot_write(capsys, place, tmp_path, words, message):
     Image.fromarray(np.full((32, 48), 9, np.uint8)).save(place / "all.png")
+    (place / "folder.mp4").mkdir(exist_ok=True)
     words = [word.format(place=place) for word in words]
     message = f"skavid segment: {message.format(place=place)}"
     said = refused(capsys, tmp_path, "segment", place / "model", place / "today.mp4", *words)
@@ -632,8 +824,13 @@ def test_an_overlay_of_numbers_is_refused(capsys, place, tmp_path):
 
 def test_calibrate_writes_thresholds_and_trains_nothing(capsys, place):
     words = ["calibrate", place / "model", place / "normal.mp4", "--target-fpr", "0.3"]
-    code, out, _ = run(capsys, *words, "--output", "other", "--json")
+    code, out, err = run(capsys, *words, "--output", "other", "--json")
     assert code == 0
+    assert (
+        "Note: the model was trained on a source called normal.mp4, too; thresholds found on "
+        "what was trained on are too tight.\n"
+    ) in err
+    assert "There are 2 clips: with a probability" in err
     before, after = AVIDDetector.load(place / "model"), AVIDDetector.load("other")
     images = stacks(load_frames(place / "normal.mp4", size=(16, 24)).frames)
     with pytest.warns(UserWarning, match="X holds 2 clips"):
@@ -641,7 +838,9 @@ def test_calibrate_writes_thresholds_and_trains_nothing(capsys, place):
     told = json.loads(out)
     assert (told["alpha"], told["zeta"]) == (found.alpha, found.zeta)
     assert (after.alpha_, after.zeta_) == (found.alpha, found.zeta)
-    assert after.extra_ == before.extra_
+    assert after.extra_ == {**before.extra_, "calibrated_on": ["normal.mp4"]}
+    assert (after.alpha, after.zeta) == ("auto", "auto")
+    assert "on 60 images in 2 clips given to calibrate." in run(capsys, "info", "other")[1]
     assert after.calibration_["n_images"] == 60
     for ours, theirs in zip(
         before.detector_.parameters(), after.detector_.parameters(), strict=True
@@ -652,6 +851,12 @@ def test_calibrate_writes_thresholds_and_trains_nothing(capsys, place):
 def test_calibrate_leaves_the_model_alone_where_there_is_nothing_to_read(capsys, place, tmp_path):
     (tmp_path / "model").write_bytes((place / "model").read_bytes())
     refused(capsys, tmp_path, "calibrate", "model", "nowhere")
+    np.save(tmp_path / "few.npy", np.load(place / "floats.npy")[:9])
+    words = ["calibrate", place / "float-model", "few.npy", "--output", "model", "--quiet"]
+    assert refused(capsys, tmp_path, *words) == (
+        "skavid calibrate: there are 9 images, which is too few to find thresholds on; give 10 or "
+        "more."
+    )
     assert (tmp_path / "model").read_bytes() == (place / "model").read_bytes()
 
 
@@ -717,15 +922,35 @@ def test_evaluate_takes_labels_alone(capsys, place):
             ["--masks", "{place}/pictures"],
             "{place}/pictures holds 20 masks, but there are 30 images.",
         ),
+        (["--masks", "{place}/empty"], "{place}/empty holds no mask."),
     ],
 )
 def test_evaluate_refuses_a_truth_that_does_not_fit(capsys, place, tmp_path, words, message):
     (place / "few.txt").write_text("normal irregular")
+    (place / "empty").mkdir(exist_ok=True)
     (place / "wrong.txt").write_text("0\n1")
     words = [word.format(place=place) for word in words]
     message = f"skavid evaluate: {message.format(place=place)}"
     said = refused(capsys, tmp_path, "evaluate", place / "model", place / "today.mp4", *words)
     assert said == message
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--labels", "nowhere"], "There is no file nowhere of labels."),
+        (["--masks", "nowhere"], "There is no folder and no .npy file nowhere of masks."),
+        (["--labels", "few.txt"], "few.txt holds 1 label, but there are 20 images."),
+    ],
+)
+def test_a_truth_that_cannot_be_is_told_before_anything_is_looked_at(
+    capsys, place, tmp_path, monkeypatch, command, words, message
+):
+    Path("few.txt").write_text("normal")
+    monkeypatch.delattr("skavid.sources.read_clip")
+    words = [command, place / "picture-model", place / "pictures", *words]
+    assert refused(capsys, tmp_path, *words) == f"skavid {command}: {message}"
 
 
 def test_a_data_set_is_trained_on_and_evaluated_by_its_name(capsys, place, tmp_path):
@@ -766,13 +991,13 @@ def test_a_model_that_python_saved_is_read_by_its_shape(capsys, place):
 def test_a_report_is_one_page_that_names_the_frames(capsys, place, more):
     pytest.importorskip("matplotlib")
     more = [word.format(place=place) for word in more]
-    words = ["report", place / "loose", place / "today.mp4", *more, "--output", "page.html"]
+    words = ["report", place / "loose", place / "today.mp4", *more, "-o", "page.html"]
     code, out, _ = run(capsys, *words, "--title", "Noon", "--worst", 3, "--json")
     page = Path("page.html").read_text()
     assert code == 0
     assert json.loads(out) == {"report": "page.html", "bytes": len(page.encode()), "n_images": 30}
     assert "Noon" in page
-    assert "today, frame " in page
+    assert re.search(r"today, frame \d+, 0:0\d\.\d", page)
     assert ("EER" in page) == bool(more)
 
 
@@ -789,7 +1014,7 @@ def test_a_report_of_pictures_names_their_files(capsys, place):
             ["--labels", "x", "--masks", "y"],
             "say once where the truth is: by --dataset, --masks or --labels.",
         ),
-        (["--output", "."], ". is a folder; give the name of a file for --output."),
+        (["--output", "page.pdf"], "--output must end with .html. Got page.pdf."),
         (
             ["--output", "nowhere/page.html"],
             "nowhere/page.html cannot be written: there is no folder nowhere.",

@@ -194,10 +194,7 @@ def safetensors(n_bytes):
 
 
 def broken(reason):
-    return (
-        "{path} is broken after 0 of 0 frames, at 0.00 s: {path.name} cannot be read, " + reason
-        + ". Get it anew, or take what is there with load_frames(..., errors='warn')."
-    )  # fmt: skip
+    return "{path} is broken: {path.name} cannot be read, " + reason + ". Get it anew."
 
 
 BOMB = broken(
@@ -287,7 +284,7 @@ def test_a_video_whose_frames_grow_beyond_its_header_is_refused(tmp_path, monkey
     path = tmp_path / "film.avi"
     video("mjpeg", "yuvj420p")(path)
     monkeypatch.setitem(_FFMPEG, "options", {"max_pixels": "99"})
-    with pytest.raises(OSError, match=re.escape(f"{path} is broken after 0 of 0 frames")):
+    with pytest.raises(OSError, match=re.escape(f"{path} is broken: ")):
         load_frames(path)
 
 
