@@ -1,35 +1,55 @@
-"""How much slower than its two bare networks is the detector? Ratios within one run.
+"""How fast, beside the two bare networks; how it grows; what live video costs.
 
-    make bench
+    make bench                                       # all parts, about a quarter of an hour
+    python benchmarks/speed.py --parts scoring live
 
-Prints a table and keeps it as benchmarks/results/speed.json. Each figure is the median of
-interleaved repetitions; only the ratios travel from one machine to another.
+Ratios come from interleaved repetitions within one run (medians), so they travel from one machine
+to another; milliseconds and images a second do not. Each part is kept in
+benchmarks/results/speed/figures.json as soon as it is done, and the page of tables beside it is
+written anew. Networks are trained for an epoch: their speed does not depend on what they learnt.
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
 import json
+import os
 import platform
+import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 import tracemalloc
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.flop_counter import FlopCounterMode
 
-from skavid import AVIDDetector, __version__
+from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__
 from skavid.corruption import grafts, hiding, noise
+from skavid.datasets import make_moving_shapes
+from skavid.export import to_onnx
 from skavid.metrics import pixel_level_curve
 
-REPETITIONS = 5
-SIDE = 128
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / "benchmarks" / "results" / "speed"
+REPETITIONS = 15
+VIDEO_SIZES = [(60, 90), (120, 180), (240, 360)]
+GROWTH = (1_000, 10_000)  # frames of 60 x 90
 
 
-def seconds(*functions):
+def seconds(repetitions, *functions):
     """Time functions in turn; return the median of each."""
     taken = [[] for _ in functions]
-    for _ in range(REPETITIONS + 1):
+    for _ in range(repetitions + 1):
         for function, times in zip(functions, taken, strict=True):
             began = time.perf_counter()
             function()
@@ -37,47 +57,326 @@ def seconds(*functions):
     return [statistics.median(times[1:]) for times in taken]
 
 
-def compare_scoring(detector, images):
-    """Score images, and run the bare networks on the same chunks."""
-    tensor = torch.from_numpy(images[:, None] / 255).float()
+def image_detector(side=128):
+    """Train the defaults on noise for an epoch; return them and some images."""
+    images = np.random.default_rng(0).integers(0, 255, (32, side, side), dtype=np.uint8)
+    return AVIDDetector(max_epochs=1, random_state=0).fit(images), images
 
-    @torch.inference_mode()
-    def bare():
-        for chunk in tensor.split(2):
-            for _ in range(detector.n_draws):
-                detector.inpainter_(chunk, chunk)
-            detector.detector_(chunk)
 
-    scored, networks = seconds(lambda: detector.score_samples(images), bare)
-    return {
-        "score_samples, images a second": len(images) / scored,
-        "bare networks, images a second": len(images) / networks,
-        "ratio": networks / scored,
+def video_detector(height, width, **parameters):
+    """Train `VIDEO` on drawn walkers for an epoch; return it, frames and stacks."""
+    walk = make_moving_shapes(2, 40, size=(height, width), scale=height / 96, random_state=0)
+    frames, clips = walk.frames, walk.clips
+    stacks = TemporalStacker().fit_transform(frames, groups=clips)
+    chosen = {**VIDEO, "max_epochs": 1, "random_state": 0, **parameters}
+    return AVIDDetector(**chosen).fit(stacks, groups=clips), frames, stacks
+
+
+def chunk(detector, images):
+    """Return as many images as the detector looks at at once, as a tensor."""
+    height, width = images.shape[1:3]
+    n = min(64, max(1, 2**15 // (max(height, 16) * max(width, 16))))
+    stacks = images if images.ndim == 4 else images[..., None]
+    return torch.from_numpy(np.ascontiguousarray(stacks[:n].transpose(0, 3, 1, 2)) / 255).float()
+
+
+def scoring():
+    """Score and segment, and run the bare networks on the same chunks."""
+    cases = {"images of 128 x 128, the defaults": image_detector()}
+    for size in VIDEO_SIZES:
+        detector, _, stacks = video_detector(*size)
+        cases["stacks of {} x {}, VIDEO".format(*size)] = detector, stacks[:32]
+    figures = {}
+    for name, (detector, images) in cases.items():
+        batch = chunk(detector, images)
+        rounds = -(-len(images) // len(batch))
+
+        @torch.inference_mode()
+        def bare(detector=detector, batch=batch, rounds=rounds):
+            for _ in range(rounds):
+                detector.inpainter_(batch)
+                detector.detector_(batch)
+
+        networks, scored, segmented = seconds(
+            REPETITIONS,
+            bare,
+            lambda detector=detector, images=images: detector.score_samples(images),
+            lambda detector=detector, images=images: detector.segment(images),
+        )
+        figures[name] = {
+            "bare networks, images a second": rounds * len(batch) / networks,
+            "score_samples, images a second": len(images) / scored,
+            "segment, images a second": len(images) / segmented,
+            "score_samples over bare": networks / rounds / len(batch) * len(images) / scored,
+            "segment over bare": networks / rounds / len(batch) * len(images) / segmented,
+        }
+    return figures
+
+
+def training():
+    """Train two epochs more, and the bare networks on as many ready batches."""
+    _, _, stacks = video_detector(120, 180)
+    cases = {
+        "images of 128 x 128, the defaults": ({}, image_detector()[1].repeat(3, 0), None),
+        "stacks of 120 x 180, VIDEO": (VIDEO, stacks, np.repeat([0, 1], len(stacks) // 2)),
     }
+    figures = {}
+    for name, (parameters, images, clips) in cases.items():
+
+        def fit(epochs, parameters=parameters, images=images, clips=clips):
+            chosen = {**parameters, "max_epochs": epochs, "random_state": 0}
+            return AVIDDetector(**chosen).fit(images, groups=clips)
+
+        detector = fit(1)
+        net = detector.net_
+        side = detector._crop_size or max(images.shape[1:3])
+        shape = [min(side, length) for length in images.shape[1:3]]
+        channels = images.shape[3] if images.ndim == 4 else 1
+        batch = torch.rand(net.batch_size, channels, *shape)
+        n_steps = len(net.history[-1, "batches"])
+        adversarial = net.adversarial_weight > 0
+
+        def bare(net=net, batch=batch, n_steps=n_steps, adversarial=adversarial):
+            inpainter, judge = net.inpainter_.train(), net.detector_.train()
+            for network in (inpainter, judge):
+                network.requires_grad_(True)
+            for _ in range(2 * n_steps):
+                restored = inpainter(batch, torch.zeros_like(batch))
+                loss = judge(batch).mean()
+                if adversarial:
+                    loss = loss + judge(restored.detach()).mean()
+                net.detector_optimizer_.zero_grad()
+                loss.backward()
+                net.detector_optimizer_.step()
+                error = (restored - batch).abs().mean()
+                if adversarial:
+                    error = error + judge(restored).mean()
+                net.inpainter_optimizer_.zero_grad()
+                error.backward()
+                net.inpainter_optimizer_.step()
+
+        n_threads = torch.get_num_threads()
+
+        def alone(fit=fit, n_threads=n_threads):
+            torch.set_num_threads(1)
+            fit(3)
+            torch.set_num_threads(n_threads)
+
+        once, thrice, lone, ready = seconds(2, lambda: fit(1), lambda: fit(3), alone, bare)
+        figures[name] = {
+            "two epochs, seconds": thrice - once,
+            "the same steps of bare networks, seconds": ready,
+            "bare over fit": ready / (thrice - once),
+            "one thread over all": lone / thrice,
+            "steps": 2 * n_steps,
+        }
+    return figures
 
 
-def compare_corruption(detector, images):
-    """Make corrupted batches, and take bare training steps on batches of the same size."""
+def corruption():
+    """Make corrupted batches; seconds for 16 images of 128 x 128."""
+    images = image_detector()[1]
     batch = torch.from_numpy(images[:16, None] / 255).float()
     generator = torch.Generator().manual_seed(0)
-    inpainter, judge = detector.net_.inpainter_, detector.net_.detector_
-    inpainter.requires_grad_(True).train()
-    judge.requires_grad_(True).train()
-
-    def step():
-        inpainter(batch, batch).mean().backward()
-        judge(torch.cat([batch, batch])).mean().backward()
 
     def corrupt(family):
         return lambda: family(batch, gamma=0.4, sigma=1.0, generator=generator)
 
-    stepped, *made = seconds(step, *(corrupt(family) for family in (noise, hiding, grafts)))
-    names = ("noise", "hiding", "grafts")
-    shares = {f"{n}, share of a step": t / stepped for n, t in zip(names, made, strict=True)}
-    return {"bare training step, seconds": stepped, **shares}
+    made = seconds(REPETITIONS, *(corrupt(family) for family in (noise, hiding, grafts)))
+    return {"a batch, seconds": dict(zip(("noise", "hiding", "grafts"), made, strict=True))}
 
 
-def judge_pixels():
+def live():
+    """Stack, score and mask frames one at a time, as a camera brings them."""
+    figures = {}
+    for size in VIDEO_SIZES:
+        detector, frames, _ = video_detector(*size)
+        taken = []
+        for _ in range(2):
+            stream = TemporalStacker().stream()
+            for frame in frames:
+                began = time.perf_counter()
+                detector.find(stream.push(frame)[None])
+                taken.append(time.perf_counter() - began)
+        taken = taken[len(frames) :]
+        figures["{} x {}".format(*size)] = {
+            "frames a second": 1 / statistics.median(taken),
+            "the slowest of a hundred, ms": 1e3 * float(np.quantile(taken, 0.99)),
+        }
+    return figures
+
+
+def folded(network):
+    """Fold batch statistics into the convolutions before them."""
+    network = copy.deepcopy(network)
+    for part in network.modules():
+        if isinstance(part, nn.Sequential):
+            for i in range(len(part) - 1):
+                if isinstance(part[i], nn.Conv2d) and isinstance(part[i + 1], nn.BatchNorm2d):
+                    part[i], part[i + 1] = fuse_conv_bn_eval(part[i], part[i + 1]), nn.Identity()
+    return network
+
+
+def forms():
+    """Run both networks plain, folded, channels last, in bfloat16 and compiled."""
+    figures = {}
+    for name, (detector, images) in {
+        "images of 128 x 128, the defaults": image_detector(),
+        "stacks of 240 x 360, VIDEO": video_detector(240, 360)[::2],
+    }.items():
+        batch = chunk(detector, images)
+        pair = [detector.inpainter_.eval(), detector.detector_.eval()]
+        last = {"memory_format": torch.channels_last}
+
+        @torch.inference_mode()
+        def both(networks, given):
+            return [network(given) for network in networks]
+
+        runs = {
+            "plain": partial(both, pair, batch),
+            "batch statistics folded in": partial(both, [folded(n) for n in pair], batch),
+            "channels last": partial(
+                both, [copy.deepcopy(n).to(**last) for n in pair], batch.to(**last)
+            ),
+            "bfloat16": partial(
+                both, [copy.deepcopy(n).bfloat16() for n in pair], batch.bfloat16()
+            ),
+        }
+        compiled = partial(both, [torch.compile(n) for n in pair], batch)
+        try:
+            compiled()
+        except Exception as reason:  # no compiler, most likely
+            print(f"torch.compile: {type(reason).__name__}")
+        else:
+            runs["torch.compile"] = compiled
+        taken = seconds(REPETITIONS, *runs.values())
+        expected = runs["plain"]()
+        figures[name] = {
+            form: {
+                "plain over it": taken[0] / time_,
+                "largest difference": max(
+                    float((one.float() - other).abs().max())
+                    for one, other in zip(run(), expected, strict=True)
+                ),
+            }
+            for (form, run), time_ in zip(runs.items(), taken, strict=True)
+        }
+    return figures
+
+
+def limit():
+    """Compare the convolutions' operations a second with those of a large matrix product."""
+    left, right = torch.rand(2, 2048, 2048)
+    figures = {}
+    for name, (detector, images) in {
+        "images of 128 x 128, the defaults": image_detector(),
+        "stacks of 240 x 360, VIDEO": video_detector(240, 360)[::2],
+    }.items():
+        batch = chunk(detector, images)
+        for label, network in (("I", detector.inpainter_), ("D", detector.detector_)):
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                network(batch)
+
+            @torch.inference_mode()
+            def run(network=network, batch=batch):
+                network(batch)
+
+            product, taken = seconds(REPETITIONS, lambda: left @ right, run)
+            reached, possible = counter.get_total_flops() / taken, 2 * 2048**3 / product
+            figures[f"{label}, {name}"] = {
+                "GFLOP/s": reached / 1e9,
+                "matrix product, GFLOP/s": possible / 1e9,
+                "share": reached / possible,
+            }
+    return figures
+
+
+def onnx():
+    """Look at images in onnxruntime and in torch, in turn, each in a process of its own."""
+    figures = {}
+    for name, (detector, images) in {
+        "images of 128 x 128, the defaults": image_detector(),
+        "stacks of 120 x 180, VIDEO": video_detector(120, 180)[::2],
+        "stacks of 240 x 360, VIDEO": video_detector(240, 360)[::2],
+    }.items():
+        with tempfile.TemporaryDirectory() as folder:
+            to_onnx(detector, f"{folder}/detector.onnx")
+            detector.save(f"{folder}/detector.skavid")
+            np.save(f"{folder}/images.npy", images)
+            for n in (1, 8):
+                taken = {"torch": [], "onnxruntime": []}
+                for runtime in [*taken] * 3:
+                    asked = ["--child", runtime, folder, str(n)]
+                    taken[runtime].append(float(_child(*asked)))
+                torch_, other = (statistics.median(times) for times in taken.values())
+                figures[f"{name}, {n} at once"] = {
+                    "torch, ms an image": 1e3 * torch_ / n,
+                    "onnxruntime, ms an image": 1e3 * other / n,
+                    "torch over onnxruntime": torch_ / other,
+                }
+    return figures
+
+
+def _look(runtime, folder, n):
+    """Print the median time of `maps` or of the graph; a runtime's idle threads stay apart."""
+    images = np.load(f"{folder}/images.npy")[: int(n)]
+    if runtime == "torch":
+        detector = AVIDDetector.load(f"{folder}/detector.skavid")
+        print(seconds(REPETITIONS, lambda: detector.maps(images))[0])
+        return
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(f"{folder}/detector.onnx", options)
+    images = images if images.ndim == 4 else images[..., None]
+    print(seconds(REPETITIONS, lambda: session.run(None, {"images": images}))[0])
+
+
+def growth():
+    """Score and train on ten times as many mapped frames, and on larger images."""
+    figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/frames.npy"
+        frames = np.lib.format.open_memmap(path, "w+", np.uint8, (GROWTH[1], 60, 90))
+        for start in range(0, len(frames), 500):
+            frames[start : start + 500] = np.random.default_rng(start).integers(
+                0, 255, (500, 60, 90), dtype=np.uint8
+            )
+        del frames
+        for what in ("score", "fit"):
+            few, many = (json.loads(_child("--child", what, path, str(n))) for n in GROWTH)
+            figures[f"{what}, {GROWTH[0]:,} and {GROWTH[1]:,} frames"] = {
+                "peak memory, MiB": [few["peak"], many["peak"]],
+                "memory, ratio": many["peak"] / few["peak"],
+                "time, ratio": many["seconds"] / few["seconds"],
+            }
+    detector, _ = image_detector(64)
+    sides = (128, 256, 512)
+    tests = [np.zeros((4, side, side), np.uint8) for side in sides]
+    taken = seconds(5, *(lambda test=test: detector.score_samples(test) for test in tests))
+    figures["score, sides of 128, 256 and 512 px"] = {
+        "time to that of the size before": [b / a for a, b in pairwise(taken)]
+    }
+    return figures
+
+
+def _grow(what, path, n):
+    """Print seconds and peak memory of a look at, or a training on, the first n mapped frames."""
+    small = {"inpainter_width": 8, "detector_width": 8, "max_epochs": 1, "random_state": 0}
+    frames = np.load(path, mmap_mode="r")[: int(n)]
+    detector = AVIDDetector(**small).fit(frames[:64] if what == "score" else frames[: GROWTH[0]])
+    began = time.perf_counter()
+    detector.score_samples(frames) if what == "score" else AVIDDetector(**small).fit(frames)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Mapped pages that the system keeps for itself count as the process's own: leave them out.
+    status = Path("/proc/self/status").read_text()
+    mapped = int(status.split("RssFile:")[1].split()[0]) / 1024
+    print(json.dumps({"seconds": time.perf_counter() - began, "peak": peak - mapped}))
+
+
+def pixels():
     """Judge as many masks as UCSD Ped2 has, at 240 x 360; extra memory beside masks and maps."""
     masks = np.zeros((2010, 240, 360), dtype=bool)
     for frame in range(1648):
@@ -87,40 +386,102 @@ def judge_pixels():
     for rule in ("pami2014", "cvpr2010", "dual"):
         began = time.perf_counter()
         pixel_level_curve(masks, maps, rule=rule)
-        figures[f"{rule}, seconds"] = time.perf_counter() - began
+        taken = time.perf_counter() - began
         tracemalloc.start()
-        pixel_level_curve(masks[::10], maps[::10], rule=rule)
-        tenth = tracemalloc.get_traced_memory()[1]
-        tracemalloc.reset_peak()
         pixel_level_curve(masks, maps, rule=rule)
-        whole = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        figures[f"{rule}, peak MB"] = whole / 1e6
-        figures[f"{rule}, peak over that of a tenth"] = whole / tenth
+        figures[rule] = {"seconds": taken, "peak, MB": peak / 1e6}
     return figures
 
 
+PARTS = {
+    "scoring": scoring, "training": training, "live": live, "forms": forms, "limit": limit,
+    "onnx": onnx, "growth": growth, "corruption": corruption, "pixels": pixels,
+}  # fmt: skip
+
+
+def _child(*arguments):
+    """Run this file in another process; return what it printed last."""
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    return done.stdout.strip().splitlines()[-1]
+
+
+def write(folder):
+    """Write the page of tables from the kept figures."""
+    kept = json.loads((folder / "figures.json").read_text())
+    lines = [
+        "# Speed, memory and growth",
+        "",
+        "Written by `python benchmarks/speed.py`. Ratios are medians of interleaved repetitions "
+        "in one run; milliseconds and images a second belong to the machine named below.",
+    ]
+    for part, run in kept.items():
+        rows = run["figures"]
+        names = list(next(iter(rows.values())))
+        if any(list(row) != names for row in rows.values()):
+            names = list(dict.fromkeys(name for row in rows.values() for name in row))
+        lines += ["", f"## {part.capitalize()}", "", PARTS[part].__doc__, ""]
+        lines.append("| | " + " | ".join(names) + " |")
+        lines.append("|---" * (len(names) + 1) + "|")
+        for name, row in rows.items():
+            cells = [_written(row.get(column, "")) for column in names]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines += [
+            "",
+            "*{machine}, {threads} threads, torch {torch}, skavid {skavid}*".format(**run),
+        ]
+    (folder / "tables.md").write_text("\n".join(lines) + "\n")
+
+
+def _written(figure):
+    if isinstance(figure, dict):
+        return "; ".join(f"{name} {_written(value)}" for name, value in figure.items())
+    if isinstance(figure, list):
+        return ", ".join(map(_written, figure))
+    return f"{figure:.3g}" if isinstance(figure, float) else str(figure)
+
+
 def main():
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 255, (32, SIDE, SIDE), dtype=np.uint8)
-    detector = AVIDDetector(max_epochs=1, random_state=0).fit(images)
-    results = {
-        "skavid": __version__,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "images": f"{SIDE} x {SIDE}, grey",
-        "scoring": compare_scoring(detector, images),
-        "corruption": compare_corruption(detector, images),
-        "pixel level": judge_pixels(),
-    }
-    for part in ("scoring", "corruption", "pixel level"):
-        for name, figure in results[part].items():
-            print(f"{part:12}{name:36}{figure:10.3f}")
-    path = Path(__file__).parent / "results" / "speed.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--threads", type=int, help="of torch; its own choice when left out")
+    parser.add_argument("--results", type=Path, default=KEPT)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        task = arguments.child[0]
+        (_grow if task in ("score", "fit") else _look)(*arguments.child)
+        return
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    path = arguments.results / "figures.json"
+    for part in arguments.parts:
+        print(f"{part}: {PARTS[part].__doc__}", flush=True)
+        figures = PARTS[part]()
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        kept[part] = {
+            "figures": figures,
+            "machine": f"{platform.machine()}, {platform.system()}",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "skavid": __version__,
+        }
+        ordered = {name: kept[name] for name in PARTS if name in kept}
+        path.write_text(json.dumps(ordered, indent=1) + "\n")
+        for name, row in figures.items():
+            print(f"  {name}: {_written(row)}", flush=True)
+    write(arguments.results)
+    print(f"written: {arguments.results / 'tables.md'}")
 
 
 if __name__ == "__main__":
