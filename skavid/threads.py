@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
+from torch import get_num_threads, set_num_threads
 
 __all__ = ["ahead", "side_by_side"]
 
@@ -99,6 +100,8 @@ def _limited(task: Callable[[], First], n_threads: int) -> First:
 @cache
 def _beside(process: int) -> ThreadPoolExecutor:
     """Keep threads ready: new ones would be slow to get memory. A forked process needs its own."""
+    # Changes no number. Where nobody ever set it, idle OpenMP threads spin in the others' way.
+    set_num_threads(get_num_threads())
     return ThreadPoolExecutor(thread_name_prefix="skavid")
 
 

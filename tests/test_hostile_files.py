@@ -235,7 +235,10 @@ MALICE = {
     "array brackets.npy": (npy("(" * 3000), NO_ARRAY),
     "array minus.npy": (npy("-" * 9000 + "1"), NO_ARRAY),
     "array code.npy": (npy("__import__('os').system('true')"), NO_ARRAY),
-    "array pickled.npy": (shape(3, 4, 1, dtype="|O"), NO_ARRAY),
+    "array pickled.npy": (
+        shape(3, 4, 1, dtype="|O"),
+        "{path} holds Python objects, not numbers; save an array of these.",
+    ),
     "array zipped.npy": (b"PK\x03\x04" + bytes(60), NO_ARRAY),
     "npy terabytes.npy": (
         shape(10**6, 1000, 1000), "{path} is no array of masks; get it anew.",
