@@ -137,7 +137,8 @@ def write(folder):
         "0, one short training a row (Ped2 6 epochs at 60 x 90, tiles 60 at 64 x 64), so all "
         "figures are below those of the full runs, and differences below two points are noise. "
         "EER of frames or images and AUC of both, in %; AUPRO of both; seconds of training "
-        "where the row has one of its own.",
+        "where the row has one of its own, by the wall clock: other work ran beside, and some "
+        "rows were held up for minutes.",
         "",
     ]
     for name in TRAININGS:
