@@ -36,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__
 from skavid.corruption import grafts, hiding, noise
 from skavid.datasets import make_moving_shapes
+from skavid.estimator import chunk_size
 from skavid.export import to_onnx
 from skavid.metrics import pixel_level_curve
 
@@ -72,23 +73,27 @@ def video_detector(height, width, **parameters):
     return AVIDDetector(**chosen).fit(stacks, groups=clips), frames, stacks
 
 
-def chunk(detector, images):
+def cases(*sizes):
+    """Name the detector of images, and those of video at some sizes, each with what it reads."""
+    found = {"images of 128 x 128, the defaults": image_detector()}
+    for size in sizes:
+        detector, _, stacks = video_detector(*size)
+        found["stacks of {} x {}, VIDEO".format(*size)] = detector, stacks[:32]
+    return found
+
+
+def chunk(images):
     """Return as many images as the detector looks at at once, as a tensor."""
-    height, width = images.shape[1:3]
-    n = min(64, max(1, 2**15 // (max(height, 16) * max(width, 16))))
+    n = chunk_size(*images.shape[1:3], "cpu")
     stacks = images if images.ndim == 4 else images[..., None]
     return torch.from_numpy(np.ascontiguousarray(stacks[:n].transpose(0, 3, 1, 2)) / 255).float()
 
 
 def scoring():
     """Score and segment, and run the bare networks on the same chunks."""
-    cases = {"images of 128 x 128, the defaults": image_detector()}
-    for size in VIDEO_SIZES:
-        detector, _, stacks = video_detector(*size)
-        cases["stacks of {} x {}, VIDEO".format(*size)] = detector, stacks[:32]
     figures = {}
-    for name, (detector, images) in cases.items():
-        batch = chunk(detector, images)
+    for name, (detector, images) in cases(*VIDEO_SIZES).items():
+        batch = chunk(images)
         rounds = -(-len(images) // len(batch))
 
         @torch.inference_mode()
@@ -116,12 +121,12 @@ def scoring():
 def training():
     """Train two epochs more, and the bare networks on as many ready batches."""
     _, _, stacks = video_detector(120, 180)
-    cases = {
+    games = {
         "images of 128 x 128, the defaults": ({}, image_detector()[1].repeat(3, 0), None),
         "stacks of 120 x 180, VIDEO": (VIDEO, stacks, np.repeat([0, 1], len(stacks) // 2)),
     }
     figures = {}
-    for name, (parameters, images, clips) in cases.items():
+    for name, (parameters, images, clips) in games.items():
 
         def fit(epochs, parameters=parameters, images=images, clips=clips):
             chosen = {**parameters, "max_epochs": epochs, "random_state": 0}
@@ -220,11 +225,8 @@ def folded(network):
 def forms():
     """Run both networks plain, folded, channels last, in bfloat16 and compiled."""
     figures = {}
-    for name, (detector, images) in {
-        "images of 128 x 128, the defaults": image_detector(),
-        "stacks of 240 x 360, VIDEO": video_detector(240, 360)[::2],
-    }.items():
-        batch = chunk(detector, images)
+    for name, (detector, images) in cases((240, 360)).items():
+        batch = chunk(images)
         pair = [detector.inpainter_.eval(), detector.detector_.eval()]
         last = {"memory_format": torch.channels_last}
 
@@ -268,11 +270,8 @@ def limit():
     """Compare the convolutions' operations a second with those of a large matrix product."""
     left, right = torch.rand(2, 2048, 2048)
     figures = {}
-    for name, (detector, images) in {
-        "images of 128 x 128, the defaults": image_detector(),
-        "stacks of 240 x 360, VIDEO": video_detector(240, 360)[::2],
-    }.items():
-        batch = chunk(detector, images)
+    for name, (detector, images) in cases((240, 360)).items():
+        batch = chunk(images)
         for label, network in (("I", detector.inpainter_), ("D", detector.detector_)):
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 network(batch)
@@ -294,11 +293,7 @@ def limit():
 def onnx():
     """Look at images in onnxruntime and in torch, in turn, each in a process of its own."""
     figures = {}
-    for name, (detector, images) in {
-        "images of 128 x 128, the defaults": image_detector(),
-        "stacks of 120 x 180, VIDEO": video_detector(120, 180)[::2],
-        "stacks of 240 x 360, VIDEO": video_detector(240, 360)[::2],
-    }.items():
+    for name, (detector, images) in cases((120, 180), (240, 360)).items():
         with tempfile.TemporaryDirectory() as folder:
             to_onnx(detector, f"{folder}/detector.onnx")
             detector.save(f"{folder}/detector.skavid")

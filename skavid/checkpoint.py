@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from glob import escape
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from torch import Generator
 
 from skavid.persistence import versions
 from skavid.training import AVIDNet
-from skavid.writing import beside, replace
+from skavid.writing import beside, remove_parts, replace
 
 __all__: list[str] = []  # a part of AVIDDetector.fit: nothing here is promised to users
 
@@ -163,8 +162,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
             raise FileNotFoundError(
                 f"{self.path} cannot be written: there is no folder {folder}; make it first."
             )
-        for part in folder.glob(f".{escape(self.path.name)}.*.part"):
-            part.unlink(missing_ok=True)  # of a training that was killed while it wrote
+        remove_parts(self.path)
         with suppress(_Enough), beside(self.path):
             raise _Enough
 

@@ -1113,10 +1113,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         device = _check_device(self.device)
         inpainter, detector = _placed(self.inpainter_, device), _placed(self.detector_, device)
         height, width = images.shape[1:3]
-        # Small networks still work on 16 x 16 or so; more than 64 images gain nothing.
         ignored = self._ignored(images)
-        budget = CHUNK_PIXELS["cpu" if device == "cpu" else "cuda"]
-        size = min(64, max(1, budget // (max(height, 16) * max(width, 16))))
+        size = chunk_size(height, width, device)
         n = len(images) if rows is None else len(rows)
         for start in range(0, n, size):
             stop = min(start + size, n)
@@ -1420,6 +1418,13 @@ def _check_device(device: str) -> str:
             f"device={device!r} is not there; this machine has {', '.join(there)}."
         ) from error
     return device
+
+
+def chunk_size(height: int, width: int, device: str) -> int:
+    """Say how many images both networks look at at once."""
+    # Small networks still work on 16 x 16 or so; more than 64 images gain nothing.
+    budget = CHUNK_PIXELS["cpu" if device == "cpu" else "cuda"]
+    return min(64, max(1, budget // (max(height, 16) * max(width, 16))))
 
 
 def _placed(network: _Network, device: str) -> _Network:

@@ -9,7 +9,6 @@ import csv
 import errno
 import json
 import os
-import secrets
 import shutil
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from skavid.segmentation import Finding
-from skavid.writing import beside, naming, opened
+from skavid.writing import beside, naming, opened, part_of
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
@@ -122,7 +121,7 @@ def check_folder(path: Path) -> None:
 def folder_beside(path: Path) -> Iterator[Path]:
     """Give a folder to write to, which becomes ``path`` if nothing is raised."""
     check_folder(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = part_of(path)
     with naming(path):
         part.mkdir()
     try:

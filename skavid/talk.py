@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import signal
 import sys
 import threading
@@ -149,7 +148,6 @@ def _reworded(text: str) -> str:
     """Write a message of the library in one line, for who does not write Python."""
     for python, ours in WORDS:
         text = text.replace(python, ours)
-    text = re.sub(r"There are 1 (\w+?)s?\b", r"There is 1 \1", text)
     return " ".join(text.split())
 
 

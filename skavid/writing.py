@@ -9,6 +9,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,10 +27,21 @@ def naming(path: Path | str) -> Iterator[None]:
         raise type(error)(f"{path} cannot be written: {error.strerror}.") from error
 
 
+def part_of(path: Path) -> Path:
+    """Name a file or folder beside ``path`` that is to become it once it is complete."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what a process that was killed left of writing ``path``."""
+    for part in path.parent.glob(f".{escape(path.name)}.*.part"):
+        part.unlink(missing_ok=True)
+
+
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """Give a name beside ``path`` to write to; it replaces ``path`` if nothing is raised."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = part_of(path)
     try:
         with naming(path):
             part.touch()
