@@ -45,6 +45,17 @@ KEPT = ROOT / "benchmarks" / "results" / "speed"
 REPETITIONS = 15
 VIDEO_SIZES = [(60, 90), (120, 180), (240, 360)]
 GROWTH = (1_000, 10_000)  # frames of 60 x 90
+PAPER = KEPT.parent / "paper"
+# What can be had for less: size, parameters, and the form of benchmarks/paper.py that tells its
+# quality on UCSD Ped2.
+CHOICES = {
+    "60 x 90": ((60, 90), {}, "60x90"),
+    "120 x 180, half the channels": (
+        (120, 180), {"inpainter_width": 16, "detector_width": 12}, "narrow",
+    ),
+    "120 x 180": ((120, 180), {}, "full"),
+    "240 x 360": ((240, 360), {}, "240x360"),
+}  # fmt: skip
 
 
 def seconds(repetitions, *functions):
@@ -119,11 +130,11 @@ def scoring():
 
 
 def training():
-    """Train two epochs more, and the bare networks on as many ready batches."""
+    """Train an epoch more, and the bare networks on as many ready batches."""
     _, _, stacks = video_detector(120, 180)
     games = {
-        "images of 128 x 128, the defaults": ({}, image_detector()[1].repeat(3, 0), None),
-        "stacks of 120 x 180, VIDEO": (VIDEO, stacks, np.repeat([0, 1], len(stacks) // 2)),
+        "images of 128 x 128, the defaults": ({}, image_detector()[1].repeat(16, 0), None),
+        "stacks of 120 x 180, VIDEO": (VIDEO, stacks.repeat(16, 0), np.arange(80 * 16) // 320),
     }
     figures = {}
     for name, (parameters, images, clips) in games.items():
@@ -139,13 +150,15 @@ def training():
         channels = images.shape[3] if images.ndim == 4 else 1
         batch = torch.rand(net.batch_size, channels, *shape)
         n_steps = len(net.history[-1, "batches"])
-        adversarial = net.adversarial_weight > 0
+        # The adversarial terms join late: an epoch more has as many steps with them.
+        begins = net.adversarial_start * n_steps if net.adversarial_weight else n_steps
 
-        def bare(net=net, batch=batch, n_steps=n_steps, adversarial=adversarial):
+        def bare(net=net, batch=batch, n_steps=n_steps, begins=begins):
             inpainter, judge = net.inpainter_.train(), net.detector_.train()
             for network in (inpainter, judge):
                 network.requires_grad_(True)
-            for _ in range(2 * n_steps):
+            for step in range(n_steps):
+                adversarial = step >= begins
                 restored = inpainter(batch, torch.zeros_like(batch))
                 loss = judge(batch).mean()
                 if adversarial:
@@ -160,20 +173,12 @@ def training():
                 error.backward()
                 net.inpainter_optimizer_.step()
 
-        n_threads = torch.get_num_threads()
-
-        def alone(fit=fit, n_threads=n_threads):
-            torch.set_num_threads(1)
-            fit(3)
-            torch.set_num_threads(n_threads)
-
-        once, thrice, lone, ready = seconds(2, lambda: fit(1), lambda: fit(3), alone, bare)
+        once, twice, ready = seconds(1, lambda: fit(1), lambda: fit(2), bare)
         figures[name] = {
-            "two epochs, seconds": thrice - once,
+            "an epoch, seconds": twice - once,
             "the same steps of bare networks, seconds": ready,
-            "bare over fit": ready / (thrice - once),
-            "one thread over all": lone / thrice,
-            "steps": 2 * n_steps,
+            "bare over fit": ready / (twice - once),
+            "steps": n_steps,
         }
     return figures
 
@@ -194,8 +199,8 @@ def corruption():
 def live():
     """Stack, score and mask frames one at a time, as a camera brings them."""
     figures = {}
-    for size in VIDEO_SIZES:
-        detector, frames, _ = video_detector(*size)
+    for name, (size, parameters, _) in CHOICES.items():
+        detector, frames, _ = video_detector(*size, **parameters)
         taken = []
         for _ in range(2):
             stream = TemporalStacker().stream()
@@ -204,7 +209,7 @@ def live():
                 detector.find(stream.push(frame)[None])
                 taken.append(time.perf_counter() - began)
         taken = taken[len(frames) :]
-        figures["{} x {}".format(*size)] = {
+        figures[name] = {
             "frames a second": 1 / statistics.median(taken),
             "the slowest of a hundred, ms": 1e3 * float(np.quantile(taken, 0.99)),
         }
@@ -432,7 +437,38 @@ def write(folder):
             "",
             "*{machine}, {threads} threads, torch {torch}, skavid {skavid}*".format(**run),
         ]
+    if "live" in kept:
+        lines += quality(kept["live"])
     (folder / "tables.md").write_text("\n".join(lines) + "\n")
+
+
+def quality(live):
+    """Join frames a second with what `benchmarks/paper.py` found on UCSD Ped2 at that price."""
+    lines = [
+        "",
+        "## Speed against quality",
+        "",
+        "UCSD Ped2 by `VIDEO`: `python benchmarks/paper.py --sets ped2`, with `--size` and `--set` "
+        "as the row says; medians over the seeds that were run.",
+        "",
+        "| | live, frames a second | fit, seconds | frame EER, % | pixel EER, % | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, (*_, form) in CHOICES.items():
+        runs = [json.loads(path.read_text()) for path in PAPER.glob(f"ped2-{form}-seed*.json")]
+        if not runs or name not in live["figures"]:
+            continue
+        eers = [
+            statistics.median(run["levels"][level]["both"]["eer"] for run in runs)
+            for level in ("frame", "pixel")
+        ]
+        fit = statistics.median(run["seconds"]["fit"] for run in runs)
+        speed = live["figures"][name]["frames a second"]
+        lines.append(
+            f"| {name} | {speed:.0f} | {fit:.0f} | {100 * eers[0]:.1f} | {100 * eers[1]:.1f} | "
+            f"{len(runs)} |"
+        )
+    return lines
 
 
 def _written(figure):

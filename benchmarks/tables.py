@@ -71,13 +71,15 @@ def markdown(groups):
         seconds = spread([run["seconds"]["fit"] for run in runs], 1, 0)
         where = first["environment"]
         seeds = ", ".join(str(run["seed"]) for run in runs)
+        settings = ", ".join(f"`{name}={value!r}`" for name, value in first["parameters"].items())
         lines += [
             f"## {name}, {form}",
             "",
             f"Protocol: {first['protocol']}.",
             "",
             f"Seeds {seeds}; {seconds} s of training on {where['device']} with {where['threads']} "
-            f"threads, torch {where['torch']}, commit {where['commit']}.",
+            f"threads, torch {where['torch']}, commit {where['commit']}. Parameters beside the "
+            f"defaults: {settings or 'none'}.",
             "",
             "| level | judged by | EER | printed | AUC | more |",
             "|---|---|---|---|---|---|",
