@@ -49,8 +49,10 @@ def load_clips(
     """Read frames and masks of clips; labels come from the masks."""
     frames, ids, _ = read_clips(f"{name}-{subset}", clips, size, memmap)
     labels = np.ones(len(frames), dtype=int)
+    data = Bunch(frames=frames, clips=ids, labels=labels, masks=None, has_masks=None)
+    data.names = [clip.source.stem for clip in clips]
     if subset == "train":
-        return Bunch(frames=frames, clips=ids, labels=labels, masks=None, has_masks=None)
+        return data
     shape = frames.shape[1:]
 
     def masks_of(clip: Clip, n: int) -> Iterator[NDArray[np.bool_]]:
@@ -69,14 +71,14 @@ def load_clips(
             )
 
     sources = [path for clip in clips for path in (clip.source, clip.masks) if path is not None]
-    masks = collect(
+    data.masks = collect(
         (mask for clip in clips for mask in masks_of(clip, int((ids == clip.number).sum()))),
         keep(memmap, f"{name}-masks", sources, size),
     )
-    for index, mask in enumerate(masks):
+    for index, mask in enumerate(data.masks):
         labels[index] = -1 if mask.any() else 1
-    have = np.isin(ids, [clip.number for clip in clips if clip.masks is not None])
-    return Bunch(frames=frames, clips=ids, labels=labels, masks=masks, has_masks=have)
+    data.has_masks = np.isin(ids, [clip.number for clip in clips if clip.masks is not None])
+    return data
 
 
 def read_clips(

@@ -173,8 +173,8 @@ def _stacking(spacing: int | None) -> dict[str, Any] | None:
 
 def _load_dataset(
     arguments: argparse.Namespace, reading: Reading, subset: str
-) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_] | None]:
-    """Return images (stacked, where they are video), and the clip, label and mask of each."""
+) -> tuple[NDArray[Any], NDArray[np.int64], Bunch]:
+    """Return images (stacked, where they are video), the clip of each, and all that is known."""
     import numpy as np
 
     from skavid import datasets
@@ -193,7 +193,18 @@ def _load_dataset(
     )
     if reading.stacking is not None:
         images = TemporalStacker(**reading.stacking).fit_transform(images, groups=ids)
-    return images, ids, data.labels, data.masks
+    return images, ids, data
+
+
+def _names(root: Path, data: Bunch, ids: NDArray[np.int64]) -> tuple[list[str], list[str]]:
+    """Name clips and frames of a data set, or pictures by their files."""
+    import numpy as np
+
+    if "clips" not in data:
+        return [], [path.relative_to(root).as_posix() for path in data.paths]
+    called = data.get("names") or [f"clip {number}" for number in np.unique(data.clips)]
+    counts = zip(called, np.bincount(ids).tolist(), strict=True)
+    return called, [f"{clip}, frame {index}" for clip, n in counts for index in range(n)]
 
 
 def _settings(given: Sequence[str], detector: type[AVIDDetector]) -> dict[str, Any]:
@@ -895,7 +906,8 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
     clip_of: list[int] = []
     with tempfile.TemporaryFile() as maps, CtrlC() as stop:
         if arguments.dataset:
-            images, ids, labels, masks = _load_dataset(arguments, reading, "test")
+            images, ids, data = _load_dataset(arguments, reading, "test")
+            labels, masks = data.labels, data.masks
             with talk.progress(len(images), "image") as bar:
                 for clip in np.unique(ids):
                     viewer.begin()
@@ -992,9 +1004,9 @@ def report(arguments: argparse.Namespace, talk: Talk) -> int:
         labels, masks = _truth(arguments, clips, reading, detector)
     with _folder_beside(output) as folder:
         if arguments.dataset:
-            images, ids, labels, masks = _load_dataset(arguments, reading, "test")
-            names = [f"{arguments.dataset}, image {number}" for number in range(len(images))]
-            groups = ids
+            images, ids, data = _load_dataset(arguments, reading, "test")
+            labels, masks = data.labels, data.masks
+            called, names = _names(Path(arguments.sources[0]).expanduser(), data, ids)
         else:
             timed = {clip.name for clip in clips if clip.has_clock()}
 
@@ -1011,7 +1023,6 @@ def report(arguments: argparse.Namespace, talk: Talk) -> int:
             with talk.progress(total, "image") as bar:
                 images, ids, _ = sources.load(clips, reading, Path(folder), named)
             called = [clip.name for clip in clips]
-            groups = np.array(called)[ids] if len(set(called)) == len(called) else ids
             _check_truth(arguments, labels, masks, len(images))
         if masks is not None and masks.shape[1:] != images.shape[1:3]:
             rows, columns = (
@@ -1019,6 +1030,9 @@ def report(arguments: argparse.Namespace, talk: Talk) -> int:
                 for side, whole in zip(images.shape[1:3], masks.shape[1:], strict=True)
             )
             masks = masks[:, rows[:, None], columns]
+        groups = None
+        if reading.stacking is not None:
+            groups = np.array(called)[ids] if len(set(called)) == len(called) else ids
         talk.say(f"Looking at {counted(len(images), 'image')} ...")
         size = write_report(
             detector,
@@ -1026,7 +1040,7 @@ def report(arguments: argparse.Namespace, talk: Talk) -> int:
             images,
             y=None if masks is not None else labels,
             masks=masks,
-            groups=None if reading.stacking is None else groups,
+            groups=groups,
             names=names,
             title=arguments.title,
             n_worst=arguments.worst,

@@ -953,14 +953,20 @@ def test_a_truth_that_cannot_be_is_told_before_anything_is_looked_at(
     assert refused(capsys, tmp_path, *words) == f"skavid {command}: {message}"
 
 
-def test_a_data_set_is_trained_on_and_evaluated_by_its_name(capsys, place, tmp_path):
+def write_ped2(place, folder):
+    """Lay out two training clips and two test clips as UCSD Ped2 does."""
     normal = load_frames(place / "normal.mp4").frames
     today = load_frames(place / "today.mp4").frames
-    for number in (1, 2):
-        write_pictures(tmp_path / f"ped2/Train/Train00{number}", normal[number * 20 :][:20])
-    write_pictures(tmp_path / "ped2/Test/Test001", today)
     truth = np.array([read_picture(p) for p in sorted((place / "truth").iterdir())])
-    write_pictures(tmp_path / "ped2/Test/Test001_gt", truth)
+    for number in (1, 2):
+        write_pictures(folder / f"Train/Train00{number}", normal[number * 20 :][:20])
+        here = slice(15 * (number - 1), 15 * number)
+        write_pictures(folder / f"Test/Test00{number}", today[here])
+        write_pictures(folder / f"Test/Test00{number}_gt", truth[here])
+
+
+def test_a_data_set_is_trained_on_and_evaluated_by_its_name(capsys, place, tmp_path):
+    write_ped2(place, tmp_path / "ped2")
     words = ["--dataset", "ucsd-ped2"]
     assert run(capsys, "fit", "ped2", "model", *words, *TINY, *SIZE)[0] == 0
     detector = AVIDDetector.load("model")
@@ -1005,6 +1011,30 @@ def test_a_report_of_pictures_names_their_files(capsys, place):
     pytest.importorskip("matplotlib")
     assert run(capsys, "report", place / "picture-model", place / "pictures")[0] == 0
     assert "000.png" in Path("report.html").read_text()
+
+
+def test_a_report_of_a_data_set_calls_clips_and_frames_by_their_names(capsys, place, tmp_path):
+    pytest.importorskip("matplotlib")
+    write_ped2(place, tmp_path / "ped2")
+    words = ["report", place / "loose", "ped2", "--dataset", "ucsd-ped2"]
+    assert run(capsys, *words)[0] == 0
+    page = Path("report.html").read_text()
+    assert set(re.findall(r'scope="row"><bdi>(.*?)</bdi>', page)) == {"Test001", "Test002"}
+    frames = re.findall(r"<h3><bdi>(.+?)</bdi>", page)
+    assert all(re.fullmatch(r"Test00[12], frame (\d|1[0-4])", frame) for frame in frames)
+
+
+def test_a_report_of_a_data_set_of_pictures_names_their_files(capsys, place, tmp_path):
+    pytest.importorskip("matplotlib")
+    pictures = [read_picture(path) for path in sorted((place / "pictures").iterdir())]
+    write_pictures(tmp_path / "bottle/test/good", pictures[:3])
+    write_pictures(tmp_path / "bottle/test/crack", pictures[3:4])
+    write_pictures(tmp_path / "bottle/ground_truth/crack", pictures[3:4])
+    words = ["report", place / "picture-model", "bottle", "--dataset", "mvtec"]
+    assert run(capsys, *words)[0] == 0
+    names = re.findall(r"<h3><bdi>(.+?)</bdi>", Path("report.html").read_text())
+    expected = ["crack/000", "good/000", "good/001", "good/002"]
+    assert sorted(names) == [f"test/{name}.png" for name in expected]
 
 
 @pytest.mark.parametrize(

@@ -406,6 +406,7 @@ def test_test_clips_have_masks_and_labels(ped2):
     np.testing.assert_array_equal(data.masks[:, 15, 21], expected)
     assert data.masks.sum() == sum(expected)
     np.testing.assert_array_equal(data.labels == -1, expected)
+    assert data.names == ["Test001", "Test002"]
 
 
 def test_pictures_without_leading_zeros_are_read_in_the_order_of_time(tmp_path):
