@@ -158,7 +158,17 @@ def test_python_m_skavid_is_the_command_line():
     [
         (
             ["report", "a", "b", "--steady", "5"],
-            "skavid: unrecognized arguments: --steady 5 (`skavid --help` shows how)",
+            "skavid report: unrecognized arguments: --steady 5 (`skavid report --help` shows how)",
+        ),
+        (
+            ["fit", "--sede", "3", "a.mp4", "m"],
+            "skavid fit: unrecognized arguments: --sede; did you mean --seed? (`skavid fit "
+            "--help` shows how)",
+        ),
+        (
+            ["score", "m", "a.mp4", "--devise=cpu"],
+            "skavid score: unrecognized arguments: --devise=cpu; did you mean --device? "
+            "(`skavid score --help` shows how)",
         ),
         ([], "skavid: the following arguments are required: COMMAND (`skavid --help` shows how)"),
         (
@@ -173,8 +183,8 @@ def test_python_m_skavid_is_the_command_line():
         ),
         (
             ["fit", "a", "b", "--grey", "c"],
-            "skavid: unrecognized arguments: c; sources stand side by side, and no option between "
-            "them (`skavid --help` shows how)",
+            "skavid fit: unrecognized arguments: c; sources stand side by side, and no option "
+            "between them (`skavid fit --help` shows how)",
         ),
         (
             ["watch", "model", "0", "--patience", "soon"],
