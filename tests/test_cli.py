@@ -575,8 +575,24 @@ def test_what_a_broken_video_has_is_scored_with_a_note(capsys, place, tmp_path):
     (tmp_path / "cut.mp4").write_bytes(content[: 2 * len(content) // 3])
     code, out, err = run(capsys, "score", place / "model", "cut.mp4")
     assert code == 0
-    assert 1 < len(out.splitlines()) < 31
-    assert err.startswith("Note: cut.mp4 is broken after ")
+    n = len(out.splitlines()) - 1
+    assert 0 < n < 30
+    assert re.fullmatch(
+        rf"Note: cut\.mp4 is broken after {n} frames?, at \d\.\d\d s: .*; {30 - n} of 30 frames "
+        r"cannot be read\. Get it anew\.\n",
+        err,
+    )
+    code, out, _ = run(capsys, "segment", place / "model", "cut.mp4", "--json")
+    assert (code, json.loads(out)["images"]) == (0, n)
+
+
+def test_what_comes_before_and_behind_a_damaged_picture_is_scored(capsys, place, tmp_path):
+    write_pictures(tmp_path / "frames", load_frames(place / "today.mp4").frames)
+    (tmp_path / "frames" / "012.png").write_bytes(b"no picture")
+    code, out, err = run(capsys, "score", place / "model", "frames", "--json")
+    assert (code, len([json.loads(line) for line in out.splitlines()])) == (0, 29)
+    assert "is broken after 12 frames, at 0.48 s: 012.png cannot be read" in err
+    assert err.endswith("; 1 of 30 frames cannot be read. Get it anew.\n")
 
 
 @pytest.mark.parametrize(
