@@ -233,7 +233,7 @@ def test_info_says_what_a_model_is(capsys, place):
     assert out.splitlines()[-1] == (
         "Parameters besides the defaults: detector_width=4, inpainter_width=4."
     )
-    assert ", for a share of 0.4 of false alarms; they rest on 30 images in 1 clip held" in out
+    assert ", for a share of 0.4 of false alarms; they rest on 30 frames in 1 clip held" in out
     told = json.loads(run(capsys, "info", place / "model", "--json")[1])
     assert told["parameters"] == {"detector_width": 4, "inpainter_width": 4}
     assert (told["target_fpr"], told["fps"]) == (0.4, 10.0)
@@ -264,8 +264,8 @@ def test_a_video_is_stacked_and_the_model_remembers_how(place):
 def test_fit_says_what_the_thresholds_rest_on_and_how_to_go_on(capsys, place, tmp_path):
     code, out, err = run(capsys, "fit", place / "normal.mp4", "model", *TINY, *SIZE)
     assert code == 0
-    assert ", on 60 images, 30 of them held out to find the thresholds, at 16 x 24 pixels" in out
-    assert "they rest on 30 images in 1 clip held out of the training. With a" in out
+    assert ", on 60 frames, 30 of them held out to find the thresholds, at 16 x 24 pixels" in out
+    assert "they rest on 30 frames in 1 clip held out of the training. With a" in out
     assert "skavid segment model today.mp4 --overlay odd.mp4" in out
     assert err.splitlines()[1] == (
         "Training on 60 frames, at 16 x 24 pixels, grey, 3 moments of a video in each image; "
@@ -661,7 +661,7 @@ def test_ctrl_c_keeps_the_rows_so_far(capsys, place, monkeypatch):
     code, _, err = run(capsys, "score", place / "model", place / "today.mp4", "-o", "scores.csv")
     assert code == 130
     assert err == (
-        "skavid score: interrupted after 8 images; the scores so far are in scores.csv.\n"
+        "skavid score: interrupted after 8 frames; the scores so far are in scores.csv.\n"
     )
     with open("scores.csv") as file:
         assert len(file.readlines()) == 1 + 8
@@ -866,7 +866,7 @@ def test_calibrate_writes_thresholds_and_trains_nothing(capsys, place):
     assert (after.alpha_, after.zeta_) == (found.alpha, found.zeta)
     assert after.extra_ == {**before.extra_, "calibrated_on": ["normal.mp4"]}
     assert (after.alpha, after.zeta) == ("auto", "auto")
-    assert "on 60 images in 2 clips given to calibrate." in run(capsys, "info", "other")[1]
+    assert "on 60 frames in 2 clips given to calibrate." in run(capsys, "info", "other")[1]
     assert after.calibration_["n_images"] == 60
     for ours, theirs in zip(
         before.detector_.parameters(), after.detector_.parameters(), strict=True
@@ -925,8 +925,8 @@ def test_evaluate_takes_labels_alone(capsys, place):
     words = ["evaluate", place / "loose", place / "today.mp4", "--labels", place / "labels.txt"]
     code, out, _ = run(capsys, *words)
     assert code == 0
-    assert out.startswith("30 images, 15 of them irregular\n")
-    assert "AUC of images" in out
+    assert out.startswith("30 frames, 15 of them irregular\n")
+    assert "AUC of frames" in out
     assert "AUPRO" not in out
 
 
@@ -936,7 +936,7 @@ def test_evaluate_takes_labels_alone(capsys, place):
         ([], "say where the truth is: one of --dataset, --masks and --labels."),
         (
             ["--labels", "{place}/few.txt"],
-            "{place}/few.txt holds 2 labels, but there are 30 images.",
+            "{place}/few.txt holds 2 labels, but there are 30 frames.",
         ),
         (
             ["--labels", "{place}/wrong.txt"],
@@ -946,7 +946,7 @@ def test_evaluate_takes_labels_alone(capsys, place):
         (["--masks", "nowhere"], "There is no folder and no .npy file nowhere of masks."),
         (
             ["--masks", "{place}/pictures"],
-            "{place}/pictures holds 20 masks, but there are 30 images.",
+            "{place}/pictures holds 20 masks, but there are 30 frames.",
         ),
         (["--masks", "{place}/empty"], "{place}/empty holds no mask."),
     ],
@@ -1237,7 +1237,7 @@ def test_the_demo_goes_the_whole_way(capsys, tmp_path, monkeypatch):
     assert made == ["model", "normal", "odd.mp4", "today.mp4"]
     assert "$ skavid segment skavid-demo/model skavid-demo/today.mp4" in err
     assert "The truth: a cart is to be seen from " in err
-    assert "of 40 images are irregular." in out
+    assert "of 40 frames are irregular." in out
 
 
 def test_the_module_is_no_more_than_its_command():
