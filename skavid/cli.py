@@ -91,10 +91,23 @@ def _let_go_of_output() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is unknown to this command; argparse would, in the name of `skavid`."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._mend(unknown[0])}")
+        return known, unknown
+
+    def _mend(self, unknown: str) -> str:
+        if not unknown.startswith("-"):
+            return "; sources stand side by side, and no option between them"
+        import difflib
+
+        options = self._option_string_actions
+        near = difflib.get_close_matches(unknown.partition("=")[0], options, n=1)
+        return f"; did you mean {near[0]}?" if near else ""
+
     def error(self, message: str) -> Any:
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message and not unknown.startswith("-"):
-            message += "; sources stand side by side, and no option between them"
         self.exit(BAD_INPUT, f"{self.prog}: {message} (`{self.prog} --help` shows how)\n")
 
 

@@ -116,17 +116,17 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
         else:
             talk.say(f"Reading {counted(len(clips), 'clip' if stacked else 'source')} ...")
             total = sum(clip.n_images() or 0 for clip in clips) or None
-            with talk.progress(total, "image") as bar:
+            with talk.progress(total, reading.unit) as bar:
                 images, ids, fps = sources.load(
                     clips, reading, Path(folder), lambda looks: _counting(looks, bar)
                 )
             n_clips = len(clips)
         groups = sources.cut(ids, fps) if stacked else None
-        _check_number(len(images), "learn from")
+        _check_number(len(images), reading.unit, "learn from")
         if arguments.epochs is None and "max_epochs" not in given:
             detector.max_epochs = min(40, max(4, round(EPOCHS_SEEN / len(images))))
         talk.say(
-            f"Training on {counted(len(images), 'frame' if stacked else 'image')}, "
+            f"Training on {counted(len(images), reading.unit)}, "
             f"{reading.describe()}; {counted(detector.max_epochs, 'epoch')}. "
             "After the first one Ctrl-C keeps the best networks so far"
             + ("." if arguments.checkpoint is None else "; the same command goes on from there.")
@@ -173,8 +173,8 @@ def _stacking(spacing: int | None) -> dict[str, Any] | None:
 
 def _load_dataset(
     arguments: argparse.Namespace, reading: Reading, subset: str
-) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_] | None]:
-    """Return images (stacked, where they are video), and the clip, label and mask of each."""
+) -> tuple[NDArray[Any], NDArray[np.int64], Bunch]:
+    """Return images (stacked, where they are video), the clip of each, and all that is known."""
     import numpy as np
 
     from skavid import datasets
@@ -193,7 +193,18 @@ def _load_dataset(
     )
     if reading.stacking is not None:
         images = TemporalStacker(**reading.stacking).fit_transform(images, groups=ids)
-    return images, ids, data.labels, data.masks
+    return images, ids, data
+
+
+def _names(root: Path, data: Bunch, ids: NDArray[np.int64]) -> tuple[list[str], list[str]]:
+    """Name clips and frames of a data set, or pictures by their files."""
+    import numpy as np
+
+    if "clips" not in data:
+        return [], [path.relative_to(root).as_posix() for path in data.paths]
+    called = data.get("names") or [f"clip {number}" for number in np.unique(data.clips)]
+    counts = zip(called, np.bincount(ids).tolist(), strict=True)
+    return called, [f"{clip}, frame {index}" for clip, n in counts for index in range(n)]
 
 
 def _settings(given: Sequence[str], detector: type[AVIDDetector]) -> dict[str, Any]:
@@ -320,10 +331,10 @@ def _is_model(path: Path) -> bool:
     return head[8:9] == b"{" and b'"skavid"' in head
 
 
-def _check_number(n: int, use: str) -> None:
+def _check_number(n: int, unit: str, use: str) -> None:
     if n < FEWEST:
         raise ValueError(
-            f"{there_are(n, 'image')}, which is too few to {use}; give {FEWEST} or more."
+            f"{there_are(n, unit)}, which is too few to {use}; give {FEWEST} or more."
         )
 
 
@@ -334,7 +345,7 @@ def _fit_report(
     held = f", {basis['n_images']:,} of them held out to find the thresholds" if basis else ""
     lines = [
         f"Trained {counted(detector.n_iter_, 'epoch')} in {clock(result['seconds'])}, on "
-        f"{counted(result['n_images'], 'image')}{held}, {reading.describe()}."
+        f"{counted(result['n_images'], reading.unit)}{held}, {reading.describe()}."
     ]
     size = detector.object_size_
     if reading.stacking is not None and size is None:
@@ -371,7 +382,7 @@ def _basis_text(detector: AVIDDetector) -> str:
     text += f", for a share of {detector.target_fpr:g} of false alarms"
     n, n_clips = basis["n_images"], basis["n_clips"]
     told = "calibrated_on" in getattr(detector, "extra_", {})
-    text += f"; they rest on {counted(n, 'image')}"
+    text += f"; they rest on {counted(n, 'image' if n_clips is None else 'frame')}"
     text += "" if n_clips is None else f" in {counted(n_clips, 'clip')}"
     text += " given to calibrate" if told else " held out of the training"
     if n_clips is None:
@@ -492,7 +503,7 @@ def _looks(
 
     counts = [clip.n_images() for clip in clips]
     total = None if None in counts else sum(count or 0 for count in counts)
-    with talk.progress(total, "image") as bar:
+    with talk.progress(total, reading.unit) as bar:
         for clip in clips:
             viewer.begin()
             is_first = True
@@ -550,10 +561,10 @@ def _rows(chunk: list[Look], seen: Bunch) -> list[dict[str, Any]]:
     ]
 
 
-def _end(stop: CtrlC, talk: Talk, n: int, kept: str) -> int:
+def _end(stop: CtrlC, talk: Talk, seen: str, kept: str) -> int:
     if not stop.stopped:
         return FINE
-    talk.error(f"interrupted after {counted(n, 'image')}; {kept}.")
+    talk.error(f"interrupted after {seen}; {kept}.")
     return INTERRUPTED
 
 
@@ -581,13 +592,15 @@ def score(arguments: argparse.Namespace, talk: Talk) -> int:
                 n_irregular += int((seen.scores <= 0).sum())
         if arguments.output is not None:
             result = {"images": n, "irregular": n_irregular, "output": str(arguments.output)}
-            text = f"{irregular(n_irregular, n)}; the scores are in {arguments.output}."
+            text = (
+                f"{irregular(n_irregular, n, reading.unit)}; the scores are in {arguments.output}."
+            )
             if stop.stopped:
                 text = ""
             if text or talk.as_json:
                 talk.tell(result, text)
         where = "were written" if arguments.output is None else f"are in {arguments.output}"
-        return _end(stop, talk, n, f"the scores so far {where}")
+        return _end(stop, talk, counted(n, reading.unit), f"the scores so far {where}")
 
 
 # --- segment -------------------------------------------------------------------------------------
@@ -647,9 +660,10 @@ def segment(arguments: argparse.Namespace, talk: Talk) -> int:
             moments = odd.finish()
         written = [str(target) for target in targets.values() if target is not None]
         result = {"images": n, "irregular": n_irregular, "moments": moments, "outputs": written}
-        talk.tell(result, _moments_text(n, n_irregular, moments, written))
+        found = irregular(n_irregular, n, reading.unit)
+        talk.tell(result, _moments_text(found, moments, written))
         where = f"in {', '.join(written)}" if written else "told"
-        return _end(stop, talk, n, f"what was seen is {where}")
+        return _end(stop, talk, counted(n, reading.unit), f"what was seen is {where}")
 
 
 _Writer = Callable[["Look", "Bunch", int, list[Any]], None]
@@ -796,10 +810,8 @@ class _OddMoments:
                 self.moments.append({"source": self._name, **rounded})
 
 
-def _moments_text(
-    n: int, n_irregular: int, moments: list[dict[str, Any]], written: list[str]
-) -> str:
-    lines = [f"{irregular(n_irregular, n)}."]
+def _moments_text(found: str, moments: list[dict[str, Any]], written: list[str]) -> str:
+    lines = [f"{found}."]
     if moments:
         shown = moments[:LISTED]
         order = ", the oddest first" if len(moments) > 1 else ""
@@ -830,13 +842,13 @@ def calibrate(arguments: argparse.Namespace, talk: Talk) -> int:
     _note_trained(clips, detector, talk)
     total = sum(clip.n_images() or 0 for clip in clips) or None
     with _folder_beside(target) as folder:
-        with talk.progress(total, "image") as bar:
+        with talk.progress(total, reading.unit) as bar:
             images, ids, fps = sources.load(
                 clips, reading, Path(folder), lambda looks: _counting(looks, bar)
             )
-        _check_number(len(images), "find thresholds on")
+        _check_number(len(images), reading.unit, "find thresholds on")
         groups = sources.cut(ids, fps) if reading.stacking is not None else None
-        talk.say(f"Looking at {counted(len(images), 'image')} ...")
+        talk.say(f"Looking at {counted(len(images), reading.unit)} ...")
         found = detector.calibrate(images, target_fpr=arguments.target_fpr, groups=groups)
     before = {"alpha": detector.alpha_, "zeta": detector.zeta_}
     calibrated = detector.with_thresholds(found.alpha, found.zeta)
@@ -895,8 +907,9 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
     clip_of: list[int] = []
     with tempfile.TemporaryFile() as maps, CtrlC() as stop:
         if arguments.dataset:
-            images, ids, labels, masks = _load_dataset(arguments, reading, "test")
-            with talk.progress(len(images), "image") as bar:
+            images, ids, data = _load_dataset(arguments, reading, "test")
+            labels, masks = data.labels, data.masks
+            with talk.progress(len(images), reading.unit) as bar:
                 for clip in np.unique(ids):
                     viewer.begin()
                     rows = np.flatnonzero(ids == clip)
@@ -917,7 +930,7 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
                 clip_of += [number] * len(chunk)
             if stop.stopped:
                 raise KeyboardInterrupt
-            _check_truth(arguments, labels, masks, len(clip_of))
+            _check_truth(arguments, labels, masks, len(clip_of), reading.unit)
             if labels is None:
                 assert masks is not None
                 labels = np.where(masks.any(axis=(1, 2)), -1, 1)
@@ -925,10 +938,16 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
         shape = seen.evidence.shape[1:]
         evidence = np.memmap(maps, np.float32, "r", shape=(len(clip_of), *shape))
         result = truth.figures(
-            np.concatenate(scores), evidence, labels, masks, np.array(clip_of), ignored
+            np.concatenate(scores),
+            evidence,
+            labels,
+            masks,
+            np.array(clip_of),
+            ignored,
+            reading.unit,
         )
         del evidence
-    talk.tell(result, truth.figures_text(result))
+    talk.tell(result, truth.figures_text(result, reading.unit))
     return FINE
 
 
@@ -950,7 +969,8 @@ def _truth(
         size = reading.size or detector.image_shape_[:2]
         masks = truth.read_masks(arguments.masks, clips, size)
     if not any(clip.has_clock() for clip in clips):  # what a video tells of itself may be wrong
-        _check_truth(arguments, labels, masks, sum(clip.n_images() or 0 for clip in clips))
+        n = sum(clip.n_images() or 0 for clip in clips)
+        _check_truth(arguments, labels, masks, n, reading.unit)
     return labels, masks
 
 
@@ -959,13 +979,14 @@ def _check_truth(
     labels: NDArray[np.int64] | None,
     masks: NDArray[np.bool_] | None,
     n: int,
+    unit: str,
 ) -> None:
     from skavid import truth
 
     if labels is not None:
-        truth.check_count(arguments.labels, "label", len(labels), n)
+        truth.check_count(arguments.labels, "label", len(labels), n, unit)
     elif masks is not None:
-        truth.check_count(arguments.masks, "mask", len(masks), n)
+        truth.check_count(arguments.masks, "mask", len(masks), n, unit)
 
 
 def report(arguments: argparse.Namespace, talk: Talk) -> int:
@@ -992,9 +1013,9 @@ def report(arguments: argparse.Namespace, talk: Talk) -> int:
         labels, masks = _truth(arguments, clips, reading, detector)
     with _folder_beside(output) as folder:
         if arguments.dataset:
-            images, ids, labels, masks = _load_dataset(arguments, reading, "test")
-            names = [f"{arguments.dataset}, image {number}" for number in range(len(images))]
-            groups = ids
+            images, ids, data = _load_dataset(arguments, reading, "test")
+            labels, masks = data.labels, data.masks
+            called, names = _names(Path(arguments.sources[0]).expanduser(), data, ids)
         else:
             timed = {clip.name for clip in clips if clip.has_clock()}
 
@@ -1008,25 +1029,27 @@ def report(arguments: argparse.Namespace, talk: Talk) -> int:
                     yield look
 
             total = sum(clip.n_images() or 0 for clip in clips) or None
-            with talk.progress(total, "image") as bar:
+            with talk.progress(total, reading.unit) as bar:
                 images, ids, _ = sources.load(clips, reading, Path(folder), named)
             called = [clip.name for clip in clips]
-            groups = np.array(called)[ids] if len(set(called)) == len(called) else ids
-            _check_truth(arguments, labels, masks, len(images))
+            _check_truth(arguments, labels, masks, len(images), reading.unit)
         if masks is not None and masks.shape[1:] != images.shape[1:3]:
             rows, columns = (
                 np.arange(side) * whole // side
                 for side, whole in zip(images.shape[1:3], masks.shape[1:], strict=True)
             )
             masks = masks[:, rows[:, None], columns]
-        talk.say(f"Looking at {counted(len(images), 'image')} ...")
+        groups = None
+        if reading.stacking is not None:
+            groups = np.array(called)[ids] if len(set(called)) == len(called) else ids
+        talk.say(f"Looking at {counted(len(images), reading.unit)} ...")
         size = write_report(
             detector,
             output,
             images,
             y=None if masks is not None else labels,
             masks=masks,
-            groups=None if reading.stacking is None else groups,
+            groups=groups,
             names=names,
             title=arguments.title,
             n_worst=arguments.worst,
@@ -1146,8 +1169,8 @@ def export(arguments: argparse.Namespace, talk: Talk) -> int:
             return UNEXPECTED
         result |= {"verified_on": len(examples), "differences": dict(differences)}
         text += (
-            f"\nIt agrees with the model on {counted(len(examples), 'image')}: scores differ by "
-            f"{differences.score:.1g} at most."
+            f"\nIt agrees with the model on {counted(len(examples), reading.unit)}: scores differ "
+            f"by {differences.score:.1g} at most."
         )
     talk.tell(result, text)
     return FINE

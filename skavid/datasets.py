@@ -234,7 +234,8 @@ def load_ucsd_ped2(
     data : Bunch
         ``frames`` uint8 (n, H, W); ``clips`` int (n,), from 1; ``labels`` int (n,), -1 for frames
         with an irregularity, else 1; ``masks`` bool (n, H, W), or None for training frames;
-        ``has_masks`` bool (n,), whether somebody drew one, or None.
+        ``has_masks`` bool (n,), whether somebody drew one, or None; ``names`` list of str, of
+        the clips in their order, such as "Test001".
 
     Raises
     ------
@@ -439,9 +440,9 @@ def load_shanghaitech(
     Returns
     -------
     data : Bunch
-        As `load_ucsd_ped2` returns it, with ``scenes`` int (n,), the camera, and ``names``, of
-        the clips. Clips are numbered from 0 in the order of their names. Labels come from
-        ``test_frame_mask``; where the masks of pixels disagree, a warning names the clips.
+        As `load_ucsd_ped2` returns it, with ``scenes`` int (n,), the camera. Clips are numbered
+        from 0 in the order of their names. Labels come from ``test_frame_mask``; where the masks
+        of pixels disagree, a warning names the clips.
 
     Raises
     ------
@@ -482,7 +483,6 @@ def load_shanghaitech(
     ]
     data = load_clips("shanghaitech", clips, subset, size, memmap, npy_masks)
     data.scenes = np.array([int(name.split("_")[0]) for name in names])[data.clips]
-    data.names = names
     if subset == "test":
         lengths = np.bincount(data.clips)
         of_masks, data.labels = (

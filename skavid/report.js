@@ -189,7 +189,7 @@ async function redraw() {
   if (mine !== turn) return;  // a later move of a slider is on its way
   const count = irregular.filter(Boolean).length;
   byId("summary").textContent =
-    `${count} of the ${cards.length} ${rule.kind} below ${count === 1 ? "is" : "are"} irregular`;
+    `${count} of the ${cards.length} ${rule.kind}s below ${count === 1 ? "is" : "are"} irregular`;
   if (strip) await showFrame();
 }
 

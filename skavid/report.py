@@ -194,6 +194,11 @@ class _Given(NamedTuple):
     names: list[str]
     frame_rate: float | None
 
+    @property
+    def kind(self) -> str:
+        """What they are: images, or the frames of clips."""
+        return "image" if self.groups is None else "frame"
+
 
 class _Seen(NamedTuple):
     """What the detector makes of all images."""
@@ -647,15 +652,14 @@ def _metrics(
     labels, clips = given.labels, given.groups
     if labels is None or len(np.unique(labels)) < 2:
         return []
-    kind = "images" if clips is None else "frames"
-    one = kind[:-1]
+    one = given.kind
     together = "" if clips is None else " All frames of all clips are in one curve (micro)."
     rows = [
         (
             "AUC",
             float(roc_auc_score(labels, seen.scores)),
             ".3f",
-            f"Area under the ROC curve of {kind}: how often an irregular {one} scores lower than "
+            f"Area under the ROC curve of {one}s: how often an irregular {one} scores lower than "
             f"a normal one; 0.5 is chance.{together}",
             "sklearn.metrics.roc_auc_score",
         ),
@@ -663,7 +667,7 @@ def _metrics(
             "EER",
             equal_error_rate(labels, seen.scores),
             "%",
-            f"Equal error rate: the share of errors where normal and irregular {kind} are "
+            f"Equal error rate: the share of errors where normal and irregular {one}s are "
             "mistaken equally often. That threshold is chosen with these labels.",
             "skavid.metrics.equal_error_rate",
         ),
@@ -734,14 +738,15 @@ def _pixel_metrics(
 
 
 def _count_alarms(given: _Given, seen: _Seen) -> list[tuple[str, str]]:
-    kind = "images" if given.groups is None else "frames"
-    counted = [(f"{kind} found irregular", _share(int(seen.alarms.sum()), len(seen.alarms)))]
+    counted = [
+        (f"{given.kind}s found irregular", _share(int(seen.alarms.sum()), len(seen.alarms)))
+    ]
     if given.labels is not None:
         for label, name, what in ((1, "false alarms", "normal"), (-1, "found", "irregular")):
             here = given.labels == label
             if here.any():
                 share = _share(int(seen.alarms[here].sum()), int(here.sum()))
-                counted.append((f"{name}, of the {what} {kind}", share))
+                counted.append((f"{name}, of the {what} {given.kind}s", share))
     return counted
 
 
@@ -754,7 +759,8 @@ def _rests_on(detector: AVIDDetector) -> str:
     else:
         names = f"{searched[0]} was" if len(searched) == 1 else "Both were"
         origin = "held out of the training" if searched else "given to calibrate"
-        images = _count(basis["n_images"], "normal image")
+        kind = "image" if basis["n_clips"] is None else "frame"
+        images = _count(basis["n_images"], f"normal {kind}")
         rate = f"target_fpr={detector.target_fpr:g}"
         if basis["n_clips"] is None:
             words = (
@@ -769,9 +775,10 @@ def _rests_on(detector: AVIDDetector) -> str:
                 f"{basis['clip_risk']:.2g}."
             )
     if not isinstance(detector.contamination, str):
+        kind = "image" if detector.spacing is None else "frame"
         words += (
             f" Both were then moved so that a share of {detector.contamination:g} of the training "
-            "images was found irregular."
+            f"{kind}s was found irregular."
         )
     return words
 
@@ -825,7 +832,9 @@ def _about(detector: AVIDDetector, images: NDArray[Any], given: _Given) -> _Html
     ]
     changed = _changed_parameters(detector)
     rule = FUSIONS[detector.fusion].format(balance=detector.balance_)
-    looked_at = f"{_count(len(images), 'image')} of {images.shape[1]} x {images.shape[2]} pixels"
+    looked_at = (
+        f"{_count(len(images), given.kind)} of {images.shape[1]} x {images.shape[2]} pixels"
+    )
     if given.groups is not None:
         looked_at += f" in {_count(len(_starts(given.groups)), 'clip')}"
     if given.labels is not None:
@@ -871,7 +880,8 @@ def _measured(detector: AVIDDetector, given: _Given, seen: _Seen) -> _Html:
         "table",
         _tag(
             "caption",
-            "At the thresholds in use; an image is irregular where its mask is not empty.",
+            f"At the thresholds in use; {'an' if given.kind == 'image' else 'a'} {given.kind} is "
+            "irregular where its mask is not empty.",
         ),
         _tag(
             "tbody",
@@ -886,7 +896,8 @@ def _measured(detector: AVIDDetector, given: _Given, seen: _Seen) -> _Html:
         why = (
             "No labels and no masks were given, so there is nothing to measure against."
             if given.labels is None
-            else "All images are of one kind by their labels, so there is no curve to measure."
+            else f"All {given.kind}s are of one kind by their labels, so there is no curve to "
+            "measure."
         )
         return _join([found, _tag("p", why, class_="quiet")])
     head = _tag("tr", *(_tag("th", one, scope="col") for one in ("metric", "value", "protocol")))
@@ -957,7 +968,6 @@ def _page(
     place = {row: index for index, row in enumerate(rows)}
     timeline, strip = _strip(detector, given, seen, over_time, shown, place)
     script = _part("js")
-    kind = "images" if given.groups is None else "frames"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {
         "digest": f"sha256-{digest}",
@@ -966,7 +976,7 @@ def _page(
         "about": _about(detector, images, given),
         "measured": _measured(detector, given, seen),
         "figures": _figures(detector, given, seen),
-        "kind": kind,
+        "kind": given.kind,
         **_sliders(detector, shown),
         "notes": _notes(detector, images, given, n_worst),
         "strip_hidden": "" if over_time else "hidden",
@@ -977,7 +987,7 @@ def _page(
         "clips": _clips(given, seen),
         "data": _json(
             {
-                "rule": _rule(detector, images, kind),
+                "rule": _rule(detector, images, given.kind),
                 "images": [shown[row].data for row in rows],
                 "strip": strip,
             }
@@ -1101,7 +1111,7 @@ def _card(image: _Image, index: int, row: int, given: _Given, seen: _Seen) -> _H
                     _tag("canvas", class_="over"),
                     class_="picture",
                 ),
-                _tag("figcaption", "image and mask"),
+                _tag("figcaption", f"{given.kind} and mask"),
             ),
             _tag(
                 "figure",

@@ -49,6 +49,11 @@ class Reading(NamedTuple):
     color: bool
     stacking: dict[str, Any] | None
 
+    @property
+    def unit(self) -> str:
+        """What is counted: images, or the frames of videos."""
+        return "image" if self.stacking is None else "frame"
+
     def describe(self) -> str:
         """Say it in words."""
         text = "given as arrays"

@@ -161,9 +161,9 @@ def there_are(n: int, what: str) -> str:
     return f"there {'is' if n == 1 else 'are'} {counted(n, what)}"
 
 
-def irregular(n: int, total: int) -> str:
+def irregular(n: int, total: int, what: str) -> str:
     """Write 0 of 1 image is irregular, 3 of 20 images are irregular."""
-    return f"{n:,} of {counted(total, 'image')} {'is' if total == 1 else 'are'} irregular"
+    return f"{n:,} of {counted(total, what)} {'is' if total == 1 else 'are'} irregular"
 
 
 def clock(seconds: float) -> str:

@@ -40,10 +40,10 @@ def read_labels(path: Path) -> NDArray[np.int64]:
     return np.array([LABELS[word] for word in words], dtype=int)
 
 
-def check_count(path: Path, what: str, found: int, n: int) -> None:
-    """Refuse a truth that holds more or less than one label or mask an image."""
+def check_count(path: Path, what: str, found: int, n: int, unit: str) -> None:
+    """Refuse a truth that holds more or less than one label or mask an image, or a frame."""
     if found != n:
-        raise ValueError(f"{path} holds {counted(found, what)}, but {there_are(n, 'image')}.")
+        raise ValueError(f"{path} holds {counted(found, what)}, but {there_are(n, unit)}.")
 
 
 def read_masks(path: Path, clips: Sequence[Clip], shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -96,6 +96,7 @@ def figures(
     masks: NDArray[np.bool_] | None,
     clip_of: NDArray[np.int64],
     ignored: NDArray[np.bool_] | None,
+    unit: str,
 ) -> dict[str, Any]:
     """Compute what can be said with this truth; a figure that cannot be is None."""
     if masks is not None and ignored is not None:
@@ -104,7 +105,7 @@ def figures(
     irregular = labels == -1
     if irregular.all() or not irregular.any():
         kind = "irregular" if irregular.all() else "normal"
-        raise ValueError(f"the truth says that all images are {kind}; both kinds are needed.")
+        raise ValueError(f"the truth says that all {unit}s are {kind}; both kinds are needed.")
     flagged = scores <= 0
     result: dict[str, Any] = {
         "images": len(scores),
@@ -125,20 +126,20 @@ def figures(
     return result
 
 
-def figures_text(result: dict[str, Any]) -> str:
+def figures_text(result: dict[str, Any], unit: str) -> str:
     """Write figures as a table."""
     names = {
-        "auc": "AUC of images",
-        "eer": "equal error rate of images",
-        "clip_auc": "AUC of images, mean over clips",
+        "auc": f"AUC of {unit}s",
+        "eer": f"equal error rate of {unit}s",
+        "clip_auc": f"AUC of {unit}s, mean over clips",
         "pixel_auc": "pixel level AUC (PAMI 2014, 40 %)",
         "pixel_eer": "pixel level equal error rate",
         "aupro": "AUPRO (up to 30 % of false alarms)",
-        "false_alarms": "normal images flagged, by the model's thresholds",
-        "hits": "irregular images flagged",
+        "false_alarms": f"normal {unit}s flagged, by the model's thresholds",
+        "hits": f"irregular {unit}s flagged",
     }
     width = max(map(len, names.values()))
-    lines = [f"{counted(result['images'], 'image')}, {result['irregular']} of them irregular"]
+    lines = [f"{counted(result['images'], unit)}, {result['irregular']} of them irregular"]
     lines += [
         f"{text:{width}}  {result[name]:.3f}" for name, text in names.items() if name in result
     ]

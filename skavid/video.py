@@ -26,6 +26,7 @@ from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from skavid.images import check_ignored
+from skavid.talk import counted
 from skavid.writing import beside, naming, opened
 
 __all__ = [
@@ -980,7 +981,7 @@ def _decode_pictures(source: Path, paths: list[Path], views: list[_View], fps: f
                 ) from error
             breaks.add(n_given, moment / fps, f"{path.name} cannot be read, {error}")
             moment += 1
-    breaks.tell(n_given)
+    breaks.tell(n_given, moment)
 
 
 def _import_pillow() -> Any:
@@ -1121,7 +1122,7 @@ def _decode(av: Any, container: Any, views: list[_View], breaks: _Breaks) -> _Se
     if clock.declared is not None and clock.is_early() and breaks.last != n_given:
         reason = f"it ends there, but its header promises {clock.declared:.2f} s"
         breaks.add(n_given, clock.next, reason)
-    breaks.tell(n_given)
+    breaks.tell(n_given, stream.frames or clock.n_declared(), about=not stream.frames)
     if n_given == 0:
         raise ValueError(f"{breaks.name} holds no frames.")
 
@@ -1236,6 +1237,10 @@ class _Clock:
         assert self.declared is not None
         return self.end < self.declared - (self.longest - self.shortest / 2)
 
+    def n_declared(self) -> int:
+        """Tell about how many frames the declared time holds; 0 where none is declared."""
+        return round((self.declared or 0) / self.step)
+
 
 class _Breaks:
     """Where a source is broken: the first place, and how many there are."""
@@ -1252,12 +1257,19 @@ class _Breaks:
         self.count += 1
         self.last = n_before
 
-    def tell(self, n_given: int) -> None:
+    def tell(self, n_given: int, n_whole: int = 0, *, about: bool = False) -> None:
+        """Raise, if it is broken; `n_whole` is how many frames there should be, 0 if unknown."""
         if self.count == 0:
             return
         n_before, time, reason = self.first
-        more = f", and in {self.count - 1} more places" if self.count > 1 else ""
-        where = f" after {n_before} of {n_given} frames, at {time:.2f} s{more}" if n_given else ""
-        rest = ", or take what is there with load_frames(..., errors='warn')" if n_given else ""
+        where = lost = rest = ""
+        if n_given:
+            more = f", and in {self.count - 1} more places" if self.count > 1 else ""
+            where = f" after {counted(n_before, 'frame')}, at {time:.2f} s{more}"
+            rest = ", or take what is there with load_frames(..., errors='warn')"
+            lost = f"; {counted(n_given, 'frame')} can be read"
+            if n_whole > n_given:
+                n_lost = f"{'about ' if about else ''}{n_whole - n_given}"
+                lost = f"; {n_lost} of {counted(n_whole, 'frame')} cannot be read"
         mend = self.mend or f"Get it anew{rest}."
-        raise BrokenVideoError(f"{self.name} is broken{where}: {reason}. {mend}")
+        raise BrokenVideoError(f"{self.name} is broken{where}: {reason}{lost}. {mend}")

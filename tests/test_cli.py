@@ -158,7 +158,17 @@ def test_python_m_skavid_is_the_command_line():
     [
         (
             ["report", "a", "b", "--steady", "5"],
-            "skavid: unrecognized arguments: --steady 5 (`skavid --help` shows how)",
+            "skavid report: unrecognized arguments: --steady 5 (`skavid report --help` shows how)",
+        ),
+        (
+            ["fit", "--sede", "3", "a.mp4", "m"],
+            "skavid fit: unrecognized arguments: --sede; did you mean --seed? (`skavid fit "
+            "--help` shows how)",
+        ),
+        (
+            ["score", "m", "a.mp4", "--devise=cpu"],
+            "skavid score: unrecognized arguments: --devise=cpu; did you mean --device? "
+            "(`skavid score --help` shows how)",
         ),
         ([], "skavid: the following arguments are required: COMMAND (`skavid --help` shows how)"),
         (
@@ -173,8 +183,8 @@ def test_python_m_skavid_is_the_command_line():
         ),
         (
             ["fit", "a", "b", "--grey", "c"],
-            "skavid: unrecognized arguments: c; sources stand side by side, and no option between "
-            "them (`skavid --help` shows how)",
+            "skavid fit: unrecognized arguments: c; sources stand side by side, and no option "
+            "between them (`skavid fit --help` shows how)",
         ),
         (
             ["watch", "model", "0", "--patience", "soon"],
@@ -223,7 +233,7 @@ def test_info_says_what_a_model_is(capsys, place):
     assert out.splitlines()[-1] == (
         "Parameters besides the defaults: detector_width=4, inpainter_width=4."
     )
-    assert ", for a share of 0.4 of false alarms; they rest on 30 images in 1 clip held" in out
+    assert ", for a share of 0.4 of false alarms; they rest on 30 frames in 1 clip held" in out
     told = json.loads(run(capsys, "info", place / "model", "--json")[1])
     assert told["parameters"] == {"detector_width": 4, "inpainter_width": 4}
     assert (told["target_fpr"], told["fps"]) == (0.4, 10.0)
@@ -254,8 +264,8 @@ def test_a_video_is_stacked_and_the_model_remembers_how(place):
 def test_fit_says_what_the_thresholds_rest_on_and_how_to_go_on(capsys, place, tmp_path):
     code, out, err = run(capsys, "fit", place / "normal.mp4", "model", *TINY, *SIZE)
     assert code == 0
-    assert ", on 60 images, 30 of them held out to find the thresholds, at 16 x 24 pixels" in out
-    assert "they rest on 30 images in 1 clip held out of the training. With a" in out
+    assert ", on 60 frames, 30 of them held out to find the thresholds, at 16 x 24 pixels" in out
+    assert "they rest on 30 frames in 1 clip held out of the training. With a" in out
     assert "skavid segment model today.mp4 --overlay odd.mp4" in out
     assert err.splitlines()[1] == (
         "Training on 60 frames, at 16 x 24 pixels, grey, 3 moments of a video in each image; "
@@ -565,8 +575,24 @@ def test_what_a_broken_video_has_is_scored_with_a_note(capsys, place, tmp_path):
     (tmp_path / "cut.mp4").write_bytes(content[: 2 * len(content) // 3])
     code, out, err = run(capsys, "score", place / "model", "cut.mp4")
     assert code == 0
-    assert 1 < len(out.splitlines()) < 31
-    assert err.startswith("Note: cut.mp4 is broken after ")
+    n = len(out.splitlines()) - 1
+    assert 0 < n < 30
+    assert re.fullmatch(
+        rf"Note: cut\.mp4 is broken after {n} frames?, at \d\.\d\d s: .*; {30 - n} of 30 frames "
+        r"cannot be read\. Get it anew\.\n",
+        err,
+    )
+    code, out, _ = run(capsys, "segment", place / "model", "cut.mp4", "--json")
+    assert (code, json.loads(out)["images"]) == (0, n)
+
+
+def test_what_comes_before_and_behind_a_damaged_picture_is_scored(capsys, place, tmp_path):
+    write_pictures(tmp_path / "frames", load_frames(place / "today.mp4").frames)
+    (tmp_path / "frames" / "012.png").write_bytes(b"no picture")
+    code, out, err = run(capsys, "score", place / "model", "frames", "--json")
+    assert (code, len([json.loads(line) for line in out.splitlines()])) == (0, 29)
+    assert "is broken after 12 frames, at 0.48 s: 012.png cannot be read" in err
+    assert err.endswith("; 1 of 30 frames cannot be read. Get it anew.\n")
 
 
 @pytest.mark.parametrize(
@@ -635,7 +661,7 @@ def test_ctrl_c_keeps_the_rows_so_far(capsys, place, monkeypatch):
     code, _, err = run(capsys, "score", place / "model", place / "today.mp4", "-o", "scores.csv")
     assert code == 130
     assert err == (
-        "skavid score: interrupted after 8 images; the scores so far are in scores.csv.\n"
+        "skavid score: interrupted after 8 frames; the scores so far are in scores.csv.\n"
     )
     with open("scores.csv") as file:
         assert len(file.readlines()) == 1 + 8
@@ -840,7 +866,7 @@ def test_calibrate_writes_thresholds_and_trains_nothing(capsys, place):
     assert (after.alpha_, after.zeta_) == (found.alpha, found.zeta)
     assert after.extra_ == {**before.extra_, "calibrated_on": ["normal.mp4"]}
     assert (after.alpha, after.zeta) == ("auto", "auto")
-    assert "on 60 images in 2 clips given to calibrate." in run(capsys, "info", "other")[1]
+    assert "on 60 frames in 2 clips given to calibrate." in run(capsys, "info", "other")[1]
     assert after.calibration_["n_images"] == 60
     for ours, theirs in zip(
         before.detector_.parameters(), after.detector_.parameters(), strict=True
@@ -899,8 +925,8 @@ def test_evaluate_takes_labels_alone(capsys, place):
     words = ["evaluate", place / "loose", place / "today.mp4", "--labels", place / "labels.txt"]
     code, out, _ = run(capsys, *words)
     assert code == 0
-    assert out.startswith("30 images, 15 of them irregular\n")
-    assert "AUC of images" in out
+    assert out.startswith("30 frames, 15 of them irregular\n")
+    assert "AUC of frames" in out
     assert "AUPRO" not in out
 
 
@@ -910,7 +936,7 @@ def test_evaluate_takes_labels_alone(capsys, place):
         ([], "say where the truth is: one of --dataset, --masks and --labels."),
         (
             ["--labels", "{place}/few.txt"],
-            "{place}/few.txt holds 2 labels, but there are 30 images.",
+            "{place}/few.txt holds 2 labels, but there are 30 frames.",
         ),
         (
             ["--labels", "{place}/wrong.txt"],
@@ -920,7 +946,7 @@ def test_evaluate_takes_labels_alone(capsys, place):
         (["--masks", "nowhere"], "There is no folder and no .npy file nowhere of masks."),
         (
             ["--masks", "{place}/pictures"],
-            "{place}/pictures holds 20 masks, but there are 30 images.",
+            "{place}/pictures holds 20 masks, but there are 30 frames.",
         ),
         (["--masks", "{place}/empty"], "{place}/empty holds no mask."),
     ],
@@ -953,14 +979,20 @@ def test_a_truth_that_cannot_be_is_told_before_anything_is_looked_at(
     assert refused(capsys, tmp_path, *words) == f"skavid {command}: {message}"
 
 
-def test_a_data_set_is_trained_on_and_evaluated_by_its_name(capsys, place, tmp_path):
+def write_ped2(place, folder):
+    """Lay out two training clips and two test clips as UCSD Ped2 does."""
     normal = load_frames(place / "normal.mp4").frames
     today = load_frames(place / "today.mp4").frames
-    for number in (1, 2):
-        write_pictures(tmp_path / f"ped2/Train/Train00{number}", normal[number * 20 :][:20])
-    write_pictures(tmp_path / "ped2/Test/Test001", today)
     truth = np.array([read_picture(p) for p in sorted((place / "truth").iterdir())])
-    write_pictures(tmp_path / "ped2/Test/Test001_gt", truth)
+    for number in (1, 2):
+        write_pictures(folder / f"Train/Train00{number}", normal[number * 20 :][:20])
+        here = slice(15 * (number - 1), 15 * number)
+        write_pictures(folder / f"Test/Test00{number}", today[here])
+        write_pictures(folder / f"Test/Test00{number}_gt", truth[here])
+
+
+def test_a_data_set_is_trained_on_and_evaluated_by_its_name(capsys, place, tmp_path):
+    write_ped2(place, tmp_path / "ped2")
     words = ["--dataset", "ucsd-ped2"]
     assert run(capsys, "fit", "ped2", "model", *words, *TINY, *SIZE)[0] == 0
     detector = AVIDDetector.load("model")
@@ -1005,6 +1037,30 @@ def test_a_report_of_pictures_names_their_files(capsys, place):
     pytest.importorskip("matplotlib")
     assert run(capsys, "report", place / "picture-model", place / "pictures")[0] == 0
     assert "000.png" in Path("report.html").read_text()
+
+
+def test_a_report_of_a_data_set_calls_clips_and_frames_by_their_names(capsys, place, tmp_path):
+    pytest.importorskip("matplotlib")
+    write_ped2(place, tmp_path / "ped2")
+    words = ["report", place / "loose", "ped2", "--dataset", "ucsd-ped2"]
+    assert run(capsys, *words)[0] == 0
+    page = Path("report.html").read_text()
+    assert set(re.findall(r'scope="row"><bdi>(.*?)</bdi>', page)) == {"Test001", "Test002"}
+    frames = re.findall(r"<h3><bdi>(.+?)</bdi>", page)
+    assert all(re.fullmatch(r"Test00[12], frame (\d|1[0-4])", frame) for frame in frames)
+
+
+def test_a_report_of_a_data_set_of_pictures_names_their_files(capsys, place, tmp_path):
+    pytest.importorskip("matplotlib")
+    pictures = [read_picture(path) for path in sorted((place / "pictures").iterdir())]
+    write_pictures(tmp_path / "bottle/test/good", pictures[:3])
+    write_pictures(tmp_path / "bottle/test/crack", pictures[3:4])
+    write_pictures(tmp_path / "bottle/ground_truth/crack", pictures[3:4])
+    words = ["report", place / "picture-model", "bottle", "--dataset", "mvtec"]
+    assert run(capsys, *words)[0] == 0
+    names = re.findall(r"<h3><bdi>(.+?)</bdi>", Path("report.html").read_text())
+    expected = ["crack/000", "good/000", "good/001", "good/002"]
+    assert sorted(names) == [f"test/{name}.png" for name in expected]
 
 
 @pytest.mark.parametrize(
@@ -1181,7 +1237,7 @@ def test_the_demo_goes_the_whole_way(capsys, tmp_path, monkeypatch):
     assert made == ["model", "normal", "odd.mp4", "today.mp4"]
     assert "$ skavid segment skavid-demo/model skavid-demo/today.mp4" in err
     assert "The truth: a cart is to be seen from " in err
-    assert "of 40 images are irregular." in out
+    assert "of 40 frames are irregular." in out
 
 
 def test_the_module_is_no_more_than_its_command():

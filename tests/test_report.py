@@ -248,6 +248,21 @@ def test_without_labels_or_with_one_kind_alarms_are_counted(detector, tmp_path, 
     assert "All images are of one kind by their labels" in page.words()
 
 
+def test_what_belongs_to_clips_is_called_a_frame(detector, tmp_path, drawn_once):
+    twin = detector.with_thresholds(0.2, 0.4).set_params(zeta="auto")
+    twin.calibration_ = {"n_images": 30, "n_clips": 3, "fpr_bound": None, "clip_risk": 0.25}
+    mixed = written(twin, tmp_path, X, masks=MASKS, groups=CLIPS).words()
+    alike = written(twin, tmp_path, X[1::2], y=Y[1::2], groups=CLIPS[1::2]).words()
+    assert "24 frames of 16 x 16 pixels in" in mixed
+    assert "a frame is irregular where its mask is not empty" in mixed
+    assert "All frames are of one kind by their labels" in alike
+    for words in mixed, alike:
+        # That the detector was given images, not stacked frames, is told, too.
+        assert words.count("image") == 2
+        assert "What an AVID detector finds irregular in frames." in words
+        assert re.search(r"normal images of 16 x 16 pixels, .* intensities", words)
+
+
 def test_figures_are_a_histogram_or_scores_over_time_a_roc_curve_and_the_training(
     detector, tmp_path
 ):
@@ -305,14 +320,14 @@ def test_thresholds_of_clips_are_told_with_the_risk_of_a_new_clip(detector, tmp_
     twin.calibration_ = {"n_images": 30, "n_clips": 3, "fpr_bound": None, "clip_risk": 0.25}
     words = written(twin, tmp_path, X).words()
     assert (
-        "zeta was calibrated on 30 normal images of 3 clips held out of the training, for "
+        "zeta was calibrated on 30 normal frames of 3 clips held out of the training, for "
         "target_fpr=0.01 in each clip; a new clip has more with a probability of up to 0.25."
     ) in words
 
 
-@pytest.mark.parametrize(("n_clips", "of"), [(None, ""), (3, " of 3 clips")])
+@pytest.mark.parametrize(("n_clips", "on"), [(None, "images"), (3, "frames of 3 clips")])
 def test_thresholds_that_calibrate_chose_are_told_apart_from_given_ones(
-    detector, tmp_path, drawn_once, n_clips, of
+    detector, tmp_path, drawn_once, n_clips, on
 ):
     twin = detector.with_thresholds(0.2, 0.4).set_params(target_fpr=0.05)
     bound, risk = (0.04, None) if n_clips is None else (None, 0.25)
@@ -320,7 +335,7 @@ def test_thresholds_that_calibrate_chose_are_told_apart_from_given_ones(
         "n_images": 30, "n_clips": n_clips, "fpr_bound": bound, "clip_risk": risk,
     }  # fmt: skip
     words = written(twin, tmp_path, X).words()
-    assert f"Both were calibrated on 30 normal images{of} given to calibrate, for" in words
+    assert f"Both were calibrated on 30 normal {on} given to calibrate, for" in words
     assert "held out of the training" not in words
     assert "target_fpr=0.05" in words
     assert "alpha=" not in words

@@ -308,7 +308,8 @@ def test_a_broken_picture_is_left_out_and_told(tmp_path):
     for number in range(4):
         Image.fromarray(np.full((4, 5), number, np.uint8)).save(tmp_path / f"{number}.png")
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:40])
-    message = f"{re.escape(str(tmp_path))} is broken after 2 of 3 frames, at 0.08 s: 2.png cannot"
+    message = f"{re.escape(str(tmp_path))} is broken after 2 frames, at 0.08 s: 2.png cannot be"
+    message += r" read, .*; 1 of 4 frames cannot be read\. Get it anew, or "
     with pytest.raises(BrokenVideoError, match=message):
         load_frames(tmp_path)
     with pytest.warns(UserWarning, match=message):
@@ -330,12 +331,15 @@ def test_a_truncated_video_gives_its_frames_and_says_where_it_ends(tmp_path, kin
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     given = []
-    message = rf"{re.escape(str(path))} is broken after (\d+) of \d+ frames, at [\d.]+ s"
+    message = rf"{re.escape(str(path))} is broken after (\d+) frames, at [\d.]+ s: .*; "
     with pytest.raises(BrokenVideoError, match=message) as caught:
         given.extend(frame.image for frame in read_frames(path))
     assert 10 < len(given) < 30
     assert re.search(message, str(caught.value))[1] == str(len(given))
-    assert "load_frames(..., errors='warn')" in str(caught.value)
+    lost = (
+        f"{40 - len(given)} of 40 frames cannot be read. Get it anew, or take what is there with "
+    )
+    assert f"{lost}load_frames(..., errors='warn')." in str(caught.value)
     if codec == "ffv1":
         np.testing.assert_array_equal(given, frames[: len(given)])
     with pytest.warns(UserWarning, match="is broken after"):
@@ -351,8 +355,9 @@ def test_reading_goes_on_behind_a_frame_that_is_damaged(tmp_path):
     content[at : at + 200] = bytes(200)
     path.write_bytes(content)
     message = (
-        f"{path} is broken after 12 of 29 frames, at 1.20 s: Invalid data found when processing "
-        "input. Get it anew, or take what is there with load_frames(..., errors='warn')."
+        f"{path} is broken after 12 frames, at 1.20 s: Invalid data found when processing input; "
+        "1 of 30 frames cannot be read. Get it anew, or take what is there with "
+        "load_frames(..., errors='warn')."
     )
     with pytest.raises(BrokenVideoError, match=f"^{re.escape(message)}$"):
         load_frames(path)
@@ -372,7 +377,7 @@ def test_frames_predicted_from_a_damaged_one_are_left_out(tmp_path):
     content = bytearray(path.read_bytes())
     content[at : at + 60] = bytes(60)
     path.write_bytes(content)
-    with pytest.warns(UserWarning, match="is broken after 13 of 33 frames, at 1.30 s: "):
+    with pytest.warns(UserWarning, match=r"after 13 frames, at 1.30 s: .*; 7 of 40 frames cannot"):
         video = load_frames(path, errors="warn")
     expected = np.delete(np.arange(40), np.arange(13, 20)) / 10
     np.testing.assert_allclose(video.times, expected, atol=1e-3)
