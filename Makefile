@@ -5,10 +5,10 @@ BIN := .venv/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs pictures bench clean
 
 help:  ## List these commands.
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -34,6 +34,12 @@ lint: .venv/installed  ## Style, types and floors alone.
 
 docs: .venv/installed-docs  ## Build the documentation into docs/_build/html.
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+pictures: .venv/installed  ## Redraw the pictures of the documentation, in some minutes.
+	$(BIN)/python examples/demo.py --output docs/images/demo.png
+	$(BIN)/python examples/corruptions.py --output docs/images/corruptions.png
+	$(BIN)/python examples/pictures.py --output docs/images/pictures-
+	rm docs/images/pictures-irregularity.png  # demo.png shows the same
 
 bench: .venv/installed  ## Measure speed; results go to benchmarks/results.
 	$(BIN)/python benchmarks/speed.py
