@@ -6,9 +6,13 @@ Floor 2, between ``video``, which decodes, and ``datasets``, which knows where t
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
@@ -16,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
+from scipy.io import loadmat, whosmat
 from sklearn.utils import Bunch
 
 from skavid.video import PICTURES, natural, read_frames, save_frames
@@ -24,6 +28,7 @@ from skavid.video import PICTURES, natural, read_frames, save_frames
 __all__: list[str] = []  # a part of ``datasets``: nothing here is promised to users
 
 LARGEST_LIST = 2**16  # bytes; that of Ped1 has 2,000
+LARGEST_MASKS = 2**29  # bytes, unpacked; those of Avenue's longest clip have 331,545,600
 _ENTRY = re.compile(r"\{\s*(end\s*\+\s*1|\d{1,4})\s*\}\s*\.\s*gt_frame\s*=\s*\[([^\]]{0,10000})\]")
 
 
@@ -162,7 +167,11 @@ def picture_masks(folder: Path) -> Iterator[NDArray[np.bool_]]:
 
 def mat_masks(path: Path) -> Iterator[NDArray[np.bool_]]:
     """Read the cells of ``volLabel`` from a MATLAB file."""
+    _check_unpacked(path)
     try:
+        # A cell takes eight bytes or more, but loadmat asks for as many as are claimed.
+        if any(math.prod(shape) > LARGEST_MASKS // 8 for _, shape, _ in whosmat(path)):
+            raise ValueError("more cells than bytes")
         cells = np.ravel(loadmat(path, variable_names=["volLabel"])["volLabel"])
     except Exception as error:  # of many kinds, for files that are damaged in many ways
         raise ValueError(f"{path} is no file of masks (volLabel); get it anew.") from error
@@ -171,6 +180,27 @@ def mat_masks(path: Path) -> Iterator[NDArray[np.bool_]]:
         if mask.dtype.kind not in "biuf":
             raise ValueError(f"{path} is no file of masks (volLabel); get it anew.")
         yield mask > 0
+
+
+def _check_unpacked(path: Path) -> None:
+    """Refuse a MATLAB file that unpacks to more than masks ever do, after so many bytes."""
+    n_bytes = 0
+    with path.open("rb") as file:
+        order = "<" if file.read(128).endswith(b"IM") else ">"
+        while len(tag := file.read(8)) == 8:
+            kind, size = struct.unpack(f"{order}II", tag)
+            end = file.tell() + size
+            unpacker = zlib.decompressobj()
+            with suppress(zlib.error):  # SciPy tells whether it matters
+                # 4 KiB unpack to 4 MiB at most.
+                while kind == 15 and (packed := file.read(min(2**12, end - file.tell()))):
+                    n_bytes += len(unpacker.decompress(packed))
+                    if n_bytes > LARGEST_MASKS:
+                        raise ValueError(
+                            f"{path} unpacks to more than {LARGEST_MASKS} bytes, more than masks "
+                            "of a clip ever do; get it anew."
+                        )
+            file.seek(end)
 
 
 def npy_masks(path: Path) -> Iterator[NDArray[np.bool_]]:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from skavid import AVIDDetector
+from skavid.clips import mat_masks
 from skavid.video import _FFMPEG, load_frames
 from tests.hostile import Reader, damages
 
@@ -181,11 +182,28 @@ def shape(*sides, dtype="|u1"):
     return npy(f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {sides}}}", bytes(96))
 
 
-def zeros_packed(n_bytes):
-    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    head = packer.compress(idx_bytes([n_bytes]))
+def zeros_packed(head, n_bytes, wbits):
+    packer = zlib.compressobj(9, wbits=wbits)
+    head = packer.compress(head)
     blocks = [packer.compress(bytes(2**22)) for _ in range(n_bytes // 2**22)]
     return b"".join([head, *blocks, packer.flush()])
+
+
+def matlab(kind, content):
+    head = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
+    return head + struct.pack("<2I", kind, len(content)) + content
+
+
+def matrix(kind, rows, columns, name=b""):
+    flags_and_shape = (6, 8, kind, 0, 5, 8, rows, columns)
+    return struct.pack("<10I", *flags_and_shape, 1, len(name)) + name  # of 0 or 8 bytes
+
+
+def mask_packed(rows, columns):
+    mask = matrix(9, rows, columns) + struct.pack("<2I", 2, rows * columns)
+    cell = matrix(1, 1, 1, b"volLabel") + struct.pack("<2I", 14, len(mask) + rows * columns)
+    tag = struct.pack("<2I", 14, len(cell + mask) + rows * columns)
+    return matlab(15, zeros_packed(tag + cell + mask, rows * columns, 15))
 
 
 def safetensors(n_bytes):
@@ -216,7 +234,7 @@ MALICE = {
         broken("cannot identify image file '{path}'"),
     ),
     "idx bomb.gz": (
-        zeros_packed(2**29),
+        zeros_packed(idx_bytes([2**29]), 2**29, 31),
         "{path} claims to unpack {size} bytes to 536870912, more than pictures ever do; unpack it "
         "with gunzip if you trust it.",
     ),
@@ -228,6 +246,11 @@ MALICE = {
     "idx claim": (
         idx_bytes([2**31 - 8]),
         "{path} should hold 2147483640 bytes, but holds 0; get it anew.",
+    ),
+    "mat bomb.mat": (
+        mask_packed(2**14, 2**15),
+        "{path} unpacks to more than 536870912 bytes, more than masks of a clip ever do; get it "
+        "anew.",
     ),
     "array terabytes.npy": (shape(10**6, 1000, 1000), NO_ARRAY),
     "array overflow.npy": (shape(2**63 - 1, 2**63 - 1, 3), NO_ARRAY),
@@ -264,6 +287,17 @@ def test_a_malicious_file_is_refused_in_one_sentence(reader, tmp_path, name):
     outcome, found = reader.read(kind, path)
     assert outcome == "refused"
     assert found.split(": ", 1)[1] == told.format(path=path, size=len(content))
+
+
+def test_more_masks_than_a_file_can_hold_are_refused_before_memory_is_asked_for(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "claim.mat"
+    path.write_bytes(matlab(14, matrix(1, 1, 2**30, b"volLabel")))
+    monkeypatch.setattr("skavid.clips.loadmat", lambda *_, **__: pytest.fail("it was asked for"))
+    message = f"{path} is no file of masks (volLabel); get it anew."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        list(mat_masks(path))
 
 
 def test_a_zip_in_place_of_an_array_is_no_array(reader, tmp_path):
