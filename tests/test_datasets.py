@@ -7,7 +7,6 @@ import re
 import shutil
 import struct
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -603,18 +602,16 @@ def test_ped1s_intervals_have_their_published_number_of_irregular_frames(tmp_pat
     assert np.flatnonzero(labels[clips == 1] == -1)[[0, -1]].tolist() == [59, 151]
 
 
-def test_a_list_of_intervals_that_is_none_is_refused_at_once(tmp_path):
+def test_a_list_of_intervals_that_is_none_is_refused(tmp_path):
     path = tmp_path / "UCSDped1.m"
     path.write_bytes(b"{1}.gt_frame = [" * 5000)
     message = f"{path} is larger than 65536 bytes; it is no list of frames."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read_intervals(path, np.ones(3, dtype=int))
     path.write_bytes(path.read_bytes()[:65000])
-    begin = time.perf_counter()
     message = f"{path} lists 0 clips, and no frames of clip 1."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read_intervals(path, np.ones(3, dtype=int))
-    assert time.perf_counter() - begin < 2
 
 
 @pytest.mark.parametrize(
