@@ -165,6 +165,10 @@ def test_any_size_will_do(grey, session, n, height, width):
     assert_same(run(session, images), grey, images)
 
 
+@pytest.mark.skipif(
+    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 31),
+    reason="onnxruntime before 1.31 ends the process when it is given no image",
+)
 def test_no_image_is_no_error(session):
     found = run(session, pictures(0, 16, 16, 1))
     assert found["score"].shape == (0,)
