@@ -5,10 +5,10 @@ BIN := .venv/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test test-oldest lint docs pictures bench clean
 
 help:  ## List these commands.
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,20 @@ demo: .venv/installed  ## Train on puzzles of scikit-learn's digits, print figur
 
 test: lint  ## Everything: style, types, floors, tests, doctests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# Of torch the pinned: pip finds its oldest in the CUDA build alone, ten minutes to install.
+.venv-oldest/installed: pyproject.toml constraints.txt constraints-lowest.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	grep -v '^torch=' constraints-lowest.txt | cat constraints.txt - > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet --constraint $(@D)/constraints.txt --editable '.[dev]'
+	@touch $@
+
+# The files that between them call every library.
+test-oldest: .venv-oldest/installed  ## Quick tests with the oldest releases of all but torch (Python 3.11).
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(WORKERS) --dist worksteal \
+		-m 'not slow' $(patsubst %,tests/test_%.py,datasets export images persistence plotting \
+		scale segmentation sklearn_contract temporal video)
 
 lint: .venv/installed  ## Style, types and floors alone.
 	$(BIN)/ruff check .
@@ -35,9 +49,15 @@ lint: .venv/installed  ## Style, types and floors alone.
 docs: .venv/installed-docs  ## Build the documentation into docs/_build/html.
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
+pictures: .venv/installed  ## Redraw the pictures of the documentation, in some minutes.
+	$(BIN)/python examples/demo.py --output docs/images/demo.png
+	$(BIN)/python examples/corruptions.py --output docs/images/corruptions.png
+	$(BIN)/python examples/pictures.py --output docs/images/pictures-
+	rm docs/images/pictures-irregularity.png  # demo.png shows the same
+
 bench: .venv/installed  ## Measure speed; results go to benchmarks/results.
 	$(BIN)/python benchmarks/speed.py
 
 clean:  ## Remove what the commands made.
-	rm -rf .venv build dist skavid.egg-info docs/_build docs/generated .hypothesis .pytest_cache \
-		.mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-oldest build dist skavid.egg-info docs/_build docs/generated .hypothesis \
+		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -194,8 +194,8 @@ def _check_unpacked(path: Path) -> None:
             end = file.tell() + size
             unpacker = zlib.decompressobj()
             with suppress(zlib.error):  # SciPy tells whether it matters
-                # 16 KiB unpack to 16 MiB at most.
-                while kind == 15 and (packed := file.read(min(2**14, end - file.tell()))):
+                # 4 KiB unpack to 4 MiB at most.
+                while kind == 15 and (packed := file.read(min(2**12, end - file.tell()))):
                     n_bytes += len(unpacker.decompress(packed))
                     if n_bytes > LARGEST_MASKS:
                         raise ValueError(

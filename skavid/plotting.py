@@ -1104,13 +1104,22 @@ class ThresholdPlaneDisplay:
             xlim=np.exp(x[[0, -1]]),
             ylim=expit(y[[0, -1]]),
         )
-        self._number_alphas(ax)
+        self._number(ax)
         return self
 
-    def _number_alphas(self, ax: Any) -> None:
-        """Write 0.2 and not 2 x 10^-1, whose like run into each other."""
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    def _number(self, ax: Any) -> None:
+        """Write 0.2 and not 2 x 10^-1, whose like run into each other, and 0.5, not a tiny 1/2."""
+        from matplotlib.ticker import FuncFormatter, LogitFormatter, LogLocator, NullLocator
 
+        class Plain(LogitFormatter):
+            """Labels the same ticks, in plain numbers."""
+
+            def __call__(self, zeta: float, pos: int | None = None) -> str:
+                return f"{zeta:.6g}" if super().__call__(zeta, pos) else ""
+
+        if self.zetas[0] > 1e-3 and self.zetas[-1] < 1 - 1e-3:
+            ax.yaxis.set_major_formatter(Plain())
+            ax.yaxis.set_minor_formatter(Plain(minor=True))
         few = self.alphas[-1] < 1000 * self.alphas[0]
         ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5)) if few else NullLocator())
         if few:

@@ -731,6 +731,21 @@ def test_numbers_below_the_plane_do_not_run_into_each_other(alpha):
     assert all(left[1] < right[0] for left, right in pairwise(numbers))
 
 
+def test_numbers_beside_the_plane_are_plain():
+    labels, residual, regular = some_maps()
+    display = ThresholdPlaneDisplay.from_predictions(labels, residual, regular)
+    display.figure_.canvas.draw()
+    axis = display.ax_.yaxis
+    low, high = display.ax_.get_ylim()
+    ticks = [
+        tick
+        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        if low <= tick.get_loc() <= high and tick.label1.get_text()
+    ]
+    assert {0.1, 0.5, 0.9} <= {round(tick.get_loc(), 9) for tick in ticks}
+    assert all(float(tick.label1.get_text()) == round(tick.get_loc(), 9) for tick in ticks)
+
+
 def test_thresholds_beyond_all_maps_are_in_the_picture():
     labels, residual, regular = some_maps()
     for alpha, zeta in ((1e-5, 1 - 1e-6), (50.0, 1e-9)):
