@@ -448,8 +448,8 @@ def quality(live):
         "",
         "## Speed against quality",
         "",
-        "UCSD Ped2 by `VIDEO`: `python benchmarks/paper.py --sets ped2`, with `--size` and `--set` "
-        "as the row says; medians over the seeds that were run.",
+        "UCSD Ped2 by `VIDEO`: `python benchmarks/paper.py --sets ped2`, with `--size` and "
+        "`--set` as the row says; medians over the seeds that were run.",
         "",
         "| | live, frames a second | fit, seconds | frame EER, % | pixel EER, % | seeds |",
         "|---|---|---|---|---|---|",
