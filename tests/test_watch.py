@@ -229,8 +229,11 @@ def test_a_file_is_played_at_its_own_pace_or_as_fast_as_possible(monkeypatch):
     for fast in (False, True):
         watched, _ = feed(monkeypatch, lambda: frames(30), is_live=False, fast=fast)
         began = time.monotonic()
-        assert [look.index for look in watched] == list(range(30))
+        seen = [look.index for look in watched]
         assert fast or time.monotonic() - began >= 0.29
+        # A busy machine may miss frames of what is played; none of them twice, none untold.
+        assert seen == sorted(set(seen)) and len(seen) + watched.n_skipped == 30
+        assert not (fast and watched.n_skipped)
 
 
 def test_findings_are_those_of_the_detector():
