@@ -46,7 +46,8 @@ def main():
     test = load_ucsd_ped2(arguments.data, subset="test", size=(120, 180))
     for data in (train, test):
         few = data.clips <= arguments.clips
-        data.update({name: part[few] for name, part in data.items() if part is not None})
+        data.frames, data.labels, data.clips = data.frames[few], data.labels[few], data.clips[few]
+        data.masks = None if data.masks is None else data.masks[few]
     stacker = TemporalStacker()
     X = stacker.fit_transform(train.frames, groups=train.clips)
     X_test = stacker.transform(test.frames, groups=test.clips)

@@ -28,6 +28,7 @@ def a_run(seed, eer):
         "form": "full",
         "seed": seed,
         "protocol": "frames",
+        "parameters": {"spacing": 2},
         "seconds": {"fit": 100.0},
         "environment": {"device": "cpu", "threads": 2, "torch": "2", "commit": "abc"},
         "levels": {
@@ -51,6 +52,7 @@ def test_tables_hold_medians_ranges_and_what_the_paper_prints():
         "pixel (PAMI 2014, 40 %)", "D alone", "12.5 (10.0 to 30.0)", "17.2",
         "87.5 (70.0 to 90.0)", "AUPRO 25.0 (25.0 to 25.0)",
     ]  # fmt: skip
+    assert "Parameters beside the defaults: `spacing=2`." in page
     assert "Alarms on normal test images: 5.0 (5.0 to 5.0) %, asked for: 1 %." in page
 
 

@@ -32,7 +32,11 @@ def ped2(real_data):
     for subset in ("train", "test"):
         data = load_ucsd_ped2(real_data / "ucsd_ped2/UCSDped2", subset=subset, size=(40, 60))
         few = data.clips % 3 == 1
-        parts[subset] = {k: v[few] for k, v in data.items() if v is not None and k != "has_masks"}
+        parts[subset] = {
+            name: data[name][few]
+            for name in ("frames", "clips", "labels", "masks")
+            if data[name] is not None
+        }
     return parts
 
 
