@@ -230,10 +230,12 @@ def test_a_search_over_25_thresholds_trains_once_a_fold_and_once_at_the_end(tmp_
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:y marks irregular:UserWarning")
 def test_a_search_without_memory_or_with_two_processes_finds_the_same(tmp_path):
-    cached = search(str(tmp_path / "one")).cv_results_["mean_test_score"]
-    plain = search(None).cv_results_["mean_test_score"]
+    few = {name: values[::2] for name, values in GRID.items()}
+    cached = search(str(tmp_path / "one"), grid=few).cv_results_["mean_test_score"]
+    plain = search(None, grid=few).cv_results_["mean_test_score"]
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        parallel = search(str(tmp_path / "two"), n_jobs=2).cv_results_["mean_test_score"]
+        parallel = search(str(tmp_path / "two"), n_jobs=2, grid=few)
+    parallel = parallel.cv_results_["mean_test_score"]
     assert_allclose(plain, cached, rtol=0, atol=0)
     assert_allclose(parallel, cached, rtol=0, atol=0)
     assert kept(tmp_path / "two") == 4
