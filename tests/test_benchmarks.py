@@ -85,14 +85,8 @@ def test_a_run_is_kept_and_not_run_again(real_data, tmp_path, capsys):
     pytest.importorskip("matplotlib").use("Agg")
     import paper
 
-    ped2 = Path("ucsd_ped2/UCSDped2")
-    for part in ("Train", "Test"):
-        (tmp_path / ped2 / part).mkdir(parents=True)
-        for number in (1, 2, 3, 4):
-            for clip in (real_data / ped2 / part).glob(f"{part}{number:03d}*"):
-                (tmp_path / ped2 / part / clip.name).symlink_to(clip)
     command = [
-        "--data", str(tmp_path), "--sets", "ped2", "--size", "40", "60", "--name", "small",
+        "--data", str(real_data), "--sets", "ped2", "--size", "40", "60", "--name", "small",
         "--results", str(tmp_path), "--threads", "1", "--set", "max_epochs=1",
         "inpainter_width=4", "detector_width=8", "crop_size=40",
     ]  # fmt: skip
@@ -103,7 +97,7 @@ def test_a_run_is_kept_and_not_run_again(real_data, tmp_path, capsys):
     assert run["parameters"]["max_epochs"] == 1
     for level in ("frame", "pixel"):
         for judge in ("I alone", "D alone", "both"):
-            assert 0 < run["levels"][level][judge]["eer"] <= 1
+            assert 0 < run["levels"][level][judge]["eer"] < 1
     assert {path.name for path in tmp_path.glob("ped2-small*.png")} == {
         "ped2-small.png", "ped2-small-curves.png",
     }  # fmt: skip
