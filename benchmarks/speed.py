@@ -28,6 +28,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import tables
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -454,8 +455,9 @@ def quality(live):
         "| | live, frames a second | frame EER, % | pixel EER, % | seeds |",
         "|---|---|---|---|---|",
     ]
+    groups = tables.read(PAPER)
     for name, (*_, form) in CHOICES.items():
-        runs = [json.loads(path.read_text()) for path in PAPER.glob(f"ped2-{form}-seed*.json")]
+        runs = groups.get(("ped2", form), [])
         if not runs or name not in live["figures"]:
             continue
         eers = [
