@@ -1,8 +1,9 @@
-"""What the whole suite shares: real data, one thread, one hypothesis profile."""
+"""What the whole suite shares: real data, one thread, no figures, one hypothesis profile."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_figures():
+    """A test starts without the figures that others, or doctests, left open."""
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture(scope="session")

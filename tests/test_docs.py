@@ -42,7 +42,6 @@ def test_the_code_of_every_page_runs(page, tmp_path, monkeypatch):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             exec(compile(code, page, "exec"), names)
-    pyplot.close("all")
 
 
 def test_code_was_found_on_the_pages_that_show_some():
@@ -58,7 +57,6 @@ def test_the_examples_that_the_gallery_runs_draw_something(path, tmp_path, monke
     monkeypatch.setattr(pyplot, "show", lambda: None)
     runpy.run_path(str(path), run_name="__main__")
     assert pyplot.get_fignums()
-    pyplot.close("all")
 
 
 def test_the_gallery_runs_no_example_that_trains_for_minutes():

@@ -39,12 +39,6 @@ Legend = pytest.importorskip("matplotlib.legend").Legend
 compare_images = pytest.importorskip("matplotlib.testing.compare").compare_images
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    pyplot.close("all")
-
-
 class Fake:
     """Maps that are easy to recognise."""
 

@@ -94,7 +94,6 @@ def test_scores_draw_a_roc_curve():
     scores = clone(DETECTOR).fit(rows[labels == 1]).score_samples(rows)
     display = RocCurveDisplay.from_predictions(labels, scores)
     assert display.roc_auc == pytest.approx(roc_auc_score(labels, scores))
-    display.figure_.clear()
 
 
 def test_data_frames_of_rows_keep_their_feature_names():

@@ -56,9 +56,6 @@ def test_every_block_of_the_readme_runs(tmp_path, monkeypatch):
             exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "what-they-saw.png").stat().st_size > 1000
     assert (tmp_path / "detector.skavid").exists()
-    from matplotlib import pyplot
-
-    pyplot.close("all")
 
 
 def run_example(name, folder, *arguments):
