@@ -679,6 +679,7 @@ def _writers(
     import numpy as np
 
     from skavid import __version__, outputs
+    from skavid.images import resize
     from skavid.video import OverlayWriter, draw_overlay
 
     writers: list[_Writer] = []
@@ -691,7 +692,7 @@ def _writers(
         masks = exits.enter_context(outputs.folder_beside(arguments.masks))
 
         def write_mask(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
-            mask = outputs.enlarge(seen.evidence[row] >= 0, size_of(look))
+            mask = resize(seen.evidence[row] >= 0, size_of(look))
             with naming(arguments.masks):
                 outputs.save_picture(masks, _picture_name(look), np.uint8(255) * mask)
 
@@ -994,6 +995,7 @@ def report(arguments: argparse.Namespace, talk: Talk) -> int:
     import numpy as np
 
     from skavid import sources
+    from skavid.images import resize
     from skavid.report import write_report
 
     if [arguments.dataset, arguments.masks, arguments.labels].count(None) < 2:
@@ -1034,11 +1036,7 @@ def report(arguments: argparse.Namespace, talk: Talk) -> int:
             called = [clip.name for clip in clips]
             _check_truth(arguments, labels, masks, len(images), reading.unit)
         if masks is not None and masks.shape[1:] != images.shape[1:3]:
-            rows, columns = (
-                np.arange(side) * whole // side
-                for side, whole in zip(images.shape[1:3], masks.shape[1:], strict=True)
-            )
-            masks = masks[:, rows[:, None], columns]
+            masks = np.array([resize(mask, images.shape[1:3]) for mask in masks])
         groups = None
         if reading.stacking is not None:
             groups = np.array(called)[ids] if len(set(called)) == len(called) else ids

@@ -24,6 +24,7 @@ __all__ = [
     "check_measured",
     "check_value_range",
     "from_tensor",
+    "resize",
     "to_tensor",
     "value_range",
 ]
@@ -358,6 +359,33 @@ def from_tensor(tensor: torch.Tensor, value_range: tuple[float, float]) -> npt.N
     scaled = tensor.detach().to("cpu", torch.float64).numpy()
     images = np.moveaxis(scaled * (high - low) + low, 1, -1)
     return np.ascontiguousarray(images, dtype=np.float32)
+
+
+def resize(picture: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Give each pixel the nearest one of a picture or map of another size.
+
+    Parameters
+    ----------
+    picture : ndarray of shape (h, w) or (h, w, n_channels)
+        Of any type.
+    size : tuple of int
+        Height and width of what is given, in pixels.
+
+    Returns
+    -------
+    ndarray of shape (*size) or (*size, n_channels)
+        A copy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.images import resize
+    >>> resize(np.array([[1, 2]]), (2, 4))
+    array([[1, 1, 2, 2],
+           [1, 1, 2, 2]])
+    """
+    rows, columns = (np.arange(n) * m // n for n, m in zip(size, picture.shape[:2], strict=True))
+    return np.asarray(picture.take(columns, axis=1).take(rows, axis=0))
 
 
 def _check_image_shape(image_shape: Any) -> tuple[int, int, int]:

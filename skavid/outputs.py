@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from skavid.images import resize
 from skavid.segmentation import Finding
 from skavid.writing import beside, naming, opened, part_of
 
@@ -152,12 +153,6 @@ def save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:
     import_pillow().fromarray(picture).save(path, format="PNG")
 
 
-def enlarge(picture: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Give each pixel the nearest one of a map of another size."""
-    rows, columns = (np.arange(n) * m // n for n, m in zip(size, picture.shape[:2], strict=True))
-    return np.asarray(picture[rows[:, None], columns])
-
-
 def described(
     findings: list[Finding], mask: NDArray[np.bool_], size: tuple[int, int]
 ) -> list[Row]:
@@ -169,7 +164,7 @@ def described(
     if not findings:
         return []
     small, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    patches = enlarge(small, size)
+    patches = resize(small, size)
     boxes = ndimage.find_objects(patches)
     rows = []
     for one in findings:

@@ -15,7 +15,7 @@ from scipy import ndimage
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, validate_params
 
-from skavid.images import check_ignored, check_measured
+from skavid.images import check_ignored, check_measured, resize
 
 __all__ = ["aupro_score", "pro_curve", "rbdc_score", "region_track_curve", "tbdc_score"]
 
@@ -431,9 +431,8 @@ def pairs(
     ValueError
         If a map holds NaN where pixels count.
     """
-    nearest = _nearest(maps, counted)
     for index, (mask, one) in enumerate(zip(masks, maps, strict=True)):
-        scores = one if one.shape == mask.shape else one[nearest]
+        scores = one if one.shape == mask.shape else resize(one, mask.shape)
         if np.isnan(scores[counted]).any():
             raise ValueError(f"y_score holds NaN in map {index}.")
         yield mask.astype(bool, copy=False) & counted, scores
@@ -463,17 +462,10 @@ def area_to(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) -> flo
     return float(np.trapezoid(np.append(y[:inside], at_limit), np.append(x[:inside], limit)))
 
 
-def _nearest(maps: NDArray[Any], counted: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
-    """Index the pixel of a map that is nearest to each pixel of a mask."""
-    (height, width), (rows, columns) = counted.shape, maps.shape[1:]
-    return np.ix_(np.arange(height) * rows // height, np.arange(width) * columns // width)
-
-
 def _heard(maps: NDArray[Any], counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Tell which pixels of the maps any counted pixel of a mask takes its score from."""
-    heard = np.zeros(maps.shape[1:], dtype=bool)
-    np.logical_or.at(heard, _nearest(maps, counted), counted)
-    return heard
+    numbers = np.arange(maps[0].size).reshape(maps.shape[1:])
+    return np.isin(numbers, resize(numbers, counted.shape)[counted])
 
 
 def _pixel_thresholds(

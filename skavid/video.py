@@ -25,7 +25,7 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from skavid.images import check_ignored
+from skavid.images import check_ignored, resize
 from skavid.talk import counted
 from skavid.writing import beside, naming, opened
 
@@ -690,15 +690,15 @@ def draw_overlay(
     """
     frame = _check_image(image)
     size = zoom * frame.shape[0], zoom * frame.shape[1]
-    picture = _resize(frame, size)
+    picture = resize(frame, size)
     if regularity is not None:
-        heat = _heat(_resize(_check_map(regularity, "regularity"), size))
+        heat = _heat(resize(_check_map(regularity, "regularity"), size))
         picture = np.rint((1 - opacity) * picture + opacity * heat).astype(np.uint8)
     if ignore is not None:
-        ignored = _resize(check_ignored(ignore), size)
-        picture[ignored] = _hatched(_resize(frame, size))[ignored]
+        ignored = resize(check_ignored(ignore), size)
+        picture[ignored] = _hatched(resize(frame, size))[ignored]
     if mask is not None:
-        inside = _resize(_check_map(mask, "mask") != 0, size)
+        inside = resize(_check_map(mask, "mask") != 0, size)
         width = max(1, size[0] // 360)  # a line that is seen in large pictures, too
         picture[binary_dilation(inside, iterations=width) & ~inside] = _RIM
         picture[inside & ~binary_erosion(inside, iterations=width)] = _OUTLINE
@@ -808,12 +808,6 @@ def _check_map(values: ArrayLike, name: str) -> NDArray[Any]:
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} must have the shape (h, w). Got {array.shape}.")
     return array
-
-
-def _resize(picture: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Give each pixel the nearest one of a picture or map of another size."""
-    rows, columns = (np.arange(n) * m // n for n, m in zip(size, picture.shape[:2], strict=True))
-    return np.asarray(picture[rows[:, None], columns])
 
 
 def _heat(regularity: NDArray[Any]) -> NDArray[np.float32]:

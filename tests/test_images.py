@@ -15,6 +15,7 @@ from skavid.images import (
     check_images,
     check_value_range,
     from_tensor,
+    resize,
     to_tensor,
     value_range,
 )
@@ -511,3 +512,16 @@ def test_a_range_must_be_finite_and_rising(value):
     message = f"value_range must be finite and rising, low < high. Got {value!r}."
     with pytest.raises(ValueError, match=re.escape(message)):
         check_value_range(value)
+
+
+@given(
+    picture=hnp.arrays(np.int16, hnp.array_shapes(min_dims=2, max_dims=3, max_side=6)),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+)
+def test_each_pixel_of_another_size_is_the_one_that_its_corner_lies_in(picture, size):
+    resized = resize(picture, size)
+    (height, width), (h, w) = size, picture.shape[:2]
+    assert resized.shape == (*size, *picture.shape[2:])
+    assert resized.dtype == picture.dtype
+    for y, x in np.ndindex(size):
+        assert np.array_equal(resized[y, x], picture[y * h // height, x * w // width])
