@@ -20,7 +20,7 @@ from skavid.metrics import make_map_scorer, pixel_level_auc_score
 pytestmark = pytest.mark.slow
 
 SMALL = {
-    **VIDEO, "max_epochs": 2, "inpainter_width": 4, "detector_width": 8, "crop_size": 40,
+    **VIDEO, "max_epochs": 1, "inpainter_width": 4, "detector_width": 8, "crop_size": 40,
     "learning_rate": 0.005, "smoothing": 3, "widening": 0, "random_state": 0,
 }  # fmt: skip
 
