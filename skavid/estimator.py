@@ -44,6 +44,7 @@ from skavid.losses import LOSSES
 from skavid.networks import Detector, Inpainter, in_tiles
 from skavid.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
 from skavid.scene import Scene, evenly
+from skavid.talk import counted
 from skavid.threads import side_by_side
 from skavid.training import (
     AVIDNet,
@@ -1321,7 +1322,7 @@ def _warn_if_few(basis: dict[str, Any], target_fpr: float) -> None:
     risk, bound = basis["clip_risk"], basis["fpr_bound"]
     if bound is not None and bound > target_fpr:
         warnings.warn(
-            f"X holds {_counted(basis['n_images'], 'image')}, enough for {bound:.2g} of false "
+            f"X holds {counted(basis['n_images'], 'image')}, enough for {bound:.2g} of false "
             f"alarms at best, not for target_fpr={target_fpr:g}; {ceil(1 / target_fpr) - 1} would "
             "do.",
             UserWarning,
@@ -1329,7 +1330,7 @@ def _warn_if_few(basis: dict[str, Any], target_fpr: float) -> None:
         )
     if risk is not None and risk > CLIP_RISK:
         warnings.warn(
-            f"X holds {_counted(basis['n_clips'], 'clip')}: with a probability of up to "
+            f"X holds {counted(basis['n_clips'], 'clip')}: with a probability of up to "
             f"{risk:.2g} a new clip has more than target_fpr={target_fpr:g} of its frames "
             f"flagged; {ceil(1 / CLIP_RISK) - 1} clips would bring that down to {CLIP_RISK:g}.",
             UserWarning,
@@ -1372,7 +1373,7 @@ def _check_groups(groups: Any, n: int) -> NDArray[Any] | None:
     clips: NDArray[Any] = np.asarray(groups)
     if clips.shape != (n,):
         raise ValueError(
-            f"groups has the shape {clips.shape}, but X has {_counted(n, 'image')}; give one clip "
+            f"groups has the shape {clips.shape}, but X has {counted(n, 'image')}; give one clip "
             "id an image."
         )
     firsts = np.concatenate([[True], clips[1:] != clips[:-1]])
@@ -1382,10 +1383,6 @@ def _check_groups(groups: Any, n: int) -> NDArray[Any] | None:
             "time."
         )
     return clips
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _check_size(images: NDArray[Any], geometry: Geometry) -> None:

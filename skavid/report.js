@@ -134,7 +134,7 @@ function describe(pixels, patches) {
   if (!pixels) return "normal";
   const area = pixels * rule.reduced ** 2;
   const about = rule.reduced > 1 ? "about " : "";
-  return `irregular: ${about}${area} pixel${area === 1 ? "" : "s"} in ` +
+  return `irregular: ${about}${area.toLocaleString("en")} pixel${area === 1 ? "" : "s"} in ` +
     `${patches} patch${patches === 1 ? "" : "es"}`;
 }
 

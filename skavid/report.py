@@ -46,7 +46,7 @@ from skavid.metrics import (
     pixel_level_equal_error_rate,
 )
 from skavid.plotting import HistoryDisplay, RocDisplay, ScoreOverTimeDisplay
-from skavid.talk import clock
+from skavid.talk import clock, counted
 from skavid.writing import replace
 
 __all__ = ["write_report"]
@@ -279,9 +279,9 @@ def _call(clips: NDArray[Any]) -> list[str]:
 def _name(names: Any, clips: NDArray[Any] | None, called: list[str], n: int) -> list[str]:
     if names is not None:
         if isinstance(names, str) or len(names) != n:
-            found = "one string" if isinstance(names, str) else _count(len(names), "name")
+            found = "one string" if isinstance(names, str) else counted(len(names), "name")
             raise ValueError(
-                f"names holds {found}, but X has {_count(n, 'image')}; give one an image."
+                f"names holds {found}, but X has {counted(n, 'image')}; give one an image."
             )
         return [_visible(name) for name in names]
     if clips is None:
@@ -315,7 +315,7 @@ def _check_length(name: str, array: Any, n: int) -> NDArray[Any]:
     checked: NDArray[Any] = np.asarray(array)
     if checked.shape != (n,):
         raise ValueError(
-            f"{name} has the shape {checked.shape}, but X has {_count(n, 'image')}; give one "
+            f"{name} has the shape {checked.shape}, but X has {counted(n, 'image')}; give one "
             "value an image."
         )
     return checked
@@ -633,10 +633,6 @@ def _list(items: Iterable[tuple[str, Any]]) -> _Html:
     return _tag("dl", *(_join([_tag("dt", key), _tag("dd", value)]) for key, value in items))
 
 
-def _count(n: int, one: str, many: str | None = None) -> str:
-    return f"{n} {one if n == 1 else many or one + 's'}"
-
-
 def _written(value: float, how: str) -> str:
     return f"{100 * value:.1f} %" if how == "%" else format(value, how)
 
@@ -760,7 +756,7 @@ def _rests_on(detector: AVIDDetector) -> str:
         names = f"{searched[0]} was" if len(searched) == 1 else "Both were"
         origin = "held out of the training" if searched else "given to calibrate"
         kind = "image" if basis["n_clips"] is None else "frame"
-        images = _count(basis["n_images"], f"normal {kind}")
+        images = counted(basis["n_images"], f"normal {kind}")
         rate = f"target_fpr={detector.target_fpr:g}"
         if basis["n_clips"] is None:
             words = (
@@ -770,7 +766,7 @@ def _rests_on(detector: AVIDDetector) -> str:
             )
         else:
             words = (
-                f"{names} calibrated on {images} of {_count(basis['n_clips'], 'clip')} {origin}, "
+                f"{names} calibrated on {images} of {counted(basis['n_clips'], 'clip')} {origin}, "
                 f"for {rate} in each clip; a new clip has more with a probability of up to "
                 f"{basis['clip_risk']:.2g}."
             )
@@ -812,8 +808,8 @@ def _learnt_from(detector: AVIDDetector) -> str:
     stacked = detector.spacing is not None
     known = getattr(detector, "_trained_on", {})
     kind = "normal frame" if stacked else "normal image"
-    number = f"{kind}s" if "n_images" not in known else _count(known["n_images"], kind)
-    channels = f"{n_channels} moments of a video" if stacked else _count(n_channels, "channel")
+    number = f"{kind}s" if "n_images" not in known else counted(known["n_images"], kind)
+    channels = f"{n_channels} moments of a video" if stacked else counted(n_channels, "channel")
     words = f"{number} of {height} x {width} pixels, {channels}, intensities {low:g} to {high:g}"
     # The command line notes its sources there.
     sources = getattr(detector, "extra_", {}).get("trained_on")
@@ -833,10 +829,10 @@ def _about(detector: AVIDDetector, images: NDArray[Any], given: _Given) -> _Html
     changed = _changed_parameters(detector)
     rule = FUSIONS[detector.fusion].format(balance=detector.balance_)
     looked_at = (
-        f"{_count(len(images), given.kind)} of {images.shape[1]} x {images.shape[2]} pixels"
+        f"{counted(len(images), given.kind)} of {images.shape[1]} x {images.shape[2]} pixels"
     )
     if given.groups is not None:
-        looked_at += f" in {_count(len(_starts(given.groups)), 'clip')}"
+        looked_at += f" in {counted(len(_starts(given.groups)), 'clip')}"
     if given.labels is not None:
         n_irregular = int((given.labels == -1).sum())
         by = "labels" if given.masks is None else "masks"
@@ -845,7 +841,7 @@ def _about(detector: AVIDDetector, images: NDArray[Any], given: _Given) -> _Html
         ("learnt from", _learnt_from(detector)),
         (
             "training",
-            f"{_count(len(detector.history_), 'epoch')} in {seconds:.0f} s; {'; '.join(kept)}",
+            f"{counted(len(detector.history_), 'epoch')} in {seconds:.0f} s; {'; '.join(kept)}",
         ),
     ]
     if detector.object_size_ is not None:
@@ -1074,8 +1070,8 @@ def _facts(given: _Given, seen: _Seen, row: int) -> str:
 
 def _verdict(image: _Image) -> _Html:
     area = sum(one.area for one in image.findings)
-    patches = _count(len(image.findings), "patch", "patches")
-    words = f"irregular: {_count(area, 'pixel')} in {patches}" if area else "normal"
+    patches = counted(len(image.findings), "patch", "patches")
+    words = f"irregular: {counted(area, 'pixel')} in {patches}" if area else "normal"
     return _tag("p", words, class_=f"verdict {words.split(':')[0]}")
 
 
@@ -1087,7 +1083,7 @@ def _card(image: _Image, index: int, row: int, given: _Given, seen: _Seen) -> _H
         _tag(
             "li",
             f"rows {one.box[0]} to {one.box[2] - 1}, columns {one.box[1]} to {one.box[3] - 1}: "
-            f"{_count(one.area, 'pixel')}, peak {one.peak:.3g} at ({one.peak_at[0]}, "
+            f"{counted(one.area, 'pixel')}, peak {one.peak:.3g} at ({one.peak_at[0]}, "
             f"{one.peak_at[1]}), carried by "
             + {"inpainter": "I", "detector": "D"}.get(one.carried_by, "both"),
         )

@@ -151,9 +151,9 @@ def _reworded(text: str) -> str:
     return " ".join(text.split())
 
 
-def counted(n: int, what: str) -> str:
-    """Write 1 frame, 2 frames."""
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """Write 1 frame, 2 frames; many says what more than one are called, if not by an s."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def there_are(n: int, what: str) -> str:
