@@ -135,7 +135,7 @@ def write(folder):
         "",
         "Written by `python benchmarks/ablation.py` from the rows kept beside this page. Seed "
         "0, one short training a row (Ped2 6 epochs at 60 x 90, tiles 60 at 64 x 64), so all "
-        "figures are below those of the full runs, and differences below two points are noise. "
+        "figures differ from those of the full runs, and differences below two points are noise. "
         "EER of frames or images and AUC of both, in %; AUPRO of both; seconds of training "
         "where the row has one of its own, by the wall clock: other work ran beside, and some "
         "rows were held up for minutes.",

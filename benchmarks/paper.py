@@ -10,8 +10,8 @@ and is not run again; --again does. After an interruption the same command goes 
 stopped. At the end (or with --tables alone) all kept runs
 become a page of tables in Markdown and the pictures beside it.
 
-Folders below --data: ucsd_ped1/UCSDped1, ucsd_ped2/UCSDped2, umn (the avi), avenue, shanghaitech,
-mnist (IDX files), mtd, mvtec/CATEGORY.
+Folders below --data (default: $SKAVID_DATA, or data): ucsd_ped1/UCSDped1, ucsd_ped2/UCSDped2,
+umn (the avi), avenue, shanghaitech, mnist (IDX files), mtd, mvtec/CATEGORY.
 """
 
 from __future__ import annotations
@@ -514,7 +514,7 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    data = Path(os.environ.get("SKAVID_DATA", ROOT.parent / "shared" / "data"))
+    data = Path(os.environ.get("SKAVID_DATA", "data"))
     parser.add_argument("--data", type=Path, default=data, help="folder of the data sets")
     parser.add_argument("--sets", nargs="+", metavar="SET", help="only these; see --list")
     parser.add_argument("--list", action="store_true", help="list what is found, and stop")

@@ -419,8 +419,10 @@ def markdown(all_kept, runs):
         "their features come from EfficientNet-Lite0 with ImageNet weights, or from a ResNet-18 "
         "that was never trained. On puzzles all but the patches and the networks see single "
         "cells of 28 px, cut out by the known grid, which AVID is not told of. Nothing was "
-        "tuned on test labels. Seconds are CPU seconds of one thread, AVID's are wall seconds "
-        "of two; memory is what came on top, for anomalib the whole process.",
+        "tuned on test labels. AVID's rows are of seed 0 alone; medians of three seeds are in "
+        "`benchmarks/results/paper/tables.md`. Seconds are CPU seconds of one thread, AVID's "
+        "are wall seconds of one, beside other work; memory is what came on top, for anomalib "
+        "the whole process.",
         "",
     ]
     for kept in all_kept:

@@ -449,14 +449,14 @@ def quality(live):
         "",
         "## Speed against quality",
         "",
-        "UCSD Ped2 by `VIDEO`: `python benchmarks/paper.py --sets ped2`, with `--size` and "
-        "`--set` as the row says; medians over the seeds that were run.",
+        "UCSD Ped2 by `VIDEO`: `python benchmarks/paper.py --sets ped2` with the options of the "
+        "row; medians over its seeds.",
         "",
-        "| | live, frames a second | frame EER, % | pixel EER, % | seeds |",
+        "| | live, frames a second | frame EER, % | pixel EER, % | options |",
         "|---|---|---|---|---|",
     ]
     groups = tables.read(PAPER)
-    for name, (*_, form) in CHOICES.items():
+    for name, (size, parameters, form) in CHOICES.items():
         runs = groups.get(("ped2", form), [])
         if not runs or name not in live["figures"]:
             continue
@@ -465,8 +465,13 @@ def quality(live):
             for level in ("frame", "pixel")
         ]
         speed = live["figures"][name]["frames a second"]
+        options = "--seeds " + " ".join(str(run["seed"]) for run in runs)
+        if form != "full":
+            chosen = {**parameters, "max_epochs": runs[0]["parameters"]["max_epochs"]}
+            options += f" --name {form} --size {size[0]} {size[1]} --set"
+            options += "".join(f" {parameter}={value}" for parameter, value in chosen.items())
         lines.append(
-            f"| {name} | {speed:.0f} | {100 * eers[0]:.1f} | {100 * eers[1]:.1f} | {len(runs)} |"
+            f"| {name} | {speed:.0f} | {100 * eers[0]:.1f} | {100 * eers[1]:.1f} | `{options}` |"
         )
     return lines
 

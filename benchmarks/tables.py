@@ -71,6 +71,7 @@ def markdown(groups):
         seconds = spread([run["seconds"]["fit"] for run in runs], 1, 0)
         where = first["environment"]
         seeds = ", ".join(str(run["seed"]) for run in runs)
+        commits = ", ".join(dict.fromkeys(run["environment"]["commit"] for run in runs))
         settings = ", ".join(f"`{name}={value!r}`" for name, value in first["parameters"].items())
         lines += [
             f"## {name}, {form}",
@@ -78,7 +79,7 @@ def markdown(groups):
             f"Protocol: {first['protocol']}.",
             "",
             f"Seeds {seeds}; {seconds} s of training on {where['device']} with {where['threads']} "
-            f"threads, torch {where['torch']}, commit {where['commit']}. Parameters beside the "
+            f"threads, torch {where['torch']}, commit {commits}. Parameters beside the "
             f"defaults: {settings or 'none'}.",
             "",
             "| level | judged by | EER | printed | AUC | more |",

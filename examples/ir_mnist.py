@@ -6,7 +6,7 @@ Puzzles of MNIST digits, the 3 never seen in training::
     python examples/ir_mnist.py --data FOLDER
 
 FOLDER holds MNIST's four IDX files (default: the folder mnist in $SKAVID_DATA, or in
-../shared/data). The defaults are smaller than the paper's (11 x 11 digits, 5000 training
+data). The defaults are smaller than the paper's (11 x 11 digits, 5000 training
 images) so that two CPU cores finish within 10 minutes. Training puzzles are made of MNIST's
 training digits, test puzzles of its test digits; half of these hold a 3, at its natural share of
 the cells and at least once.
@@ -36,7 +36,7 @@ CELL = 28
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    folder = Path(os.environ.get("SKAVID_DATA", "../shared/data")) / "mnist"
+    folder = Path(os.environ.get("SKAVID_DATA", "data")) / "mnist"
     parser.add_argument("--data", type=Path, default=folder, help="folder of MNIST's IDX files")
     parser.add_argument("--output", default="skavid-ir-mnist.png", help="the picture to write")
     parser.add_argument("--images", type=int, default=640, help="training images")

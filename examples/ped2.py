@@ -6,7 +6,7 @@ What does not belong on a walkway, frame by frame::
     python examples/ped2.py --data FOLDER
 
 FOLDER is UCSDped2 (default: the folder ucsd_ped2/UCSDped2 in $SKAVID_DATA, or in
-../shared/data). Frames of 120 x 180 pixels are stacked as in Sec. 3.5; two CPU cores finish
+data). Frames of 120 x 180 pixels are stacked as in Sec. 3.5; two CPU cores finish
 within 10 minutes. Frame level: is anything irregular in the frame? All test frames count, the
 first of a clip with its stack filled up by itself; scores are not normalised by clip.
 
@@ -34,7 +34,7 @@ from skavid.plotting import IrregularityDisplay
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    root = Path(os.environ.get("SKAVID_DATA", "../shared/data")) / "ucsd_ped2" / "UCSDped2"
+    root = Path(os.environ.get("SKAVID_DATA", "data")) / "ucsd_ped2" / "UCSDped2"
     parser.add_argument("--data", type=Path, default=root, help="the folder UCSDped2")
     parser.add_argument("--output", default="skavid-ped2.png", help="the picture to write")
     parser.add_argument("--epochs", type=int, default=4, help="passes over the training frames")

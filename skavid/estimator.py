@@ -957,7 +957,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def segment(self, X: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[np.bool_]:
-        """Find the irregular pixels, Eq. 4.
+        """Find the irregular pixels, by both thresholds as `fusion` joins them.
 
         Parameters
         ----------
