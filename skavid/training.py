@@ -703,13 +703,14 @@ class _Referee(Callback):  # type: ignore[misc]
 
     images: Tensor
     beside: Neighbours | None
+    bank: list[tuple[Tensor, Corrupted, Corrupted | None]]
 
     def __init__(self, *, seed: int) -> None:
         self.seed = seed
 
     def begin(self, images: Tensor, beside: Neighbours | None) -> None:
         """Take the held-out images of a new game."""
-        self.images, self.beside = images, beside
+        self.images, self.beside, self.bank = images, beside, []
         self.blind_ = 0
         self.warned_ = False
         self.stale_ = 0
@@ -731,35 +732,42 @@ class _Referee(Callback):  # type: ignore[misc]
 
     def _check(self, net: AVIDNet) -> tuple[float, float]:
         """Return I's mean error where it had to restore, and D's region AUC."""
-        generator = net.generator_
-        net.generator_ = Generator().manual_seed(self.seed)
+        self.bank = self.bank or self._corrupted(net)
         inpainter, detector = net.averaged_inpainter_.eval(), net.averaged_detector_.eval()
         geometry = net.detector_.geometry
         errors, truths, scores = [], [], []
-        for start in range(0, len(self.images), net.batch_size):
-            part = slice(start, start + net.batch_size)
-            images = self.images[part].to(net.device)
-            beside = self.beside and _slice(self.beside, part, net.device)
-            task = net._corrupt(net.inpainter_corruption, images, beside)
+        for images, task, lesson in self.bank:
             restored = inpainter(task.images, task.hidden)
             where = task.where[:, None]
             errors.append(
                 ((images - restored).abs() * where).sum() / (where.expand_as(images).sum() + 1e-6)
             )
-            if net.detector_corruption is None:
-                lesson, seen = task, restored
-            else:
-                lesson = net._corrupt(net.detector_corruption, images, beside)
-                seen = lesson.images
-            regular, weight = region_targets(lesson, geometry)
+            seen = restored if lesson is None else lesson.images
+            regular, weight = region_targets(task if lesson is None else lesson, geometry)
             clean = detector(images)
             truths += [regular[weight > 0], torch.ones_like(clean).flatten()]
             scores += [detector(seen)[weight > 0], clean.flatten()]
-        net.generator_ = generator
         truth, score = torch.cat(truths).cpu().numpy(), torch.cat(scores).cpu().numpy()
         # A bank without an irregular region (tiny images) cannot tell anything.
         auc = float(roc_auc_score(truth, score)) if 0 < truth.mean() < 1 else 0.5
         return float(torch.stack(errors).mean()), auc
+
+    def _corrupted(self, net: AVIDNet) -> list[tuple[Tensor, Corrupted, Corrupted | None]]:
+        """Corrupt the held-out images for I and, where it has a lesson of its own, for D."""
+        generator = net.generator_
+        net.generator_ = Generator().manual_seed(self.seed)
+        bank = []
+        for start in range(0, len(self.images), net.batch_size):
+            part = slice(start, start + net.batch_size)
+            images = self.images[part].to(net.device)
+            beside = self.beside and _slice(self.beside, part, net.device)
+            task = net._corrupt(net.inpainter_corruption, images, beside)
+            lesson = None
+            if net.detector_corruption is not None:
+                lesson = net._corrupt(net.detector_corruption, images, beside)
+            bank.append((images, task, lesson))
+        net.generator_ = generator
+        return bank
 
     def _keep(self, net: AVIDNet, name: str, figure: float, goodness: float) -> bool:
         best = net.best_.get(name)
@@ -984,7 +992,7 @@ def play(
     net.n_played_ = len(net.history) - begun
     # What only a running game needs stays out of pickles.
     net.replayed_.clear()
-    del referee.images, referee.beside
+    del referee.images, referee.beside, referee.bank
     _move(net, "cpu")
     if net.n_played_ < max_epochs and net.stopped_ is None:
         if not net.best_:

@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 
 from skavid import AVIDDetector, NoveltyKFold, training
-from skavid.corruption import Corrupted
+from skavid.corruption import Corrupted, grafts
 from skavid.regions import PAPER_GEOMETRY, aligned
 from skavid.training import CollapseWarning, DivergedError, region_targets, split
 
@@ -166,6 +166,23 @@ def test_warm_start_goes_on_and_a_cold_start_begins_anew():
     cold = AVIDDetector(**TINY).fit(NORMAL).fit(NORMAL)
     assert (len(warm.history_), warm.n_iter_) == (4, 2)
     assert (len(cold.history_), cold.n_iter_) == (2, 2)
+
+
+def test_held_out_images_are_corrupted_once_whatever_the_epochs():
+    calls = []
+
+    def count(images, **drawing):
+        calls.append(len(images))
+        return grafts(images, **drawing)
+
+    def made(max_epochs):
+        calls.clear()
+        corruptions = {"inpainter_corruption": count, "detector_corruption": count}
+        detector = AVIDDetector(**{**TINY, **corruptions, "max_epochs": max_epochs}).fit(NORMAL)
+        return len(calls), sum(len(row["batches"]) for row in detector.net_.history)
+
+    first, third = made(1), made(3)
+    assert third[0] - first[0] == third[1] - first[1]  # a call a step: one draw serves both
 
 
 class Rates(Callback):
