@@ -99,12 +99,13 @@ def pro_curve(
     for mask, scores in pairs(masks, maps, counted):
         # How many of the rising thresholds a pixel reaches.
         level = np.searchsorted(rising, scores, side="right")
-        alarms += np.bincount(level[counted & ~mask], minlength=n_levels + 1)
+        # Not bincount, which would walk through all levels for each image.
+        np.add.at(alarms, level[counted & ~mask], 1)
         labels, found = ndimage.label(mask, _NEIGHBOURS)
         if found:
             sizes = np.bincount(labels.ravel())
             weights = 1 / sizes[labels[mask]]
-            overlap += np.bincount(level[mask], weights, minlength=n_levels + 1)
+            np.add.at(overlap, level[mask], weights)
             n_regions += found
     if n_regions == 0 or alarms.sum() == 0:
         kind = "irregular" if n_regions == 0 else "normal"
