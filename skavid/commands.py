@@ -897,19 +897,20 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
         raise ValueError("say where the truth is: one of --dataset, --masks and --labels.")
     clips: list[Clip] = []
     if arguments.dataset:
-        _check_dataset(arguments)
-        detector, reading = _open_model(arguments)
+        detector, reading = _open_for_dataset(arguments)
         ignored = _ignore(arguments, detector, reading, [])
     else:
         detector, reading, clips, ignored = _open(arguments, talk, {})
         labels, masks = _truth(arguments, clips, reading, detector)
     viewer = Viewer(detector, steady=arguments.steady)
+    has_masks: NDArray[np.bool_] | None = None  # of all
     scores: list[NDArray[np.float64]] = []
     clip_of: list[int] = []
     with tempfile.TemporaryFile() as maps, CtrlC() as stop:
         if arguments.dataset:
             images, ids, data = _load_dataset(arguments, reading, "test")
             labels, masks = data.labels, data.masks
+            has_masks = data.get("has_masks")
             with talk.progress(len(images), reading.unit) as bar:
                 for clip in np.unique(ids):
                     viewer.begin()
@@ -946,6 +947,7 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
             np.array(clip_of),
             ignored,
             reading.unit,
+            has_masks=has_masks,
         )
         del evidence
     talk.tell(result, truth.figures_text(result, reading.unit))
@@ -955,6 +957,17 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
 def _check_dataset(arguments: argparse.Namespace) -> None:
     if len(arguments.sources) > 1:
         raise ValueError(f"--dataset takes one folder, that of {arguments.dataset}.")
+
+
+def _open_for_dataset(arguments: argparse.Namespace) -> tuple[AVIDDetector, Reading]:
+    _check_dataset(arguments)
+    detector, reading = _open_model(arguments)
+    if reading.stacking is not None and not DATASETS[arguments.dataset][0]:
+        raise ValueError(
+            f"{arguments.model} looks at video, but --dataset {arguments.dataset} holds single "
+            "pictures; give a model that was trained on pictures."
+        )
+    return detector, reading
 
 
 def _truth(
@@ -1006,8 +1019,7 @@ def report(arguments: argparse.Namespace, talk: Talk) -> int:
     labels: NDArray[Any] | None = None
     masks: NDArray[Any] | None = None
     if arguments.dataset:
-        _check_dataset(arguments)
-        detector, reading = _open_model(arguments)
+        detector, reading = _open_for_dataset(arguments)
         _check_targets({"--output": output}, [], arguments.model)
         _ignore(arguments, detector, reading, [])
     else:
@@ -1017,6 +1029,13 @@ def report(arguments: argparse.Namespace, talk: Talk) -> int:
         if arguments.dataset:
             images, ids, data = _load_dataset(arguments, reading, "test")
             labels, masks = data.labels, data.masks
+            if masks is not None and (apart := (labels == -1) != masks.any(axis=(1, 2))).any():
+                talk.say(
+                    f"Note: labels and masks disagree on {counted(int(apart.sum()), reading.unit)}"
+                    ", or nobody drew masks there; the report goes by the labels alone. "
+                    "`skavid evaluate` judges pixels where masks were drawn."
+                )
+                masks = None
             called, names = _names(Path(arguments.sources[0]).expanduser(), data, ids)
         else:
             timed = {clip.name for clip in clips if clip.has_clock()}

@@ -754,7 +754,8 @@ def _rests_on(detector: AVIDDetector) -> str:
         words = "Both were given, not calibrated."
     else:
         names = f"{searched[0]} was" if len(searched) == 1 else "Both were"
-        origin = "held out of the training" if searched else "given to calibrate"
+        told = "calibrated_on" in getattr(detector, "extra_", {})
+        origin = "given to calibrate" if told else "held out of the training"
         kind = "image" if basis["n_clips"] is None else "frame"
         images = counted(basis["n_images"], f"normal {kind}")
         rate = f"target_fpr={detector.target_fpr:g}"
@@ -785,15 +786,11 @@ def _searched(detector: AVIDDetector) -> list[str]:
 
 
 def _changed_parameters(detector: AVIDDetector) -> list[str]:
-    # `calibrate` chose both, not the user.
-    calibrated = detector.calibration_ is not None and not _searched(detector)
     short = Repr()
     short.maxother = short.maxstring = 200
     changed = []
     for name, parameter in inspect.signature(type(detector)).parameters.items():
         value = getattr(detector, name)
-        if calibrated and name in ("alpha", "zeta"):
-            continue
         if name == "ignore" and value is not None:
             share = float(np.mean(np.asarray(value)))
             changed.append(f"ignore=a mask of {100 * share:.3g} % of the pixels")

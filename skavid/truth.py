@@ -20,6 +20,8 @@ from skavid.talk import counted, there_are
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
+EXACT_PIXELS = 2**24  # AUPRO of more takes quantiles of the scores for thresholds
+QUANTILES = 1000
 LABELS = {"normal": 1, "1": 1, "irregular": -1, "-1": -1}
 
 
@@ -97,11 +99,17 @@ def figures(
     clip_of: NDArray[np.int64],
     ignored: NDArray[np.bool_] | None,
     unit: str,
+    *,
+    has_masks: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
-    """Compute what can be said with this truth; a figure that cannot be is None."""
+    """Compute what can be said with this truth; a figure that cannot be said is left out.
+
+    Where `has_masks` is False nobody drew a mask: there the label alone counts.
+    """
+    drawn = np.ones(len(labels), dtype=bool) if has_masks is None else has_masks
     if masks is not None and ignored is not None:
         masks = masks & ~ignored
-        labels = np.where(masks.any(axis=(1, 2)), -1, 1)
+        labels = np.where(drawn, np.where(masks.any(axis=(1, 2)), -1, 1), labels)
     irregular = labels == -1
     if irregular.all() or not irregular.any():
         kind = "irregular" if irregular.all() else "normal"
@@ -115,13 +123,20 @@ def figures(
         "false_alarms": float(flagged[~irregular].mean()),
         "hits": float(flagged[irregular].mean()),
     }
-    if len(np.unique(clip_of)) > 1:
-        result["clip_auc"] = metrics.clip_auc_score(labels, scores, clip_of, one_kind="pad")
-    if masks is not None:
+    clips = np.unique(clip_of)
+    mixed = sum(len(np.unique(labels[clip_of == clip])) == 2 for clip in clips)
+    if mixed and len(clips) > 1:
+        result["clip_auc"] = metrics.clip_auc_score(labels, scores, clip_of)
+        result |= {"clips": len(clips), "mixed_clips": mixed}
+    if masks is not None and not drawn.all():
+        masks, evidence = masks[drawn], evidence[drawn]
+    if masks is not None and len({mask.any() for mask in masks}) == 2:
+        levels = None if evidence.size <= EXACT_PIXELS else QUANTILES
         result |= {
             "pixel_auc": metrics.pixel_level_auc_score(masks, evidence, ignore=ignored),
             "pixel_eer": metrics.pixel_level_equal_error_rate(masks, evidence, ignore=ignored),
-            "aupro": metrics.aupro_score(masks, evidence, ignore=ignored),
+            "aupro": metrics.aupro_score(masks, evidence, n_thresholds=levels, ignore=ignored),
+            "aupro_thresholds": levels,
         }
     return result
 
@@ -131,7 +146,8 @@ def figures_text(result: dict[str, Any], unit: str) -> str:
     names = {
         "auc": f"AUC of {unit}s",
         "eer": f"equal error rate of {unit}s",
-        "clip_auc": f"AUC of {unit}s, mean over clips",
+        "clip_auc": f"AUC of {unit}s, mean over the {result.get('mixed_clips')} of "
+        f"{result.get('clips')} clips with both kinds",
         "pixel_auc": "pixel level AUC (PAMI 2014, 40 %)",
         "pixel_eer": "pixel level equal error rate",
         "aupro": "AUPRO (up to 30 % of false alarms)",

@@ -1050,6 +1050,49 @@ def test_a_report_of_a_data_set_calls_clips_and_frames_by_their_names(capsys, pl
     assert all(re.fullmatch(r"Test00[12], frame (\d|1[0-4])", frame) for frame in frames)
 
 
+def test_frames_that_nobody_drew_masks_for_keep_their_labels(capsys, place, tmp_path):
+    pytest.importorskip("matplotlib")
+    write_ped2(place, tmp_path / "ped1")
+    for mask in (tmp_path / "ped1/Test/Test002_gt").iterdir():
+        mask.unlink()
+    (tmp_path / "ped1/Test/Test002_gt").rmdir()
+    drawn = [read_picture(p).any() for p in sorted((tmp_path / "ped1/Test/Test001_gt").iterdir())]
+    first = "".join(f"{frame}:{frame}," for frame in 1 + np.flatnonzero(drawn))
+    (tmp_path / "ped1/Test/UCSDped1.m").write_text(
+        f"TestVideoFile{{end+1}}.gt_frame = [{first.rstrip(',')}];\n"
+        "TestVideoFile{end+1}.gt_frame = [1:15];\n"
+    )
+    words = [place / "loose", "ped1", "--dataset", "ucsd-ped1"]
+    told = json.loads(run(capsys, "evaluate", *words, "--json")[1])
+    assert (told["images"], told["irregular"]) == (30, sum(drawn) + 15)
+    code, _, err = run(capsys, "report", *words)
+    assert code == 0
+    assert "or nobody drew masks there; the report goes by the labels alone." in err
+    page = Path("report.html").read_text()
+    assert f"of {sum(drawn) + 15} (" in page  # found, of the irregular frames
+    assert "AUPRO" not in page
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_a_model_of_video_looks_at_no_data_set_of_pictures(capsys, place, tmp_path, command):
+    (tmp_path / "bottle").mkdir()
+    words = [command, place / "loose", "bottle", "--dataset", "mvtec"]
+    assert refused(capsys, tmp_path, *words) == (
+        f"skavid {command}: {place / 'loose'} looks at video, but --dataset mvtec holds single "
+        "pictures; give a model that was trained on pictures."
+    )
+
+
+def test_a_report_after_calibrate_says_what_thresholds_rest_on(capsys, place):
+    pytest.importorskip("matplotlib")
+    words = ["calibrate", place / "model", place / "normal.mp4", "--target-fpr", "0.3"]
+    assert run(capsys, *words, "--output", "other")[0] == 0
+    assert run(capsys, "report", "other", place / "today.mp4")[0] == 0
+    page = Path("report.html").read_text()
+    assert "60 normal frames of 2 clips given to calibrate" in page
+    assert "of 2 clips held out of the training" not in page
+
+
 def test_a_report_of_a_data_set_of_pictures_names_their_files(capsys, place, tmp_path):
     pytest.importorskip("matplotlib")
     pictures = [read_picture(path) for path in sorted((place / "pictures").iterdir())]

@@ -469,6 +469,15 @@ def test_a_file_in_place_of_a_folder_is_told_clearly(fitted, tmp_path):
         fitted.save(path)
 
 
+def test_notes_of_what_was_learnt_before_end_with_a_new_training():
+    detector = fit({}, NORMAL)
+    detector.extra_ = {"trained_on": ["monday.mp4"]}
+    with pytest.raises(ValueError, match="NaN"):
+        detector.fit(np.full(NORMAL.shape, np.nan))
+    assert detector.extra_ == {"trained_on": ["monday.mp4"]}
+    assert not hasattr(detector.fit(NORMAL), "extra_")
+
+
 def test_a_missing_safetensors_names_the_extra(fitted, written, tmp_path, monkeypatch):
     for module in ("safetensors", "safetensors.numpy"):
         monkeypatch.setitem(sys.modules, module, None)

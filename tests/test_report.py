@@ -329,7 +329,10 @@ def test_thresholds_of_clips_are_told_with_the_risk_of_a_new_clip(detector, tmp_
 def test_thresholds_that_calibrate_chose_are_told_apart_from_given_ones(
     detector, tmp_path, drawn_once, n_clips, on
 ):
-    twin = detector.with_thresholds(0.2, 0.4).set_params(target_fpr=0.05)
+    twin = detector.with_thresholds(0.2, 0.4)
+    # As `skavid calibrate` leaves it.
+    twin.set_params(alpha="auto", zeta="auto", target_fpr=0.05)
+    twin.extra_ = {"calibrated_on": ["normal.mp4"]}
     bound, risk = (0.04, None) if n_clips is None else (None, 0.25)
     twin.calibration_ = {
         "n_images": 30, "n_clips": n_clips, "fpr_bound": bound, "clip_risk": risk,
