@@ -525,7 +525,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 going_on=known is not None,
                 checkpoint=self.checkpoint,
             )
-            vars(self).pop("extra_", None)  # notes of what was learnt before
+            self.__dict__.pop("extra_", None)  # notes of what was learnt before
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -1219,8 +1219,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Scores, maps and masks of the loaded detector are equal to the last bit on the same
         machine, with the same releases. ``net_``, which only a further training needs, is not
         kept; `callbacks`, `checkpoint`, `memory` and a `random_state` that is no integer become
-        None. A dict ``extra_`` that you set is kept, if JSON can hold it, until the next `fit`: the
-        command line notes there how sources are read.
+        None. A dict ``extra_`` that you set is kept until the next `fit`, if JSON can hold it:
+        the command line notes there how sources are read.
         """
         check_is_fitted(self)
         persistence.save_model(path, *self._kept())

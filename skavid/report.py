@@ -31,20 +31,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
-from sklearn.metrics import roc_auc_score
 from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
 
-from skavid import __version__, segmentation
+from skavid import __version__, segmentation, truth
 from skavid.estimator import AVIDDetector
 from skavid.images import from_tensor
-from skavid.metrics import (
-    aupro_score,
-    clip_auc_score,
-    equal_error_rate,
-    pixel_level_auc_score,
-    pixel_level_equal_error_rate,
-)
 from skavid.plotting import HistoryDisplay, RocDisplay, ScoreOverTimeDisplay
 from skavid.talk import clock, counted
 from skavid.writing import replace
@@ -58,9 +50,6 @@ STRIP_PIXELS = 2**22  # of all frames on the strip together
 STRIP_FRAMES = 200
 FINDINGS = 5  # listed of each image
 CLIPS = 200  # listed
-EXACT_PIXELS = 2**24  # AUPRO of more takes quantiles of the scores for thresholds
-QUANTILES = 1000
-OVERLAP, MAX_FPR = 0.4, 0.3
 HIGHEST_LOGIT = 16.0  # beyond, a regularity is 1 in float32
 INK = "#010203"  # stands for the colour of the page's text
 
@@ -241,7 +230,7 @@ def _check_given(
     ignored: NDArray[np.bool_] | None,
 ) -> _Given:
     n = len(images)
-    truth = None if masks is None else _check_masks(masks, images.shape[:3])
+    marks = None if masks is None else _check_masks(masks, images.shape[:3])
     labels = None if y is None else _check_length("y", y, n)
     if labels is not None and not np.isin(labels, (-1, 1)).all():
         raise ValueError(
@@ -249,8 +238,8 @@ def _check_given(
             f"{np.unique(labels)[:5].tolist()}; labels 0 and 1 become these by "
             "np.where(y == 0, 1, -1)."
         )
-    if truth is not None:
-        labels = _label(labels, truth, ignored)
+    if marks is not None:
+        labels = _label(labels, marks, ignored)
     clips = None if groups is None else _check_length("groups", groups, n)
     if clips is not None and len(_starts(clips)) != len(np.unique(clips)):
         raise ValueError(
@@ -263,7 +252,7 @@ def _check_given(
             "too, zeros for a single clip."
         )
     called = [] if clips is None else _call(clips)
-    return _Given(labels, truth, clips, called, _name(names, clips, called, n), frame_rate)
+    return _Given(labels, marks, clips, called, _name(names, clips, called, n), frame_rate)
 
 
 def _call(clips: NDArray[Any]) -> list[str]:
@@ -649,11 +638,20 @@ def _metrics(
     if labels is None or len(np.unique(labels)) < 2:
         return []
     one = given.kind
+    found = truth.figures(
+        seen.scores,
+        seen.evidence,
+        labels,
+        given.masks,
+        np.zeros(len(labels)) if clips is None else clips,
+        None if detector.ignore is None else np.asarray(detector.ignore),
+        one,
+    )
     together = "" if clips is None else " All frames of all clips are in one curve (micro)."
     rows = [
         (
             "AUC",
-            float(roc_auc_score(labels, seen.scores)),
+            found["auc"],
             ".3f",
             f"Area under the ROC curve of {one}s: how often an irregular {one} scores lower than "
             f"a normal one; 0.5 is chance.{together}",
@@ -661,76 +659,57 @@ def _metrics(
         ),
         (
             "EER",
-            equal_error_rate(labels, seen.scores),
+            found["eer"],
             "%",
             f"Equal error rate: the share of errors where normal and irregular {one}s are "
             "mistaken equally often. That threshold is chosen with these labels.",
             "skavid.metrics.equal_error_rate",
         ),
     ]
-    if clips is not None:
-        n_clips = len(np.unique(clips))
-        mixed = sum(len(np.unique(labels[clips == clip])) == 2 for clip in np.unique(clips))
-        if mixed and n_clips > 1:
-            rows.append(
-                (
-                    "AUC by clip",
-                    clip_auc_score(labels, seen.scores, clips),
-                    ".3f",
-                    f"Mean of the AUC of each clip (macro), over the {mixed} of {n_clips} clips "
-                    "that hold frames of both kinds. Each clip has thresholds of its own, so this "
-                    "is higher as a rule.",
-                    "skavid.metrics.clip_auc_score",
-                )
+    if "clip_auc" in found:
+        rows.append(
+            (
+                "AUC by clip",
+                found["clip_auc"],
+                ".3f",
+                f"Mean of the AUC of each clip (macro), over the {found['mixed_clips']} of "
+                f"{found['clips']} clips that hold frames of both kinds. Each clip has thresholds "
+                "of its own, so this is higher as a rule.",
+                "skavid.metrics.clip_auc_score",
             )
-    if given.masks is not None and seen.evidence is not None:
-        rows += _pixel_metrics(detector, given.masks, seen.evidence, one)
-    return rows
-
-
-def _pixel_metrics(
-    detector: AVIDDetector, masks: NDArray[Any], evidence: NDArray[np.float32], one: str
-) -> list[tuple[str, float, str, str, str]]:
-    rule = {"rule": "pami2014", "overlap": OVERLAP, "ignore": detector.ignore}
-    protocol = (
-        f"Rule of PAMI 2014: an irregular {one} is found if {100 * OVERLAP:.0f} % of its "
-        f"irregular pixels are flagged; a normal {one} is a false alarm if any pixel is. Flagged "
-        "pixels beside the irregular ones cost nothing."
-        + ("" if detector.ignore is None else " Ignored pixels do not count.")
-    )
-    n_thresholds = None if evidence.size <= EXACT_PIXELS else QUANTILES
-    levels = "every score" if n_thresholds is None else f"{n_thresholds} quantiles of the scores"
-    return [
-        (
-            "pixel-level AUC",
-            pixel_level_auc_score(masks, evidence, **rule),
-            ".3f",
-            protocol,
-            "skavid.metrics.pixel_level_auc_score",
-        ),
-        (
-            "pixel-level EER",
-            pixel_level_equal_error_rate(masks, evidence, **rule),
-            "%",
-            "Where both of these errors are equally frequent.",
-            "skavid.metrics.pixel_level_equal_error_rate",
-        ),
-        (
-            "AUPRO",
-            aupro_score(
-                masks,
-                evidence,
-                max_fpr=MAX_FPR,
-                n_thresholds=n_thresholds,
-                ignore=detector.ignore,
+        )
+    if "aupro" in found:
+        levels = found["aupro_thresholds"]
+        rows += [
+            (
+                "pixel-level AUC",
+                found["pixel_auc"],
+                ".3f",
+                f"Rule of PAMI 2014: an irregular {one} is found if 40 % of its irregular pixels "
+                f"are flagged; a normal {one} is a false alarm if any pixel is. Flagged pixels "
+                "beside the irregular ones cost nothing."
+                + ("" if detector.ignore is None else " Ignored pixels do not count."),
+                "skavid.metrics.pixel_level_auc_score",
             ),
-            ".3f",
-            "Mean share of each true region that is flagged, against the share of normal pixels "
-            f"that are; the area up to {100 * MAX_FPR:.0f} % of them, divided by it. Regions are "
-            f"connected over edges or corners; thresholds are {levels}.",
-            "skavid.metrics.aupro_score",
-        ),
-    ]
+            (
+                "pixel-level EER",
+                found["pixel_eer"],
+                "%",
+                "Where both of these errors are equally frequent.",
+                "skavid.metrics.pixel_level_equal_error_rate",
+            ),
+            (
+                "AUPRO",
+                found["aupro"],
+                ".3f",
+                "Mean share of each true region that is flagged, against the share of normal "
+                "pixels that are; the area up to 30 % of them, divided by it. Regions are "
+                "connected over edges or corners; thresholds are "
+                f"{'every score' if levels is None else f'{levels} quantiles of the scores'}.",
+                "skavid.metrics.aupro_score",
+            ),
+        ]
+    return rows
 
 
 def _count_alarms(given: _Given, seen: _Seen) -> list[tuple[str, str]]:

@@ -93,10 +93,10 @@ def _mask_of(folder: Path, root: Path, picture: Path) -> Path | None:
 
 def figures(
     scores: NDArray[np.float64],
-    evidence: NDArray[np.float32],
+    evidence: NDArray[np.float32] | None,
     labels: NDArray[np.int64],
     masks: NDArray[np.bool_] | None,
-    clip_of: NDArray[np.int64],
+    clip_of: NDArray[Any],
     ignored: NDArray[np.bool_] | None,
     unit: str,
     *,
@@ -107,9 +107,12 @@ def figures(
     Where `has_masks` is False nobody drew a mask: there the label alone counts.
     """
     drawn = np.ones(len(labels), dtype=bool) if has_masks is None else has_masks
-    if masks is not None and ignored is not None:
-        masks = masks & ~ignored
-        labels = np.where(drawn, np.where(masks.any(axis=(1, 2)), -1, 1), labels)
+    marked = drawn[:0]
+    if masks is not None:
+        counts = True if ignored is None else ~ignored
+        marked = np.array([(mask & counts).any() for mask in masks])
+        if ignored is not None:
+            labels = np.where(drawn, np.where(marked, -1, 1), labels)
     irregular = labels == -1
     if irregular.all() or not irregular.any():
         kind = "irregular" if irregular.all() else "normal"
@@ -128,17 +131,17 @@ def figures(
     if mixed and len(clips) > 1:
         result["clip_auc"] = metrics.clip_auc_score(labels, scores, clip_of)
         result |= {"clips": len(clips), "mixed_clips": mixed}
-    if masks is not None and not drawn.all():
+    if masks is None or evidence is None or len(np.unique(marked[drawn])) < 2:
+        return result
+    if not drawn.all():
         masks, evidence = masks[drawn], evidence[drawn]
-    if masks is not None and len({mask.any() for mask in masks}) == 2:
-        levels = None if evidence.size <= EXACT_PIXELS else QUANTILES
-        result |= {
-            "pixel_auc": metrics.pixel_level_auc_score(masks, evidence, ignore=ignored),
-            "pixel_eer": metrics.pixel_level_equal_error_rate(masks, evidence, ignore=ignored),
-            "aupro": metrics.aupro_score(masks, evidence, n_thresholds=levels, ignore=ignored),
-            "aupro_thresholds": levels,
-        }
-    return result
+    levels = None if evidence.size <= EXACT_PIXELS else QUANTILES
+    return result | {
+        "pixel_auc": metrics.pixel_level_auc_score(masks, evidence, ignore=ignored),
+        "pixel_eer": metrics.pixel_level_equal_error_rate(masks, evidence, ignore=ignored),
+        "aupro": metrics.aupro_score(masks, evidence, n_thresholds=levels, ignore=ignored),
+        "aupro_thresholds": levels,
+    }
 
 
 def figures_text(result: dict[str, Any], unit: str) -> str:
