@@ -258,9 +258,10 @@ class Finding(NamedTuple):
         Its largest evidence, in nats, at least 0.
     peak_at : tuple (row, column)
         Where that is.
-    carried_by : {"both", "inpainter", "detector"}
+    carried_by : {"both", "inpainter", "detector", "earlier"}
         Which condition of Eq. 4 holds there: I changed it, D doubts it, or both. Under
-        ``fusion="mean"`` one that is strong can do without the other.
+        ``fusion="mean"`` one that is strong can do without the other. Neither holds where
+        evidence that was averaged over time rests on earlier frames.
 
     Examples
     --------
@@ -320,13 +321,14 @@ def find(
     ):
         changed = bool(_inpainter_margin(residual[row, column], alpha) >= 0)
         doubted = bool(_detector_margin(logits[row, column], zeta) >= 0)
+        carriers = {(True, True): "both", (True, False): "inpainter", (False, True): "detector"}
         findings.append(
             Finding(
                 (rows.start, columns.start, rows.stop, columns.stop),
                 int(area),
                 float(evidence[row, column]),
                 (int(row), int(column)),
-                "both" if changed and doubted else "inpainter" if changed else "detector",
+                carriers.get((changed, doubted), "earlier"),
             )
         )
     return sorted(findings, key=lambda one: -one.peak)

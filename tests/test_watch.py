@@ -248,3 +248,22 @@ def test_findings_are_those_of_the_detector():
     seen = viewer.look(list(X))
     assert [viewer.find(seen, row) for row in range(30)] == detector.find(X)
     np.testing.assert_array_equal(seen.scores, detector.score_samples(X))
+
+
+def test_a_patch_that_rests_on_earlier_frames_is_said_to():
+    class Maps:
+        alpha_, zeta_ = 0.1, 0.5
+        evidence = iter([3.0, -1.0])
+
+        def maps(self, images):
+            level = next(self.evidence)
+            seen = level > 0
+            return Bunch(
+                evidence=np.full((1, 1, 1), level, np.float32),
+                residual=np.full((1, 1, 1), 0.2 if seen else 0.05, np.float32),
+                regularity=np.full((1, 1, 1), 0.2 if seen else 0.9, np.float32),
+            )
+
+    viewer = Viewer(Maps(), steady=2)
+    carried = [viewer.find(viewer.look([np.zeros((1, 1))]), 0)[0].carried_by for _ in range(2)]
+    assert carried == ["both", "earlier"]
