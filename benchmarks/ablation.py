@@ -82,9 +82,8 @@ def constants(changed):
 def judge(data, detector):
     """Judge I, D and both as paper.py does."""
     maps = detector.maps(data.test)
-    judged = {"I alone": maps.residual, "D alone": -maps.regularity, "both": maps.evidence}
-    whole = detector.min_area if detector.min_area_of == "image" else 1
-    scores = {name: -paper.largest(one, max(1, whole)) for name, one in judged.items()}
+    judged = paper.by_judge(maps)
+    scores = {name: paper.image_scores(one, detector) for name, one in judged.items()}
     return paper.levels(data, judged, scores)
 
 
@@ -124,7 +123,7 @@ def main():
                     reader.balance_ = changes.get("balance", detector.balance_)
                     rows.append({"row": reading, "levels": judge(data, reader)})
             kept = {"set": name, "rows": rows, "environment": paper.environment("cpu")}
-            path.write_text(json.dumps(kept, indent=1, default=float) + "\n")
+            paper.write_json(path, kept)
     write(arguments.results)
 
 

@@ -36,6 +36,7 @@ from sklearn.utils import Bunch
 from skorch.callbacks import Callback
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__, datasets
+from skavid.images import resize
 from skavid.metrics import (
     aupro_score,
     cell_scores,
@@ -279,10 +280,8 @@ def run(name, read, arguments):
     trained = time.perf_counter()
     maps = detector.maps(data.test)
     scored = time.perf_counter()
-    judged = {"I alone": maps.residual, "D alone": -maps.regularity, "both": maps.evidence}
-    # One rule for all three: the largest pixel of an image, or its min_area-th.
-    whole = detector.min_area if detector.min_area_of == "image" else 1
-    scores = {judge: -largest(one, max(1, whole)) for judge, one in judged.items()}
+    judged = by_judge(maps)
+    scores = {judge: image_scores(one, detector) for judge, one in judged.items()}
     results = {
         "set": name,
         "form": arguments.name or ("reduced" if arguments.reduced else "full"),
@@ -351,15 +350,13 @@ def by_epoch(data, detector, kept):
         then.inpainter_.load_state_dict(inpainter)
         then.detector_.load_state_dict(judge)
         maps = then.maps(data.test[rows])
-        judged = {"I alone": maps.residual, "D alone": -maps.regularity, "both": maps.evidence}
-        whole = detector.min_area if detector.min_area_of == "image" else 1
         table.append(
             {
                 name: {
                     "region": region_auc(some, one),
-                    "image": float(roc_auc_score(some.labels, -largest(one, max(1, whole)))),
+                    "image": float(roc_auc_score(some.labels, image_scores(one, detector))),
                 }
-                for name, one in judged.items()
+                for name, one in by_judge(maps).items()
             }
         )
     return table
@@ -377,10 +374,16 @@ def region_auc(data, maps):
     return float(roc_auc_score(truth.ravel(), maps[:, 2::4, 2::4].ravel()))
 
 
-def largest(maps, k):
-    """Take the k-th largest pixel of each map."""
+def by_judge(maps):
+    return {"I alone": maps.residual, "D alone": -maps.regularity, "both": maps.evidence}
+
+
+def image_scores(maps, detector):
+    """Score images by the largest pixel of their map, or by its min_area-th: whoever judges."""
     flat = maps.reshape(len(maps), -1)
-    return np.partition(flat, flat.shape[1] - k, axis=1)[:, flat.shape[1] - k]
+    whole = detector.min_area if detector.min_area_of == "image" else 1
+    at = flat.shape[1] - max(1, whole)
+    return -np.partition(flat, at, axis=1)[:, at]
 
 
 def levels(data, judged, all_scores):
@@ -437,8 +440,8 @@ def curves(data, maps, judged, scores):
         fpr, tpr, _ = roc_curve(data.labels == -1, -scores[name])
         drawn["detection"][name] = thinned(fpr, tpr)
         if "cell" in data:
-            cells = cell_scores(data.masks, data.cell).ravel()
-            fpr, tpr, _ = roc_curve(cells, cell_scores(one, data.cell).ravel())
+            odd = cell_scores(data.masks, data.cell).ravel()
+            fpr, tpr, _ = roc_curve(odd, cell_scores(one, data.cell).ravel())
             drawn["localisation"][name] = thinned(fpr, tpr)
         elif data.masks is not None:
             rows = slice(None) if data.get("has_masks") is None else data.has_masks
@@ -447,9 +450,12 @@ def curves(data, maps, judged, scores):
     plane = threshold_plane(data.labels, maps.residual, maps.regularity)
     drawn["detection"]["both, any alpha and zeta"] = thinned(plane.fpr, plane.tpr)
     if "cell" in data:
-        cells = np.where(cell_scores(data.masks, data.cell), -1, 1).ravel()
-        pixels = [tiled(one, data.cell) for one in (maps.residual, maps.regularity)]
-        plane = threshold_plane(cells, *pixels, n_levels=50)
+        labels = np.where(odd, -1, 1)
+        residual, regularity = (
+            cells(one, data.cell).reshape(len(labels), -1)
+            for one in (maps.residual, maps.regularity)
+        )
+        plane = threshold_plane(labels, residual, regularity, n_levels=50)
         drawn["localisation"]["both, any alpha and zeta"] = thinned(plane.fpr, plane.tpr)
     return drawn
 
@@ -461,10 +467,11 @@ def thinned(fpr, tpr):
     return {"fpr": np.round(grid, 4).tolist(), "tpr": np.round(tpr[last], 4).tolist()}
 
 
-def tiled(maps, cell):
-    n, height, width = maps.shape
-    tiles = maps.reshape(n, height // cell, cell, width // cell, cell)
-    return tiles.transpose(0, 1, 3, 2, 4).reshape(-1, cell * cell)
+def cells(images, cell):
+    """Cut puzzles, or their maps, into cells, row by row."""
+    n, height, width = images.shape
+    tiles = images.reshape(n, height // cell, cell, width // cell, cell)
+    return tiles.transpose(0, 1, 3, 2, 4).reshape(-1, cell, cell)
 
 
 def draw(data, detector, path):
@@ -474,13 +481,15 @@ def draw(data, detector, path):
     X = data.test[shown]
     truth = None
     if data.masks is not None:
-        rows, columns = (
-            np.arange(side) * whole // side
-            for side, whole in zip(X.shape[1:3], data.masks.shape[1:], strict=True)
-        )
-        truth = data.masks[np.ix_(shown, rows, columns)]
+        truth = np.array([resize(mask, X.shape[1:3]) for mask in data.masks[shown]])
     display = IrregularityDisplay.from_estimator(detector, X, truth=truth)
     display.figure_.savefig(path, dpi=80)
+
+
+def write_json(path, content):
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1, default=float) + "\n")
+    part.replace(path)
 
 
 def environment(device):
@@ -562,9 +571,7 @@ def main(arguments=None):
             arguments.seed = seed
             try:
                 for results in run(name, at_hand[name], arguments):
-                    part = path.with_suffix(".part")
-                    part.write_text(json.dumps(results, indent=1, default=float) + "\n")
-                    part.replace(path)
+                    write_json(path, results)
             except KeyboardInterrupt:
                 raise SystemExit("Interrupted; the same command goes on from here.") from None
             print(tables.summary(results), flush=True)

@@ -221,7 +221,7 @@ def measure(name, data, seed, anomalib=None):
         return measured | judge(data, smooth(maps, mean=BOX), maps)
     by_cell = "cell" in data and name != "neighbours of patches"
     train, test = (
-        cells(images, data.cell) if by_cell else images for images in (data.train, data.test)
+        paper.cells(images, data.cell) if by_cell else images for images in (data.train, data.test)
     )
     give_maps = name in MAPS
     if not give_maps or by_cell:
@@ -256,10 +256,9 @@ def measure(name, data, seed, anomalib=None):
 def judge(data, maps, raw=None):
     """Judge maps as paper.py does; once more after filters of the size that AVID's have there."""
     parameters = AVIDDetector(**data.parameters)
-    whole = parameters.min_area if parameters.min_area_of == "image" else 1
 
     def judged(one):
-        scores = {"it": -paper.largest(one, max(1, whole))}
+        scores = {"it": paper.image_scores(one, parameters)}
         return only(paper.levels(data, {"it": one}, scores))
 
     figures = {"levels": judged(maps)}
@@ -284,13 +283,6 @@ def evenly(images, at_most):
     if len(images) <= at_most:
         return images
     return images[np.linspace(0, len(images) - 1, at_most).round().astype(int)]
-
-
-def cells(images, cell):
-    """Cut puzzles into their cells, row by row."""
-    n, height, width = images.shape
-    tiled = images.reshape(n, height // cell, cell, width // cell, cell)
-    return tiled.transpose(0, 1, 3, 2, 4).reshape(-1, cell, cell)
 
 
 def puzzles(maps, data):
@@ -364,12 +356,6 @@ def versions():
         except PackageNotFoundError:
             found[name] = None
     return found
-
-
-def write_json(path, content):
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1, default=float) + "\n")
-    part.replace(path)
 
 
 def read(folder):
@@ -577,7 +563,7 @@ def run(name, reader, arguments, chosen):
         elif rival not in kept["rivals"]:
             kept["left out"][rival] = reason
             print(f"{name}: {rival} is left out: {reason}", file=sys.stderr)
-        write_json(path, kept)
+        paper.write_json(path, kept)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_small_rows_are_means_over_blocks(rivals, monkeypatch):
 def test_cells_become_the_puzzles_they_were_cut_from(rivals):
     images = np.arange(2 * 6 * 9).reshape(2, 6, 9)
     data = Bunch(test=images, cell=3)
-    cut = rivals.cells(images, 3)
+    cut = rivals.paper.cells(images, 3)
     assert cut.shape == (12, 3, 3)
     np.testing.assert_array_equal(cut[1], images[0, :3, 3:6])
     np.testing.assert_array_equal(rivals.puzzles(cut, data), images)
