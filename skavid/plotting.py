@@ -141,7 +141,7 @@ class IrregularityDisplay:
             maps.residual,
             maps.regularity,
             maps.evidence,
-            estimator.segment(X),
+            maps.evidence >= 0,
             masks,
         )
         return display.plot(axes=axes)

@@ -54,10 +54,16 @@ class Fake:
             evidence=np.linspace(-6, 3.5, np.prod(shape), dtype=np.float32).reshape(shape),
         )
 
-    def segment(self, X):
-        mask = np.zeros(self.maps(X).evidence.shape, dtype=bool)
-        mask[0, :4, :5] = True
-        return mask
+
+def draw_box(images, *, truth=None, axes=None):
+    """Draw the maps of `Fake` with a mask at the edge of the first image."""
+    maps = Fake().maps(images)
+    mask = np.zeros(maps.evidence.shape, dtype=bool)
+    mask[0, :4, :5] = True
+    display = IrregularityDisplay(
+        images, maps.inpainted, maps.residual, maps.regularity, maps.evidence, mask, truth
+    )
+    return display.plot(axes=axes)
 
 
 GREY = np.random.default_rng(0).uniform(size=(3, 12, 10))
@@ -161,8 +167,8 @@ def test_each_map_has_a_colour_bar_below_it():
 def test_the_mask_is_outlined_with_the_truth_beside_it_where_it_is_known():
     truth = np.zeros(GREY.shape, dtype=bool)
     truth[1, 3:6, 3:6] = True
-    without = IrregularityDisplay.from_estimator(Fake(), GREY)
-    beside = IrregularityDisplay.from_estimator(Fake(), GREY, truth=truth)
+    without = draw_box(GREY)
+    beside = draw_box(GREY, truth=truth)
     assert beside.axes_.shape == (3, 7)
     for display in (without, beside):
         assert [len(contours(ax)) for ax in display.axes_[:, 5]] == [1, 0, 0]
@@ -175,7 +181,7 @@ def test_the_mask_is_outlined_with_the_truth_beside_it_where_it_is_known():
 def test_outlines_are_seen_without_colour_too():
     truth = np.zeros(GREY.shape, dtype=bool)
     truth[0, 3:6, 3:6] = True
-    display = IrregularityDisplay.from_estimator(Fake(), GREY, truth=truth)
+    display = draw_box(GREY, truth=truth)
     irregular = [(maps >= 0).any() for maps in display.evidence]
     assert [len(contours(ax)) for ax in display.axes_[:, 4]] == irregular
     for column in (4, 5, 6):
@@ -188,8 +194,9 @@ def test_a_truth_of_0_and_255_is_outlined_as_a_mask_is():
     truth = np.zeros(GREY.shape, dtype=np.uint8)
     truth[0, :4, :5] = 255
     display = IrregularityDisplay.from_estimator(Fake(), GREY, truth=truth.tolist())
-    found, true = (contours(display.axes_[0, k])[0].get_paths() for k in (5, 6))
-    np.testing.assert_allclose(true[0].vertices, found[0].vertices)
+    (found,) = contours(draw_box(GREY).axes_[0, 5])
+    (true,) = contours(display.axes_[0, 6])
+    np.testing.assert_allclose(true.get_paths()[0].vertices, found.get_paths()[0].vertices)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (8, 8)])
@@ -203,7 +210,7 @@ def test_masks_that_are_empty_or_full_are_drawn(shape, irregular):
 
 
 def test_an_outline_encloses_the_mask_even_at_the_edge_of_the_image():
-    display = IrregularityDisplay.from_estimator(Fake(), GREY)
+    display = draw_box(GREY)
     (outline,) = contours(display.axes_[0, 5])
     corners = np.concatenate([path.vertices for path in outline.get_paths()])
     np.testing.assert_allclose(corners.min(axis=0), [-0.5, -0.5])
@@ -269,7 +276,12 @@ def test_a_truth_of_another_shape_is_refused():
 def test_a_display_of_arrays_draws_when_it_is_told_to():
     maps = Fake().maps(GREY)
     display = IrregularityDisplay(
-        GREY, maps.inpainted, maps.residual, maps.regularity, maps.evidence, Fake().segment(GREY)
+        GREY,
+        maps.inpainted,
+        maps.residual,
+        maps.regularity,
+        maps.evidence,
+        maps.evidence >= 0,
     )
     assert not hasattr(display, "figure_")
     assert display.plot() is display
@@ -819,6 +831,23 @@ def fitted():
     return detector, test, np.repeat([1, -1], 6)
 
 
+def test_images_are_looked_at_once_and_outlined_where_the_detector_segments(fitted, monkeypatch):
+    detector, X, _ = fitted
+    looks = []
+    look = AVIDDetector._look
+
+    def counted(self, *args, **kwargs):
+        looks.append(args)
+        return look(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AVIDDetector, "_look", counted)
+        display = IrregularityDisplay.from_estimator(detector, X)
+    assert len(looks) == 1
+    assert 0 < display.mask.sum() < display.mask.size
+    np.testing.assert_array_equal(display.mask, detector.segment(X))
+
+
 def test_alarms_of_a_detector_are_its_predictions(fitted):
     detector, X, y = fitted
     display = ScoreOverTimeDisplay.from_estimator(detector, X, labels=y, groups=y, frame_rate=1)
@@ -931,9 +960,7 @@ def draw_images(figure=None):
     images = images.swapaxes(0, 1)
     truth = np.zeros(images.shape, dtype=bool)
     truth[1, 3:6, 3:6] = True
-    return IrregularityDisplay.from_estimator(
-        Fake(), images, truth=truth, axes=figure and figure.subplots(2, 7)
-    )
+    return draw_box(images, truth=truth, axes=figure and figure.subplots(2, 7))
 
 
 # How each is drawn, its size in inches, and how far matplotlib 3.9 and 3.11 may be apart: a line
