@@ -43,7 +43,7 @@ from skavid.images import (
 from skavid.losses import LOSSES
 from skavid.networks import Detector, Inpainter, in_tiles
 from skavid.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
-from skavid.scene import Scene, evenly
+from skavid.scene import Scene, clip_begins, evenly
 from skavid.talk import counted
 from skavid.threads import side_by_side
 from skavid.training import (
@@ -1377,12 +1377,7 @@ def _check_groups(groups: Any, n: int) -> NDArray[Any] | None:
             f"groups has the shape {clips.shape}, but X has {counted(n, 'image')}; give one clip "
             "id an image."
         )
-    firsts = np.concatenate([[True], clips[1:] != clips[:-1]])
-    if firsts.sum() != len(np.unique(clips)):
-        raise ValueError(
-            "groups has a clip whose images are not consecutive; sort X and groups by clip and "
-            "time."
-        )
+    clip_begins(clips)
     return clips
 
 

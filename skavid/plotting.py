@@ -15,6 +15,7 @@ from sklearn.metrics import auc, roc_curve
 from sklearn.utils.validation import check_is_fitted
 
 from skavid.metrics import equal_error_rate
+from skavid.scene import clip_begins
 
 __all__ = [
     "HistoryDisplay",
@@ -379,11 +380,7 @@ class ScoreOverTimeDisplay:
                     f"groups has the shape {clips.shape}, but scores {given.shape}; give one clip "
                     "id a score."
                 )
-            if len(_clip_starts(clips)) != len(np.unique(clips)):
-                raise ValueError(
-                    "groups has a clip whose frames are not consecutive; sort scores, labels and "
-                    "groups by clip and time."
-                )
+            clip_begins(clips)
         display = cls(
             given, threshold=threshold, labels=truth, groups=clips, frame_rate=frame_rate
         )
@@ -411,7 +408,7 @@ class ScoreOverTimeDisplay:
         self.figure_ = ax.figure
         step = 1 if self.frame_rate is None else 1 / self.frame_rate
         times, irregular = np.arange(len(self.scores)) * step, -self.scores
-        starts = np.zeros(1, int) if self.groups is None else _clip_starts(self.groups)
+        starts = np.zeros(1, int) if self.groups is None else clip_begins(self.groups)
         (self.line_,) = ax.plot(
             np.insert(times.astype(float), starts[1:], np.nan),
             np.insert(irregular, starts[1:], np.nan),
@@ -1202,10 +1199,6 @@ def _shade(
     look = {"color": "C1", "alpha": 0.3, "linewidth": 0, "zorder": 0, **style}
     bands = PolyCollection(corners, transform=ax.get_xaxis_transform(), **look)
     return ax.add_collection(bands, autolim=False)
-
-
-def _clip_starts(groups: NDArray[Any]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.flatnonzero(groups[1:] != groups[:-1]) + 1])
 
 
 def _check_labels(name: str, labels: ArrayLike, n: int) -> NDArray[Any]:

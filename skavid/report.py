@@ -38,6 +38,7 @@ from skavid import __version__, segmentation, truth
 from skavid.estimator import AVIDDetector
 from skavid.images import from_tensor
 from skavid.plotting import HistoryDisplay, RocDisplay, ScoreOverTimeDisplay
+from skavid.scene import clip_begins, clip_starts
 from skavid.talk import clock, counted
 from skavid.writing import replace
 
@@ -241,12 +242,9 @@ def _check_given(
     if marks is not None:
         labels = _label(labels, marks, ignored)
     clips = None if groups is None else _check_length("groups", groups, n)
-    if clips is not None and len(_starts(clips)) != len(np.unique(clips)):
-        raise ValueError(
-            "groups has a clip whose frames are not consecutive; sort X and groups by clip and "
-            "time."
-        )
-    if clips is None and frame_rate is not None:
+    if clips is not None:
+        clip_begins(clips)
+    elif frame_rate is not None:
         raise ValueError(
             f"frame_rate={frame_rate:g} tells the times of frames in their clips; give groups, "
             "too, zeros for a single clip."
@@ -258,7 +256,7 @@ def _check_given(
 def _call(clips: NDArray[Any]) -> list[str]:
     """Say what each image's clip is called; no two clips alike."""
     called = [_visible(one) for one in clips.tolist()]
-    starts = _starts(clips)
+    starts = clip_begins(clips)
     if len(set(called)) < len(starts):
         numbers = np.searchsorted(starts, np.arange(len(clips)), side="right")
         called = [f"{name} ({number})" for name, number in zip(called, numbers, strict=True)]
@@ -280,8 +278,8 @@ def _name(names: Any, clips: NDArray[Any] | None, called: list[str], n: int) -> 
 
 def _frames(clips: NDArray[Any]) -> NDArray[np.int64]:
     """Count the frames of each clip."""
-    starts, n = _starts(clips), len(clips)
-    return np.arange(n) - np.repeat(starts, np.diff(np.append(starts, n)))
+    n = len(clips)
+    return np.arange(n) - clip_starts(n, clips)
 
 
 def _label(
@@ -330,10 +328,6 @@ def _visible(text: Any) -> str:
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(text)
     )
-
-
-def _starts(clips: NDArray[Any]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.flatnonzero(clips[1:] != clips[:-1]) + 1])
 
 
 # --- what the detector sees -------------------------------------------------------------------
@@ -808,7 +802,7 @@ def _about(detector: AVIDDetector, images: NDArray[Any], given: _Given) -> _Html
         f"{counted(len(images), given.kind)} of {images.shape[1]} x {images.shape[2]} pixels"
     )
     if given.groups is not None:
-        looked_at += f" in {counted(len(_starts(given.groups)), 'clip')}"
+        looked_at += f" in {counted(len(clip_begins(given.groups)), 'clip')}"
     if given.labels is not None:
         n_irregular = int((given.labels == -1).sum())
         by = "labels" if given.masks is None else "masks"
@@ -1146,7 +1140,7 @@ def _strip_notes(n_shown: int, n: int) -> str:
 def _clips(given: _Given, seen: _Seen) -> _Html:
     if given.groups is None:
         return _Html("")
-    starts = _starts(given.groups)
+    starts = clip_begins(given.groups)
     clips = list(zip(starts.tolist(), [*starts[1:].tolist(), len(seen.scores)], strict=True))
     kept = sorted(clips, key=lambda one: -float(seen.alarms[slice(*one)].mean()))[:CLIPS]
     heads = ["clip", "frames", "alarms", "lowest score"]

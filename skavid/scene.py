@@ -1,13 +1,13 @@
 """What moves before a fixed camera: backgrounds, objects, their size and pace (Sec. 3.5).
 
-Floor 2: imports nothing of skavid; knows neither networks nor losses. Every scale that grafts in
-video have is learnt here from the training clips.
+Floor 2, its lowest: imports nothing of skavid; knows neither networks nor losses. Every scale that
+grafts in video have is learnt here from the training clips.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,15 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Scene", "background", "clip_starts", "evenly", "learn_scene", "matte"]
+__all__ = [
+    "Scene",
+    "background",
+    "clip_begins",
+    "clip_starts",
+    "evenly",
+    "learn_scene",
+    "matte",
+]
 
 PLATE_FRAMES = 32  # of a clip, whose median is its background
 SCENE_FRAMES = 400  # in which objects are sought
@@ -75,6 +83,45 @@ class Scene(NamedTuple):
         return float(speeds.quantile(0.75)) if len(speeds) else 0.0
 
 
+def clip_begins(groups: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the rows at which clips begin, and refuse a clip that is torn apart.
+
+    Parameters
+    ----------
+    groups : ndarray of shape (n,)
+        Clip ids, rows of a clip consecutive.
+
+    Returns
+    -------
+    begins : ndarray of shape (n_clips,), int
+        Rising row numbers.
+
+    Raises
+    ------
+    ValueError
+        If rows of another clip stand between those of one, or an id is NaN, which equals none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.scene import clip_begins
+    >>> clip_begins(np.array([7, 7, 3, 3, 3]))
+    array([0, 2])
+    """
+    new = np.ones(len(groups), dtype=bool)
+    new[1:] = groups[1:] != groups[:-1]
+    begins = np.flatnonzero(new)
+    seen: set[Any] = set()
+    for clip in groups[begins].tolist():
+        if clip in seen or clip != clip:
+            raise ValueError(
+                f"groups must keep the rows of a clip together, but those of {clip!r} are "
+                "interrupted; sort all arrays by clip, and by time within it."
+            )
+        seen.add(clip)
+    return begins
+
+
 def clip_starts(n: int, groups: NDArray[np.generic] | None) -> NDArray[np.int64]:
     """Return the first row of each row's clip.
 
@@ -90,6 +137,11 @@ def clip_starts(n: int, groups: NDArray[np.generic] | None) -> NDArray[np.int64]
     starts : ndarray of shape (n,), int
         Row numbers.
 
+    Raises
+    ------
+    ValueError
+        As in `clip_begins`.
+
     Examples
     --------
     >>> import numpy as np
@@ -97,9 +149,10 @@ def clip_starts(n: int, groups: NDArray[np.generic] | None) -> NDArray[np.int64]
     >>> clip_starts(5, np.array([7, 7, 3, 3, 3]))
     array([0, 0, 2, 2, 2])
     """
-    new = np.ones(n, dtype=bool)
-    new[1:] = False if groups is None else groups[1:] != groups[:-1]
-    return np.maximum.accumulate(np.where(new, np.arange(n), 0))
+    if groups is None:
+        return np.zeros(n, dtype=np.int64)
+    begins = clip_begins(groups)
+    return np.repeat(begins, np.diff(begins, append=n))
 
 
 def evenly(n: int, most: int) -> NDArray[np.int64]:

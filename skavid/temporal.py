@@ -1,6 +1,6 @@
 """Section 3.5, how a video becomes images: frames and their past, stacked as channels.
 
-Floor 2: imports ``images`` alone, and no torch.
+Floor 2: imports ``images`` and, of ``scene``, where clips start; no torch.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skavid.images import check_images
+from skavid.scene import clip_starts
 
 __all__ = ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"]
 
@@ -158,8 +159,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If X is no stack of frames of 1 or 3 channels, or a clip is torn apart.
         """
         if groups is not None:
-            check_consistent_length(X, groups)
-            _clip_begins(groups)
+            _clip_starts(groups, X)
         images = check_images(
             X, image_shape=self.image_shape, estimator=self, channel_counts=(1, 3)
         )
@@ -582,28 +582,13 @@ def _mean(frames: npt.NDArray[Any], before: npt.NDArray[Any]) -> npt.NDArray[Any
     return np.asarray(np.float32(0.5) * frames + np.float32(0.5) * before)
 
 
-def _clip_begins(groups: npt.ArrayLike) -> npt.NDArray[np.intp]:
-    """Return where each clip begins, having checked that none is torn apart."""
-    ids = column_or_1d(check_array(groups, input_name="groups", ensure_2d=False, dtype=None))
-    begins = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
-    seen: set[Any] = set()
-    for clip in ids[begins].tolist():
-        if clip in seen:
-            raise ValueError(
-                f"groups must keep the frames of a clip together, but those of {clip!r} are "
-                "interrupted; sort X and groups by clip, and by time within it."
-            )
-        seen.add(clip)
-    return begins
-
-
-def _clip_starts(groups: npt.ArrayLike | None, frames: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+def _clip_starts(groups: npt.ArrayLike | None, frames: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Give each frame the first frame of its clip."""
     if groups is None:
-        return np.zeros(len(frames), dtype=np.intp)
+        return clip_starts(np.shape(frames)[0], None)
     check_consistent_length(frames, groups)
-    begins = _clip_begins(groups)
-    return np.repeat(begins, np.diff(begins, append=len(frames)))
+    ids = column_or_1d(check_array(groups, input_name="groups", ensure_2d=False, dtype=None))
+    return clip_starts(len(ids), ids)
 
 
 def _warn_of_cuts(change: npt.NDArray[np.float64]) -> None:

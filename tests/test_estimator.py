@@ -368,7 +368,8 @@ FIT_ERRORS = {
     "a clip in two parts": (
         {},
         {"X": NORMAL[:4], "groups": [0, 1, 0, 1]},
-        "groups has a clip whose images are not consecutive; sort X and groups by clip and time.",
+        "groups must keep the rows of a clip together, but those of 0 are interrupted; sort all "
+        "arrays by clip, and by time within it.",
     ),
     "a region of Fig. 2 larger than the images": (
         {"geometry": "paper"},

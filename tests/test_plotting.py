@@ -431,8 +431,8 @@ def test_neither_the_legend_nor_the_alarms_cover_the_scores(scores, threshold):
         ),
         (
             {"groups": [0, 1, 0]},
-            "groups has a clip whose frames are not consecutive; sort scores, labels and groups "
-            "by clip and time.",
+            "groups must keep the rows of a clip together, but those of 0 are interrupted; sort "
+            "all arrays by clip, and by time within it.",
         ),
     ],
 )

@@ -594,8 +594,8 @@ def test_a_parameter_that_holds_html_is_escaped(detector, tmp_path):
         (
             {"groups": np.tile([0, 1], 12)},
             ValueError,
-            "groups has a clip whose frames are not consecutive; sort X and groups by clip and "
-            "time.",
+            "groups must keep the rows of a clip together, but those of 0 are interrupted; sort "
+            "all arrays by clip, and by time within it.",
         ),
         (
             {"names": ["a"]},

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from skavid import TemporalStacker
 from skavid.datasets import make_moving_shapes
-from skavid.scene import background, clip_starts, learn_scene, matte
+from skavid.scene import background, clip_begins, clip_starts, learn_scene, matte
 
 
 def look(data, spacing=2):
@@ -74,3 +76,27 @@ def test_a_matte_is_opaque_where_the_change_is_clear_and_empty_where_it_is_faint
 def test_clips_start_where_their_id_changes():
     assert clip_starts(4, None).tolist() == [0, 0, 0, 0]
     assert clip_starts(5, np.array(list("aabbb"))).tolist() == [0, 0, 2, 2, 2]
+    assert clip_begins(np.array(list("aabbb"))).tolist() == [0, 2]
+    assert clip_begins(np.array([])).tolist() == []
+
+
+@pytest.mark.parametrize("named", [str, int, lambda one: (None, one)[one]])
+def test_starts_are_those_that_a_reader_of_the_rows_would_find(named):
+    ids = np.array([named(one) for one in (1, 1, 0, 0, 0)], dtype=object)
+    firsts = [next(row for row, other in enumerate(ids) if other == one) for one in ids]
+    assert clip_starts(5, ids).tolist() == firsts
+    assert clip_begins(ids).tolist() == sorted(set(firsts))
+
+
+@pytest.mark.parametrize(
+    ("ids", "torn"), [("aba", "'a'"), ([1, 0, 0, 1], "1"), ([np.nan, np.nan], "nan")]
+)
+def test_a_clip_that_is_torn_apart_is_refused_by_its_name(ids, torn):
+    message = (
+        f"groups must keep the rows of a clip together, but those of {torn} are interrupted; "
+        "sort all arrays by clip, and by time within it."
+    )
+    groups = np.array(list(ids))
+    for look in (clip_begins, lambda given: clip_starts(len(given), given)):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            look(groups)

@@ -312,8 +312,8 @@ WITH_GROUPS = (
     "groups=, zeros for a single clip, or stack before the search."
 )
 TORN = (
-    "groups must keep the frames of a clip together, but those of 'a' are interrupted; sort X "
-    "and groups by clip, and by time within it."
+    "groups must keep the rows of a clip together, but those of 'a' are interrupted; sort all "
+    "arrays by clip, and by time within it."
 )
 
 
