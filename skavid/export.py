@@ -26,8 +26,9 @@ from torch import nn
 
 from skavid import __version__, segmentation
 from skavid.estimator import HIDING, AVIDDetector
+from skavid.images import RESIDUAL_FLOOR
 from skavid.networks import STEEPNESS, Detector, Inpainter
-from skavid.segmentation import LOG_LIMIT, RESIDUAL_FLOOR, TINY
+from skavid.segmentation import LOG_LIMIT, TINY
 from skavid.writing import replace
 
 __all__ = ["to_onnx", "verify_onnx"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from numbers import Integral, Real
 from typing import Any
 
@@ -22,12 +22,16 @@ __all__ = [
     "check_ignored",
     "check_images",
     "check_measured",
+    "check_option",
     "check_value_range",
     "from_tensor",
     "resize",
     "to_tensor",
     "value_range",
 ]
+
+RESIDUAL_FLOOR = float(np.float32(1e-7))
+"""The least change of an intensity in [0, 1]: 0, too, counts as this, which has a logarithm."""
 
 _SMALLEST_SQUARE = 16  # rows this long, and a perfect square, look like images without a shape
 _CHUNK_BYTES = 2**24
@@ -274,6 +278,33 @@ def check_value_range(value: Any) -> tuple[float, float]:
     if not (low < high and math.isfinite(high - low)):
         raise ValueError(f"value_range must be finite and rising, low < high. Got {value!r}.")
     return low, high
+
+
+def check_option(name: str, value: str, options: Iterable[str]) -> None:
+    """Refuse what is none of the options.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for the message.
+    value : str
+        What was given.
+    options : iterable of str
+        What may be given.
+
+    Raises
+    ------
+    ValueError
+        If the value is none of them.
+
+    Examples
+    --------
+    >>> from skavid.images import check_option
+    >>> check_option("fusion", "min", ("min", "mean"))
+    """
+    known = list(options)
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}. Got {value!r}.")
 
 
 def to_tensor(

@@ -550,14 +550,14 @@ def threshold_plane(
     levels = np.quantile(lowest, np.linspace(0, 1, n_levels), method="nearest")
     zetas = np.unique(np.append(levels, regular.max()))  # the last leaves the word to I alone
     irregular = labels == -1
-    reach = _reach(changed, regular, zetas)
+    highest = reach(changed, regular, zetas)
     best = Bunch(
         fpr=np.linspace(0, 1, _FPR_GRID),
         tpr=np.zeros(_FPR_GRID),
         alpha=np.full(_FPR_GRID, np.inf),
         zeta=np.full(_FPR_GRID, zetas[0]),
     )
-    for zeta, flagged_up_to in zip(zetas, reach.T, strict=True):
+    for zeta, flagged_up_to in zip(zetas, highest.T, strict=True):
         alphas = np.unique(flagged_up_to[flagged_up_to > -np.inf])[::-1]
         # (n_alphas,): shares of either kind that reach each alpha
         fpr, tpr = (
@@ -732,17 +732,30 @@ def _dual_hits(
     return [(float(levels[index]), 1 if hit[index] else -1) for index in change]
 
 
-def _reach(
+def reach(
     residual: NDArray[Any], regularity: NDArray[Any], zetas: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Find up to which alpha each sample is flagged at each zeta, (n_samples, n_zetas)."""
-    reach = np.full((len(residual), len(zetas)), -np.inf)
-    for row, changed, regular in zip(reach, residual, regularity, strict=True):
+    """Find up to which alpha Eq. 4 flags each sample at each zeta.
+
+    Parameters
+    ----------
+    residual, regularity : ndarray of shape (n_samples, n_pixels)
+        R and O.
+    zetas : ndarray of shape (n_zetas,)
+        Thresholds on the regularity, of its dtype.
+
+    Returns
+    -------
+    highest : ndarray of shape (n_samples, n_zetas), float64
+        The largest residual where D doubts; ``-inf`` where it doubts nothing.
+    """
+    highest = np.full((len(residual), len(zetas)), -np.inf)
+    for row, changed, regular in zip(highest, residual, regularity, strict=True):
         order = np.argsort(regular)
         largest = np.maximum.accumulate(changed[order])
         n_doubted = np.searchsorted(regular[order], zetas, side="right")
         row[n_doubted > 0] = largest[n_doubted[n_doubted > 0] - 1]
-    return reach
+    return highest
 
 
 def _crossing(fpr: NDArray[Any], tpr: NDArray[Any]) -> float:

@@ -14,7 +14,8 @@ from scipy.special import expit, logit
 from sklearn.metrics import auc, roc_curve
 from sklearn.utils.validation import check_is_fitted
 
-from skavid.metrics import equal_error_rate
+from skavid.images import RESIDUAL_FLOOR, check_option
+from skavid.metrics import equal_error_rate, reach
 from skavid.scene import clip_begins
 
 __all__ = [
@@ -31,8 +32,6 @@ FALSE_POSITIVES = "normal ones found irregular (false positive rate)"
 TRUE_POSITIVES = "irregular ones found (true positive rate)"
 FALSE_ALARMS = (0.01, 0.1, 0.5)  # whose lines are drawn in the plane of thresholds
 NEARLY_0_AND_1 = (1e-30, 1 - 6e-8)  # a regularity of 0 or 1 has no logit
-LEAST_RESIDUAL = 1e-7
-FUSIONS = ("min", "mean", "inpainter", "detector")
 VALUES = ("balanced_accuracy", "tpr", "fpr")
 
 
@@ -1031,13 +1030,14 @@ class ThresholdPlaneDisplay:
             )
         if n_levels < 2:
             raise ValueError(f"n_levels must be 2 or more. Got {n_levels!r}.")
-        _check_option("fusion", fusion, FUSIONS)
-        _check_option("value", value, VALUES)
+        # I's share in the mean of both margins; None asks for both, Eq. 4.
+        shares = {"min": None, "mean": balance, "inpainter": 1.0, "detector": 0.0}
+        check_option("fusion", fusion, shares)
+        check_option("value", value, VALUES)
         changed, regular = changed.reshape(n, -1), regular.reshape(n, -1)
-        share = {"min": None, "inpainter": 1.0, "detector": 0.0}.get(fusion, balance)
 
         def rates(alphas: NDArray[Any], zetas: NDArray[Any]) -> list[NDArray[Any]]:
-            flagged = _flagged(changed, regular, alphas, zetas, share)
+            flagged = _flagged(changed, regular, alphas, zetas, shares[fusion])
             return [flagged[kind].mean(axis=0) for kind in (normal, ~normal)]
 
         # From what half of the pixels pass to what none does.
@@ -1078,7 +1078,7 @@ class ThresholdPlaneDisplay:
         ValueError
             If ``value`` is unknown.
         """
-        _check_option("value", value, VALUES)
+        check_option("value", value, VALUES)
         balanced = (self.tpr + 1 - self.fpr) / 2
         surface, label, low = {
             "balanced_accuracy": (balanced, "balanced accuracy", min(0.5, float(balanced.min()))),
@@ -1214,16 +1214,11 @@ def _check_labels(name: str, labels: ArrayLike, n: int) -> NDArray[Any]:
     return given
 
 
-def _check_option(name: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}. Got {value!r}.")
-
-
 def _margins(
     residual: NDArray[Any], regularity: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute log(R) and -logit(O), the margins of Eq. 4 without its thresholds."""
-    changed = np.log(np.maximum(residual, LEAST_RESIDUAL, dtype=np.float64))
+    changed = np.log(np.maximum(residual, RESIDUAL_FLOOR, dtype=np.float64))
     return changed, -logit(regularity.astype(np.float64).clip(*NEARLY_0_AND_1))
 
 
@@ -1240,11 +1235,9 @@ def _flagged(
     """
     flagged: NDArray[np.bool_]
     if share is None:
-        reach = [  # up to which alpha each sample is flagged, in float32 as maps are compared
-            np.where(regularity <= np.float32(zeta), residual, -np.inf).max(axis=1)
-            for zeta in zetas
-        ]
-        flagged = np.stack(reach, axis=1)[..., None] >= alphas.astype(np.float32)
+        # Thresholds in float32, as maps are compared.
+        highest = reach(residual, regularity, zetas.astype(np.float32))
+        flagged = highest[..., None] >= alphas.astype(np.float32)
         return flagged
     peaks = np.empty(len(residual))
     for index, pair in enumerate(zip(residual, regularity, strict=True)):

@@ -1,6 +1,6 @@
 """From two maps to one evidence, a mask, a score and thresholds (Sec. 3.4, Eq. 4).
 
-Floor 3: NumPy and SciPy on arrays of maps; imports neither torch nor the estimator.
+Floor 3: NumPy and SciPy on arrays of maps; imports ``images``, no torch and not the estimator.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.special import expit, logit
+
+from skavid.images import RESIDUAL_FLOOR, check_option
 
 __all__ = [
     "FUSIONS",
@@ -35,7 +37,6 @@ FUSIONS = ("min", "mean", "inpainter", "detector")
 """Ways to join the margins of I and D; "min" is Eq. 4."""
 
 AREAS = ("patch", "image")
-RESIDUAL_FLOOR = float(np.float32(1e-7))
 BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 # The smallest normal float32: a margin that stays negative wherever subnormals count as 0.
 TINY = float(np.finfo(np.float32).tiny)
@@ -190,8 +191,8 @@ def evidence(
     array([[[ 0.69, -1.  , -0.69]]], dtype=float32)
     """
     check_thresholds(alpha, zeta)
-    _check_option("fusion", fusion, FUSIONS)
-    _check_option("min_area_of", min_area_of, AREAS)
+    check_option("fusion", fusion, FUSIONS)
+    check_option("min_area_of", min_area_of, AREAS)
     if fusion == "inpainter":
         joined = _inpainter_margin(residual, alpha)
     elif fusion == "detector":
@@ -614,11 +615,6 @@ def check_thresholds(alpha: float, zeta: float) -> None:
         raise ValueError(f"alpha must be a finite number above 0. Got {alpha!r}.")
     if not 0 < zeta < 1:
         raise ValueError(f"zeta must be a number above 0 and below 1. Got {zeta!r}.")
-
-
-def _check_option(name: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}. Got {value!r}.")
 
 
 def _inpainter_margin(residual: ArrayLike, alpha: float) -> NDArray[np.float64]:

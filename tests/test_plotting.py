@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
 
-from skavid import AVIDDetector, plotting
+from skavid import AVIDDetector
 from skavid.metrics import equal_error_rate
 from skavid.plotting import (
     HistoryDisplay,
@@ -812,7 +812,14 @@ def test_a_plane_that_cannot_be_drawn_is_refused(arguments, message):
 
 
 def test_the_rules_of_the_plane_are_those_of_the_evidence():
-    assert plotting.FUSIONS == FUSIONS
+    message = f"fusion must be one of {', '.join(map(repr, FUSIONS))}. Got 'max'."
+    maps = np.ones((2, 3, 3)) / 2
+    for look in (
+        lambda: ThresholdPlaneDisplay.from_predictions([1, -1], maps, maps, fusion="max"),
+        lambda: evidence(maps, maps, alpha=0.5, zeta=0.5, fusion="max"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            look()
 
 
 # --- a fitted detector --------------------------------------------------------------------------
