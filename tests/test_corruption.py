@@ -138,8 +138,19 @@ def test_a_draw_of_an_image_does_not_depend_on_its_neighbours():
 @pytest.mark.parametrize("video", [False, True])
 def test_grafts_change_only_what_they_own_up_to_or_a_decoy(video, monkeypatch):
     images, neighbours = drawn(n=64)
-    made = grafts(images, **EQ2, generator=seeded(1), neighbours=neighbours if video else None)
-    change = (made.images - images).abs().amax(1)
+
+    def graft():
+        made = grafts(images, **EQ2, generator=seeded(1), neighbours=neighbours if video else None)
+        change = (made.images - images).abs().amax(1)
+        # Neither corrupted nor undecided, but for the last of a soft edge.
+        return made, change, change[(made.where <= 0.05) & (made.weight > 0)]
+
+    made, change, beside_grafts = graft()
+    assert beside_grafts.max() > 0.5, "decoys change what is called regular"
+    with monkeypatch.context() as without_decoys:
+        without_decoys.setattr(corruption, "DECOY_SHARE", 0.0)
+        without_decoys.setattr(corruption, "VIDEO_DECOYS", False)
+        assert graft()[2].max() < 0.05, "nothing else does"
     assert (made.where > 0.5).flatten(1).any(1).float().mean() > 0.3, "most images hold a graft"
     assert (made.where > 0.5).float().mean() < 0.5, "most pixels stay normal"
     # Where it says that a pixel is corrupted, something changed nearby.
