@@ -20,6 +20,7 @@ from sklearn.exceptions import NotFittedError
 from skavid import PAPER, VIDEO, AVIDDetector, TemporalStacker
 from skavid.corruption import hiding, noise
 from skavid.datasets import make_moving_shapes
+from skavid.training import split
 
 TINY = {
     "max_epochs": 2,
@@ -275,11 +276,26 @@ def test_maps_and_masks_fill_the_arrays_they_are_given(fitted, tmp_path):
 # --- thresholds ---------------------------------------------------------------------------------
 
 
-def test_auto_thresholds_flag_the_promised_share_of_held_out_images(fitted):
-    # Of the two held-out images, the most irregular one sits at the cut (1 of n at least).
-    assert (fitted.predict(NORMAL) == -1).any()
-    assert 0 < fitted.zeta_ < 1
-    assert fitted.alpha_ > 0
+def held_out(detector, X):
+    rows = np.random.RandomState(detector._seed)
+    return X[split(len(X), None, detector.validation_fraction, rows).held_out]
+
+
+# Of two held-out images one sits at the cut: 1 of n at least. Of 12, k / 13 is to be 0.3 at most.
+@pytest.mark.parametrize(
+    ("parameters", "n", "n_flagged"),
+    [({}, 2, 1), ({"validation_fraction": 0.5, "target_fpr": 0.3}, 12, 3)],
+)
+def test_auto_thresholds_flag_the_promised_share_of_held_out_images(
+    fitted, parameters, n, n_flagged
+):
+    detector = AVIDDetector(**TINY, **parameters).fit(NORMAL) if parameters else fitted
+    normal = held_out(detector, NORMAL)
+    assert len(normal) == n
+    assert (detector.predict(normal) == -1).sum() == n_flagged
+    assert detector.segment(normal).any(axis=(1, 2)).sum() == n_flagged
+    assert 0 < detector.zeta_ < 1
+    assert detector.alpha_ > 0
 
 
 def test_given_thresholds_are_used_as_they_are():
