@@ -225,7 +225,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         training images.
     n_draws : int, default=8
         How often an image is hidden and restored when it is scored, where
-        ``inpainter_corruption="hiding"``; an even number.
+        ``inpainter_corruption="hiding"``. Draws come in pairs that together hide every pixel: an
+        odd number is rounded up to the next even one.
     memory : str or object with the joblib.Memory interface, default=None
         Caches trained networks by the training images and the training parameters, and what
         they see in up to 2**26 pixels of images, so that a search over thresholds trains and

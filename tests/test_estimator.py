@@ -298,6 +298,14 @@ def test_auto_thresholds_flag_the_promised_share_of_held_out_images(
     assert detector.alpha_ > 0
 
 
+def test_an_odd_number_of_draws_is_the_next_even_one():
+    hiding = {**TINY, "max_epochs": 1, "inpainter_corruption": "hiding"}
+    detector = AVIDDetector(**hiding, alpha=0.1, zeta=0.5).fit(NORMAL)
+    scores = {n: detector.set_params(n_draws=n).score_samples(QUERY) for n in (2, 3, 4)}
+    assert_array_equal(scores[3], scores[4])
+    assert (scores[3] != scores[2]).any()
+
+
 def test_given_thresholds_are_used_as_they_are():
     detector = AVIDDetector(**TINY, alpha=0.123, zeta=0.456).fit(NORMAL)
     assert (detector.alpha_, detector.zeta_) == (0.123, 0.456)
