@@ -1,6 +1,6 @@
 """``python -m skavid``: the command line.
 
-Floor 6, beside ``cli``, which it calls.
+Floor 6, just above ``cli``, which it calls.
 """
 
 import sys

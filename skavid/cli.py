@@ -1,6 +1,7 @@
 """The command line: from a video of a fixed camera to its odd moments in two commands.
 
-Floor 6, the top. It imports neither torch nor scikit-learn: ``skavid --help`` waits for nothing.
+Floor 6, above ``commands``. It imports neither torch nor scikit-learn: ``skavid --help`` waits for
+nothing.
 """
 
 from __future__ import annotations

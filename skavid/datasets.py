@@ -1,6 +1,6 @@
 """Data sets of Sec. 4.1 and their kin, read from the folders that their authors publish.
 
-Floor 2, just above ``video`` and ``synthetic``: knows no network. Nothing is downloaded.
+Floor 2, above ``clips``, ``video`` and ``synthetic``: knows no network. Nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """AVID as a scikit-learn estimator: fit on normal images, score, segment (Sec. 3.4, Eq. 4).
 
-Floor 4: imports the method and its parts; nothing here knows files, plots or commands.
+Floor 4: imports the method and its parts; nothing here knows plots or commands.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One ONNX graph of the whole method, from frames to scores and masks (Sec. 3.1 to 3.4, Eq. 4).
 
-Floor 5: around a fitted detector; nothing imports this.
+Floor 5: around a fitted detector; ``commands`` alone imports this.
 
 The graph is written node by node: with sizes that are known only at run time, torch's exporter
 (2.13) took minutes and rested on guesses about them. So what `networks`, `regions` and

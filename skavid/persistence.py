@@ -1,6 +1,6 @@
 """Models on disk without pickle: weights as safetensors, all else as JSON in their header.
 
-Floor 3: imports the networks and the ground, never the estimator. A file is untrusted: what it
+Floor 3: imports the parts and the ground, never the estimator. A file is untrusted: what it
 says is compared with what it holds before anything is built, and nothing in it is run.
 """
 

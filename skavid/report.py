@@ -1,6 +1,6 @@
 """One HTML file that shows a fitted detector at work on a data set, with thresholds to move.
 
-Floor 6, beside the command line: what people hold. Pictures come from ``plotting``; nothing in the
+Floor 6, below ``commands``: what people hold. Pictures come from ``plotting``; nothing in the
 file is fetched from anywhere, and nothing of the data set is taken for HTML.
 """
 

@@ -1,7 +1,7 @@
 """From files and folders to the images that a model looks at: a command's way in (Sec. 3.5).
 
-Floor 2, beside ``datasets``: reads by ``video`` and ``clips``, stacks by ``temporal``; knows no
-network.
+Floor 2, above ``datasets``: reads by it, by ``video`` and ``clips``, stacks by ``temporal``; knows
+no network.
 """
 
 from __future__ import annotations

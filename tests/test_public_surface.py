@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib
 import inspect
 import pkgutil
@@ -234,7 +235,24 @@ def test_the_oldest_releases_are_the_lower_bounds():
 def test_every_module_says_what_it_holds_and_on_which_floor_it_stands():
     for module in MODULES:
         loaded = importlib.import_module(f"skavid.{module}")
-        assert "Floor " in loaded.__doc__
+        first = loaded.__doc__.split("\n\n")[1]
+        assert re.match(r"Floor [1-6]\b", first)
+
+
+def test_floors_that_modules_name_are_those_that_the_linter_holds():
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / "setup.cfg")
+    layers = contracts["importlinter:contract:floors"]["layers"].split("\n")
+    floors = []
+    for layer in filter(None, layers):
+        named = {
+            re.search(r"^Floor (\d)", importlib.import_module(f"skavid.{one}").__doc__, re.M)[1]
+            for one in layer.split(" | ")
+        }
+        assert len(named) == 1, f"{layer}: neighbours stand on one floor"
+        floors += named
+    assert floors == sorted(floors, reverse=True), "lower layers stand on no higher floor"
+    assert set(floors) == set("123456")
 
 
 def test_parameters_of_the_detector_are_keyword_only_and_match_the_named_sets():
