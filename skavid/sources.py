@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,15 +138,45 @@ def is_video(sources: Sequence[str]) -> bool:
 def list_clips(sources: Sequence[str], *, stacked: bool) -> list[Clip]:
     """Find the clips in sources, or, for single images, the pictures."""
     clips = [clip for source in sources for clip in _clips(source, stacked=stacked)]
-    names = [clip.name for clip in clips]
-    if len(set(names)) < len(names):  # the same name in two folders
-        clips = [
-            clip._replace(name=f"{Path(clip.path).absolute().parent.name}-{clip.name}")
-            for clip in clips
+    if len(clips) < 2:
+        return clips
+    # Pictures of one folder that were given one by one are one set.
+    keys = [clip.path if clip.kind == "pictures" else n for n, clip in enumerate(clips)]
+    sets = dict(zip(keys, clips, strict=True))
+    names = dict(zip(sets, _names(list(sets.values())), strict=True))
+    named = ((clip, names[key]) for clip, key in zip(clips, keys, strict=True))
+    return [clip._replace(name=name, prefix=f"{name}/") for clip, name in named]
+
+
+def _names(clips: list[Clip]) -> list[str]:
+    """Give clips names of their own, for systems that take A for a, too.
+
+    Each gets what it takes: the folders that it is in, its ending, a number.
+    """
+    folders = [
+        () if "://" in str(clip.path) else Path(clip.path).absolute().parts[1:-1] for clip in clips
+    ]
+    endings = [Path(clip.path).suffix.replace(".", "-") for clip in clips]
+
+    def spelled(n_folders: int, with_ending: bool) -> list[str]:
+        return [
+            "-".join([*inner[max(0, len(inner) - n_folders) :], clip.name]) + ending * with_ending
+            for clip, inner, ending in zip(clips, folders, endings, strict=True)
         ]
-    if len(clips) > 1:
-        clips = [clip._replace(prefix=f"{clip.name}/") for clip in clips]
-    return clips
+
+    depths = range(1 + max(map(len, folders)))
+    names = max(
+        (spelled(depth, with_ending) for with_ending in (False, True) for depth in depths),
+        key=lambda names: len({name.lower() for name in names}),
+    )
+    taken, before = {name.lower() for name in names}, set()
+    for index, name in enumerate(names):
+        if name.lower() in before:
+            numbered = (f"{name}-{number}" for number in count(2))
+            names[index] = next(new for new in numbered if new.lower() not in taken)
+            taken.add(names[index].lower())
+        before.add(name.lower())
+    return names
 
 
 def _clips(source: str, *, stacked: bool) -> Iterator[Clip]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -85,6 +86,54 @@ def test_pictures_of_two_folders_have_names_of_their_own(tmp_path):
     reading = Reading((16, 24), False, None)
     names = [look.name for clip in clips for look in read_clip(clip, reading)]
     assert names == ["a-parts/0.png", "b-parts/0.png"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "names"),
+    [
+        (["x/cam.mp4", "y/cam.mp4"], ["x-cam", "y-cam"]),
+        (["x/day/cam.mp4", "y/day/cam.mp4"], ["x-day-cam", "y-day-cam"]),
+        (["x/cam.mp4", "y/cam.mp4", "y/day/door.mp4"], ["x-cam", "y-cam", "day-door"]),
+        (["z/01.avi", "z/01.mp4"], ["01-avi", "01-mp4"]),
+        (["z/01.avi", "z/01.mp4", "x/01.mp4"], ["z-01-avi", "z-01-mp4", "x-01-mp4"]),
+        (["z/Cam.mp4", "z/cam.avi"], ["Cam-mp4", "cam-avi"]),  # one file, to some systems
+        (["z/01.mp4", "z/01.mp4", "z/01-2.mp4"], ["01", "01-3", "01-2"]),
+        (["rtsp://a@cam/1", "rtsp://b@cam/1"], ["cam-1", "cam-1-2"]),
+    ],
+)
+def test_every_clip_has_a_name_of_its_own(tmp_path, monkeypatch, sources, names):
+    monkeypatch.chdir(tmp_path)
+    for source in sources:
+        if "://" not in source:
+            (tmp_path / source).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / source).touch()
+    clips = list_clips(sources, stacked=True)
+    assert [clip.name for clip in clips] == names
+    assert [clip.prefix for clip in clips] == [f"{name}/" for name in names]
+
+
+@given(st.lists(st.sampled_from(["a", "b", "a-b", "a-2", "A"]), min_size=3, max_size=12))
+def test_clips_never_share_a_name(tmp_path_factory, parts):
+    folder = tmp_path_factory.mktemp("clips")
+    sources = []
+    for one, two in pairwise(parts):
+        for suffix in ("avi", "mp4"):
+            sources.append(folder / one / f"{two}.{suffix}")
+            sources[-1].parent.mkdir(exist_ok=True)
+            sources[-1].touch()
+    clips = list_clips([str(source) for source in sources], stacked=True)
+    assert len({clip.name.lower() for clip in clips}) == len(clips) == len(sources)
+
+
+def test_pictures_given_one_by_one_are_a_set(tmp_path):
+    write_pictures(tmp_path / "parts", 2)
+    write_pictures(tmp_path / "other/parts", 1)
+    given = ["parts/0.png", "parts/1.png", "other/parts/0.png"]
+    clips = list_clips([str(tmp_path / name) for name in given], stacked=False)
+    reading = Reading((16, 24), False, None)
+    names = [look.name for clip in clips for look in read_clip(clip, reading)]
+    first = f"{tmp_path.name}-parts"
+    assert names == [f"{first}/0.png", f"{first}/1.png", "other-parts/0.png"]
 
 
 def test_pictures_that_cannot_be_read_are_left_out_with_a_warning(tmp_path):
