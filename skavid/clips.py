@@ -149,8 +149,8 @@ def read_mask(
 
 
 def mask_of(folder: Path, picture: Path) -> Path:
-    """Find the mask of a picture: its name with ``_mask``, or its name."""
-    for stem in (f"{picture.stem}_mask", picture.stem):
+    """Find the mask of a picture: its name with ``_mask``, or its name, maybe with its ending."""
+    for stem in (f"{picture.stem}_mask", picture.stem, picture.name):
         for suffix in sorted(PICTURES):
             path = folder / f"{stem}{suffix}"
             if path != picture and path.is_file():

@@ -10,10 +10,11 @@ import argparse
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice, pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from skavid.talk import (
@@ -647,7 +648,7 @@ def segment(arguments: argparse.Namespace, talk: Talk) -> int:
                 clips, viewer, reading, talk, stop, whole=is_drawn
             ):
                 if writers is None:  # the first images are sound: now outputs may begin
-                    writers = _writers(arguments, chunk, ignored, exits)
+                    writers = _writers(arguments, clips, chunk, ignored, exits)
                 if is_first:
                     odd.begin(chunk[0].name)
                 for row, look in enumerate(chunk):
@@ -671,6 +672,7 @@ _Writer = Callable[["Look", "Bunch", int, list[Any]], None]
 
 def _writers(
     arguments: argparse.Namespace,
+    clips: list[Clip],
     chunk: list[Look],
     ignored: NDArray[np.bool_] | None,
     exits: ExitStack,
@@ -683,6 +685,10 @@ def _writers(
     from skavid.video import OverlayWriter, draw_overlay
 
     writers: list[_Writer] = []
+    names = _picture_names(clips)
+
+    def name_of(look: Look) -> str:
+        return names.get(look.name) or f"{look.name}/{look.index:06d}.png"
 
     def size_of(look: Look) -> tuple[int, int]:
         height, width = (look.image if look.whole is None else look.whole).shape[:2]
@@ -694,7 +700,7 @@ def _writers(
         def write_mask(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
             mask = resize(seen.evidence[row] >= 0, size_of(look))
             with naming(arguments.masks):
-                outputs.save_picture(masks, _picture_name(look), np.uint8(255) * mask)
+                outputs.save_picture(masks, name_of(look), np.uint8(255) * mask)
 
         writers.append(write_mask)
     if arguments.coco is not None:
@@ -747,20 +753,23 @@ def _writers(
                 mask, regular = seen.evidence[row] >= 0, seen.regularity[row]
                 picture = draw_overlay(look.whole, mask=mask, regularity=regular, ignore=ignored)
                 with naming(arguments.overlay):
-                    outputs.save_picture(drawn, _picture_name(look), picture)
+                    outputs.save_picture(drawn, name_of(look), picture)
 
             writers.append(write_picture)
     return writers
 
 
-def _picture_name(look: Look) -> str:
-    """Name the picture of an image: as its source, or by clip and frame."""
-    from skavid.video import PICTURES
-
-    path = Path(look.name)
-    if look.time is None and path.suffix.lower() in PICTURES:
-        return path.with_suffix(".png").as_posix()
-    return f"{look.name}/{look.index:06d}.png"
+def _picture_names(clips: Sequence[Clip]) -> dict[str, str]:
+    """Name what is drawn of pictures: 7.jpg gives 7.png, but 7.jpg.png beside another 7."""
+    names = {clip.name_of(picture) for clip in clips for picture in clip.pictures}
+    short = {name: PurePosixPath(name).with_suffix(".png").as_posix() for name in names}
+    # Some systems take A for a.
+    counts = Counter(name.lower() for name in short.values())
+    crowded = {PurePosixPath(name).parent for name in names if counts[short[name].lower()] > 1}
+    return {
+        name: f"{name}.png" if PurePosixPath(name).parent in crowded else short[name]
+        for name in names
+    }
 
 
 def _frame_rate(chunk: list[Look]) -> float:

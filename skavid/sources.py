@@ -104,6 +104,10 @@ class Clip(NamedTuple):
             return self.name
         return self.name + Path(self.path).suffix
 
+    def name_of(self, picture: Path) -> str:
+        """Name one of its pictures, as no other clip's is named."""
+        return self.prefix + picture.relative_to(self.path).as_posix()
+
     def n_images(self) -> int | None:
         """Tell about how many images it has."""
         if self.kind == "pictures":
@@ -329,7 +333,6 @@ def open_array(path: Path) -> NDArray[Any]:
 
 def _read_pictures(clip: Clip, reading: Reading, whole: bool) -> Iterator[Look]:
     size = _sized(clip, reading)
-    root = Path(clip.path)
     told = False
     broken = []
     for index, path in enumerate(clip.pictures):
@@ -339,8 +342,7 @@ def _read_pictures(clip: Clip, reading: Reading, whole: bool) -> Iterator[Look]:
             broken.append(path)
             continue
         told = told or _warn_if_squeezed(path, people.shape, size)
-        name = clip.prefix + path.relative_to(root).as_posix()
-        yield Look(frame.image, name, index, None, people if whole else None)
+        yield Look(frame.image, clip.name_of(path), index, None, people if whole else None)
     if broken:
         raise BrokenVideoError(
             f"{len(broken)} of {counted(len(clip.pictures), 'picture')} cannot be read, "

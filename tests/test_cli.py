@@ -18,7 +18,9 @@ import pytest
 from skavid import AVIDDetector, TemporalStacker, __version__, cli
 from skavid.cli import main
 from skavid.datasets import make_moving_shapes
+from skavid.sources import list_clips
 from skavid.temporal import causal_mean
+from skavid.truth import read_masks
 from skavid.video import load_frames, write_overlay
 
 pytest.importorskip("av")
@@ -782,6 +784,37 @@ def test_pictures_get_pictures(capsys, place, tmp_path):
     drawn = sorted(path.name for path in (tmp_path / "seen").iterdir())
     assert drawn == [f"{index:03d}.png" for index in range(20)]
     assert read_picture(tmp_path / "seen" / "000.png").shape == (32, 48, 3)
+
+
+def test_pictures_that_differ_in_their_ending_alone_lose_nothing(capsys, place, tmp_path):
+    pictures = tmp_path / "pictures"
+    names = ["a.jpg", "a.png", "b.png", "c/A.png", "c/a.bmp", "d/a.jpg", "d/b.bmp"]
+    for number, name in enumerate(names):
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 48), 30 * number, np.uint8)).save(pictures / name)
+    words = ["segment", place / "picture-model", "pictures", "--masks", "masks"]
+    assert run(capsys, *words, "--overlay", "seen")[0] == 0
+    drawn = ["a.jpg.png", "a.png.png", "b.png.png", "c/A.png.png", "c/a.bmp.png"]
+    drawn += ["d/a.png", "d/b.png"]
+    for folder in (tmp_path / "masks", tmp_path / "seen"):
+        found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+        assert found == drawn
+    for number, name in enumerate(drawn):  # what was written can be the truth of another model
+        mask = np.arange(48) < number + 1
+        Image.fromarray(255 * mask[None].repeat(32, 0).astype(np.uint8)).save(f"masks/{name}")
+    clips = list_clips(["pictures"], stacked=False)
+    order = [picture.relative_to("pictures").as_posix() for picture in clips[0].pictures]
+    masks = dict(zip(order, read_masks(Path("masks"), clips, (32, 48)), strict=True))
+    assert [int(masks[name][0].sum()) for name in names] == list(range(1, 8))
+
+
+def test_frames_of_an_array_that_is_called_like_a_picture_keep_their_masks(
+    capsys, place, tmp_path
+):
+    np.save(tmp_path / "bolt.png.npy", np.load(place / "floats.npy"))
+    words = ["segment", place / "float-model", "bolt.png.npy", "--masks", "masks"]
+    assert run(capsys, *words)[0] == 0
+    assert len(list((tmp_path / "masks" / "bolt.png").iterdir())) == 20
 
 
 def test_what_is_ignored_has_no_mask(capsys, place, tmp_path):
