@@ -51,7 +51,12 @@ def check_count(path: Path, what: str, found: int, n: int, unit: str) -> None:
 def read_masks(path: Path, clips: Sequence[Clip], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Read the masks of pictures, by name, or those of frames, in their order."""
     if path.suffix.lower() == ".npy":
-        masks = [np.asarray(mask) > 0 for mask in open_array(path)]
+        array = open_array(path)
+        if array.ndim != 3:
+            raise ValueError(
+                f"{path} has the shape {array.shape}, but masks have (n, height, width)."
+            )
+        masks = [np.asarray(mask) > 0 for mask in array]
     elif not path.is_dir():
         raise FileNotFoundError(f"There is no folder and no .npy file {path} of masks.")
     elif all(clip.kind == "pictures" for clip in clips):

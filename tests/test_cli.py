@@ -982,12 +982,17 @@ def test_evaluate_takes_labels_alone(capsys, place):
             "{place}/pictures holds 20 masks, but there are 30 frames.",
         ),
         (["--masks", "{place}/empty"], "{place}/empty holds no mask."),
+        (
+            ["--masks", "{place}/deep.npy"],
+            "{place}/deep.npy has the shape (30, 32, 48, 1), but masks have (n, height, width).",
+        ),
     ],
 )
 def test_evaluate_refuses_a_truth_that_does_not_fit(capsys, place, tmp_path, words, message):
     (place / "few.txt").write_text("normal irregular")
     (place / "empty").mkdir(exist_ok=True)
     (place / "wrong.txt").write_text("0\n1")
+    np.save(place / "deep.npy", np.zeros((30, 32, 48, 1), bool))
     words = [word.format(place=place) for word in words]
     message = f"skavid evaluate: {message.format(place=place)}"
     said = refused(capsys, tmp_path, "evaluate", place / "model", place / "today.mp4", *words)
