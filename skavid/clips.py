@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
 from sklearn.utils import Bunch
 
-from skavid.video import PICTURES, natural, read_frames, save_frames
+from skavid.video import PICTURES, natural, picture_shape, read_frames, save_frames
 
 __all__: list[str] = []  # a part of ``datasets``: nothing here is promised to users
 
@@ -128,12 +128,6 @@ def read_picture(path: Path, size: Any, color: bool) -> NDArray[np.uint8]:
     """Read a single picture."""
     image: NDArray[np.uint8] = next(read_frames(path, size=check_size(size), color=color)).image
     return image
-
-
-def picture_shape(source: Path) -> tuple[int, ...]:
-    """Tell the size of a picture, or of the first frame of a clip, before any resizing."""
-    shape: tuple[int, ...] = next(read_frames(source)).image.shape
-    return shape
 
 
 # --- masks and labels ----------------------------------------------------------------------------

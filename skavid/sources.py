@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skavid.clips import list_folders, list_pictures, map_array, picture_shape, shrink
+from skavid.clips import list_folders, list_pictures, map_array, shrink
 from skavid.datasets import VIDEOS
 from skavid.talk import counted
 from skavid.temporal import TemporalStacker
@@ -26,8 +26,10 @@ from skavid.video import (
     Frame,
     count_frames,
     natural,
+    picture_shape,
     read_frames,
     read_pairs,
+    read_sized,
     save_frames,
 )
 
@@ -334,15 +336,20 @@ def open_array(path: Path) -> NDArray[Any]:
 def _read_pictures(clip: Clip, reading: Reading, whole: bool) -> Iterator[Look]:
     size = _sized(clip, reading)
     told = False
+    people: NDArray[np.uint8] | None = None
     broken = []
     for index, path in enumerate(clip.pictures):
         try:
-            frame, people = next(read_pairs(path, size=size, color=reading.color))
+            if whole:
+                frame, people = next(read_pairs(path, size=size, color=reading.color))
+                shape = people.shape
+            else:
+                frame, shape = next(read_sized(path, size=size, color=reading.color))
         except BrokenVideoError:
             broken.append(path)
             continue
-        told = told or _warn_if_squeezed(path, people.shape, size)
-        yield Look(frame.image, clip.name_of(path), index, None, people if whole else None)
+        told = told or _warn_if_squeezed(path, shape, size)
+        yield Look(frame.image, clip.name_of(path), index, None, people)
     if broken:
         raise BrokenVideoError(
             f"{len(broken)} of {counted(len(clip.pictures), 'picture')} cannot be read, "

@@ -895,13 +895,31 @@ def _import_av() -> Any:
     return av
 
 
-# How to give a picture: its size, None for its own, and whether in colour.
-_View = tuple[tuple[int, int] | None, bool]
+# How to give a picture: its size, None for its own, and whether in colour; None tells its shape
+# alone, by an array that takes no memory.
+_View = tuple[tuple[int, int] | None, bool] | None
 _Seen = Iterator[tuple[list[NDArray[np.uint8]], float]]
 
 
 def _maybe_size(size: Any) -> tuple[int, int] | None:
     return None if size is None else _check_size(size)
+
+
+def picture_shape(source: Path) -> tuple[int, ...]:
+    """Tell the height and width of a picture, or of a clip's first frame, before any resizing.
+
+    Of most pictures the header alone is read.
+    """
+    (shown,), _ = next(_open(source, [None], 25.0, 10.0))
+    return shown.shape
+
+
+def read_sized(
+    source: Path, *, size: tuple[int, int], color: bool
+) -> Iterator[tuple[Frame, tuple[int, ...]]]:
+    """Read frames as `read_frames` does, each with its height and width before any resizing."""
+    pairs = enumerate(_open(source, [(_maybe_size(size), color), None], 25.0, 10.0))
+    return ((Frame(few, time, index), own.shape) for index, ((few, own), time) in pairs)
 
 
 def _open(source: str | Path | int, views: list[_View], fps: float, timeout: float) -> _Seen:
@@ -997,8 +1015,12 @@ def _pages(path: Path, views: list[_View]) -> Iterator[tuple[str, list[NDArray[n
             for page in pages:
                 # Pillow before 11 calls the 16 bits of a png "I".
                 mode = "I;16" if picture.format == "PNG" and page.mode == "I" else page.mode
-                upright = ImageOps.exif_transpose(page)
-                yield mode, [_picture(upright, mode, *view) for view in views]
+                upright = ImageOps.exif_transpose(page) if any(views) else None
+                shape = _shape(page) if upright is None else upright.size[::-1]
+                yield (
+                    mode,
+                    [_blank(shape) if v is None else _picture(upright, mode, *v) for v in views],
+                )
     except OSError:
         raise
     except Image.DecompressionBombError as error:
@@ -1008,6 +1030,26 @@ def _pages(path: Path, views: list[_View]) -> Iterator[tuple[str, list[NDArray[n
         ) from error
     except Exception as error:  # Pillow's errors for damaged files are of many kinds
         raise OSError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _shape(picture: Any) -> tuple[int, int]:
+    """Tell the height and width of a picture that is turned upright, without decoding most."""
+    from PIL import ExifTags, ImageOps
+
+    width, height = picture.size
+    if width == height:
+        return height, width
+    if picture.format not in ("JPEG", "MPO"):
+        # A png may say behind its pixels that it is turned; a tif's size is that of either side,
+        # by the release of Pillow.
+        width, height = ImageOps.exif_transpose(picture).size
+        return height, width
+    is_turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return (width, height) if is_turned else (height, width)
+
+
+def _blank(shape: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.broadcast_to(np.uint8(0), shape)
 
 
 def _picture(
@@ -1104,7 +1146,11 @@ def _decode(av: Any, container: Any, views: list[_View], breaks: _Breaks) -> _Se
         if own is None:
             own = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
         images = []
-        for resizer, (size, color) in zip(resizers, views, strict=True):
+        for resizer, view in zip(resizers, views, strict=True):
+            if view is None:
+                images.append(_blank(own))
+                continue
+            size, color = view
             height, width = (size or own)[::-1] if turns % 2 else (size or own)
             pixels = resizer.reformat(
                 frame, width, height, "rgb24" if color else "gray", interpolation="AREA"

@@ -136,6 +136,32 @@ def test_pictures_given_one_by_one_are_a_set(tmp_path):
     assert names == [f"{first}/0.png", f"{first}/1.png", "other-parts/0.png"]
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_pictures_are_converted_for_those_who_look_at_them(tmp_path, monkeypatch, whole):
+    from skavid import video
+
+    views = []
+    real = video._picture
+
+    def convert(picture, mode, *view):
+        views.append(view)
+        return real(picture, mode, *view)
+
+    monkeypatch.setattr(video, "_picture", convert)
+    write_pictures(tmp_path, 2, shape=(40, 24))
+    (clip,) = list_clips([str(tmp_path)], stacked=False)
+    message = (
+        f"{tmp_path / '0.png'} has 40 x 24 pixels, and is squeezed into the 16 x 24 that the "
+        "model looks at."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as warned:
+        looks = list(read_clip(clip, Reading((16, 24), False, None), whole=whole))
+    assert len(warned) == 1
+    assert [look.image.shape for look in looks] == [(16, 24)] * 2
+    assert [look.whole is None for look in looks] == [not whole] * 2
+    assert views == ([((16, 24), False)] + [(None, True)] * whole) * 2
+
+
 def test_pictures_that_cannot_be_read_are_left_out_with_a_warning(tmp_path):
     write_pictures(tmp_path, 3)
     (tmp_path / "1.png").write_bytes(b"no picture")

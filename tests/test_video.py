@@ -25,8 +25,10 @@ from skavid.video import (
     count_frames,
     draw_overlay,
     load_frames,
+    picture_shape,
     read_frames,
     read_pairs,
+    read_sized,
     write_overlay,
 )
 
@@ -659,6 +661,38 @@ def test_frames_that_do_not_fit_are_refused_and_leave_nothing(tmp_path, frames, 
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         write_one_by_one(tmp_path / "seen.mp4", *frames)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("turned", range(10))  # 1 to 8 have a meaning
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp"])
+@pytest.mark.parametrize("shape", [(6, 8), (8, 8, 3)])
+def test_a_picture_has_the_shape_that_it_is_read_in(tmp_path, shape, suffix, turned):
+    path = tmp_path / f"0.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    picture = Image.fromarray(RNG.integers(0, 256, size=shape).astype(np.uint8))
+    picture.save(path, **({} if suffix == "bmp" else {"exif": exif}))
+    (frame,) = read_frames(path)
+    assert picture_shape(path) == picture_shape(tmp_path) == frame.image.shape
+    for color in (False, True):
+        few, own = next(read_sized(path, size=(3, 5), color=color))
+        assert own == frame.image.shape
+        (expected,) = read_frames(path, size=(3, 5), color=color)
+        np.testing.assert_array_equal(few.image, expected.image)
+
+
+def test_the_shape_of_a_photograph_stands_in_its_header(tmp_path):
+    Image.fromarray(RNG.integers(0, 256, size=(64, 96)).astype(np.uint8)).save(tmp_path / "0.jpg")
+    whole = (tmp_path / "0.jpg").read_bytes()
+    (tmp_path / "0.jpg").write_bytes(whole[: len(whole) // 2])
+    assert picture_shape(tmp_path / "0.jpg") == (64, 96)
+
+
+def test_a_video_has_the_shape_of_its_first_frame(tmp_path):
+    frames = RNG.integers(0, 256, size=(3, 16, 24)).astype(np.uint8)
+    path = write_video(tmp_path / "0.mkv", frames)
+    assert picture_shape(path) == (16, 24)
+    assert [own for _, own in read_sized(path, size=(4, 6), color=False)] == [(16, 24)] * 3
 
 
 def test_an_overlay_writer_writes_in_its_block_alone(tmp_path):
