@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
 from sklearn.utils import Bunch
 
-from skavid.video import PICTURES, natural, picture_shape, read_frames, save_frames
+from skavid.video import (
+    PICTURES,
+    list_pictures,
+    natural,
+    picture_shape,
+    read_frames,
+    save_frames,
+)
 
 __all__: list[str] = []  # a part of ``datasets``: nothing here is promised to users
 
@@ -324,12 +331,6 @@ def _runs(numbers: NDArray[np.int64]) -> str:
 def list_folders(root: Path) -> list[Path]:
     """List the folders in a folder, hidden ones left out."""
     return sorted((p for p in root.glob("[!.]*") if p.is_dir()), key=natural)
-
-
-def list_pictures(folder: Path) -> list[Path]:
-    """List the pictures in a folder, hidden ones left out."""
-    found = (p for p in folder.glob("[!.]*") if p.suffix.lower() in PICTURES)
-    return sorted(found, key=natural)
 
 
 def check_there(paths: Iterable[Path], name: str, address: str) -> None:

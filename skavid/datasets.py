@@ -28,7 +28,6 @@ from skavid.clips import (
     collect,
     keep,
     list_folders,
-    list_pictures,
     load_clips,
     mask_of,
     mat_masks,
@@ -42,7 +41,7 @@ from skavid.clips import (
     warn_where_apart,
 )
 from skavid.synthetic import make_ir_mnist, make_moving_shapes
-from skavid.video import natural, read_frames
+from skavid.video import list_pictures, natural, read_frames
 
 __all__ = [
     "load_avenue",

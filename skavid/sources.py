@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skavid.clips import list_folders, list_pictures, map_array, shrink
+from skavid.clips import list_folders, map_array, shrink
 from skavid.datasets import VIDEOS
 from skavid.talk import counted
 from skavid.temporal import TemporalStacker
@@ -25,6 +25,7 @@ from skavid.video import (
     BrokenVideoError,
     Frame,
     count_frames,
+    list_pictures,
     natural,
     picture_shape,
     read_frames,

@@ -266,7 +266,7 @@ def count_frames(source: str | Path) -> int | None:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return len(_list_pictures(path))
+        return len(_some_pictures(path))
     if path.suffix.lower() in PICTURES:
         return 1
     av = _import_av()
@@ -934,7 +934,7 @@ def _open(source: str | Path | int, views: list[_View], fps: float, timeout: flo
     if not path.exists():
         raise FileNotFoundError(f"There is no video and no folder {path}.")
     if path.is_dir():
-        return _decode_pictures(path, _list_pictures(path), views, float(fps))
+        return _decode_pictures(path, _some_pictures(path), views, float(fps))
     if path.suffix.lower() in PICTURES:
         return _decode_pictures(path, [path], views, float(fps))
     return _decode_file(_import_av(), path, views)
@@ -951,16 +951,22 @@ def natural(path: Path) -> tuple[list[str | int], str]:
     return [int(part) if odd % 2 else part for odd, part in enumerate(parts)], path.name
 
 
-def _list_pictures(folder: Path) -> list[Path]:
-    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    pictures = [path for path in visible if path.suffix.lower() in PICTURES and path.is_file()]
+def list_pictures(folder: Path) -> list[Path]:
+    """List the pictures in a folder in natural order, hidden ones left out."""
+    found = (p for p in folder.glob("[!.]*") if p.suffix.lower() in PICTURES and p.is_file())
+    return sorted(found, key=natural)
+
+
+def _some_pictures(folder: Path) -> list[Path]:
+    pictures = list_pictures(folder)
     if not pictures:
+        visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
         found = ", ".join(path.name for path in sorted(visible, key=natural)[:3]) or "nothing"
         raise ValueError(
             f"{folder} holds no picture ({', '.join(sorted(PICTURES))}), but {found}; give a "
             "folder of pictures or the path of a video."
         )
-    return sorted(pictures, key=natural)
+    return pictures
 
 
 def _decode_pictures(source: Path, paths: list[Path], views: list[_View], fps: float) -> _Seen:

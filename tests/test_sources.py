@@ -162,6 +162,14 @@ def test_pictures_are_converted_for_those_who_look_at_them(tmp_path, monkeypatch
     assert views == ([((16, 24), False)] + [(None, True)] * whole) * 2
 
 
+def test_a_folder_that_is_called_like_a_picture_is_a_folder(tmp_path):
+    write_pictures(tmp_path / "parts", 2)
+    write_pictures(tmp_path / "parts/2.png", 1)
+    (clip,) = list_clips([str(tmp_path / "parts")], stacked=False)
+    found = [picture.relative_to(tmp_path / "parts").as_posix() for picture in clip.pictures]
+    assert found == ["0.png", "1.png", "2.png/0.png"]
+
+
 def test_pictures_that_cannot_be_read_are_left_out_with_a_warning(tmp_path):
     write_pictures(tmp_path, 3)
     (tmp_path / "1.png").write_bytes(b"no picture")
