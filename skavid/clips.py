@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import pairwise
-from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from sklearn.utils import Bunch
 
 from skavid.video import (
     PICTURES,
+    check_size,
     list_pictures,
     natural,
     picture_shape,
@@ -338,15 +338,6 @@ def check_there(paths: Iterable[Path], name: str, address: str) -> None:
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there; {name} comes from {address}.")
-
-
-def check_size(size: Any) -> tuple[int, int] | None:
-    """Check a height and width, if they are given."""
-    if size is None:
-        return None
-    if len(size) != 2 or not all(isinstance(n, Integral) and int(n) > 0 for n in size):
-        raise ValueError(f"size must be (height, width) in whole pixels. Got {size!r}.")
-    return int(size[0]), int(size[1])
 
 
 # --- in memory or mapped -------------------------------------------------------------------------

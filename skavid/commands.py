@@ -100,7 +100,7 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
         reading = sources.Reading(
             arguments.size or DATASETS[arguments.dataset][1],
             arguments.dataset == "mvtec" and not arguments.grey,
-            _stacking(spacing),
+            sources.stacking(spacing),
         )
     else:
         reading = sources.choose_reading(
@@ -166,10 +166,6 @@ def _training_sources(arguments: argparse.Namespace) -> tuple[list[Clip], bool]:
         return [], DATASETS[arguments.dataset][0]
     stacked = arguments.video or (not arguments.images and sources.is_video(arguments.sources))
     return sources.list_clips(arguments.sources, stacked=stacked), stacked
-
-
-def _stacking(spacing: int | None) -> dict[str, Any] | None:
-    return None if spacing is None else {"n_channels": 3, "spacing": spacing, "average": True}
 
 
 def _load_dataset(
@@ -435,7 +431,7 @@ def _open_model(arguments: argparse.Namespace) -> tuple[AVIDDetector, Reading]:
         except ValueError as error:
             raise ValueError(f"{arguments.model} cannot be used: {error}") from error
     height, width, n_channels = detector.image_shape_  # a model that Python's `save` wrote
-    stacking = _stacking(detector.spacing)
+    stacking = sources.stacking(detector.spacing)
     size = (height, width) if n_channels in (1, 3) else None
     return detector, sources.Reading(size, n_channels == 3 and stacking is None, stacking)
 
@@ -610,6 +606,7 @@ def score(arguments: argparse.Namespace, talk: Talk) -> int:
 def segment(arguments: argparse.Namespace, talk: Talk) -> int:
     """Write what was seen."""
     from skavid import outputs
+    from skavid.video import import_pillow
     from skavid.watch import Viewer
 
     targets = {
@@ -632,7 +629,7 @@ def segment(arguments: argparse.Namespace, talk: Talk) -> int:
             _check_file("--overlay", arguments.overlay, ".mp4")
     for folder in folders:
         if folder is not None:
-            outputs.import_pillow()
+            import_pillow()
             _check_parent(folder)
             outputs.check_folder(folder)
     detector, reading, clips, ignored = _open(arguments, talk, targets)
@@ -1090,12 +1087,12 @@ def report(arguments: argparse.Namespace, talk: Talk) -> int:
 
 def watch(arguments: argparse.Namespace, talk: Talk) -> int:
     """Tell of events as they happen."""
-    from skavid import outputs
     from skavid.datasets import VIDEOS
+    from skavid.video import import_pillow
     from skavid.watch import Events, Feed, Viewer, Webhook, watch
 
     if arguments.snapshots is not None:
-        outputs.import_pillow()
+        import_pillow()
         if arguments.snapshots.exists() and not arguments.snapshots.is_dir():
             raise FileExistsError(f"{arguments.snapshots} is no folder; give one for --snapshots.")
         _check_parent(arguments.snapshots)

@@ -23,7 +23,6 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from skavid.clips import (
     Clip,
     alike,
-    check_size,
     check_there,
     collect,
     keep,
@@ -41,7 +40,7 @@ from skavid.clips import (
     warn_where_apart,
 )
 from skavid.synthetic import make_ir_mnist, make_moving_shapes
-from skavid.video import list_pictures, natural, read_frames
+from skavid.video import check_size, list_pictures, natural, read_frames
 
 __all__ = [
     "load_avenue",

@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from skavid.images import resize
 from skavid.segmentation import Finding
+from skavid.video import import_pillow
 from skavid.writing import beside, naming, opened, part_of
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
@@ -133,15 +134,6 @@ def folder_beside(path: Path) -> Iterator[Path]:
             os.replace(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def import_pillow() -> Any:
-    """Import Pillow, or say how to get it."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("Pictures need Pillow; pip install 'skavid[image]'.") from error
-    return Image
 
 
 def save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:

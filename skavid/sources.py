@@ -230,11 +230,16 @@ def _all_pictures(folder: Path) -> Iterator[Path]:
         yield from _all_pictures(inner)
 
 
+def stacking(spacing: int | None) -> dict[str, Any] | None:
+    """Tell how frames are stacked (Sec. 3.5), where they are."""
+    return None if spacing is None else {"n_channels": 3, "spacing": spacing, "average": True}
+
+
 def choose_reading(
     clips: Sequence[Clip], *, size: tuple[int, int] | None, grey: bool, spacing: int | None
 ) -> Reading:
     """Choose how to read sources to train on; `spacing` stacks frames, None takes images."""
-    stacking = None if spacing is None else {"n_channels": 3, "spacing": spacing, "average": True}
+    stack = stacking(spacing)
     arrays = [clip for clip in clips if clip.kind == "array"]
     if arrays:
         if len(arrays) < len(clips):
@@ -247,17 +252,17 @@ def choose_reading(
                 f"{arrays[0].path} is an array, which is taken as it is; leave out --size and "
                 "--grey."
             )
-        return Reading(None, False, stacking)
+        return Reading(None, False, stack)
     first = clips[0]
     example = first.pictures[0] if first.kind == "pictures" else first.path
     frame, whole = next(read_pairs(example))
     height, width = frame.image.shape
     if size is None:
-        limit = VIDEO_HEIGHT / height if stacking else LONGEST_SIDE / max(height, width)
+        limit = VIDEO_HEIGHT / height if stack else LONGEST_SIDE / max(height, width)
         share = min(1.0, limit)
         size = (max(1, round(share * height)), max(1, round(share * width)))
     colourful = bool((whole != whole[..., :1]).any())
-    return Reading(size, colourful and not grey and stacking is None, stacking)
+    return Reading(size, colourful and not grey and stack is None, stack)
 
 
 def read_clip(clip: Clip, reading: Reading, *, whole: bool = False) -> Iterator[Look]:

@@ -185,7 +185,7 @@ def read_frames(
     1 0.1 (4, 4) 2
     2 0.2 (4, 4) 10
     """
-    return _number(_open(source, [(_maybe_size(size), color)], fps, timeout))
+    return _number(_open(source, [(check_size(size), color)], fps, timeout))
 
 
 @validate_params(_READING, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -233,7 +233,7 @@ def read_pairs(
     ...         print(frame.image.shape, whole.shape)
     (3, 4) (6, 8, 3)
     """
-    pairs = _open(source, [(_maybe_size(size), color), (None, True)], fps, timeout)
+    pairs = _open(source, [(check_size(size), color), (None, True)], fps, timeout)
     frames = enumerate(pairs)
     return ((Frame(few, time, index), whole) for index, ((few, whole), time) in frames)
 
@@ -881,7 +881,10 @@ def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> No
     np.lib.format.write_array_header_1_0(file, described)
 
 
-def _check_size(size: Any) -> tuple[int, int]:
+def check_size(size: Any) -> tuple[int, int] | None:
+    """Check a height and width, if they are given."""
+    if size is None:
+        return None
     if len(size) != 2 or not all(isinstance(n, Integral) and int(n) > 0 for n in size):
         raise ValueError(f"size must be (height, width), two positive integers. Got {size!r}.")
     return int(size[0]), int(size[1])
@@ -901,10 +904,6 @@ _View = tuple[tuple[int, int] | None, bool] | None
 _Seen = Iterator[tuple[list[NDArray[np.uint8]], float]]
 
 
-def _maybe_size(size: Any) -> tuple[int, int] | None:
-    return None if size is None else _check_size(size)
-
-
 def picture_shape(source: Path) -> tuple[int, ...]:
     """Tell the height and width of a picture, or of a clip's first frame, before any resizing.
 
@@ -918,7 +917,7 @@ def read_sized(
     source: Path, *, size: tuple[int, int], color: bool
 ) -> Iterator[tuple[Frame, tuple[int, ...]]]:
     """Read frames as `read_frames` does, each with its height and width before any resizing."""
-    pairs = enumerate(_open(source, [(_maybe_size(size), color), None], 25.0, 10.0))
+    pairs = enumerate(_open(source, [(check_size(size), color), None], 25.0, 10.0))
     return ((Frame(few, time, index), own.shape) for index, ((few, own), time) in pairs)
 
 
@@ -971,7 +970,7 @@ def _some_pictures(folder: Path) -> list[Path]:
 
 def _decode_pictures(source: Path, paths: list[Path], views: list[_View], fps: float) -> _Seen:
     """Read pictures; time goes on where one is broken."""
-    _import_pillow()
+    import_pillow()
     breaks = _Breaks(str(source))
     moment = n_given = 0
     first: tuple[Path, tuple[int, ...]] | None = None
@@ -1002,12 +1001,13 @@ def _decode_pictures(source: Path, paths: list[Path], views: list[_View], fps: f
     breaks.tell(n_given, moment)
 
 
-def _import_pillow() -> Any:
+def import_pillow() -> Any:
+    """Import Pillow, or say how to get it."""
     try:
-        import PIL.Image
+        from PIL import Image
     except ImportError as error:
         raise ImportError("Pictures need Pillow; pip install 'skavid[image]'.") from error
-    return PIL
+    return Image
 
 
 def _pages(path: Path, views: list[_View]) -> Iterator[tuple[str, list[NDArray[np.uint8]]]]:

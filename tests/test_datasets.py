@@ -465,7 +465,7 @@ def test_frames_of_two_sizes_are_told(ped2):
 
 @pytest.mark.parametrize("size", [(4,), (0, 3), (4.5, 3), ("4", "3")])
 def test_a_size_that_is_no_size_is_refused(ped2, size):
-    message = f"size must be (height, width) in whole pixels. Got {size!r}."
+    message = f"size must be (height, width), two positive integers. Got {size!r}."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_ucsd_ped2(ped2, size=size)
 
