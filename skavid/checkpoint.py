@@ -25,7 +25,7 @@ from torch import Generator
 
 from skavid.persistence import versions
 from skavid.training import AVIDNet
-from skavid.writing import beside, remove_parts, replace
+from skavid.writing import beside, check_target, remove_parts, replace
 
 __all__: list[str] = []  # a part of AVIDDetector.fit: nothing here is promised to users
 
@@ -157,11 +157,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
 
     def on_train_begin(self, net: AVIDNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """Learn before the first epoch, not after it, that the file cannot be written."""
-        folder = self.path.parent
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{self.path} cannot be written: there is no folder {folder}; make it first."
-            )
+        check_target(self.path)
         remove_parts(self.path)
         with suppress(_Enough), beside(self.path):
             raise _Enough
@@ -212,8 +208,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
         self._is_there = True
 
     def _read(self) -> dict[str, Any]:
-        if self.path.is_dir():
-            raise IsADirectoryError(f"{self.path} is a folder; give the name of a file in it.")
+        check_target(self.path)
         try:
             data = self.path.read_bytes()
         except OSError as error:

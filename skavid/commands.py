@@ -28,7 +28,7 @@ from skavid.talk import (
     irregular,
     there_are,
 )
-from skavid.writing import naming
+from skavid.writing import check_parent, check_target, naming
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +79,8 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
     from skavid.training import DivergedError
 
     model = _check_model_target(arguments.model, "the last argument is the model to write")
-    _check_parent(arguments.checkpoint)
+    if arguments.checkpoint is not None:
+        check_target(arguments.checkpoint, "for --checkpoint")
     given = _settings(arguments.set, AVIDDetector)
     _check_device(arguments.device)
     clips, stacked = _training_sources(arguments)
@@ -271,7 +272,7 @@ def _check_model_target(path: Path, mend: str) -> Path:
     """Refuse to write a model over something that is none."""
     if path.exists() and not _is_model(path):
         raise ValueError(f"{path} is there, and is no model of skavid; {mend}.")
-    _check_parent(path)
+    check_parent(path)
     return path
 
 
@@ -283,9 +284,7 @@ def _check_file(option: str, path: Path | None, *endings: str) -> None:
         *most, last = endings
         those = f"{', '.join(most)} or {last}" if most else last
         raise ValueError(f"{option} must end with {those}. Got {path}.")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file for {option}.")
-    _check_parent(path)
+    check_target(path, f"for {option}")
 
 
 def _check_targets(
@@ -312,12 +311,6 @@ def _folder_beside(path: Path) -> Any:
         return tempfile.TemporaryDirectory(
             prefix=f".{path.name}.", dir=path.absolute().parent, ignore_cleanup_errors=True
         )
-
-
-def _check_parent(path: Path | None) -> None:
-    """Refuse an output whose folder is missing, before any work."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}.")
 
 
 def _is_model(path: Path) -> bool:
@@ -630,7 +623,7 @@ def segment(arguments: argparse.Namespace, talk: Talk) -> int:
     for folder in folders:
         if folder is not None:
             import_pillow()
-            _check_parent(folder)
+            check_parent(folder)
             outputs.check_folder(folder)
     detector, reading, clips, ignored = _open(arguments, talk, targets)
     is_drawn = any((arguments.overlay, arguments.masks, arguments.coco))
@@ -1095,7 +1088,7 @@ def watch(arguments: argparse.Namespace, talk: Talk) -> int:
         import_pillow()
         if arguments.snapshots.exists() and not arguments.snapshots.is_dir():
             raise FileExistsError(f"{arguments.snapshots} is no folder; give one for --snapshots.")
-        _check_parent(arguments.snapshots)
+        check_parent(arguments.snapshots)
     detector, reading = _open_model(arguments)
     if reading.size is None:
         raise ValueError(f"{arguments.model} was trained on arrays, which no camera gives.")
@@ -1207,7 +1200,7 @@ def demo(arguments: argparse.Namespace, talk: Talk) -> int:
     folder = arguments.folder
     if folder.exists():
         raise FileExistsError(f"{folder} is there already; give a name that is free.")
-    _check_parent(folder)
+    check_parent(folder)
     folder.mkdir()
     talk.say(f"Drawing a walkway with people, and a day on which a cart comes by, in {folder}")
     normal = make_moving_shapes(16, 80, random_state=0)

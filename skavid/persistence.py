@@ -29,7 +29,7 @@ from skavid.corruption import CORRUPTIONS
 from skavid.images import check_value_range
 from skavid.networks import Detector, Inpainter
 from skavid.regions import PAPER_GEOMETRY, Geometry
-from skavid.writing import replace
+from skavid.writing import check_target, replace
 
 __all__ = ["FITTED", "load_model", "pack", "save_model", "unpack", "versions"]
 
@@ -162,12 +162,7 @@ def save_model(
         If safetensors is missing.
     """
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it.")
-    if not path.parent.exists():
-        raise FileNotFoundError(
-            f"{path} cannot be written: there is no folder {path.parent}; make it first."
-        )
+    check_target(path)
     data = pack(parameters, attributes, constraints)
     replace(path, data)
 

@@ -40,7 +40,7 @@ from skavid.images import from_tensor
 from skavid.plotting import HistoryDisplay, RocDisplay, ScoreOverTimeDisplay
 from skavid.scene import clip_begins, clip_starts
 from skavid.talk import clock, counted
-from skavid.writing import replace
+from skavid.writing import check_target, replace
 
 __all__ = ["write_report"]
 
@@ -164,7 +164,7 @@ def write_report(
     _import_matplotlib()
     check_is_fitted(detector)
     path = Path(path)
-    _check_path(path)
+    check_target(path)
     images = detector._check(X)
     given = _check_given(images, y, masks, groups, names, frame_rate, detector._ignored(images))
     seen = _look(detector, images, keep=given.masks is not None)
@@ -210,15 +210,6 @@ class _Image(NamedTuple):
 
 
 # --- what comes in ----------------------------------------------------------------------------
-
-
-def _check_path(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"{path} cannot be written: there is no folder {path.parent}; make it first."
-        )
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file in it, such as report.html.")
 
 
 def _check_given(

@@ -27,6 +27,24 @@ def naming(path: Path | str) -> Iterator[None]:
         raise type(error)(f"{path} cannot be written: {error.strerror}.") from error
 
 
+def check_target(path: Path, use: str = "in it") -> None:
+    """Refuse a file that can never be written, before any work; ``use`` says what it is for."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file {use}.")
+    check_parent(path)
+
+
+def check_parent(path: Path) -> None:
+    """Refuse a file or folder whose own folder is missing, or is none."""
+    folder = path.parent
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"{path} cannot be written: there is no folder {folder}; make it first."
+        )
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path} cannot be written: {folder} is no folder.")
+
+
 def part_of(path: Path) -> Path:
     """Name a file or folder beside ``path`` that is to become it once it is complete."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")

@@ -320,7 +320,11 @@ def test_a_region_may_be_ignored(place):
         ),
         (
             ["{place}/normal.mp4", "no/model"],
-            "no/model cannot be written: there is no folder no.",
+            "no/model cannot be written: there is no folder no; make it first.",
+        ),
+        (
+            ["{place}/normal.mp4", "model", "--checkpoint", "{place}"],
+            "{place} is a folder; give the name of a file for --checkpoint.",
         ),
         (
             ["{place}/normal.mp4", "model", "--set", "fusio=min"],
@@ -622,7 +626,7 @@ def test_what_comes_before_and_behind_a_damaged_picture_is_scored(capsys, place,
         ),
         (
             ["{place}/model", "{place}/today.mp4", "-o", "no/scores.csv"],
-            "no/scores.csv cannot be written: there is no folder no.",
+            "no/scores.csv cannot be written: there is no folder no; make it first.",
         ),
         (
             ["{place}/float-model", "{place}/today.mp4"],
@@ -854,7 +858,10 @@ def test_what_is_ignored_has_no_mask(capsys, place, tmp_path):
             ["--masks", "{place}/pictures"],
             "{place}/pictures is there already; give a new or an empty folder.",
         ),
-        (["--overlay", "no/odd.mp4"], "no/odd.mp4 cannot be written: there is no folder no."),
+        (
+            ["--overlay", "no/odd.mp4"],
+            "no/odd.mp4 cannot be written: there is no folder no; make it first.",
+        ),
         (
             ["--overlay", "odd.mp4", "--ignore", "{place}/all.png"],
             "{place}/all.png leaves no pixel that counts; paint black what counts.",
@@ -1154,7 +1161,7 @@ def test_a_report_of_a_data_set_of_pictures_names_their_files(capsys, place, tmp
         (["--output", "page.pdf"], "--output must end with .html. Got page.pdf."),
         (
             ["--output", "nowhere/page.html"],
-            "nowhere/page.html cannot be written: there is no folder nowhere.",
+            "nowhere/page.html cannot be written: there is no folder nowhere; make it first.",
         ),
         (["--masks", "nowhere"], "There is no folder and no .npy file nowhere of masks."),
     ],

@@ -705,7 +705,7 @@ def test_fit_tells_of_a_full_disk_and_of_a_checkpoint_in_no_folder(capsys, place
     assert re.fullmatch(
         rf"skavid fit: .*/\.model\..*/images\.npy cannot be written: {FULL}\.", line
     )
-    line = "skavid fit: no/state cannot be written: there is no folder no."
+    line = "skavid fit: no/state cannot be written: there is no folder no; make it first."
     assert run(capsys, *words, "--checkpoint", "no/state") == (2, line)
     assert os.listdir() == []
 

@@ -464,7 +464,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(fitted, tmp_path, m
 def test_a_file_in_place_of_a_folder_is_told_clearly(fitted, tmp_path):
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "model.skavid"
-    message = f"{path} cannot be written: Not a directory."
+    message = f"{path} cannot be written: {path.parent} is no folder."
     with pytest.raises(NotADirectoryError, match=f"^{re.escape(message)}$"):
         fitted.save(path)
 

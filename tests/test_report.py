@@ -661,7 +661,7 @@ def test_a_path_must_be_a_file_in_a_folder_that_is_there(detector, tmp_path):
     message = f"{missing} cannot be written: there is no folder {missing.parent}; make it first."
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         write_report(detector, missing, X)
-    message = f"{tmp_path} is a folder; name a file in it, such as report.html."
+    message = f"{tmp_path} is a folder; give the name of a file in it."
     with pytest.raises(IsADirectoryError, match=f"^{re.escape(message)}$"):
         write_report(detector, tmp_path, X)
 
