@@ -638,14 +638,13 @@ def segment(arguments: argparse.Namespace, talk: Talk) -> int:
                 clips, viewer, reading, talk, stop, whole=is_drawn
             ):
                 if writers is None:  # the first images are sound: now outputs may begin
-                    writers = _writers(arguments, clips, chunk, ignored, exits)
+                    writers = _writers(arguments, clips, viewer, chunk, ignored, exits)
                 if is_first:
                     odd.begin(chunk[0].name)
                 for row, look in enumerate(chunk):
                     odd.push(look, float(seen.scores[row]))
-                    patches = viewer.find(seen, row)
                     for write in writers:
-                        write(look, seen, row, patches)
+                        write(look, seen, row)
                 n += len(chunk)
                 n_irregular += int((seen.scores <= 0).sum())
             moments = odd.finish()
@@ -657,12 +656,13 @@ def segment(arguments: argparse.Namespace, talk: Talk) -> int:
         return _end(stop, talk, counted(n, reading.unit), f"what was seen is {where}")
 
 
-_Writer = Callable[["Look", "Bunch", int, list[Any]], None]
+_Writer = Callable[["Look", "Bunch", int], None]
 
 
 def _writers(
     arguments: argparse.Namespace,
     clips: list[Clip],
+    viewer: Viewer,
     chunk: list[Look],
     ignored: NDArray[np.bool_] | None,
     exits: ExitStack,
@@ -687,7 +687,7 @@ def _writers(
     if arguments.masks is not None:
         masks = exits.enter_context(outputs.folder_beside(arguments.masks))
 
-        def write_mask(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
+        def write_mask(look: Look, seen: Bunch, row: int) -> None:
             mask = resize(seen.evidence[row] >= 0, size_of(look))
             with naming(arguments.masks):
                 outputs.save_picture(masks, name_of(look), np.uint8(255) * mask)
@@ -698,20 +698,21 @@ def _writers(
             outputs.CocoWriter(arguments.coco, {"description": f"skavid {__version__}"})
         )
 
-        def write_boxes(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
+        def write_boxes(look: Look, seen: Bunch, row: int) -> None:
             height, width = size_of(look)
             image: dict[str, Any] = {"file_name": look.file, "width": width, "height": height}
             if look.time is not None:
                 image |= {"frame": look.index, "time": round(look.time, 4)}
             image["score"] = float(seen.scores[row])
-            found = outputs.described(patches, seen.evidence[row] >= 0, (height, width))
-            coco.write(image, found)
+            found = viewer.find(seen, row)
+            mask = seen.evidence[row] >= 0
+            coco.write(image, outputs.described(found, mask, (height, width)))
 
         writers.append(write_boxes)
     if arguments.scores is not None:
         table = exits.enter_context(outputs.table(arguments.scores, COLUMNS))
 
-        def write_score(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
+        def write_score(look: Look, seen: Bunch, row: int) -> None:
             only = type(seen)(scores=seen.scores[row : row + 1])
             table(_rows([look], only))
 
@@ -727,7 +728,7 @@ def _writers(
                 OverlayWriter(arguments.overlay, fps=_frame_rate(chunk), ignore=ignored)
             )
 
-            def write_frame(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
+            def write_frame(look: Look, seen: Bunch, row: int) -> None:
                 assert look.whole is not None
                 mask, regular = seen.evidence[row] >= 0, seen.regularity[row]
                 video.write(
@@ -738,7 +739,7 @@ def _writers(
         else:
             drawn = exits.enter_context(outputs.folder_beside(arguments.overlay))
 
-            def write_picture(look: Look, seen: Bunch, row: int, patches: list[Any]) -> None:
+            def write_picture(look: Look, seen: Bunch, row: int) -> None:
                 assert look.whole is not None
                 mask, regular = seen.evidence[row] >= 0, seen.regularity[row]
                 picture = draw_overlay(look.whole, mask=mask, regularity=regular, ignore=ignored)
