@@ -154,7 +154,7 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
         "seconds": round(time.monotonic() - began, 1),
         "interrupted": talk.was_interrupted,
     }
-    talk.tell(result, _fit_report(detector, reading, arguments.sources, result))
+    talk.tell(result, _fit_report(detector, reading, result))
     return INTERRUPTED if talk.was_interrupted else FINE
 
 
@@ -328,9 +328,7 @@ def _check_number(n: int, unit: str, use: str) -> None:
         )
 
 
-def _fit_report(
-    detector: AVIDDetector, reading: Reading, given: Sequence[str], result: dict[str, Any]
-) -> str:
+def _fit_report(detector: AVIDDetector, reading: Reading, result: dict[str, Any]) -> str:
     basis = detector.calibration_
     held = f", {basis['n_images']:,} of them held out to find the thresholds" if basis else ""
     lines = [
