@@ -65,10 +65,12 @@ NOT_TOLD = NOT_SET | {"device", "max_epochs", "random_state", "target_fpr"}
 EXTRAS = {
     "video": ("av",),
     "image": ("pillow", "scikit-image"),
-    "save": ("safetensors",),
+    "save": ("safetensors", "skops"),
     "onnx": ("onnx", "onnxruntime"),
     "plot": ("matplotlib",),
     "parquet": ("pyarrow",),
+    "dask": ("dask", "distributed"),
+    "accelerate": ("accelerate",),
 }
 
 
@@ -1291,6 +1293,6 @@ def info(arguments: argparse.Namespace, talk: Talk) -> int:
     for extra, names in result["extras"].items():
         found = ", ".join(f"{name} {number or 'missing'}" for name, number in names.items())
         missing = "" if all(names.values()) else f"    pip install 'skavid[{extra}]'"
-        lines.append(f"{extra + ':':9} {found}{missing}")
+        lines.append(f"{extra + ':':11} {found}{missing}")
     talk.tell(result, "\n".join(lines))
     return FINE

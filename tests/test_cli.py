@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -220,8 +221,20 @@ def test_info_says_what_a_bug_report_needs(capsys):
     assert told["skavid"] == __version__
     assert told["packages"]["torch"]
     assert told["devices"][0] == "cpu"
-    assert {"video", "image", "save", "onnx", "plot", "parquet"} == set(told["extras"])
+    extras = {"video", "image", "save", "onnx", "plot", "parquet", "dask", "accelerate"}
+    assert extras == set(told["extras"])
     assert run(capsys, "info")[1].startswith(f"skavid {__version__}, Python 3")
+
+
+def test_info_knows_every_extra(capsys):
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    asked = project["project"]["optional-dependencies"]
+    for extra in ("all", "bench", "dev", "docs"):  # of no use to a user of the commands
+        del asked[extra]
+    told = json.loads(run(capsys, "info", "--json")[1])["extras"]
+    assert set(told) == set(asked)
+    for extra, requirements in asked.items():
+        assert {re.split(r"[\[>]", one)[0] for one in requirements} <= set(told[extra])
 
 
 def test_info_says_what_a_model_is(capsys, place):
