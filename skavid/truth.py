@@ -77,7 +77,7 @@ def _masks_by_name(
 ) -> list[NDArray[np.bool_]]:
     """Read the masks of pictures; a picture without one is normal."""
     pictures = [(clip, picture) for clip in clips for picture in clip.pictures]
-    found = [_mask_of(path, Path(clip.path), picture) for clip, picture in pictures]
+    found = [_mask_of(path, clip, picture) for clip, picture in pictures]
     if not any(found):
         raise FileNotFoundError(
             f"{path} holds no mask of any picture, such as {pictures[0][1].stem}_mask.png."
@@ -87,8 +87,10 @@ def _masks_by_name(
     ]
 
 
-def _mask_of(folder: Path, root: Path, picture: Path) -> Path | None:
-    for place in (folder / picture.relative_to(root).parent, folder):
+def _mask_of(folder: Path, clip: Clip, picture: Path) -> Path | None:
+    # As `skavid segment` writes them, a folder a clip; or as the pictures lie; or all in one.
+    inner = picture.relative_to(clip.path).parent
+    for place in (folder / clip.prefix / inner, folder / inner, folder):
         try:
             return mask_of(place, picture)
         except FileNotFoundError:

@@ -825,6 +825,18 @@ def test_pictures_that_differ_in_their_ending_alone_lose_nothing(capsys, place, 
     assert [int(masks[name][0].sum()) for name in names] == list(range(1, 8))
 
 
+def test_masks_of_several_folders_are_read_as_they_were_written(capsys, place, tmp_path):
+    for folder in ("a/parts", "b/parts"):
+        write_pictures(tmp_path / folder, np.zeros((1, 32, 48), np.uint8))
+    sources = ["a/parts", "b/parts"]
+    words = ["segment", place / "picture-model", *sources, "--masks", "masks"]
+    assert run(capsys, *words)[0] == 0
+    for folder, grey in (("a-parts", 0), ("b-parts", 255)):
+        Image.fromarray(np.full((32, 48), grey, np.uint8)).save(f"masks/{folder}/000.png")
+    masks = read_masks(Path("masks"), list_clips(sources, stacked=False), (32, 48))
+    assert masks.any(axis=(1, 2)).tolist() == [False, True]
+
+
 def test_frames_of_an_array_that_is_called_like_a_picture_keep_their_masks(
     capsys, place, tmp_path
 ):
