@@ -16,6 +16,7 @@ from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, validate_params
 
 from skavid.images import check_ignored, check_measured, resize
+from skavid.scene import clip_begins
 
 __all__ = ["aupro_score", "pro_curve", "rbdc_score", "region_track_curve", "tbdc_score"]
 
@@ -507,7 +508,7 @@ def _true_regions(
             "a mask."
         )
     n_tracks = 0
-    begins = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+    begins = clip_begins(ids)
     for begin, end in zip(begins, np.append(begins[1:], len(ids)), strict=True):
         clip = masks[begin:end] * counted
         volume = clip if numbered else ndimage.label(clip, np.ones((3, 3, 3)))[0]
