@@ -135,7 +135,7 @@ def training():
     _, _, stacks = video_detector(120, 180)
     games = {
         "images of 128 x 128, the defaults": ({}, image_detector()[1].repeat(16, 0), None),
-        "stacks of 120 x 180, VIDEO": (VIDEO, stacks.repeat(16, 0), np.arange(80 * 16) // 320),
+        "stacks of 120 x 180, VIDEO": (VIDEO, stacks.repeat(32, 0), np.arange(80 * 32) // 320),
     }
     figures = {}
     for name, (parameters, images, clips) in games.items():
