@@ -26,6 +26,7 @@ from skavid.talk import (
     clock,
     counted,
     irregular,
+    listed,
     there_are,
 )
 from skavid.writing import check_parent, check_target, naming
@@ -56,6 +57,7 @@ SMALL_OBJECT = 8.0  # pixels, below which larger frames help
 SAME_PACE = 1.3
 CHUNK, CHUNK_BYTES = 64, 2**27
 LISTED = 10  # odd moments shown of a video
+NOTED = 1000  # sources that a model remembers
 FEWEST = 10  # images that say anything of what is normal
 COLUMNS: dict[str, type] = {
     "source": str, "frame": int, "time": float, "score": float, "irregular": bool,
@@ -145,7 +147,7 @@ def fit(arguments: argparse.Namespace, talk: Talk) -> int:
     detector.extra_ = {
         "reading": reading._asdict(),
         "fps": None if fps is None else round(fps, 4),
-        "trained_on": [clip.file_name() for clip in clips][:LISTED] or [arguments.dataset],
+        "trained_on": [clip.file_name() for clip in clips[:NOTED]] or [arguments.dataset],
     }
     detector.save(model)
     result = _model_facts(detector)
@@ -857,7 +859,7 @@ def calibrate(arguments: argparse.Namespace, talk: Talk) -> int:
     calibrated.set_params(alpha="auto", zeta="auto", target_fpr=arguments.target_fpr)
     calibrated.extra_ = {
         **getattr(detector, "extra_", {}),
-        "calibrated_on": [clip.file_name() for clip in clips][:LISTED],
+        "calibrated_on": [clip.file_name() for clip in clips[:NOTED]],
     }
     calibrated.calibration_ = {
         name: found[name] for name in ("n_images", "n_clips", "fpr_bound", "clip_risk")
@@ -1242,7 +1244,7 @@ def info(arguments: argparse.Namespace, talk: Talk) -> int:
         text = [f"{arguments.model} reads images {reading.describe()}."]
         if "trained_on" in facts:
             epochs = counted(facts["n_epochs"], "epoch")
-            text.append(f"Trained {epochs} on {', '.join(map(str, facts['trained_on']))}.")
+            text.append(f"Trained {epochs} on {listed(list(map(str, facts['trained_on'])))}.")
         if detector.object_size_ is not None:
             text.append(f"What moves was about {detector.object_size_:.0f} pixels large.")
         text.append(_basis_text(detector))

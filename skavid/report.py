@@ -39,7 +39,7 @@ from skavid.estimator import AVIDDetector
 from skavid.images import from_tensor
 from skavid.plotting import HistoryDisplay, RocDisplay, ScoreOverTimeDisplay
 from skavid.scene import clip_begins, clip_starts
-from skavid.talk import clock, counted
+from skavid.talk import clock, counted, listed
 from skavid.writing import check_target, replace
 
 __all__ = ["write_report"]
@@ -775,7 +775,7 @@ def _learnt_from(detector: AVIDDetector) -> str:
     # The command line notes its sources there.
     sources = getattr(detector, "extra_", {}).get("trained_on")
     if isinstance(sources, list) and sources:
-        words += f", from {', '.join(map(_visible, sources))}"
+        words += f", from {listed([_visible(source) for source in sources])}"
     if known.get("n_held_out"):
         words += f"; {known['n_held_out']} of them were held out"
     return words

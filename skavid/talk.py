@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -154,6 +154,12 @@ def _reworded(text: str) -> str:
 def counted(n: int, one: str, many: str | None = None) -> str:
     """Write 1 frame, 2 frames; many says what more than one are called, if not by an s."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Write a, b; of many the first ones and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def there_are(n: int, what: str) -> str:

@@ -939,6 +939,18 @@ def test_calibrate_writes_thresholds_and_trains_nothing(capsys, place):
         assert (ours == theirs).all()
 
 
+def test_every_source_is_remembered_and_the_first_ones_are_told(capsys, place, tmp_path):
+    (tmp_path / "clips").mkdir()
+    for number in range(12):
+        source = place / "normal.mp4"
+        (tmp_path / f"clips/{number:02d}.mp4").write_bytes(source.read_bytes())
+    assert run(capsys, "fit", "clips", "model", *TINY, *SIZE, "--quiet")[0] == 0
+    assert len(AVIDDetector.load("model").extra_["trained_on"]) == 12
+    assert "08.mp4, 09.mp4 and 2 more." in run(capsys, "info", "model")[1]
+    words = ["calibrate", "model", tmp_path / "clips/11.mp4", "--output", "other"]
+    assert "trained on a source called 11.mp4, too" in run(capsys, *words)[2]
+
+
 def test_calibrate_leaves_the_model_alone_where_there_is_nothing_to_read(capsys, place, tmp_path):
     (tmp_path / "model").write_bytes((place / "model").read_bytes())
     refused(capsys, tmp_path, "calibrate", "model", "nowhere")
