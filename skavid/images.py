@@ -399,12 +399,12 @@ def resize(picture: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]
     ----------
     picture : ndarray of shape (h, w) or (h, w, n_channels)
         Of any type.
-    size : tuple of int
-        Height and width of what is given, in pixels.
+    size : tuple (height, width)
+        Of what is given, in pixels.
 
     Returns
     -------
-    ndarray of shape (*size) or (*size, n_channels)
+    resized : ndarray of shape (height, width) or (height, width, n_channels)
         A copy.
 
     Examples
