@@ -905,7 +905,7 @@ def evaluate(arguments: argparse.Namespace, talk: Talk) -> int:
         detector, reading, clips, ignored = _open(arguments, talk, {})
         labels, masks = _truth(arguments, clips, reading, detector)
     viewer = Viewer(detector, steady=arguments.steady)
-    has_masks: NDArray[np.bool_] | None = None  # of all
+    has_masks: NDArray[np.bool_] | None = None  # None: somebody looked at all
     scores: list[NDArray[np.float64]] = []
     clip_of: list[int] = []
     with tempfile.TemporaryFile() as maps, CtrlC() as stop:

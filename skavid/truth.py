@@ -114,7 +114,7 @@ def figures(
     Where `has_masks` is False nobody drew a mask: there the label alone counts.
     """
     drawn = np.ones(len(labels), dtype=bool) if has_masks is None else has_masks
-    marked = drawn[:0]
+    marked = labels == -1
     if masks is not None:
         counts = True if ignored is None else ~ignored
         marked = np.array([(mask & counts).any() for mask in masks])
