@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from math import ceil
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -32,6 +33,8 @@ from torch import Tensor, nn
 from skavid import persistence, segmentation
 from skavid.checkpoint import Checkpoint, fingerprint
 from skavid.corruption import CORRUPTIONS, Corrupted, complementary, hiding
+from skavid.feature_training import judge, train_pair, warn_if_blind
+from skavid.features import make_features
 from skavid.images import (
     check_ignored,
     check_images,
@@ -40,6 +43,7 @@ from skavid.images import (
     to_tensor,
     value_range,
 )
+from skavid.linear import WholeImage
 from skavid.losses import LOSSES
 from skavid.networks import Detector, Inpainter, in_tiles
 from skavid.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
@@ -60,6 +64,7 @@ __all__ = ["PAPER", "VIDEO", "AVIDDetector"]
 # Images are scored in chunks of a fixed size, chosen by this many pixels: a score then depends
 # neither on how many images came with it nor on where in the stack it stood.
 CHUNK_PIXELS = {"cpu": 2**15, "cuda": 2**21}
+FEATURE_CHUNK = 32
 TILE_PIXELS = 2**21  # larger images are shown to the networks in tiles
 CALIBRATION_PIXELS = 2**26
 CLIP_RISK = 0.1  # a share of clips with too many false alarms that is worth a warning
@@ -71,6 +76,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 PAPER: dict[str, Any] = {
+    "features": "pixels",
     "inpainter_corruption": "noise",
     "detector_corruption": None,
     "gamma": 0.4,
@@ -93,6 +99,7 @@ PAPER: dict[str, Any] = {
 }
 
 VIDEO: dict[str, Any] = {
+    "features": "pixels",
     "spacing": 2,
     "adversarial_weight": 0.0,  # on stacked video it costs time and gains nothing
     "validation_fraction": 0.2,  # frames of a clip are alike: thresholds want several clips
@@ -103,8 +110,22 @@ VIDEO: dict[str, Any] = {
     "widening": "auto",
 }
 
+
+class CalibrationWarning(UserWarning):
+    """Normal images, or clips of them, are too few for the rate of false alarms asked for."""
+
+
 # In sizes of what moves: measured on UCSD Ped2, where it is 13 pixels at 120 x 180.
 REGION, CROP, SMOOTHING, WIDENING = 0.3, 7.5, 1.0, 1.5
+
+
+# What only the networks over pixels have.
+PIXELS_ONLY = (
+    "inpainter_corruption", "detector_corruption", "hidden_size", "geometry", "region_size",
+    "inpainter_width", "inpainter_depth", "inpainter_patch", "spacing", "crop_size", "loss",
+    "adversarial_weight", "adversarial_start", "reconstruction_weight", "reconstruction_loss",
+    "optimizer", "momentum", "n_iter_no_change", "channel_reduction", "n_draws", "checkpoint",
+)  # fmt: skip
 
 
 class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -119,6 +140,18 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
+    features : {"patches", "imagenet", "pixels"} or torch Module, default="patches"
+        Where both networks look. "patches": brightness and texture around each place at four
+        resolutions, no weights. "imagenet": a frozen EfficientNet-Lite0, for surfaces and parts;
+        needs the extra ``features``. A module that returns a map, or a list of maps, is used as
+        it is, frozen; see `skavid.features.FrozenFeatures`. On a feature map I is solved in closed
+        form and D judges what I changed. "pixels": two networks over the image itself, trained
+        from nothing, as the paper has it; `PAPER` and `VIDEO` take it.
+    pooling : {"auto", "place", "everywhere"}, default="auto"
+        For feature maps: whether I has statistics for each place, as for aligned objects, or one
+        set for all, as for objects anywhere. "auto" takes those under which I finds more of the
+        training images with synthetic anomalies. Images of another size than the training images
+        need "everywhere".
     image_shape : tuple (H, W) or (H, W, C), default=None
         How to read X when it is given as flat rows, as inside a Pipeline.
     value_range : tuple (low, high), default=None
@@ -149,8 +182,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Side in pixels of the patches that I reads and writes as one: several times faster than
         a U-Net over pixels, which is 1, and copies less of what it should restore. With "hiding"
         patches want ``reconstruction_loss="bernoulli"``.
-    detector_width : int, default=24
-        Feature maps of D's first layer.
+    detector_width : int, default=None
+        Feature maps of D's first layer; None takes 24 over pixels and 64 on feature maps.
     spacing : int, default=None
         For stacked video: frames between two channels, as in `TemporalStacker`. Grafts are
         then cut from what moves and played at other speeds, and ``groups`` are the clips.
@@ -180,17 +213,20 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     average_decay : float, default=0.998
         Decay of the moving averages of the weights, which are what is kept.
     max_epochs : int, default=40
-        Passes over the training images.
+        Passes over the training images; on a feature map, where D alone is trained, turns of ten
+        batches.
     batch_size : int, default=16
-        Images in a training batch.
+        Images in a training batch; on a feature map, pieces of maps.
     n_iter_no_change : int, default=None
         Stop when neither network got better on the held-out images for so many epochs.
     validation_fraction : float, default=0.1
         Share of the images (with ``groups``: of whole clips) that is held out to choose the
-        best weights and to calibrate the thresholds.
+        best weights and to calibrate the thresholds. On a feature map, without ``groups``, no
+        image is held out: each one calibrates as if the others alone had been trained on.
     alpha : float or "auto", default="auto"
-        Threshold of Eq. 4 on the residual, in units of the value range. "auto" calibrates it
-        on the held-out images.
+        Threshold of Eq. 4 on the residual: over pixels in units of the value range, on a feature
+        map in units of the spread of a feature among normal images, the mean over the features.
+        "auto" calibrates it on the held-out images.
     zeta : float or "auto", default="auto"
         Threshold of Eq. 4 on the regularity, in (0, 1).
     target_fpr : float, default=0.01
@@ -251,12 +287,16 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes
     ----------
-    inpainter_ : Inpainter
+    features_ : Module
+        The feature map; not there for ``features="pixels"``.
+    inpainter_ : Inpainter or LinearInpainter
         I, on the CPU.
-    detector_ : Detector
+    detector_ : Detector or ResidualDetector
         D, on the CPU.
-    net_ : AVIDNet
-        The skorch net that trained both.
+    whole_ : WholeImage
+        What judges an image by its own statistics; not there for ``features="pixels"``.
+    net_ : AVIDNet or ResidualNet
+        The skorch net that trained both networks, or D alone.
     geometry_ : Geometry
         Which pixels each region of D holds.
     object_size_ : float or None
@@ -324,11 +364,23 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     (3, 16, 16)
     """
 
+    # Either pair of networks: over pixels, or over a feature map.
+    inpainter_: Any
+    detector_: Any
+    net_: Any
+    whole_: WholeImage
+    _is_blind = False  # files of 0.1.0 do not say
+    object_size_: float | None
+    object_pace_: float | None
+    _crop_size: Any
+
     # Clip ids travel by metadata routing without being asked for.
     __metadata_request__fit: ClassVar = {"groups": True}
     __metadata_request__partial_fit: ClassVar = {"groups": True}
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "features": [StrOptions({"patches", "imagenet", "pixels"}), nn.Module],
+        "pooling": [StrOptions({"auto", "place", "everywhere"})],
         "image_shape": [tuple, list, None],
         "value_range": [tuple, list, None],
         "gamma": [Interval(Real, 0, None, closed="left")],
@@ -341,7 +393,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         "inpainter_width": [Interval(Integral, 1, None, closed="left")],
         "inpainter_depth": [Interval(Integral, 1, 8, closed="both")],
         "inpainter_patch": [Interval(Integral, 1, 32, closed="both")],
-        "detector_width": [Interval(Integral, 1, None, closed="left")],
+        "detector_width": [Interval(Integral, 1, None, closed="left"), None],
         "spacing": [Interval(Integral, 1, None, closed="left"), None],
         "crop_size": [Interval(Integral, 8, None, closed="left"), StrOptions({"auto"}), None],
         "loss": [StrOptions(set(LOSSES))],
@@ -382,6 +434,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         *,
+        features: Any = "patches",
+        pooling: str = "auto",
         image_shape: tuple[int, ...] | None = None,
         value_range: tuple[float, float] | None = None,
         gamma: float = 0.4,
@@ -394,7 +448,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         inpainter_width: int = 32,
         inpainter_depth: int = 2,
         inpainter_patch: int = 4,
-        detector_width: int = 24,
+        detector_width: int | None = None,
         spacing: int | None = None,
         crop_size: int | str | None = None,
         loss: str = "bce",
@@ -431,6 +485,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         device: str = "auto",
         random_state: Any = None,
     ) -> None:
+        self.features = features
+        self.pooling = pooling
         self.image_shape = image_shape
         self.value_range = value_range
         self.gamma = gamma
@@ -578,6 +634,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._seed = int(source.randint(np.iinfo(np.int32).max))
         fraction = self.validation_fraction
         parts = split(len(images), groups, fraction, np.random.RandomState(self._seed))
+        if not self._on_pixels():
+            self._fit_on_features(images, groups, parts, n_epochs, going_on=going_on)
+            return
         scene = self._look_around(images, groups, parts)
         if not going_on:
             self._measure(scene, images)
@@ -586,13 +645,97 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             images, groups, parts, scene, n_epochs, going_on=going_on, checkpoint=checkpoint
         )
         self._keep(net)
+        self._is_blind = False
         self._calibrate(images, groups, parts.held_out)
+        self._note_training(images, groups, len(parts.held_out))
+
+    def _note_training(
+        self, images: NDArray[Any], groups: NDArray[Any] | None, n_held_out: int
+    ) -> None:
         self._trained_on = {
             "n_images": len(images),
-            "n_held_out": len(parts.held_out),
+            "n_held_out": n_held_out,
             "n_clips": None if groups is None else len(np.unique(groups)),
             "versions": persistence.versions(),
         }
+
+    def _on_pixels(self) -> bool:
+        return isinstance(self.features, str) and self.features == "pixels"
+
+    def _fit_on_features(
+        self,
+        images: NDArray[Any],
+        groups: NDArray[Any] | None,
+        parts: Split,
+        n_epochs: int,
+        *,
+        going_on: bool,
+    ) -> None:
+        if not going_on:
+            self.features_ = make_features(self.features, self.image_shape_)
+            self.geometry_ = aligned(self.features_.region_size)
+            self.object_size_ = self.object_pace_ = self._crop_size = None
+            self._auto_filters = {"mean": 0, "maximum": 0}
+        # Frames of a clip are alike: only whole clips can be left out.
+        rows = np.arange(len(images)) if groups is None else parts.train
+        held_out = None if groups is None else parts.held_out
+        settings: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in (
+                "gamma", "sigma", "pooling", "learning_rate", "batch_size", "average_decay",
+            )
+        }  # fmt: skip
+        settings |= {
+            "features": self.features_,
+            "value_range": self.value_range_,
+            "ignore": self._ignored(images),
+            "detector_width": self.detector_width or 64,
+            "max_epochs": n_epochs,
+            "seed": self._seed,
+            "device": _check_device(self.device),
+        }
+        watched: dict[str, Any] = {"callbacks": self.callbacks, "verbose": int(self.verbose)}
+        if going_on:
+            known = self.inpainter_, self.whole_, self.net_
+            pair = train_pair(images, rows, held_out, known=known, **watched, **settings)
+        else:
+            arguments = images, rows, held_out, settings
+            with _cached(train_pair, check_memory(self.memory), arguments) as train:
+                pair = train(images, rows, held_out, **watched, **settings)
+        if pair.net.n_played_ < n_epochs:
+            warnings.warn(
+                f"The training was interrupted after epoch {pair.net.n_played_}; what D learnt so "
+                "far is kept.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        self._is_blind = warn_if_blind(pair)
+        self.inpainter_, self.detector_, self.whole_ = pair.inpainter, pair.detector, pair.whole
+        self.net_, self.history_, self.n_iter_ = pair.net, pair.history, pair.net.n_played_
+        self.checkpoint_ = {
+            "inpainter": {"epoch": 0, "image_auc": pair.inpainter_auc},
+            "detector": {"epoch": len(pair.history), "region_auc": pair.region_auc},
+        }
+        calibrating = rows if held_out is None else held_out
+        chosen = self._some(images, np.arange(len(calibrating)))
+        size = images.shape[1:3]
+        residual = self._to_pixels(-pair.residual[chosen], size, 0.0)
+        logits = self._to_pixels(pair.logits[chosen], size, segmentation.LOG_LIMIT)
+        self._calibrate(images, groups, calibrating[chosen], (-residual, logits))
+        self._note_training(images, groups, len(calibrating))
+
+    def _to_pixels(
+        self, scores: NDArray[np.float32], size: tuple[int, int], ignored: float
+    ) -> NDArray[np.float32]:
+        """Bring scores of regions (the higher, the more normal) to pixels."""
+        ignore = None if self.ignore is None else check_ignored(self.ignore, size)
+        lowest = lowest_region(scores, self.geometry_, *size)
+        smooth: NDArray[np.float32] = -segmentation.smooth(
+            -lowest, **self._filter_sizes(), ignore=ignore
+        )
+        if ignore is not None:
+            smooth[:, ignore] = ignored
+        return smooth
 
     def _check_training(
         self, images: NDArray[Any], y: Any, groups: Any, *, going_on: bool
@@ -619,6 +762,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             height, width, n_channels = images.shape[1:]
             self.image_shape_: tuple[int, int, int] = (height, width, n_channels)
         self._check_auto()
+        self._check_pixels_only()
         _check_device(self.device)
         _check_sides(self.hidden_size)
         return _check_groups(groups, len(images))
@@ -636,6 +780,17 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 f"checkpoint needs an integer random_state, so that a training can be the same "
                 f"again. Got {self.random_state!r}."
             )
+
+    def _check_pixels_only(self) -> None:
+        if self._on_pixels():
+            return
+        defaults = signature(type(self).__init__).parameters
+        for name in PIXELS_ONLY:
+            if getattr(self, name) != defaults[name].default:
+                raise ValueError(
+                    f"{name} is about networks over pixels, but features={self.features!r}; leave "
+                    f"{name} out, or set features='pixels'."
+                )
 
     def _check_auto(self) -> None:
         for name in ("region_size", "crop_size", "smoothing", "widening"):
@@ -696,15 +851,16 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         game: dict[str, Any] = {
             name: getattr(self, name)
             for name in (
-                "inpainter_width", "inpainter_depth", "inpainter_patch", "detector_width",
-                "spacing", "batch_size", "learning_rate", "gamma", "sigma", "loss",
-                "adversarial_weight", "adversarial_start", "reconstruction_weight",
-                "reconstruction_loss", "momentum", "average_decay", "n_iter_no_change",
+                "inpainter_width", "inpainter_depth", "inpainter_patch", "spacing", "batch_size",
+                "learning_rate", "gamma", "sigma", "loss", "adversarial_weight",
+                "adversarial_start", "reconstruction_weight", "reconstruction_loss", "momentum",
+                "average_decay", "n_iter_no_change",
             )
         }  # fmt: skip
         game |= {
             "inpainter_corruption": self._named(self.inpainter_corruption),
             "detector_corruption": self._named(self.detector_corruption),
+            "detector_width": self.detector_width or 24,
             "value_range": self.value_range_,
             "crop_size": self._crop_size,
             "ignore": self._ignored(images),
@@ -726,7 +882,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         try:
             if going_on:
                 return play(images, groups, parts, net=self.net_, **watched, **game)
-            with _cached(check_memory(self.memory), (images, groups, parts, game)) as train:
+            with _cached(play, check_memory(self.memory), (images, groups, parts, game)) as train:
                 net: AVIDNet = train(images, groups, parts, **watched, **game)
                 return net
         except InterruptedGame as interrupted:
@@ -779,7 +935,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.n_iter_ = net.n_played_
 
     def _calibrate(
-        self, images: NDArray[Any], groups: NDArray[Any] | None, held_out: NDArray[np.int64]
+        self,
+        images: NDArray[Any],
+        groups: NDArray[Any] | None,
+        held_out: NDArray[np.int64],
+        maps: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     ) -> None:
         self.offset_ = float(np.nextafter(0, 1))
         alpha, zeta = self.alpha, self.zeta
@@ -787,8 +947,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.balance_ = 0.5 if isinstance(self.balance, str) else float(self.balance)
         self.calibration_: dict[str, Any] | None = None
         if isinstance(alpha, str) or isinstance(zeta, str) or not weighed:
-            held_out = self._some(images, held_out)
-            residual, logits = self._held_out_maps(images, held_out)
+            if maps is None:
+                held_out = self._some(images, held_out)
+                maps = self._held_out_maps(images, held_out)
+            residual, logits = maps
             if not weighed:
                 self.balance_ = segmentation.balance_margins(residual, logits)
             alpha, zeta = segmentation.calibrate(
@@ -803,6 +965,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             if isinstance(self.alpha, str) or isinstance(self.zeta, str):
                 clips = None if groups is None else groups[held_out]
                 self.calibration_ = _basis(len(held_out), clips, self.target_fpr)
+                _warn_if_few(self.calibration_, self.target_fpr, stacklevel=6)
         self.alpha_, self.zeta_ = float(alpha), float(zeta)
         if not isinstance(self.contamination, str):
             scores = self._score(images)
@@ -1055,6 +1218,14 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         images = check_images(X, estimator=self, fitted_shape=self.image_shape_)
         _check_size(images, self.geometry_)
         self._ignored(images)
+        if not self._on_pixels() and not self.inpainter_.is_pooled:
+            size, fitted = images.shape[1:3], self.image_shape_[:2]
+            if size != fitted:
+                raise ValueError(
+                    f"X has images of shape {size}, but AVIDDetector was fitted on {fitted} and "
+                    "knows what is normal at each place; resize them, or fit with "
+                    "pooling='everywhere'."
+                )
         return images
 
     def _units(self, images: NDArray[Any]) -> tuple[float, float]:
@@ -1068,7 +1239,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _rule(self) -> dict[str, Any]:
         return {
-            "fusion": self.fusion,
+            "fusion": "inpainter" if self._is_blind else self.fusion,
             "balance": self.balance_,
             "min_area": self.min_area,
             "min_area_of": self.min_area_of,
@@ -1115,9 +1286,15 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Yield what both networks say, a chunk of images at a time."""
         device = _check_device(self.device)
         inpainter, detector = _placed(self.inpainter_, device), _placed(self.detector_, device)
+        looker: tuple[Any, ...] | None = None
+        if not self._on_pixels():
+            others = _placed(self.features_, device), _placed(self.whole_, device)
+            looker = others[0], inpainter, detector, others[1]
         height, width = images.shape[1:3]
         ignored = self._ignored(images)
         size = chunk_size(height, width, device)
+        if looker is not None:  # the matrices of I are read once per chunk
+            size = min(FEATURE_CHUNK, 8 * size)
         n = len(images) if rows is None else len(rows)
         for start in range(0, n, size):
             stop = min(start + size, n)
@@ -1125,6 +1302,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             tensor = to_tensor(part, self.value_range_, ignored)
             missing = size - len(tensor)
             full = torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]).to(device)
+            if looker is not None:
+                yield self._judge(looker, full, slice(start, stop), (height, width))
+                continue
             (inpainted, residual), logits = side_by_side(
                 partial(self._change, full, inpainter, ignored),
                 partial(self._doubt, full, detector, ignored),
@@ -1132,6 +1312,18 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
             kept = slice(stop - start)
             yield _Look(slice(start, stop), inpainted[kept], residual[kept], logits[kept])
+
+    @torch.inference_mode()
+    def _judge(
+        self, looker: tuple[Any, ...], images: Tensor, rows: slice, size: tuple[int, int]
+    ) -> _Look:
+        """Look at a chunk through a feature map."""
+        features, *pair = looker
+        n = rows.stop - rows.start
+        judged = judge(features(images).float(), *pair)
+        residual = self._to_pixels(-judged.residual[:n].cpu().numpy(), size, 0.0)
+        logits = self._to_pixels(judged.logits[:n].cpu().numpy(), size, segmentation.LOG_LIMIT)
+        return _Look(rows, images[:n].cpu(), -residual, logits)
 
     @torch.inference_mode()
     def _change(
@@ -1320,23 +1512,23 @@ def _basis(n: int, clips: NDArray[Any] | None, target_fpr: float) -> dict[str, A
     }
 
 
-def _warn_if_few(basis: dict[str, Any], target_fpr: float) -> None:
+def _warn_if_few(basis: dict[str, Any], target_fpr: float, *, stacklevel: int = 3) -> None:
     risk, bound = basis["clip_risk"], basis["fpr_bound"]
     if bound is not None and bound > target_fpr:
         warnings.warn(
             f"X holds {counted(basis['n_images'], 'image')}, enough for {bound:.2g} of false "
             f"alarms at best, not for target_fpr={target_fpr:g}; {ceil(1 / target_fpr) - 1} would "
             "do.",
-            UserWarning,
-            stacklevel=3,
+            CalibrationWarning,
+            stacklevel=stacklevel,
         )
     if risk is not None and risk > CLIP_RISK:
         warnings.warn(
             f"X holds {counted(basis['n_clips'], 'clip')}: with a probability of up to "
             f"{risk:.2g} a new clip has more than target_fpr={target_fpr:g} of its frames "
             f"flagged; {ceil(1 / CLIP_RISK) - 1} clips would bring that down to {CLIP_RISK:g}.",
-            UserWarning,
-            stacklevel=3,
+            CalibrationWarning,
+            stacklevel=stacklevel,
         )
 
 
@@ -1353,15 +1545,17 @@ def _all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
 
 
 @contextmanager
-def _cached(memory: joblib.Memory, arguments: Any) -> Iterator[Any]:
+def _cached(training: Any, memory: joblib.Memory, arguments: Any) -> Iterator[Any]:
     """Cache trainings; two processes that want the same one share it."""
     if memory.location is None:
-        yield play
+        yield training
         return
     os.makedirs(memory.location, exist_ok=True)
     lock = os.path.join(memory.location, f"skavid-{joblib.hash(arguments)}.lock")
     with FileLock(lock):
-        yield memory.cache(play, ignore=["callbacks", "verbose", "scene", "checkpoint"])
+        unimportant = {"callbacks", "verbose", "scene", "checkpoint", "known"}
+        unimportant &= set(signature(training).parameters)
+        yield memory.cache(training, ignore=sorted(unimportant))
 
 
 def _some_irregular(y: NDArray[Any]) -> bool:

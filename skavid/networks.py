@@ -21,7 +21,7 @@ from skavid.regions import (
     reflect_pad,
 )
 
-__all__ = ["Detector", "Inpainter", "in_tiles"]
+__all__ = ["Detector", "Inpainter", "ResidualDetector", "in_tiles"]
 
 STEEPNESS = 8.0
 
@@ -326,6 +326,60 @@ class Detector(nn.Module):
         near = self.near(reflect_pad(images, 0, broad - width, 0, tall - height))
         far = _double(self.far(near))
         return cast(Tensor, self.judge(torch.cat([near, far], 1))[:, 0, :n1, :n2])
+
+
+class ResidualDetector(nn.Module):
+    """Detector D that judges what I changed of a feature map; fully convolutional, Sec. 3.2.
+
+    Members of equal shape are averaged: each learns from other images, so that what it says of
+    those that it never saw can be told from what it says of the others.
+
+    Parameters
+    ----------
+    n_features : int
+        Length of the vector of a place.
+    width : int, default=64
+        Feature maps inside.
+    n_members : int, default=2
+        Members.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.networks import ResidualDetector
+    >>> ResidualDetector(5, width=8).eval()(torch.rand(2, 5, 3, 4)).shape
+    torch.Size([2, 3, 4])
+    """
+
+    def __init__(self, n_features: int, *, width: int = 64, n_members: int = 2) -> None:
+        super().__init__()
+        self.n_features, self.width = n_features, width
+        self.members = nn.ModuleList(
+            nn.Sequential(
+                nn.BatchNorm2d(n_features, affine=False),
+                nn.Conv2d(n_features, width, 1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.LeakyReLU(0.1),
+                _block(width, width),
+                nn.Conv2d(width, 1, 1),
+            )
+            for _ in range(n_members)
+        )
+
+    def forward(self, changes: Tensor) -> Tensor:
+        """Score every place.
+
+        Parameters
+        ----------
+        changes : Tensor of shape (n_images, n_features, n1, n2)
+            ``|F - I(F)|``, relative to what I changes of normal images there.
+
+        Returns
+        -------
+        logits : Tensor of shape (n_images, n1, n2)
+            The mean of the members; the regularity is ``O = sigmoid(logits)``.
+        """
+        return torch.stack([member(changes)[:, 0] for member in self.members]).mean(0)
 
 
 def _figure_2(n_channels: int, width: int) -> nn.Sequential:

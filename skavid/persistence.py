@@ -22,12 +22,18 @@ import numpy as np
 import sklearn
 import torch
 from numpy.typing import NDArray
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from torch import nn
 
 from skavid.corruption import CORRUPTIONS
+from skavid.features import FrozenFeatures, ImageNetFeatures, PatchFeatures
 from skavid.images import check_value_range
-from skavid.networks import Detector, Inpainter
+from skavid.linear import LinearInpainter, WholeImage
+from skavid.networks import Detector, Inpainter, ResidualDetector
 from skavid.regions import PAPER_GEOMETRY, Geometry
 from skavid.writing import check_target, replace
 
@@ -35,7 +41,8 @@ __all__ = ["FITTED", "load_model", "pack", "save_model", "unpack", "versions"]
 
 # Rises when a file changes its meaning. What a newer release adds may be missing in older files:
 # a parameter takes its default, an attribute must then be optional below.
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # 1 knew networks over pixels alone
 # Bounds on what a file may ask for.
 MOST_HEADER = 2**22  # bytes of JSON; names of features are most of it
 MOST_BYTES = 2**31
@@ -75,10 +82,11 @@ FITTED: dict[str, list[Any]] = {
     "_auto_filters": [dict],
     "_trained_on": [dict],
     "extra_": [dict],
+    "_is_blind": ["boolean"],
 }
 """The attributes of a fitted detector that are kept beside its networks, and what they may be."""
 
-OPTIONAL = {"feature_names_in_", "_trained_on", "extra_"}
+OPTIONAL = {"feature_names_in_", "_trained_on", "extra_", "_is_blind"}
 
 _SIZES: dict[str, dict[str, list[Any]]] = {
     "inpainter": {
@@ -90,6 +98,23 @@ _SIZES: dict[str, dict[str, list[Any]]] = {
     },
     "detector": {"n_channels": _MAPS, "width": _MAPS},
 }
+_GAMMA = [Interval(Real, 0, _HUGE, closed="left")]
+_FEATURE_SIZES: dict[str, dict[str, list[Any]]] = {
+    "features": {
+        "kind": [StrOptions({"patches", "imagenet"})],
+        "n_channels": _MAPS,
+        "enlarge": [Interval(Integral, 1, 2**10, closed="both")],
+    },
+    "inpainter": {"n_features": _MAPS, "n_rows": _MAPS, "n_columns": _MAPS, "gamma": _GAMMA},
+    "detector": {"n_features": _MAPS, "width": _MAPS, "n_members": _MAPS},
+    "whole": {"n_features": _MAPS, "gamma": _GAMMA},
+}
+_BUILDERS: dict[str, Any] = {
+    "inpainter": LinearInpainter,
+    "detector": ResidualDetector,
+    "whole": WholeImage,
+}
+"""The networks over a feature map, built from these sizes."""
 _STATE = {"format", "versions", "networks", "parameters", "fitted", "model_card"}
 
 # How safetensors names what NumPy names otherwise.
@@ -237,16 +262,20 @@ def pack(
     fitted = {
         name: _encode(attributes[name], name, arrays) for name in FITTED if name in attributes
     }
-    networks = {part: attributes[f"{part}_"] for part in _SIZES}
+    on_pixels = parameters["features"] == "pixels"
+    parts = _SIZES if on_pixels else _FEATURE_SIZES
+    networks = {part: attributes[f"{part}_"] for part in parts}
     state = {
         "format": FORMAT,
         "versions": versions(),
-        "networks": _sizes(**networks),
+        "networks": _sizes(**networks) if on_pixels else _feature_sizes(**networks),
         "parameters": kept,
         "fitted": fitted,
         "model_card": _model_card(kept, fitted),
     }
     for part, network in networks.items():
+        if part == "features":
+            continue  # no weights, or those of a package
         for name, tensor in network.state_dict().items():
             arrays[f"{part}.{name}"] = np.array(tensor.cpu().numpy(), order="C")
     text = json.dumps(state, allow_nan=False)
@@ -279,6 +308,11 @@ def unpack(data: bytes, constraints: Mapping[str, list[Any]]) -> Kept:
 def _keepable(name: str, value: Any) -> Any:
     if name in NOT_KEPT or isinstance(value, np.random.RandomState):
         return None
+    if isinstance(value, nn.Module):
+        raise ValueError(
+            f"{name} is a module, {type(value).__name__}, which a file without code cannot keep; "
+            "keep the detector with joblib, or take features='patches' or 'imagenet'."
+        )
     if callable(value):
         own = next((own for own, known in CORRUPTIONS.items() if known is value), "grafts")
         raise ValueError(
@@ -339,6 +373,37 @@ def _sizes(inpainter: Inpainter, detector: Detector) -> dict[str, dict[str, Any]
             "bounded": inpainter.bounded,
         },
         "detector": {"n_channels": other.shape[1], "width": other.shape[0]},
+    }
+
+
+def _feature_sizes(
+    features: PatchFeatures | FrozenFeatures,
+    inpainter: LinearInpainter,
+    detector: ResidualDetector,
+    whole: WholeImage,
+) -> dict[str, dict[str, Any]]:
+    statistics = whole.inpainter
+    return {
+        "features": {
+            "kind": "patches" if isinstance(features, PatchFeatures) else "imagenet",
+            "n_channels": features.n_channels,
+            "enlarge": features.enlarge,
+        },
+        "inpainter": {
+            "n_features": inpainter.n_features,
+            "n_rows": inpainter.n_rows,
+            "n_columns": inpainter.n_columns,
+            "gamma": float(inpainter.gamma),
+        },
+        "detector": {
+            "n_features": detector.n_features,
+            "width": detector.width,
+            "n_members": len(detector.members),
+        },
+        "whole": {
+            "n_features": statistics.n_features // 2,
+            "gamma": float(statistics.gamma),
+        },
     }
 
 
@@ -406,11 +471,15 @@ def _audit(file: BinaryIO, size: int, constraints: Mapping[str, list[Any]]) -> K
     if _checksum(text, arrays) != checksum:
         raise ValueError("its content does not fit its checksum; it was damaged or changed.")
     parameters = {name: _decode(value, arrays) for name, value in state["parameters"].items()}
+    if state["format"] == 1:
+        parameters["features"] = "pixels"
     fitted = {name: _decode(value, arrays) for name, value in state["fitted"].items()}
     _check_parameters(parameters, constraints)
     _check_fitted(fitted, state["networks"])
     for part, network in networks.items():
         fitted[f"{part}_"] = _filled(part, network, arrays)
+    if "features" in state["networks"]:
+        fitted["features_"] = _features(**state["networks"]["features"])
     return parameters, fitted
 
 
@@ -447,9 +516,9 @@ def _state(text: str) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError("what it says of itself is no object of JSON; it was changed.")
     found = state.get("format")
-    if type(found) is not int or found != FORMAT:
+    if type(found) is not int or found not in READABLE:
         raise ValueError(
-            f"it has the format {found!r}, but skavid {versions()['skavid']} reads format "
+            f"it has the format {found!r}, but skavid {versions()['skavid']} reads formats up to "
             f"{FORMAT}; update skavid."
         )
     _check_names("entry", state, _STATE, _STATE)
@@ -477,18 +546,23 @@ def _check_names(what: str, found: Mapping[str, Any], known: set[str], needed: s
 def _promised(state: dict[str, Any]) -> tuple[dict[str, nn.Module], Expected]:
     """Build networks without memory, and list the arrays that the file must hold."""
     sizes = state["networks"]
-    _check_names("network", sizes, set(_SIZES), set(_SIZES))
-    for part, known in _SIZES.items():
+    parts = _FEATURE_SIZES if "features" in sizes else _SIZES
+    _check_names("network", sizes, set(parts), set(parts))
+    for part, known in parts.items():
         if not isinstance(sizes[part], dict):
             raise ValueError(f"the {part} must have sizes. Got {sizes[part]!r}.")
         _check_names(f"size of the {part}", sizes[part], set(known), set(known))
         validate_parameter_constraints(known, sizes[part], part)
     geometry = _geometry(state["fitted"].get("geometry_"))
+    networks: dict[str, nn.Module]
     with torch.device("meta"):
-        networks: dict[str, nn.Module] = {
-            "inpainter": Inpainter(**sizes["inpainter"]),
-            "detector": Detector(geometry=geometry, **sizes["detector"]),
-        }
+        if parts is _FEATURE_SIZES:
+            networks = {part: build(**sizes[part]) for part, build in _BUILDERS.items()}
+        else:
+            networks = {
+                "inpainter": Inpainter(**sizes["inpainter"]),
+                "detector": Detector(geometry=geometry, **sizes["detector"]),
+            }
     expected = {
         f"{part}.{name}": ("F32" if tensor.is_floating_point() else "I64", tuple(tensor.shape))
         for part, network in networks.items()
@@ -605,7 +679,9 @@ def _check_fitted(fitted: dict[str, Any], sizes: dict[str, dict[str, Any]]) -> N
     shape = fitted["image_shape_"]
     if len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
         raise ValueError(f"image_shape_ must be three positive integers. Got {shape!r}.")
-    channels = {part: sizes[part]["n_channels"] for part in _SIZES}
+    channels = {name: size["n_channels"] for name, size in sizes.items() if "n_channels" in size}
+    if sizes.get("features", {}).get("kind") == "imagenet":
+        channels = {"features": shape[2]}  # grey images are repeated
     if set(channels.values()) != {shape[2]}:
         raise ValueError(
             f"image_shape_ is {shape!r}, but the networks take {channels!r} channels."
@@ -626,11 +702,25 @@ def _check_fitted(fitted: dict[str, Any], sizes: dict[str, dict[str, Any]]) -> N
     fitted["geometry_"] = Geometry(*fitted["geometry_"])
 
 
+def _features(kind: str, n_channels: int, enlarge: int) -> nn.Module:
+    if kind == "patches":
+        return PatchFeatures(n_channels, enlarge=enlarge)
+    return ImageNetFeatures(enlarge=enlarge)
+
+
 def _filled(part: str, network: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
     weights = {name: torch.from_numpy(arrays[f"{part}.{name}"]) for name in network.state_dict()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
         raise ValueError(f"the {part} has weights that are not finite.")
     network.load_state_dict(weights, assign=True)
+    if not isinstance(network, Inpainter | Detector):
+        try:
+            for module in network.modules():
+                if isinstance(module, LinearInpainter):
+                    module.solve()
+        except RuntimeError as error:
+            raise ValueError(f"the {part} has covariances that cannot be.") from error
+        return network.eval().requires_grad_(False)
     # The memory layout of the training: another one may round otherwise.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval().requires_grad_(False)

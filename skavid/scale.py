@@ -455,7 +455,9 @@ def fit_distributed(
     >>> from skavid import AVIDDetector
     >>> from skavid.scale import fit_distributed
     >>> X = np.random.default_rng(0).normal(size=(40, 16, 16))
-    >>> detector = AVIDDetector(max_epochs=1, device="cpu", random_state=0)
+    >>> detector = AVIDDetector(
+    ...     features="pixels", max_epochs=1, device="cpu", random_state=0
+    ... )
     >>> fit_distributed(detector, X).score_samples(X[:3]).shape
     (3,)
     """
@@ -468,6 +470,11 @@ def fit_distributed(
         ) from error
     if not isinstance(detector, AVIDDetector):
         raise TypeError(f"detector must be an AVIDDetector. Got {type(detector).__name__}.")
+    if detector.features != "pixels":
+        raise ValueError(
+            "features must be 'pixels' in a distributed fit: on a feature map one process needs "
+            f"seconds, and partial_fit takes more images. Got {detector.features!r}."
+        )
     if detector.memory is not None:
         raise ValueError(
             "memory must be None in a distributed fit, since processes that share a cache wait "

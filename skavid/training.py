@@ -448,7 +448,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         """Take both networks and start their moving averages."""
         self.inpainter_ = self.inpainter
         self.detector_ = self.detector
-        average = _Average(self.average_decay)
+        average = Average(self.average_decay)
         self.averaged_inpainter_ = AveragedModel(self.inpainter, avg_fn=average, use_buffers=True)
         self.averaged_detector_ = AveragedModel(self.detector, avg_fn=average, use_buffers=True)
         self.generator_ = Generator().manual_seed(self.seed)
@@ -683,7 +683,7 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-class _Average:
+class Average:
     """An exponential moving average that soon forgets the untrained weights."""
 
     def __init__(self, decay: float) -> None:

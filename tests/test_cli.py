@@ -33,7 +33,10 @@ COMMANDS = (
     "info",
 )  # fmt: skip
 SIZE = ["--size", "16", "24"]
-TINY = ["--epochs", "1", "--set", "inpainter_width=4", "--set", "detector_width=4"]
+TINY = [
+    "--epochs", "1", "--set", "features=pixels", "--set", "inpainter_width=4",
+    "--set", "detector_width=4",
+]  # fmt: skip
 
 
 def write_pictures(folder, images, masks=None):
@@ -250,7 +253,7 @@ def test_info_says_what_a_model_is(capsys, place):
     )
     assert ", for a share of 0.4 of false alarms; they rest on 30 frames in 1 clip held" in out
     told = json.loads(run(capsys, "info", place / "model", "--json")[1])
-    assert told["parameters"] == {"detector_width": 4, "inpainter_width": 4}
+    assert told["parameters"] == {"detector_width": 4, "features": "pixels", "inpainter_width": 4}
     assert (told["target_fpr"], told["fps"]) == (0.4, 10.0)
     assert run(capsys, "info", place / "float-model")[1].startswith(
         f"{place / 'float-model'} reads images given as arrays.\n"
@@ -1354,7 +1357,7 @@ def test_the_demo_goes_the_whole_way(capsys, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(
         "skavid.estimator.VIDEO",
-        {"spacing": 2, "inpainter_width": 4, "detector_width": 4},
+        {"spacing": 2, "features": "pixels", "inpainter_width": 4, "detector_width": 4},
     )
     code, out, err = run(capsys, "demo", "--epochs", "1")
     assert code == 0

@@ -19,7 +19,7 @@ X = np.random.default_rng(1).random((16, 40, 48))
 
 @pytest.fixture(scope="module")
 def detector():
-    sizes = {"inpainter_width": 4, "detector_width": 4, "inpainter_depth": 1}
+    sizes = {"features": "pixels", "inpainter_width": 4, "detector_width": 4, "inpainter_depth": 1}
     return AVIDDetector(max_epochs=1, random_state=0, **sizes).fit(X)
 
 

@@ -24,6 +24,7 @@ from skavid.training import split
 
 TINY = {
     "max_epochs": 2,
+    "features": "pixels",
     "inpainter_width": 4,
     "inpainter_depth": 2,
     "detector_width": 4,
@@ -142,6 +143,7 @@ def test_either_network_takes_any_family_of_corruption(family, lesson):
     parameters = {**TINY, "max_epochs": 1, "adversarial_weight": 0.1}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "X holds", UserWarning)  # few images
         detector = AVIDDetector(
             **parameters, inpainter_corruption=family, detector_corruption=lesson
         ).fit(NORMAL)
@@ -159,7 +161,14 @@ def test_every_loss_plays_the_game(loss):
 def test_the_printed_configuration_runs():
     images = textures(n=8, height=60, width=67)
     detector = AVIDDetector(
-        **{**PAPER, "inpainter_width": 4, "detector_width": 6, "max_epochs": 1}, random_state=0
+        **{
+            **PAPER,
+            "features": "pixels",
+            "inpainter_width": 4,
+            "detector_width": 6,
+            "max_epochs": 1,
+        },
+        random_state=0,
     ).fit(images)
     assert detector.maps(images).regularity.shape == images.shape
 
@@ -599,7 +608,13 @@ def test_the_sizes_of_video_follow_what_moves():
     found = {}
     for scale in (1, 2):
         stacks, clips = walkers(scale)
-        small = {"inpainter_width": 4, "detector_width": 4, "max_epochs": 1, "random_state": 0}
+        small = {
+            "features": "pixels",
+            "inpainter_width": 4,
+            "detector_width": 4,
+            "max_epochs": 1,
+            "random_state": 0,
+        }
         found[scale] = AVIDDetector(**{**VIDEO, **small}).fit(stacks, groups=clips)
     once, twice = found[1], found[2]
     assert twice.object_size_ == pytest.approx(2 * once.object_size_, rel=0.3)
@@ -629,7 +644,13 @@ def test_calibration_says_what_the_thresholds_rest_on(fitted):
 
 def test_stacked_video_is_trained_once_for_all_thresholds(tmp_path):
     stacks, clips = walkers(1)
-    small = {"inpainter_width": 4, "detector_width": 4, "max_epochs": 1, "random_state": 0}
+    small = {
+        "features": "pixels",
+        "inpainter_width": 4,
+        "detector_width": 4,
+        "max_epochs": 1,
+        "random_state": 0,
+    }
     for alpha in (0.1, 0.2, 0.3):
         AVIDDetector(**{**VIDEO, **small}, alpha=alpha, memory=str(tmp_path)).fit(
             stacks, groups=clips
@@ -805,7 +826,13 @@ def test_what_ignored_pixels_of_a_video_hold_changes_nothing():
     ignore[20:] = True
     noisy = stacks.copy()
     noisy[:, ignore] = np.random.default_rng(0).integers(0, 256, noisy[:, ignore].shape)
-    small = {"inpainter_width": 4, "detector_width": 4, "max_epochs": 1, "random_state": 0}
+    small = {
+        "features": "pixels",
+        "inpainter_width": 4,
+        "detector_width": 4,
+        "max_epochs": 1,
+        "random_state": 0,
+    }
     one, other = (
         AVIDDetector(**{**VIDEO, **small, "crop_size": 40}, ignore=ignore).fit(X, groups=clips)
         for X in (stacks, noisy)

@@ -25,7 +25,8 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 TINY = {
-    "max_epochs": 1, "inpainter_width": 4, "inpainter_depth": 2, "detector_width": 4,
+    "features": "pixels", "max_epochs": 1,
+    "inpainter_width": 4, "inpainter_depth": 2, "detector_width": 4,
     "n_draws": 4, "random_state": 0,
 }  # fmt: skip
 SIZES = [(1, 17, 23), (5, 64, 48), (1, 37, 45), (2, 1, 1), (1, 1, 9), (2, 3, 2), (1, 120, 180)]
@@ -256,7 +257,13 @@ def test_frames_of_ped2(real_data, tmp_path):
     few = train.clips % 4 == 1
     stacker = TemporalStacker()
     stacks = stacker.fit_transform(train.frames[few], groups=train.clips[few])
-    small = {"max_epochs": 2, "inpainter_width": 8, "detector_width": 8, "random_state": 0}
+    small = {
+        "max_epochs": 2,
+        "features": "pixels",
+        "inpainter_width": 8,
+        "detector_width": 8,
+        "random_state": 0,
+    }
     detector = AVIDDetector(**VIDEO, **small).fit(stacks, groups=train.clips[few])
     to_onnx(detector, tmp_path / "detector.onnx")
     some = test.clips <= 2

@@ -33,7 +33,7 @@ from skavid.datasets import make_moving_shapes
 
 from .test_estimator import NORMAL, QUERY
 
-TINY = {"inpainter_width": 4, "detector_width": 4, "random_state": 0}
+TINY = {"features": "pixels", "inpainter_width": 4, "detector_width": 4, "random_state": 0}
 EPOCHS = 4
 # Two batches an epoch: old outputs of I are shown again from the third epoch on.
 GAMES = {
@@ -694,7 +694,7 @@ def test_a_standard_output_that_is_full_is_told(capsys, place, monkeypatch):
 
 
 FIT = ["--size", "16", "24", "--epochs", "3", "--set", "batch_size=8"]
-FIT += ["--set", "inpainter_width=4", "--set", "detector_width=4"]
+FIT += ["--set", "features=pixels", "--set", "inpainter_width=4", "--set", "detector_width=4"]
 
 
 def test_fit_tells_of_a_full_disk_and_of_a_checkpoint_in_no_folder(capsys, place):

@@ -26,7 +26,8 @@ from skavid.metrics import (
 )
 
 SMALL = {
-    "max_epochs": 1, "inpainter_width": 2, "detector_width": 2, "inpainter_depth": 1,
+    "features": "pixels", "max_epochs": 1,
+    "inpainter_width": 2, "detector_width": 2, "inpainter_depth": 1,
     "random_state": 0,
 }  # fmt: skip
 NORMAL = np.random.default_rng(0).integers(0, 100, (12, 12, 10))

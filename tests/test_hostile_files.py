@@ -78,7 +78,7 @@ def intervals(path):
 
 def model(path):
     X = np.random.default_rng(0).random((24, 16, 16))
-    sizes = {"inpainter_width": 2, "detector_width": 2, "inpainter_depth": 1}
+    sizes = {"features": "pixels", "inpainter_width": 2, "detector_width": 2, "inpainter_depth": 1}
     AVIDDetector(max_epochs=1, random_state=0, **sizes).fit(X).save(path)
 
 

@@ -34,7 +34,13 @@ from tests.hostile import damages
 safetensors = pytest.importorskip("safetensors")
 
 DATA = Path(__file__).parent / "data"
-SMALL = {"max_epochs": 1, "inpainter_width": 2, "detector_width": 2, "random_state": 0}
+SMALL = {
+    "max_epochs": 1,
+    "features": "pixels",
+    "inpainter_width": 2,
+    "detector_width": 2,
+    "random_state": 0,
+}
 NETWORKS = ("inpainter_", "detector_")
 
 
@@ -178,7 +184,7 @@ def test_a_loaded_detector_saves_the_same_text_again(fitted, written):
 
 def test_the_networks_may_have_other_sizes_than_the_parameters_say_now(fitted, tmp_path):
     changed = copy.copy(fitted).set_params(
-        inpainter_width=7, detector_width=9, inpainter_patch=1, region_size=8
+        features="pixels", inpainter_width=7, detector_width=9, inpainter_patch=1, region_size=8
     )
     changed.save(tmp_path / "model.skavid")
     loaded = AVIDDetector.load(tmp_path / "model.skavid")
@@ -613,12 +619,12 @@ BAD_FILES = {
         "what it says of itself is no JSON; it was changed.",
     ),
     "a later format": (
-        put("format", value=2),
-        "it has the format 2, but skavid 0.1.0 reads format 1; update skavid.",
+        put("format", value=3),
+        "it has the format 3, but skavid 0.1.0 reads formats up to 2; update skavid.",
     ),
     "no format": (
         drop("format"),
-        "it has the format None, but skavid 0.1.0 reads format 1; update skavid.",
+        "it has the format None, but skavid 0.1.0 reads formats up to 2; update skavid.",
     ),
     "an entry of a later release": (
         put("more", value={}),

@@ -831,7 +831,12 @@ def fitted():
     rng = np.random.default_rng(0)
     X = rng.normal(100, 20, size=(40, 16, 16))
     detector = AVIDDetector(
-        max_epochs=1, inpainter_width=4, detector_width=4, target_fpr=0.5, random_state=0
+        max_epochs=1,
+        features="pixels",
+        inpainter_width=4,
+        detector_width=4,
+        target_fpr=0.5,
+        random_state=0,
     ).fit(X)
     test = rng.normal(100, 20, size=(12, 16, 16))
     test[6:, 4:10, 4:10] += np.linspace(20, 150, 6)[:, None, None]

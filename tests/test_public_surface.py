@@ -43,6 +43,10 @@ WITHOUT_EXAMPLES = {
     "scene.background",
     "scene.learn_scene",
     "scene.matte",
+    "feature_training.judge",  # parts of AVIDDetector
+    "feature_training.train_pair",
+    "feature_training.warn_if_blind",
+    "features.ImageNetFeatures",  # needs the weights of a package
     "persistence.load_model",  # parts of AVIDDetector.save and load
     "persistence.pack",
     "persistence.save_model",

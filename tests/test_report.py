@@ -66,7 +66,7 @@ def pictures(n):
 @pytest.fixture(scope="module")
 def detector():
     images = RNG.normal(100, 15, size=(40, 16, 16)).astype(np.float32)
-    tiny = {"inpainter_width": 4, "detector_width": 4, "max_epochs": 1}
+    tiny = {"features": "pixels", "inpainter_width": 4, "detector_width": 4, "max_epochs": 1}
     return AVIDDetector(**tiny, value_range=(0, 255), random_state=0).fit(images)
 
 
@@ -413,7 +413,13 @@ def test_of_many_frames_the_strip_keeps_the_most_irregular_of_each_run(
 
 def test_rows_colour_and_stacks_are_drawn(tmp_path, drawn_once):
     colour = RNG.integers(0, 255, size=(20, 16, 16, 3), dtype=np.uint8)
-    tiny = {"inpainter_width": 4, "detector_width": 4, "max_epochs": 1, "random_state": 0}
+    tiny = {
+        "features": "pixels",
+        "inpainter_width": 4,
+        "detector_width": 4,
+        "max_epochs": 1,
+        "random_state": 0,
+    }
     rows = colour.reshape(20, -1)
     fitted = AVIDDetector(**tiny, image_shape=(16, 16, 3)).fit(rows)
     page = written(fitted, tmp_path, rows[:3], masks=np.ones((3, 16, 16), bool))

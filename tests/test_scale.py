@@ -27,7 +27,8 @@ accelerate = pytest.importorskip("accelerate")
 da = dask.array
 
 TINY = {
-    "max_epochs": 1, "inpainter_width": 4, "inpainter_depth": 2, "detector_width": 4,
+    "features": "pixels", "max_epochs": 1,
+    "inpainter_width": 4, "inpainter_depth": 2, "detector_width": 4,
     "device": "cpu", "random_state": 0,
 }  # fmt: skip
 LONG = 31
@@ -381,19 +382,19 @@ def test_trainings_that_cannot_be_shared_are_refused(X, monkeypatch):
         ValueError,
         "memory must be None in a distributed fit, since processes that share a cache wait for "
         "each other's trainings. Got 'cache'.",
-        lambda: scale.fit_distributed(AVIDDetector(memory="cache"), X),
+        lambda: scale.fit_distributed(AVIDDetector(features="pixels", memory="cache"), X),
     )
     refuses(
         ValueError,
         "checkpoint must be None in a distributed fit, since all processes would write the same "
         "file. Got 'game'.",
-        lambda: scale.fit_distributed(AVIDDetector(checkpoint="game"), X),
+        lambda: scale.fit_distributed(AVIDDetector(features="pixels", checkpoint="game"), X),
     )
     refuses(
         ValueError,
         "device must be 'auto' or 'cpu' in a distributed fit, since each process has a device of "
         "its own. Got 'cuda:1'.",
-        lambda: scale.fit_distributed(AVIDDetector(device="cuda:1"), X),
+        lambda: scale.fit_distributed(AVIDDetector(features="pixels", device="cuda:1"), X),
     )
     refuses(
         TypeError,
@@ -407,17 +408,17 @@ def test_trainings_that_cannot_be_shared_are_refused(X, monkeypatch):
             "2 processes were started, but Accelerate was told before that there is 1; call "
             "fit_distributed before it is asked for anything, or make its Accelerator or "
             "PartialState with cpu=True where there is no GPU.",
-            lambda: scale.fit_distributed(AVIDDetector(), X),
+            lambda: scale.fit_distributed(AVIDDetector(features="pixels"), X),
         )
     monkeypatch.setattr(accelerate.PartialState(cpu=True), "num_processes", 3)
     refuses(
         ValueError,
         "batch_size=2 is shared by 3 processes; it must be 3 or more.",
-        lambda: scale.fit_distributed(AVIDDetector(batch_size=2), X),
+        lambda: scale.fit_distributed(AVIDDetector(features="pixels", batch_size=2), X),
     )
     monkeypatch.setitem(sys.modules, "accelerate", None)
     refuses(
         ImportError,
         "fit_distributed needs accelerate; pip install 'skavid[accelerate]'.",
-        lambda: scale.fit_distributed(AVIDDetector(), X),
+        lambda: scale.fit_distributed(AVIDDetector(features="pixels"), X),
     )

@@ -24,6 +24,7 @@ from skavid import VIDEO, AVIDDetector, NoveltyKFold, TemporalStacker
 
 TINY = {
     "max_epochs": 1,
+    "features": "pixels",
     "inpainter_width": 4,
     "inpainter_depth": 1,
     "detector_width": 4,

@@ -75,7 +75,7 @@ def test_a_small_oddity_makes_a_large_region_of_fig_2_irregular():
 
 
 def test_averages_forget_untrained_weights_soon_and_are_what_is_kept():
-    average = training._Average(0.998)
+    average = training.Average(0.998)
     assert average(torch.tensor(0.0), torch.tensor(1.0), 0) == pytest.approx(0.9)
     assert average(torch.tensor(0.0), torch.tensor(1.0), 10**6) == pytest.approx(0.002)
     detector = AVIDDetector(**TINY).fit(NORMAL)
@@ -87,7 +87,13 @@ def test_averages_forget_untrained_weights_soon_and_are_what_is_kept():
 def test_training_teaches_both_networks():
     images = textures(n=64, height=24, width=24)
     detector = AVIDDetector(
-        **{**TINY, "max_epochs": 25, "inpainter_width": 8, "detector_width": 8}
+        **{
+            **TINY,
+            "max_epochs": 25,
+            "features": "pixels",
+            "inpainter_width": 8,
+            "detector_width": 8,
+        }
     ).fit(images)
     first, last = detector.history_[0], detector.history_[-1]
     assert last["valid_inpainter"] < 0.7 * first["valid_inpainter"]
@@ -121,7 +127,7 @@ def test_the_game_stops_early_when_neither_network_gets_better():
 def test_a_blind_detector_raises_an_alarm():
     parameters = {**TINY, "max_epochs": 6, "learning_rate": 1e-12, "detector_corruption": "noise"}
     with pytest.warns(CollapseWarning) as caught:
-        AVIDDetector(**parameters, gamma=0.0).fit(NORMAL)
+        AVIDDetector(**parameters, gamma=0.0, alpha=0.1, zeta=0.5).fit(NORMAL)
     assert len(caught) == 1
     assert re.fullmatch(
         r"The detector cannot tell regular from irregular regions: its AUC on held-out images was "
@@ -308,7 +314,13 @@ def test_a_warm_start_applies_momentum_decay_and_optimiser(optimizer, key):
 def test_an_inpainter_of_patches_learns_hidden_pixels_as_shares():
     stripes = np.zeros((48, 16, 16))
     stripes[:, :, ::4] = stripes[:, :, 1::4] = 1
-    parameters = {**TINY, "max_epochs": 30, "inpainter_width": 16, "inpainter_depth": 1}
+    parameters = {
+        **TINY,
+        "max_epochs": 30,
+        "features": "pixels",
+        "inpainter_width": 16,
+        "inpainter_depth": 1,
+    }
     detector = AVIDDetector(
         **parameters,
         inpainter_corruption="hiding",

@@ -242,7 +242,12 @@ def test_findings_are_those_of_the_detector():
 
     X = np.random.default_rng(0).normal(size=(30, 16, 16))
     detector = AVIDDetector(
-        max_epochs=1, inpainter_width=4, detector_width=4, target_fpr=0.5, random_state=0
+        max_epochs=1,
+        features="pixels",
+        inpainter_width=4,
+        detector_width=4,
+        target_fpr=0.5,
+        random_state=0,
     ).fit(X)
     viewer = Viewer(detector)
     seen = viewer.look(list(X))

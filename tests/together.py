@@ -43,8 +43,8 @@ class InDouble(Callback):
 
 
 TINY = {
-    "inpainter_width": 4, "inpainter_depth": 2, "detector_width": 4, "max_epochs": 1,
-    "batch_size": 8, "device": "cpu", "random_state": 0,
+    "features": "pixels", "inpainter_width": 4, "inpainter_depth": 2, "detector_width": 4,
+    "max_epochs": 1, "batch_size": 8, "device": "cpu", "random_state": 0,
 }  # fmt: skip
 HIDING = {"inpainter_corruption": "hiding", "reconstruction_loss": "bernoulli", "loss": "lsgan"}
 CASES = {

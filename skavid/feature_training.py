@@ -1,0 +1,619 @@
+"""I and D on a feature map: I in closed form, D on what an I changes that never saw the image.
+
+Floor 3: imports the parts (`features`, `linear`, `networks`, `corruption`), never `estimator`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import Dataset
+
+from skavid.corruption import Corrupted, grafts
+from skavid.features import FeatureMap
+from skavid.images import to_tensor
+from skavid.linear import LinearInpainter, WholeImage, learn_statistics, log_change
+from skavid.losses import bce
+from skavid.networks import ResidualDetector
+from skavid.regions import Geometry, aligned, region_mean
+from skavid.scene import evenly
+from skavid.training import Average, CollapseWarning, region_targets
+
+__all__ = ["judge", "train_pair", "warn_if_blind"]
+
+BATCH = 16  # images whose features are computed at once in training
+N_VERSIONS = 3  # corrupted versions of each image that D learns from
+BANK_IMAGES = 512
+BANK_NUMBERS = 2**28  # of feature maps that are held for D, in half precision
+CROP = 20  # places on a side of what D sees of a map in one step
+STEPS_PER_EPOCH = 10
+STRENGTH = (0.3, 1.5)  # of synthetic anomalies: from just visible to plain
+VISIBLE = 0.5  # a region must change by this much of what I changes of normal ones
+BLIND_AUC = 0.6
+N_CHECKED = 48  # images that each member of D is checked on at the end
+N_WATCHED = 12  # and after each epoch
+
+
+class Judged(NamedTuple):
+    """What both networks say of images, a value for each place of the feature map.
+
+    Parameters
+    ----------
+    residual : Tensor of shape (n_images, n1, n2)
+        How much I changes, the mean over the features, in units of their spread.
+    logits : Tensor of shape (n_images, n1, n2)
+        How regular D finds it.
+    whole : Tensor of shape (n_images,), bool
+        True where the image as a whole is less normal than any of its places.
+    """
+
+    residual: Tensor
+    logits: Tensor
+    whole: Tensor
+
+
+class Pair(NamedTuple):
+    """What a training on feature maps leaves behind.
+
+    Parameters
+    ----------
+    inpainter : LinearInpainter
+        I.
+    detector : ResidualDetector
+        D.
+    whole : WholeImage
+        The judge of whole images.
+    net : ResidualNet
+        What trained D.
+    residual, logits : ndarray of shape (n_images, n1, n2)
+        What both say of each calibration image that they did not see.
+    region_auc, inpainter_auc : float
+        How well D, and I, tell synthetic anomalies from normal regions of images that it
+        did not see.
+    history : list of dict
+        A row per epoch.
+    """
+
+    inpainter: LinearInpainter
+    detector: ResidualDetector
+    whole: WholeImage
+    net: ResidualNet
+    residual: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    region_auc: float
+    inpainter_auc: float
+    history: list[dict[str, Any]]
+
+
+def judge(
+    features: Tensor, inpainter: LinearInpainter, detector: nn.Module, whole: WholeImage
+) -> Judged:
+    """Let both networks judge the feature maps of images.
+
+    Parameters
+    ----------
+    features : Tensor of shape (n_images, n_features, n1, n2)
+        From the feature map.
+    inpainter, detector, whole : Module
+        Of a `Pair`.
+
+    Returns
+    -------
+    judged : Judged
+        Where an image is odd as a whole, both maps say so, see `WholeImage`.
+    """
+    changes = _relative(inpainter, inpainter.residual(features))
+    return _with_whole(changes.mean(1), detector(changes), whole.change(features), whole)
+
+
+def _with_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeImage) -> Judged:
+    """Let an image that is odd as a whole be as irregular as that, where it is odd already.
+
+    These are the places at which I changes more than it did anywhere in the training images; all
+    places where there is none.
+    """
+    least, most = whole.residual(change), whole.logits(change)
+    odd = least > residual.amax((1, 2))
+    places = residual >= torch.minimum(whole.usual, residual.amax((1, 2)))[:, None, None]
+    places |= (residual < whole.usual).all(2).all(1)[:, None, None]
+    return Judged(
+        torch.where(places, torch.maximum(residual, least[:, None, None]), residual),
+        torch.where(places, torch.minimum(logits, most[:, None, None]), logits),
+        odd,
+    )
+
+
+def _relative(inpainter: LinearInpainter, residual: Tensor) -> Tensor:
+    """Return |F - I(F)|, evened out over the places: normal images change alike everywhere."""
+    return residual.abs() / inpainter.level
+
+
+class _Bank(NamedTuple):
+    """Feature maps that D learns from: clean images and their corrupted versions."""
+
+    features: Tensor  # (n_versions + 1, n, k, n1, n2) in half precision; then |F - I(F)|
+    regular: Tensor  # (n_versions + 1, n, n1, n2), 1 where a place is regular
+    weight: Tensor  # of the same shape, 0 where it is undecided
+
+
+class _Check(Callback):  # type: ignore[misc]
+    """Checks D on synthetic anomalies in images that its members did not see."""
+
+    def __init__(self, bank: _Bank, fold: Tensor) -> None:
+        self.bank, self.fold = bank, fold
+
+    def on_epoch_end(self, net: ResidualNet, **kwargs: Any) -> None:
+        detector = copy.deepcopy(net.averaged_.module).cpu().eval()
+        auc = _region_auc(detector, self.bank, self.fold, N_WATCHED)
+        net.history.record("valid_detector_auc", auc)
+
+
+class _Maps(Dataset[Any]):
+    """The batches of an epoch: crops of the bank, for each member of D its own images."""
+
+    def __init__(self, bank: _Bank, fold: Tensor, batch_size: int, generator: Generator) -> None:
+        self.bank, self.fold, self.batch_size, self.generator = bank, fold, batch_size, generator
+
+    def __len__(self) -> int:
+        return STEPS_PER_EPOCH
+
+    def __iter__(self) -> Iterator[list[tuple[Tensor, Tensor, Tensor]]]:
+        for _ in range(STEPS_PER_EPOCH):
+            yield [self._batch(torch.nonzero(self.fold != i)[:, 0]) for i in (0, 1)]
+
+    def _batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        n_versions, _, _, n1, n2 = self.bank.features.shape
+
+        def draw(high: int) -> Tensor:
+            return torch.randint(high, (self.batch_size,), generator=self.generator)
+
+        tall, broad = min(CROP, n1), min(CROP, n2)
+        places = zip(
+            draw(n_versions).tolist(), rows[draw(len(rows))].tolist(),
+            draw(n1 - tall + 1).tolist(), draw(n2 - broad + 1).tolist(), strict=True,
+        )  # fmt: skip
+        crops = [
+            [part[v, i, ..., y : y + tall, x : x + broad] for part in self.bank]
+            for v, i, y, x in places
+        ]
+        maps, regular, weight = (torch.stack(parts) for parts in zip(*crops, strict=True))
+        return maps.float(), regular, weight
+
+
+class ResidualNet(NeuralNet):  # type: ignore[misc]
+    """Train the members of D, each on images that the other one is checked on.
+
+    Parameters
+    ----------
+    detector : ResidualDetector
+        D, trained in place.
+    average_decay : float
+        Decay of the moving average of its weights, which is what is kept.
+    **kwargs : dict
+        Of `skorch.NeuralNet`.
+    """
+
+    def __init__(self, detector: ResidualDetector, *, average_decay: float, **kwargs: Any) -> None:
+        self.detector = detector
+        self.average_decay = average_decay
+        super().__init__(module=detector, criterion=nn.Identity, **kwargs)
+
+    def initialize_module(self) -> ResidualNet:
+        """Take D and start its moving average."""
+        self.detector_ = self.detector
+        average = Average(self.average_decay)
+        self.averaged_ = AveragedModel(self.detector, avg_fn=average, use_buffers=True)
+        return self
+
+    def initialize_criterion(self) -> ResidualNet:
+        """Build nothing: the loss is a function."""
+        return self
+
+    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> ResidualNet:
+        """Build AdamW."""
+        self.optimizer_ = torch.optim.AdamW(
+            self.detector_.parameters(), lr=self.lr, weight_decay=0.01
+        )
+        return self
+
+    def get_iterator(self, dataset: _Maps, training: bool = False) -> _Maps:
+        """Return the batches of an epoch, which the bank draws by itself."""
+        return dataset
+
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Move both members on a batch each: min l(D(|F~ - I(F~)|), Y - where)."""
+        warm = min(1.0, (self.step_ + 1) / max(1.0, 0.05 * self.n_steps_))
+        done = min(1.0, self.step_ / self.n_steps_)
+        for group in self.optimizer_.param_groups:
+            group["lr"] = self.lr * warm * 0.5 * (1 + math.cos(math.pi * done))
+        loss = torch.zeros(())
+        for member, parts in zip(self.detector_.members, batch, strict=True):
+            maps, regular, weight = (part.to(self.device) for part in parts)
+            if weight.sum() > 0:
+                loss = loss.to(self.device) + bce(member(maps)[:, 0], regular, weight)
+        self.optimizer_.zero_grad()
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer_.step()
+        self.averaged_.update_parameters(self.detector_)
+        self.step_ += 1
+        self.history.record_batch("detector_loss", loss.item())
+        return {"loss": loss.detach(), "y_pred": None}
+
+
+def train_pair(
+    images: NDArray[Any],
+    rows: NDArray[np.int64],
+    held_out: NDArray[np.int64] | None,
+    *,
+    features: FeatureMap,
+    value_range: tuple[float, float],
+    ignore: NDArray[np.bool_] | None,
+    gamma: float,
+    sigma: float,
+    pooling: str,
+    detector_width: int,
+    learning_rate: float,
+    batch_size: int,
+    max_epochs: int,
+    average_decay: float,
+    seed: int,
+    device: str,
+    callbacks: list[Any] | None,
+    verbose: int,
+    known: tuple[LinearInpainter, WholeImage, ResidualNet] | None = None,
+) -> Pair:
+    """Solve for I and train D on the feature maps of normal images.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n_images, height, width, n_channels)
+        Checked images.
+    rows : ndarray of int
+        Those that train.
+    held_out : ndarray of int or None
+        Those that calibrate. None calibrates on those that train, each left out in turn.
+    features : Module
+        From `skavid.features.make_features`.
+    value_range : tuple of float
+        What is scaled to 0 and 1.
+    ignore : ndarray of shape (height, width), bool, or None
+        True where pixels do not count.
+    gamma, sigma : float
+        Eq. 2's noise.
+    pooling : {"auto", "place", "everywhere"}
+        Whether I has statistics for each place or one set for all. "auto" takes those under which
+        it finds more of the images with synthetic anomalies.
+    detector_width, learning_rate, batch_size, max_epochs, average_decay : int, float
+        Of D and its training.
+    seed : int
+        The one source of randomness.
+    device : str
+        Where to compute.
+    callbacks : list or None
+        Callbacks of skorch.
+    verbose : int
+        0 is silent.
+    known : tuple of LinearInpainter, WholeImage and ResidualNet, optional
+        To go on with. Statistics are merged, exactly, in any order; D goes on learning.
+
+    Returns
+    -------
+    pair : Pair
+        On the CPU.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When the user interrupted the training before D had learnt for an epoch.
+    """
+    begun = time.perf_counter()
+    look = _Look(images, features, value_range, ignore, device)
+    whole = WholeImage(features.n_features, gamma=gamma)
+    statistics: list[Tensor] = []
+    inpainter = learn_statistics(look.at(rows, statistics), gamma=gamma)
+    whole.inpainter = learn_statistics(statistics, gamma=gamma)
+    geometry = aligned(features.region_size)
+    bank_rows = rows[evenly(len(rows), _bank_size(inpainter, len(rows)))]
+    bank = _make_bank(look, bank_rows, geometry, gamma=gamma, sigma=sigma, seed=seed)
+    if known is None:
+        inpainter, inpainter_auc = _choose_pooling(inpainter, bank, pooling)
+    else:
+        if known[0].is_pooled:
+            inpainter = inpainter.pooled()
+        inpainter = known[0].merge(inpainter)
+        whole.inpainter = known[1].inpainter.merge(whole.inpainter)
+        inpainter_auc = float("nan")
+    bank = _to_changes(bank, inpainter)
+    fold = torch.arange(len(bank_rows)) % 2
+    net = _make_net(
+        features.n_features, detector_width, average_decay, seed,
+        lr=learning_rate, batch_size=batch_size, device=device, callbacks=callbacks,
+        verbose=verbose, max_epochs=max_epochs,
+    ) if known is None else copy.deepcopy(known[2])  # fmt: skip
+    _fit_detector(
+        net, _Maps(bank, fold, batch_size, _generator(seed + 5 + len(net.history))), max_epochs
+    )
+    detector: Any = copy.deepcopy(net.averaged_.module)
+    detector.eval().requires_grad_(False)
+    region_auc = _region_auc(detector, bank, fold)
+    residual, logits, change = _left_out(look, rows, bank_rows, fold, inpainter, detector, whole)
+    history = _history(net, float(residual.mean()), begun)
+    whole.align(change, log_change(residual.amax((1, 2))), -logits.amin((1, 2)))
+    judged = _with_whole(residual, logits, change, whole)
+    if held_out is not None:
+        parts = [
+            judge(look.features(part).cpu(), inpainter, detector, whole)
+            for part in look.parts(held_out)
+        ]
+        judged = Judged(*(torch.cat(some) for some in zip(*parts, strict=True)))
+    return Pair(
+        inpainter, detector, whole, net, judged.residual.numpy(), judged.logits.numpy(),
+        region_auc, inpainter_auc, history,
+    )  # fmt: skip
+
+
+class _Look:
+    """Reads images of an array as features, a batch at a time."""
+
+    def __init__(
+        self, images: NDArray[Any], features: FeatureMap, value_range: tuple[float, float],
+        ignore: NDArray[np.bool_] | None, device: str,
+    ) -> None:  # fmt: skip
+        self.images, self.value_range, self.ignore, self.device = (
+            images, value_range, ignore, device,
+        )  # fmt: skip
+        self.module = features if device == "cpu" else copy.deepcopy(features).to(device)
+
+    def parts(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, len(rows), BATCH):
+            yield rows[start : start + BATCH]
+
+    def tensor(self, rows: NDArray[np.int64]) -> Tensor:
+        return to_tensor(self.images[rows], self.value_range, self.ignore)
+
+    @torch.inference_mode()
+    def of(self, tensor: Tensor) -> Tensor:
+        maps: Tensor = self.module(tensor.to(self.device))
+        return maps.float().cpu()
+
+    def features(self, rows: NDArray[np.int64]) -> Tensor:
+        return self.of(self.tensor(rows))
+
+    def at(self, rows: NDArray[np.int64], statistics: list[Tensor]) -> Iterator[Tensor]:
+        """Yield features, and note the statistics of whole images on the way."""
+        for part in self.parts(rows):
+            features = self.features(part)
+            statistics.append(WholeImage.statistics(features))
+            yield features
+
+
+def _bank_size(inpainter: LinearInpainter, n: int) -> int:
+    numbers = inpainter.mean.numel() * (N_VERSIONS + 1)
+    return max(2, min(n, BANK_IMAGES, BANK_NUMBERS // numbers))
+
+
+def _generator(seed: int) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def _make_bank(
+    look: _Look, rows: NDArray[np.int64], geometry: Geometry, *, gamma: float, sigma: float,
+    seed: int,
+) -> _Bank:  # fmt: skip
+    """Compute the features of images and of versions with synthetic anomalies."""
+    generator = _generator(seed)
+    low, high = (math.log(one) for one in STRENGTH)
+    versions: list[list[list[Tensor]]] = [[] for _ in range(N_VERSIONS + 1)]
+    counts = None if look.ignore is None else torch.from_numpy(~look.ignore).float()[None]
+    for start in range(0, len(rows), BATCH):
+        # Pieces come from the other images of a batch: a lone last image has a neighbour.
+        part = rows[min(start, max(0, len(rows) - 2)) : start + BATCH]
+        kept = slice(start - min(start, max(0, len(rows) - 2)), None)
+        clean = look.tensor(part)
+        for version in versions:
+            made = Corrupted(clean, *3 * [torch.zeros(len(clean), *clean.shape[2:])])
+            made = made._replace(weight=torch.ones_like(made.where))
+            if version is not versions[0]:
+                made = grafts(clean, gamma=gamma, sigma=sigma, generator=generator)
+                strength = torch.rand(len(clean), 1, 1, 1, generator=generator)
+                strength = torch.exp(low + (high - low) * strength)
+                made = made._replace(images=clean + strength * (made.images - clean))
+            regular, weight = region_targets(made, geometry)
+            if counts is not None:
+                weight = weight * region_mean(counts, geometry)
+            features = look.of(made.images).half()
+            version.append([one[kept] for one in (features, regular, weight)])
+    return _Bank(
+        *(
+            torch.stack([torch.cat([batch[i] for batch in version]) for version in versions])
+            for i in range(3)
+        )
+    )
+
+
+def _choose_pooling(
+    inpainter: LinearInpainter, bank: _Bank, pooling: str
+) -> tuple[LinearInpainter, float]:
+    """Take the statistics under which I finds more images with synthetic anomalies."""
+    found: list[tuple[float, LinearInpainter]] = []
+    candidates = {"place": lambda: inpainter, "everywhere": inpainter.pooled}
+    for name, make in candidates.items():
+        if pooling in ("auto", name):
+            one = make()
+            found.append((_image_auc(one, bank), one))
+    auc, best = max(found, key=lambda pair: pair[0])
+    return best, auc
+
+
+def _image_auc(inpainter: LinearInpainter, bank: _Bank) -> float:
+    scores, truth = [], []
+    for version, features in enumerate(bank.features[:2]):  # clean, and one corrupted version
+        largest = torch.cat(
+            [
+                _relative(inpainter, inpainter.left_out(clean.float(), other.float())).mean(1)
+                for clean, other in zip(
+                    torch.split(bank.features[0], BATCH), torch.split(features, BATCH), strict=True
+                )
+            ]
+        ).amax((1, 2))
+        scores.append(largest)
+        truth.append(torch.full((len(largest),), float(version > 0)))
+    return float(roc_auc_score(torch.cat(truth).numpy(), torch.cat(scores).numpy()))
+
+
+def _to_changes(bank: _Bank, inpainter: LinearInpainter) -> _Bank:
+    """Replace features by what I changes, in place; unseen anomalies become undecided."""
+    typical = None
+    for start in range(0, bank.features.shape[1], BATCH):
+        part = slice(start, start + BATCH)
+        clean = bank.features[0, part].float()
+        for version in reversed(range(len(bank.features))):
+            other = bank.features[version, part].float()
+            changes = inpainter.left_out(clean, other)
+            if version > 0:
+                normal = inpainter.left_out(clean)
+                typical = normal.abs().mean() if typical is None else typical
+                seen = _relative(inpainter, changes - normal).mean(1) > VISIBLE * typical
+                hidden = (bank.regular[version, part] < 0.5) & ~seen
+                bank.weight[version, part] *= ~hidden
+            bank.features[version, part] = _relative(inpainter, changes).half()
+    return bank
+
+
+def _make_net(
+    n_features: int, width: int, average_decay: float, seed: int, **options: Any
+) -> ResidualNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        detector = ResidualDetector(n_features, width=width)
+    net = ResidualNet(detector, average_decay=average_decay, train_split=None, **options)
+    net.initialize()
+    net.step_ = 0
+    return net
+
+
+def _fit_detector(net: ResidualNet, maps: _Maps, max_epochs: int) -> None:
+    begun = len(net.history)
+    device = net.device
+    net.detector_.to(device)
+    net.averaged_.to(device)
+    net.step_, net.n_steps_ = 0, max_epochs * STEPS_PER_EPOCH
+    net.callbacks_.insert(0, ("check", _Check(maps.bank, maps.fold)))
+    try:
+        net.partial_fit(maps, epochs=max_epochs)
+    finally:
+        net.callbacks_.pop(0)  # its maps stay out of pickles
+    if len(net.history) > begun and "valid_detector_auc" not in net.history[-1]:
+        net.history.pop()  # an epoch that was interrupted
+    net.n_played_ = len(net.history) - begun
+    net.detector_.cpu()
+    net.averaged_.cpu()
+    net.device = "cpu"
+    for state in net.optimizer_.state.values():
+        for key, value in state.items():
+            state[key] = value.cpu() if isinstance(value, Tensor) else value
+    if net.n_played_ == 0:
+        raise KeyboardInterrupt
+
+
+@torch.inference_mode()
+def _region_auc(
+    detector: ResidualDetector, bank: _Bank, fold: Tensor, n: int = N_CHECKED
+) -> float:
+    """Let each member tell synthetic anomalies from normal regions of images it never saw."""
+    truth, scores = [], []
+    for i, member in enumerate(detector.members):
+        rows = torch.nonzero(fold == i)[:, 0][:n]
+        for version in range(len(bank.features)):
+            weight = bank.weight[version, rows] > 0
+            said = torch.cat(
+                [
+                    member(some.float())[:, 0]
+                    for some in torch.split(bank.features[version, rows], BATCH)
+                ]
+            )
+            truth.append(bank.regular[version, rows][weight])
+            scores.append(said[weight])
+    labels, values = torch.cat(truth).numpy(), torch.cat(scores).numpy()
+    return float(roc_auc_score(labels, values)) if 0 < labels.mean() < 1 else 0.5
+
+
+def _history(net: ResidualNet, error: float, begun: float) -> list[dict[str, Any]]:
+    """Tell of each epoch; I was there before the first one, whose time includes its own."""
+    rows = net.history[len(net.history) - net.n_played_ :]
+    before = time.perf_counter() - begun - sum(row["dur"] for row in rows)
+    return [
+        {
+            "epoch": i + 1,
+            "dur": row["dur"] + before * (i == 0),
+            "inpainter_loss": error,
+            "detector_loss": float(np.mean([b["detector_loss"] for b in row["batches"]])),
+            "valid_inpainter": error,
+            "valid_detector_auc": row["valid_detector_auc"],
+            "kept": " and ".join("I" * (i == 0) + "D" * (i == len(rows) - 1)),
+        }
+        for i, row in enumerate(rows)
+    ]
+
+
+@torch.inference_mode()
+def _left_out(
+    look: _Look, rows: NDArray[np.int64], bank_rows: NDArray[np.int64], fold: Tensor,
+    inpainter: LinearInpainter, detector: ResidualDetector, whole: WholeImage,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return what both networks say of each training image without having seen it."""
+    known = {int(row): int(side) for row, side in zip(bank_rows, fold, strict=True)}
+    residuals, logits, whole_changes = [], [], []
+    for part in look.parts(rows):
+        features = look.features(part)
+        changes = _relative(inpainter, inpainter.left_out(features))
+        residuals.append(changes.mean(1))
+        said = torch.stack([member(changes)[:, 0] for member in detector.members])
+        mean = said.mean(0)
+        for i, row in enumerate(part):
+            logits.append(said[known[row], i] if row in known else mean[i])
+        statistics = whole.statistics(features)
+        whole_changes.append(
+            log_change(whole.inpainter.left_out(statistics).abs().mean((1, 2, 3)))
+        )
+    return torch.cat(residuals), torch.stack(logits), torch.cat(whole_changes)
+
+
+def warn_if_blind(pair: Pair) -> bool:
+    """Warn where D cannot find synthetic anomalies; it then gets no vote.
+
+    Parameters
+    ----------
+    pair : Pair
+        From `train_pair`.
+
+    Returns
+    -------
+    is_blind : bool
+        Whether D failed.
+    """
+    if pair.region_auc >= BLIND_AUC:
+        return False
+    warnings.warn(
+        f"The detector cannot tell synthetic anomalies from normal regions (AUC "
+        f"{pair.region_auc:.2f} on images that it did not see, {BLIND_AUC} is needed), so the "
+        "inpainter alone decides; give more training images, raise max_epochs, or take "
+        "fusion='inpainter' to say so yourself.",
+        CollapseWarning,
+        stacklevel=2,
+    )
+    return True
