@@ -65,6 +65,8 @@ __all__ = ["PAPER", "VIDEO", "AVIDDetector"]
 # neither on how many images came with it nor on where in the stack it stood.
 CHUNK_PIXELS = {"cpu": 2**15, "cuda": 2**21}
 FEATURE_CHUNK = 32
+# On a feature map I is solved from normal images alone; D knows synthetic anomalies only.
+SAY_OF_INPAINTER = 2.0
 TILE_PIXELS = 2**21  # larger images are shown to the networks in tiles
 CALIBRATION_PIXELS = 2**26
 CLIP_RISK = 0.1  # a share of clips with too many false alarms that is worth a warning
@@ -240,8 +242,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         by `balance`), "min" is Eq. 4 as printed, the last two look at one network alone.
     balance : float or "auto", default="auto"
         The share of I's margin under ``fusion="mean"``, in [0, 1]. "auto" weighs both margins
-        so that they vary alike among held-out normal images; where one network is known to be
-        the better one, give it more.
+        so that they vary alike among held-out normal images, and on a feature map I's twice as
+        much; where one network is known to be the better one, give it more.
     channel_reduction : {"max", "mean"}, default="max"
         How the residual's channels become one.
     smoothing : int or "auto", default=3
@@ -713,8 +715,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.inpainter_, self.detector_, self.whole_ = pair.inpainter, pair.detector, pair.whole
         self.net_, self.history_, self.n_iter_ = pair.net, pair.history, pair.net.n_played_
         self.checkpoint_ = {
-            "inpainter": {"epoch": 0, "image_auc": pair.inpainter_auc},
-            "detector": {"epoch": len(pair.history), "region_auc": pair.region_auc},
+            "inpainter": {"epoch": 0, "image_auc": pair.image_aucs[0]},
+            "detector": {
+                "epoch": len(pair.history),
+                "region_auc": pair.region_auc,
+                "image_auc": pair.image_aucs[1],
+            },
         }
         calibrating = rows if held_out is None else held_out
         chosen = self._some(images, np.arange(len(calibrating)))
@@ -953,6 +959,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             residual, logits = maps
             if not weighed:
                 self.balance_ = segmentation.balance_margins(residual, logits)
+                if not self._on_pixels():
+                    odds = SAY_OF_INPAINTER * self.balance_ / max(1 - self.balance_, 1e-6)
+                    self.balance_ = odds / (1 + odds)
             alpha, zeta = segmentation.calibrate(
                 residual,
                 logits,

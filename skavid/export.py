@@ -24,7 +24,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from skavid import __version__, segmentation
+from skavid import __version__, export_features, segmentation
 from skavid.estimator import HIDING, AVIDDetector
 from skavid.images import RESIDUAL_FLOOR
 from skavid.networks import STEEPNESS, Detector, Inpainter
@@ -282,7 +282,9 @@ def _metadata(detector: AVIDDetector, dtype: str) -> dict[str, Any]:
 
 def _is_fixed(detector: AVIDDetector) -> bool:
     """Tell whether the graph serves images of the training images' size alone."""
-    return detector.ignore is not None or detector.inpainter_corruption in HIDING
+    if detector.ignore is not None or detector.inpainter_corruption in HIDING:
+        return True
+    return not detector._on_pixels() and not detector.inpainter_.is_pooled
 
 
 def _import(name: str, function: str) -> Any:
@@ -364,12 +366,18 @@ def _write_judgement(g: _Graph, detector: AVIDDetector, dtype: str) -> None:
         images = g("Where", ignore, 0.5, images)
     size = _length(g, images, 2), _length(g, images, 3)
 
-    change = g("Abs", g("Sub", images, _restore(g, detector, images, size)))
-    reduce = "ReduceMax" if detector.channel_reduction == "max" else "ReduceMean"
-    changed = g(reduce, change, axes=[1], keepdims=0)  # (n, h, w)
-    # From here on D's logits with their sign turned, so that both maps are the higher the more
-    # irregular.
-    doubted = g("Neg", _lowest_region(g, detector, _score_regions(g, detector, images), size))
+    # D's logits with their sign turned, so that both maps are the higher the more irregular.
+    if detector._on_pixels():
+        change = g("Abs", g("Sub", images, _restore(g, detector, images, size)))
+        reduce = "ReduceMax" if detector.channel_reduction == "max" else "ReduceMean"
+        changed = g(reduce, change, axes=[1], keepdims=0)  # (n, h, w)
+        doubted = g("Neg", _lowest_region(g, detector, _score_regions(g, detector, images), size))
+    else:
+        residual, logits = export_features.judge(g, detector, images, size)
+        changed, doubted = (
+            g("Neg", _lowest_region(g, detector, scores, size))
+            for scores in (g("Neg", residual), logits)
+        )
 
     filters = detector._filter_sizes()
     changed = _smooth(g, changed, **filters, ignore=ignore)
@@ -485,7 +493,10 @@ def _layers(g: _Graph, module: nn.Module, features: str) -> str:
         bias = [] if module.bias is None else [module.bias]
         return g("Conv", features, module.weight, *bias, strides=module.stride, pads=2 * pads)
     if isinstance(module, nn.BatchNorm2d):
-        weights = module.weight, module.bias, module.running_mean, module.running_var
+        mean = module.running_mean
+        weight = torch.ones_like(mean) if module.weight is None else module.weight
+        bias_ = torch.zeros_like(mean) if module.bias is None else module.bias
+        weights = weight, bias_, mean, module.running_var
         return g("BatchNormalization", features, *weights, epsilon=module.eps)
     if isinstance(module, nn.LeakyReLU):
         return g("LeakyRelu", features, alpha=module.negative_slope)
@@ -604,11 +615,12 @@ def _with_sign(g: _Graph, margin: str, holds: str) -> str:
 
 
 def _join(g: _Graph, detector: AVIDDetector, inpainter: str, judge: str) -> str:
-    if detector.fusion == "inpainter":
+    fusion = detector._rule()["fusion"]
+    if fusion == "inpainter":
         return inpainter
-    if detector.fusion == "detector":
+    if fusion == "detector":
         return judge
-    if detector.fusion == "min":
+    if fusion == "min":
         return g("Min", inpainter, judge)
     share = detector.balance_
     return g("Add", g("Mul", inpainter, share), g("Mul", judge, 1 - share))

@@ -80,9 +80,10 @@ class Pair(NamedTuple):
         What trained D.
     residual, logits : ndarray of shape (n_images, n1, n2)
         What both say of each calibration image that they did not see.
-    region_auc, inpainter_auc : float
-        How well D, and I, tell synthetic anomalies from normal regions of images that it
-        did not see.
+    region_auc : float
+        How well D tells synthetic anomalies from normal regions of images that it did not see.
+    image_aucs : tuple of float
+        How well I, and D, tell images with synthetic anomalies from normal ones.
     history : list of dict
         A row per epoch.
     """
@@ -94,7 +95,7 @@ class Pair(NamedTuple):
     residual: NDArray[np.float32]
     logits: NDArray[np.float32]
     region_auc: float
-    inpainter_auc: float
+    image_aucs: tuple[float, float]
     history: list[dict[str, Any]]
 
 
@@ -126,9 +127,9 @@ def _with_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeIm
     places where there is none.
     """
     least, most = whole.residual(change), whole.logits(change)
-    odd = least > residual.amax((1, 2))
-    places = residual >= torch.minimum(whole.usual, residual.amax((1, 2)))[:, None, None]
-    places |= (residual < whole.usual).all(2).all(1)[:, None, None]
+    peak = residual.amax((1, 2))
+    odd = least > peak
+    places = (residual >= whole.usual) | (peak < whole.usual)[:, None, None]
     return Judged(
         torch.where(places, torch.maximum(residual, least[:, None, None]), residual),
         torch.where(places, torch.minimum(logits, most[:, None, None]), logits),
@@ -156,7 +157,7 @@ class _Check(Callback):  # type: ignore[misc]
         self.bank, self.fold = bank, fold
 
     def on_epoch_end(self, net: ResidualNet, **kwargs: Any) -> None:
-        detector = copy.deepcopy(net.averaged_.module).cpu().eval()
+        detector: Any = copy.deepcopy(net.averaged_.module).cpu().eval()
         auc = _region_auc(detector, self.bank, self.fold, N_WATCHED)
         net.history.record("valid_detector_auc", auc)
 
@@ -350,6 +351,7 @@ def train_pair(
     detector: Any = copy.deepcopy(net.averaged_.module)
     detector.eval().requires_grad_(False)
     region_auc = _region_auc(detector, bank, fold)
+    detector_auc = _detector_image_auc(detector, bank, fold)
     residual, logits, change = _left_out(look, rows, bank_rows, fold, inpainter, detector, whole)
     history = _history(net, float(residual.mean()), begun)
     whole.align(change, log_change(residual.amax((1, 2))), -logits.amin((1, 2)))
@@ -362,7 +364,7 @@ def train_pair(
         judged = Judged(*(torch.cat(some) for some in zip(*parts, strict=True)))
     return Pair(
         inpainter, detector, whole, net, judged.residual.numpy(), judged.logits.numpy(),
-        region_auc, inpainter_auc, history,
+        region_auc, (inpainter_auc, detector_auc), history,
     )  # fmt: skip
 
 
@@ -528,6 +530,19 @@ def _fit_detector(net: ResidualNet, maps: _Maps, max_epochs: int) -> None:
             state[key] = value.cpu() if isinstance(value, Tensor) else value
     if net.n_played_ == 0:
         raise KeyboardInterrupt
+
+
+@torch.inference_mode()
+def _detector_image_auc(detector: ResidualDetector, bank: _Bank, fold: Tensor) -> float:
+    """Let each member tell images with synthetic anomalies from clean ones that it never saw."""
+    scores, truth = [], []
+    for i, member in enumerate(detector.members):
+        rows = torch.nonzero(fold == i)[:, 0]
+        for version, maps in enumerate(bank.features[:2]):
+            for part in torch.split(rows, BATCH):
+                scores.append(-member(maps[part].float())[:, 0].amin((1, 2)))
+                truth.append(torch.full((len(part),), float(version > 0)))
+    return float(roc_auc_score(torch.cat(truth).numpy(), torch.cat(scores).numpy()))
 
 
 @torch.inference_mode()

