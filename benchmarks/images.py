@@ -44,6 +44,9 @@ KEPT = Path(__file__).resolve().parent / "results" / "images"
 SIDE = 32  # px: images are reduced to this side for methods that score rows of pixels
 CORESET = 0.1  # share of all places that PatchCore remembers, drawn at random
 SANITY = ("tiles", "aitex", "bsdata", "elpv")
+FUSIONS = {
+    "mean": "both", "min": "both, Eq. 4", "inpainter": "I alone", "detector": "D alone",
+}  # fmt: skip
 ODD = ("black", "white", "grey", "noise", "inverted", "turned", "half covered", "half the light",
        "half the contrast", "shifted")  # fmt: skip
 
@@ -72,7 +75,7 @@ def folder(name, size, color):
 
 def elpv(root, seed):
     def grey(where):
-        images = datasets.load_folder(root / "elpv" / where, size=(128, 128)).images
+        images = datasets.load_folder(root / "elpv" / where, size=(128, 128)).frames
         return images if images.ndim == 3 else images[..., 0]
 
     good = grey("test/good")
@@ -232,9 +235,7 @@ def detector_figures(train, test, labels, masks, features, seed, with_sanity):
     detector = AVIDDetector(features=features, random_state=seed).fit(train)
     seconds = {"fit": time.process_time() - begun}
     found = {}
-    for fusion, name in (
-        ("mean", "both"), ("min", "both, Eq. 4"), ("inpainter", "I alone"), ("detector", "D alone"),
-    ):  # fmt: skip
+    for fusion, name in FUSIONS.items():
         detector.set_params(fusion=fusion)
         begun = time.process_time()
         maps = detector.maps(test).evidence
@@ -346,9 +347,9 @@ def tables():
                     lines.append(f"| {method} | " + " | ".join(cells) + f" | {mean} |")
             lines.append("")
     lines += ["## The detector's false alarms, time and sanity", "",
-              "False alarms and faulty images found at thresholds for 1 % of false alarms. Sanity: "
-              "the share of 16 normal test images that, spoilt as a whole, score below the 5th "
-              "percentile of normal test images.", "",
+              "False alarms and faulty images found at thresholds for 1 % of false alarms. "
+              "Sanity: the share of 16 normal test images that, spoilt as a whole, score below "
+              "the 5th percentile of normal test images.", "",
               "| set | features | false alarms | found | fit, s | PaDiM's fit, s | score, s | "
               + " | ".join(ODD) + " |", "|---" * (7 + len(ODD)) + "|"]  # fmt: skip
     for name in SETS:
@@ -359,8 +360,8 @@ def tables():
                        for key in ("false_alarms", "found", "fit")]  # fmt: skip
                 row.append(spread([one["PaDiM, same map"]["fit"] for one in some]))
                 row.append(spread([one["both"]["score"] for one in some]))
-                sanity = [spread([one["sanity"][odd] for one in some]) if "sanity" in some[0] else ""
-                          for odd in ODD]  # fmt: skip
+                checked = [one["sanity"] for one in some if "sanity" in one]
+                sanity = [spread([one[odd] for one in checked]) if checked else "" for odd in ODD]
                 lines.append(f"| {name} | {features} | " + " | ".join([*row, *sanity]) + " |")
     (KEPT / "tables.md").write_text("\n".join(lines) + "\n")
 

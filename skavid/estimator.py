@@ -34,7 +34,7 @@ from skavid import persistence, segmentation
 from skavid.checkpoint import Checkpoint, fingerprint
 from skavid.corruption import CORRUPTIONS, Corrupted, complementary, hiding
 from skavid.feature_training import judge, train_pair, warn_if_blind
-from skavid.features import make_features
+from skavid.features import PatchFeatures, make_features
 from skavid.images import (
     check_ignored,
     check_images,
@@ -1186,7 +1186,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         -------
         maps : Bunch
             All float32. ``inpainted``, I(X), in X's units, (n_images, H, W) or
-            (n_images, H, W, C) as X; ``residual``, ``|X - I(X)|`` in units of the value range;
+            (n_images, H, W, C) as X: for ``features="patches"`` X with the local brightness that I
+            restores, for a frozen network, whose maps are no images, X itself; ``residual``, what
+            I changes, in the units of `alpha`;
             ``regularity``, D's score in [0, 1] of the least regular region that holds a pixel;
             ``evidence``, >= 0 where a pixel is irregular. These three (n_images, H, W), after
             ``smoothing`` and ``widening``.
@@ -1329,10 +1331,14 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Look at a chunk through a feature map."""
         features, *pair = looker
         n = rows.stop - rows.start
-        judged = judge(features(images).float(), *pair)
+        maps = features(images).float()
+        judged = judge(maps, *pair)
+        inpainted = images
+        if isinstance(features, PatchFeatures):
+            inpainted = features.repaint(images, pair[0](maps) - maps)
         residual = self._to_pixels(-judged.residual[:n].cpu().numpy(), size, 0.0)
         logits = self._to_pixels(judged.logits[:n].cpu().numpy(), size, segmentation.LOG_LIMIT)
-        return _Look(rows, images[:n].cpu(), -residual, logits)
+        return _Look(rows, inpainted[:n].cpu(), -residual, logits)
 
     @torch.inference_mode()
     def _change(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from skavid.feature_training import LEAST_CHANGE
 from skavid.features import (
     CELL,
     DARK,
@@ -21,9 +22,10 @@ from skavid.features import (
 )
 from skavid.linear import LinearInpainter, WholeImage
 
-__all__ = ["judge"]
+__all__: list[str] = []
 
 TO_THE_END = 2**31 - 1
+LARGEST = 3e38
 Graph = Any  # of `export`: a call adds a node and names its result
 
 
@@ -66,7 +68,7 @@ def _features(g: Graph, detector: Any, images: str, size: tuple[str, str]) -> st
     if module.enlarge > 1:
         images = _resize(g, images, module.enlarge)
     cell = CELL if isinstance(module, PatchFeatures) else 8
-    write = _patches if isinstance(module, PatchFeatures) else _imagenet
+    write: Any = _patches if isinstance(module, PatchFeatures) else _imagenet
     features = write(g, module, images)
     if module.enlarge > cell:
         features = _average(g, features, module.enlarge // cell)
@@ -164,12 +166,17 @@ def _with_whole(
     (start, slope), (begin, steep) = whole.to_residual.tolist(), whole.to_doubt.tolist()
     least = g("Exp", g("Add", g("Mul", change, slope), start))
     most = g("Neg", g("Add", g("Mul", change, steep), begin))
+    residual = g("Max", residual, LEAST_CHANGE)
     peak = g("ReduceMax", residual, axes=[1, 2])
     usual = float(whole.usual)
     places = g("Or", g("GreaterOrEqual", residual, usual), g("Less", peak, usual))
+    doubted = g("Where", places, g("Neg", logits), -LARGEST)
+    lowest = g("Neg", g("ReduceMax", doubted, axes=[1, 2]))
+    factor = g("Max", g("Div", least, peak), 1.0)
+    fall = g("Max", g("Sub", lowest, most), 0.0)
     return (
-        g("Where", places, g("Max", residual, least), residual),
-        g("Where", places, g("Min", logits, most), logits),
+        g("Where", places, g("Mul", residual, factor), residual),
+        g("Where", places, g("Sub", logits, fall), logits),
     )
 
 

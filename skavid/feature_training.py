@@ -43,6 +43,7 @@ STEPS_PER_EPOCH = 10
 STRENGTH = (0.3, 1.5)  # of synthetic anomalies: from just visible to plain
 VISIBLE = 0.5  # a region must change by this much of what I changes of normal ones
 BLIND_AUC = 0.6
+LEAST_CHANGE = 1e-6  # where I changes nothing, so that a ratio can be taken
 N_CHECKED = 48  # images that each member of D is checked on at the end
 N_WATCHED = 12  # and after each epoch
 
@@ -121,18 +122,23 @@ def judge(
 
 
 def _with_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeImage) -> Judged:
-    """Let an image that is odd as a whole be as irregular as that, where it is odd already.
+    """Raise both maps of an image that is odder as a whole than at any place.
 
-    These are the places at which I changes more than it did anywhere in the training images; all
-    places where there is none.
+    Its most irregular place becomes as irregular as the whole image; with it rise the places at
+    which I changes more than it did anywhere in the training images, or all places where there
+    is none. They keep their order.
     """
     least, most = whole.residual(change), whole.logits(change)
+    residual = residual.clamp(min=LEAST_CHANGE)
     peak = residual.amax((1, 2))
     odd = least > peak
     places = (residual >= whole.usual) | (peak < whole.usual)[:, None, None]
+    lowest = torch.where(places, logits, math.inf).amin((1, 2))
+    factor = (least / peak).clamp(min=1)[:, None, None]
+    fall = (lowest - most).clamp(min=0)[:, None, None]
     return Judged(
-        torch.where(places, torch.maximum(residual, least[:, None, None]), residual),
-        torch.where(places, torch.minimum(logits, most[:, None, None]), logits),
+        torch.where(places, residual * factor, residual),
+        torch.where(places, logits - fall, logits),
         odd,
     )
 

@@ -181,6 +181,30 @@ class PatchFeatures(nn.Module):
         n1, n2 = (-(-side // self.region_size) for side in (height, width))
         return features[..., :n1, :n2]
 
+    def repaint(self, images: Tensor, change: Tensor) -> Tensor:
+        """Show a change of features in the image: by how much each place became brighter.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, n_channels, height, width)
+            Intensities about [0, 1].
+        change : Tensor of shape (n_images, n_features, n1, n2)
+            Of their features, ``I(F) - F``.
+
+        Returns
+        -------
+        repainted : Tensor of the shape of images
+            The images, with their local mean changed alike; texture cannot be painted.
+        """
+        height, width = images.shape[2:]
+        # The middle of each 3 x 3 neighbourhood at the finer of both resolutions.
+        first = 12 * N_RESOLUTIONS + 4
+        brighter = change[:, first : first + 9 * self.n_channels : 9]
+        brighter = F.interpolate(
+            brighter, scale_factor=self.region_size, mode="bilinear", align_corners=False
+        )
+        return images + brighter[..., :height, :width]
+
 
 class FrozenFeatures(nn.Module):
     """The maps of any network, frozen, on one grid.

@@ -253,7 +253,7 @@ def test_info_says_what_a_model_is(capsys, place):
     )
     assert ", for a share of 0.4 of false alarms; they rest on 30 frames in 1 clip held" in out
     told = json.loads(run(capsys, "info", place / "model", "--json")[1])
-    assert told["parameters"] == {"detector_width": 4, "features": "pixels", "inpainter_width": 4}
+    assert told["parameters"] == {"detector_width": 4, "inpainter_width": 4}
     assert (told["target_fpr"], told["fps"]) == (0.4, 10.0)
     assert run(capsys, "info", place / "float-model")[1].startswith(
         f"{place / 'float-model'} reads images given as arrays.\n"
