@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skavid.feature_training import LEAST_CHANGE
+from skavid.feature_training import LEAST_CHANGE, MOST_CHANGE
 from skavid.features import (
     CELL,
     DARK,
@@ -52,7 +52,8 @@ def judge(g: Graph, detector: Any, images: str, size: tuple[str, str]) -> tuple[
     features = _features(g, detector, images, size)
     changes = g("Div", g("Abs", _residual(g, inpainter, features)), inpainter.level)
     residual = g("ReduceMean", changes, axes=[1], keepdims=0)
-    members = [_layers(g, member, changes) for member in detector.detector_.members]
+    seen = g("Min", changes, MOST_CHANGE)
+    members = [_layers(g, member, seen) for member in detector.detector_.members]
     logits = g("Squeeze", g("Mean", *members), [1])
     change = _whole(g, detector.whole_, features)
     return _with_whole(g, detector.whole_, residual, logits, change)

