@@ -16,7 +16,7 @@ help:  ## List these commands.
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@
 
-demo: .venv/installed  ## Train on puzzles of scikit-learn's digits, print figures, draw a picture.
+demo: .venv/installed  ## Learn a wall, find coins on it, print figures, draw a picture.
 	$(BIN)/python examples/demo.py
 
 test: lint  ## Everything: style, types, floors, tests, doctests.

@@ -112,7 +112,7 @@ def main():
             chosen = {**data.parameters, "max_epochs": EPOCHS[name], "random_state": 0}
             began = time.perf_counter()
             with constants(changed):
-                detector = AVIDDetector(**{**chosen, **parameters}).fit(
+                detector = AVIDDetector(**{"features": "pixels", **chosen, **parameters}).fit(
                     data.train, groups=data.groups
                 )
             seconds = round(time.perf_counter() - began, 1)

@@ -267,7 +267,7 @@ def run(name, read, arguments):
     parameters = {**data.parameters, **dict(arguments.set)}
     snapshots = Snapshots()
     detector = AVIDDetector(
-        **parameters,
+        **{"features": "pixels", **parameters},
         callbacks=[snapshots],
         verbose=1,
         device=arguments.device,

