@@ -224,7 +224,17 @@ def test_info_says_what_a_bug_report_needs(capsys):
     assert told["skavid"] == __version__
     assert told["packages"]["torch"]
     assert told["devices"][0] == "cpu"
-    extras = {"video", "image", "save", "onnx", "plot", "parquet", "dask", "accelerate"}
+    extras = {
+        "video",
+        "image",
+        "save",
+        "onnx",
+        "plot",
+        "parquet",
+        "features",
+        "dask",
+        "accelerate",
+    }
     assert extras == set(told["extras"])
     assert run(capsys, "info")[1].startswith(f"skavid {__version__}, Python 3")
 

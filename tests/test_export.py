@@ -259,7 +259,6 @@ def test_frames_of_ped2(real_data, tmp_path):
     stacks = stacker.fit_transform(train.frames[few], groups=train.clips[few])
     small = {
         "max_epochs": 2,
-        "features": "pixels",
         "inpainter_width": 8,
         "detector_width": 8,
         "random_state": 0,
