@@ -493,10 +493,7 @@ def _layers(g: _Graph, module: nn.Module, features: str) -> str:
         bias = [] if module.bias is None else [module.bias]
         return g("Conv", features, module.weight, *bias, strides=module.stride, pads=2 * pads)
     if isinstance(module, nn.BatchNorm2d):
-        mean = module.running_mean
-        weight = torch.ones_like(mean) if module.weight is None else module.weight
-        bias_ = torch.zeros_like(mean) if module.bias is None else module.bias
-        weights = weight, bias_, mean, module.running_var
+        weights = module.weight, module.bias, module.running_mean, module.running_var
         return g("BatchNormalization", features, *weights, epsilon=module.eps)
     if isinstance(module, nn.LeakyReLU):
         return g("LeakyRelu", features, alpha=module.negative_slope)
