@@ -9,7 +9,7 @@ masks are read for the figures alone, and nothing was chosen by them in a run. A
 split of the tiles and of the digits, which have no official one, and whatever is random in a
 method. PaDiM and PatchCore see the very feature map that the detector sees, so that methods are
 compared and not networks. Figures are kept in a JSON file per set, map and seed as soon as they
-are there, and not measured again; --again does.
+are there, and not measured again; --again does, and --again detector keeps those of the rivals.
 
 The sets are described in docs/rivals.md; the command line of the test suite finds them by the
 environment variable SKAVID_DATA.
@@ -245,7 +245,6 @@ def detector_figures(train, test, labels, masks, features, seed, with_sanity):
     decisions = detector.predict(test)
     found["both"]["false_alarms"] = 100 * float((decisions[labels == 1] == -1).mean())
     found["both"]["found"] = 100 * float((decisions[labels == -1] == -1).mean())
-    found["both"]["pooled"] = detector.inpainter_.is_pooled
     if with_sanity:
         normal = test[labels == 1]
         least = np.percentile(detector.score_samples(normal), 5)
@@ -280,6 +279,9 @@ def measure(name, features, seed, root, again):
     path = KEPT / f"{name.replace(' ', '_')}-{features}-seed{seed}.json"
     if path.exists() and not again:
         return
+    kept = {}
+    if path.exists() and again == "detector":
+        kept = json.loads(path.read_text())["figures"]
     train, test, labels, masks = SETS[name](root, seed)
     train, test = (one if one.ndim == 4 else one[..., None] for one in (train, test))
     found = detector_figures(train, test, labels, masks, features, seed, name in SANITY)
@@ -296,6 +298,9 @@ def measure(name, features, seed, root, again):
             for rival, learn in WITHOUT_FEATURES.items()
         }
     for rival, learn in methods.items():
+        if rival in kept:
+            found[rival] = kept[rival]
+            continue
         scores, maps, seconds = timed(learn, test)
         found[rival] = figures(labels, masks, scores, maps) | seconds
     path.write_text(json.dumps({"set": name, "features": features, "seed": seed,
@@ -372,7 +377,8 @@ def main():
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--features", nargs="+", default=["patches"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--again", action="store_true", help="measure what is there already, too")
+    parser.add_argument("--again", nargs="?", const="all", choices=("all", "detector"),
+                        help="measure what is there already, too")  # fmt: skip
     parser.add_argument("--tables", action="store_true", help="only write the page anew")
     given = parser.parse_args()
     torch.set_num_threads(1)

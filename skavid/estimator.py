@@ -65,8 +65,6 @@ __all__ = ["PAPER", "VIDEO", "AVIDDetector"]
 # neither on how many images came with it nor on where in the stack it stood.
 CHUNK_PIXELS = {"cpu": 2**15, "cuda": 2**21}
 FEATURE_CHUNK = 32
-# On a feature map I is solved from normal images alone; D knows synthetic anomalies only.
-SAY_OF_INPAINTER = 2.0
 TILE_PIXELS = 2**21  # larger images are shown to the networks in tiles
 CALIBRATION_PIXELS = 2**26
 CLIP_RISK = 0.1  # a share of clips with too many false alarms that is worth a warning
@@ -149,11 +147,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         it is, frozen; see `skavid.features.FrozenFeatures`. On a feature map I is solved in closed
         form and D judges what I changed. "pixels": two networks over the image itself, trained
         from nothing, as the paper has it; `PAPER` and `VIDEO` take it.
-    pooling : {"auto", "place", "everywhere"}, default="auto"
-        For feature maps: whether I has statistics for each place, as for aligned objects, or one
-        set for all, as for objects anywhere. "auto" takes those under which I finds more of the
-        training images with synthetic anomalies. Images of another size than the training images
-        need "everywhere".
+    pooling : {"place", "everywhere"}, default="place"
+        For feature maps: whether I has statistics for each place, and remembers normal images
+        there, or one set of statistics for all places. Images of another size than the training
+        images need "everywhere".
     image_shape : tuple (H, W) or (H, W, C), default=None
         How to read X when it is given as flat rows, as inside a Pipeline.
     value_range : tuple (low, high), default=None
@@ -382,7 +379,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "features": [StrOptions({"patches", "imagenet", "pixels"}), nn.Module],
-        "pooling": [StrOptions({"auto", "place", "everywhere"})],
+        "pooling": [StrOptions({"place", "everywhere"})],
         "image_shape": [tuple, list, None],
         "value_range": [tuple, list, None],
         "gamma": [Interval(Real, 0, None, closed="left")],
@@ -437,7 +434,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         *,
         features: Any = "patches",
-        pooling: str = "auto",
+        pooling: str = "place",
         image_shape: tuple[int, ...] | None = None,
         value_range: tuple[float, float] | None = None,
         gamma: float = 0.4,
@@ -714,13 +711,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._is_blind = warn_if_blind(pair)
         self.inpainter_, self.detector_, self.whole_ = pair.inpainter, pair.detector, pair.whole
         self.net_, self.history_, self.n_iter_ = pair.net, pair.history, pair.net.n_played_
-        self.checkpoint_ = {
-            "inpainter": {"epoch": 0, "image_auc": pair.image_aucs[0]},
-            "detector": {
-                "epoch": len(pair.history),
-                "region_auc": pair.region_auc,
-                "image_auc": pair.image_aucs[1],
-            },
+        self.checkpoint_: dict[str, dict[str, Any]] = {
+            "inpainter": {"epoch": 0},
+            "detector": {"epoch": len(pair.history), "region_auc": pair.region_auc},
         }
         calibrating = rows if held_out is None else held_out
         chosen = self._some(images, np.arange(len(calibrating)))
@@ -959,9 +952,6 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             residual, logits = maps
             if not weighed:
                 self.balance_ = segmentation.balance_margins(residual, logits)
-                if not self._on_pixels():
-                    odds = SAY_OF_INPAINTER * self.balance_ / max(1 - self.balance_, 1e-6)
-                    self.balance_ = odds / (1 + odds)
             alpha, zeta = segmentation.calibrate(
                 residual,
                 logits,

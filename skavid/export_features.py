@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skavid.feature_training import LEAST_CHANGE, MOST_CHANGE
+from skavid.feature_training import LEAST_CHANGE, MOST_CHANGE, evenness
 from skavid.features import (
     CELL,
     DARK,
@@ -20,12 +20,13 @@ from skavid.features import (
     ImageNetFeatures,
     PatchFeatures,
 )
-from skavid.linear import LinearInpainter, WholeImage
+from skavid.linear import SAME, LinearInpainter, WholeImage
 
 __all__: list[str] = []
 
 TO_THE_END = 2**31 - 1
 LARGEST = 3e38
+FLOAT = 1  # of ONNX's types
 Graph = Any  # of `export`: a call adds a node and names its result
 
 
@@ -50,13 +51,14 @@ def judge(g: Graph, detector: Any, images: str, size: tuple[str, str]) -> tuple[
     """
     inpainter: LinearInpainter = detector.inpainter_
     features = _features(g, detector, images, size)
-    changes = g("Div", g("Abs", _residual(g, inpainter, features)), inpainter.level)
-    residual = g("ReduceMean", changes, axes=[1], keepdims=0)
-    seen = g("Min", changes, MOST_CHANGE)
+    white, change = _changes(g, inpainter, features)
+    even = evenness(inpainter)
+    residual = g("Div", change, even)
+    seen = g("Min", g("Div", g("Abs", white), even), MOST_CHANGE)
     members = [_layers(g, member, seen) for member in detector.detector_.members]
     logits = g("Squeeze", g("Mean", *members), [1])
-    change = _whole(g, detector.whole_, features)
-    return _with_whole(g, detector.whole_, residual, logits, change)
+    far = _whole(g, detector.whole_, features)
+    return _with_whole(g, detector.whole_, residual, logits, far)
 
 
 def _features(g: Graph, detector: Any, images: str, size: tuple[str, str]) -> str:
@@ -138,17 +140,64 @@ def _block(g: Graph, block: Any, images: str) -> str:
     return str(g("Add", images, maps)) if block.is_residual else maps
 
 
-def _residual(g: Graph, inpainter: LinearInpainter, features: str) -> str:
-    """Follow LinearInpainter.residual."""
-    if inpainter.is_pooled:
-        rows = g("Transpose", features, perm=[0, 2, 3, 1])
-        rows = g("Div", g("Sub", rows, inpainter.mean[0]), inpainter.scale)
-        return str(g("Transpose", g("MatMul", rows, inpainter.weights[0]), perm=[0, 3, 1, 2]))
-    rows = g("Reshape", features, [0, 0, -1])  # (n, k, places)
-    rows = g("Transpose", rows, perm=[2, 0, 1])
-    rows = g("Div", g("Sub", rows, inpainter.mean[:, None]), inpainter.scale)
-    change = g("Transpose", g("MatMul", rows, inpainter.weights), perm=[1, 2, 0])
-    return str(g("Reshape", change, [0, 0, inpainter.n_rows, inpainter.n_columns]))
+def _changes(g: Graph, inpainter: LinearInpainter, features: str) -> tuple[str, str]:
+    """Follow LinearInpainter.changes: (n, k, n1, n2) and (n, n1, n2)."""
+    k, whitening = inpainter.n_features, inpainter.whitening.mT.contiguous()
+    remembered = None
+    if inpainter._remembers:  # in half precision on disk, computed once when it is read
+        rows = g("Div", g("Cast", inpainter.memory, to=FLOAT), inpainter.scale)
+        remembered = g("Add", g("MatMul", rows, whitening), inpainter.offset)
+    least = found = ""
+    for below, beside in inpainter._shifts():
+        moved = features
+        if below or beside:
+            moved = g("Pad", features, [0, 0, below, beside, 0, 0, -below, -beside])
+        rows = g("Sub", g("Transpose", moved, perm=[2, 3, 0, 1]), inpainter.origin)
+        rows = g("Div", rows, inpainter.scale)
+        if inpainter.is_pooled:
+            change = g("Add", g("MatMul", rows, whitening[0]), inpainter.offset[0])
+        else:
+            rows = g("Reshape", rows, g("Concat", [-1], _length(g, rows, 2), [k], axis=0))
+            change = g("Add", g("MatMul", rows, whitening), inpainter.offset)
+            if remembered:
+                change = _from_nearest(g, inpainter, change, remembered, bool(below or beside))
+            grid = [inpainter.n_rows], [inpainter.n_columns], _length(g, rows, 1), [k]
+            change = g("Reshape", change, g("Concat", *_named(g, grid), axis=0))
+        squares = g("ReduceSum", g("Mul", change, change), [3], keepdims=1)  # (n1, n2, n, 1)
+        if below or beside:
+            back = [-below, -beside, 0, 0, below, beside, 0, 0]
+            change, squares = g("Pad", change, back), g("Pad", squares, back, LARGEST)
+        if found:
+            nearer = g("Less", squares, least)
+            change = g("Where", nearer, change, found)
+            squares = g("Where", nearer, squares, least)
+        least, found = squares, change
+    size = g("Sqrt", g("Div", g("Squeeze", least, [3]), float(k)))
+    return (
+        g("Transpose", found, perm=[2, 3, 0, 1]),
+        g("Transpose", size, perm=[2, 0, 1]),
+    )
+
+
+def _from_nearest(
+    g: Graph, inpainter: LinearInpainter, white: str, remembered: str, is_beside: bool
+) -> str:
+    cross = g("MatMul", white, g("Transpose", remembered, perm=[0, 2, 1]))
+    distances = g("Sub", g("Mul", inpainter.squares, 0.5), cross)  # halves of them
+    shape = g("Shape", white)
+
+    def without(places: str) -> str:
+        near = g("GatherElements", remembered, g("Expand", places, shape), axis=1)
+        return str(g("Sub", white, near))
+
+    if is_beside:
+        return without(g("ArgMin", distances, axis=2, keepdims=1))
+    two = f"{g('TopK', distances, [2], axis=2, largest=0)}_places"
+    change = without(g("Slice", two, [0], [1], [2]))
+    same = g("ReduceMean", g("Mul", change, change), axes=[2], keepdims=1)
+    return str(
+        g("Where", g("Less", same, SAME**2), without(g("Slice", two, [1], [2], [2])), change)
+    )
 
 
 def _whole(g: Graph, whole: WholeImage, features: str) -> str:
@@ -156,17 +205,17 @@ def _whole(g: Graph, whole: WholeImage, features: str) -> str:
     mean = g("ReduceMean", features, axes=[2, 3])  # (n, k, 1, 1)
     apart = g("Sub", features, mean)
     spread = g("Sqrt", g("ReduceMean", g("Mul", apart, apart), axes=[2, 3]))
-    change = _residual(g, whole.inpainter, g("Concat", mean, spread, axis=1))
-    size = g("ReduceMean", g("Abs", change), axes=[1])
-    return str(g("Squeeze", g("Log", g("Max", size, 1e-6)), [1]))
+    size = _changes(g, whole.inpainter, g("Concat", mean, spread, axis=1))[1]
+    return str(g("Log", g("Max", size, 1e-6)))
 
 
 def _with_whole(
     g: Graph, whole: WholeImage, residual: str, logits: str, change: str
 ) -> tuple[str, str]:
     (start, slope), (begin, steep) = whole.to_residual.tolist(), whole.to_doubt.tolist()
-    least = g("Exp", g("Add", g("Mul", change, slope), start))
-    most = g("Neg", g("Add", g("Mul", change, steep), begin))
+    is_far = g("Greater", change, float(whole.farthest))
+    least = g("Where", is_far, g("Exp", g("Add", g("Mul", change, slope), start)), 0.0)
+    most = g("Where", is_far, g("Neg", g("Add", g("Mul", change, steep), begin)), LARGEST)
     residual = g("Max", residual, LEAST_CHANGE)
     peak = g("ReduceMax", residual, axes=[1, 2])
     usual = float(whole.usual)

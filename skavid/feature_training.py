@@ -10,6 +10,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,14 @@ from torch.utils.data import Dataset
 from skavid.corruption import Corrupted, grafts
 from skavid.features import FeatureMap
 from skavid.images import to_tensor
-from skavid.linear import LinearInpainter, WholeImage, learn_statistics, log_change
+from skavid.linear import (
+    Changes,
+    LinearInpainter,
+    WholeImage,
+    halved,
+    learn_statistics,
+    log_change,
+)
 from skavid.losses import bce
 from skavid.networks import ResidualDetector
 from skavid.regions import Geometry, aligned, region_mean
@@ -35,10 +43,10 @@ from skavid.training import Average, CollapseWarning, region_targets
 __all__ = ["judge", "train_pair", "warn_if_blind"]
 
 BATCH = 16  # images whose features are computed at once in training
-N_VERSIONS = 3  # corrupted versions of each image that D learns from
-BANK_IMAGES = 512
+N_VERSIONS = 2  # corrupted versions of each image that D learns from
+BANK_IMAGES = 256
 BANK_NUMBERS = 2**28  # of feature maps that are held for D, in half precision
-CROP = 20  # places on a side of what D sees of a map in one step
+CROP = 16  # places on a side of what D sees of a map in one step
 STEPS_PER_EPOCH = 10
 STRENGTH = (0.3, 1.5)  # of synthetic anomalies: from just visible to plain
 VISIBLE = 0.5  # a region must change by this much of what I changes of normal ones
@@ -55,7 +63,7 @@ class Judged(NamedTuple):
     Parameters
     ----------
     residual : Tensor of shape (n_images, n1, n2)
-        How much I changes, the mean over the features, in units of their spread.
+        How much I changes, in units of the spread of the features.
     logits : Tensor of shape (n_images, n1, n2)
         How regular D finds it.
     whole : Tensor of shape (n_images,), bool
@@ -84,8 +92,6 @@ class Pair(NamedTuple):
         What both say of each calibration image that they did not see.
     region_auc : float
         How well D tells synthetic anomalies from normal regions of images that it did not see.
-    image_aucs : tuple of float
-        How well I, and D, tell images with synthetic anomalies from normal ones.
     history : list of dict
         A row per epoch.
     """
@@ -97,7 +103,6 @@ class Pair(NamedTuple):
     residual: NDArray[np.float32]
     logits: NDArray[np.float32]
     region_auc: float
-    image_aucs: tuple[float, float]
     history: list[dict[str, Any]]
 
 
@@ -118,9 +123,9 @@ def judge(
     judged : Judged
         Where an image is odd as a whole, both maps say so, see `WholeImage`.
     """
-    changes = _relative(inpainter, inpainter.residual(features))
-    logits = detector(_seen_by_detector(changes))
-    return _with_whole(changes.mean(1), logits, whole.change(features), whole)
+    changes = inpainter.changes(features)
+    logits = detector(_seen_by_detector(inpainter, changes))
+    return _with_whole(changes.size / evenness(inpainter), logits, whole.change(features), whole)
 
 
 def _with_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeImage) -> Judged:
@@ -145,14 +150,18 @@ def _with_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeIm
     )
 
 
-def _relative(inpainter: LinearInpainter, residual: Tensor) -> Tensor:
-    """Return |F - I(F)|, evened out over the places: normal images change alike everywhere."""
-    return residual.abs() / inpainter.level
+def evenness(inpainter: LinearInpainter) -> Tensor:
+    """Return what residuals are divided by, so that normal images change more alike everywhere.
+
+    Half way between their typical size at each place and the mean of it: where normal images
+    hardly change at all, a small change is not yet an irregular one.
+    """
+    return (inpainter.typical / inpainter.typical.mean() + 1) / 2
 
 
-def _seen_by_detector(changes: Tensor) -> Tensor:
+def _seen_by_detector(inpainter: LinearInpainter, changes: Changes) -> Tensor:
     # Half precision ends at 65504, and D has learnt nothing of what is larger than this.
-    return changes.clamp(max=MOST_CHANGE)
+    return (changes.white.abs() / evenness(inpainter)).clamp(max=MOST_CHANGE)
 
 
 class _Bank(NamedTuple):
@@ -308,9 +317,9 @@ def train_pair(
         True where pixels do not count.
     gamma, sigma : float
         Eq. 2's noise.
-    pooling : {"auto", "place", "everywhere"}
-        Whether I has statistics for each place or one set for all. "auto" takes those under which
-        it finds more of the images with synthetic anomalies.
+    pooling : {"place", "everywhere"}
+        Whether I has statistics for each place, and remembers normal images there, or one set of
+        statistics for all.
     detector_width, learning_rate, batch_size, max_epochs, average_decay : int, float
         Of D and its training.
     seed : int
@@ -338,20 +347,19 @@ def train_pair(
     look = _Look(images, features, value_range, ignore, device)
     whole = WholeImage(features.n_features, gamma=gamma)
     statistics: list[Tensor] = []
-    inpainter = learn_statistics(look.at(rows, statistics), gamma=gamma)
+    keys = look.keys(rows)
+    inpainter = learn_statistics(look.at(rows, statistics), gamma=gamma, keys=keys)
     whole.inpainter = learn_statistics(statistics, gamma=gamma)
     geometry = aligned(features.region_size)
     bank_rows = rows[evenly(len(rows), _bank_size(inpainter, len(rows)))]
-    bank = _make_bank(look, bank_rows, geometry, gamma=gamma, sigma=sigma, seed=seed)
-    if known is None:
-        inpainter, inpainter_auc = _choose_pooling(inpainter, bank, pooling)
-    else:
-        if known[0].is_pooled:
-            inpainter = inpainter.pooled()
+    if pooling == "everywhere":
+        inpainter = inpainter.pooled()
+    origin = inpainter.origin
+    bank = _make_bank(look, bank_rows, geometry, origin, gamma=gamma, sigma=sigma, seed=seed)
+    if known is not None:
         inpainter = known[0].merge(inpainter)
         whole.inpainter = known[1].inpainter.merge(whole.inpainter)
-        inpainter_auc = float("nan")
-    bank = _to_changes(bank, inpainter)
+    bank, sizes = _to_changes(bank, inpainter, look.keys(bank_rows), origin)
     fold = torch.arange(len(bank_rows)) % 2
     net = _make_net(
         features.n_features, detector_width, average_decay, seed,
@@ -364,8 +372,9 @@ def train_pair(
     detector: Any = copy.deepcopy(net.averaged_.module)
     detector.eval().requires_grad_(False)
     region_auc = _region_auc(detector, bank, fold)
-    detector_auc = _detector_image_auc(detector, bank, fold)
-    residual, logits, change = _left_out(look, rows, bank_rows, fold, inpainter, detector, whole)
+    residual, logits = _left_out(look, rows, inpainter, detector, bank, bank_rows, fold, sizes)
+    seen = whole.inpainter.left_out(torch.cat(statistics), keys)
+    change = log_change(seen.size[:, 0, 0])
     history = _history(net, float(residual.mean()), begun)
     whole.align(change, log_change(residual.amax((1, 2))), -logits.amin((1, 2)))
     judged = _with_whole(residual, logits, change, whole)
@@ -377,7 +386,7 @@ def train_pair(
         judged = Judged(*(torch.cat(some) for some in zip(*parts, strict=True)))
     return Pair(
         inpainter, detector, whole, net, judged.residual.numpy(), judged.logits.numpy(),
-        region_auc, (inpainter_auc, detector_auc), history,
+        region_auc, history,
     )  # fmt: skip
 
 
@@ -396,6 +405,15 @@ class _Look:
     def parts(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         for start in range(0, len(rows), BATCH):
             yield rows[start : start + BATCH]
+
+    def keys(self, rows: NDArray[np.int64]) -> Tensor:
+        """Hash each image: the lowest hashes are remembered, whatever the order of the images."""
+        hashes = [
+            blake2b(one.numpy().tobytes(), digest_size=8).digest()
+            for part in self.parts(rows)
+            for one in self.tensor(part)
+        ]
+        return torch.from_numpy(np.frombuffer(b"".join(hashes), np.int64).copy())
 
     def tensor(self, rows: NDArray[np.int64]) -> Tensor:
         return to_tensor(self.images[rows], self.value_range, self.ignore)
@@ -426,10 +444,11 @@ def _generator(seed: int) -> Generator:
 
 
 def _make_bank(
-    look: _Look, rows: NDArray[np.int64], geometry: Geometry, *, gamma: float, sigma: float,
-    seed: int,
+    look: _Look, rows: NDArray[np.int64], geometry: Geometry, origin: Tensor, *, gamma: float,
+    sigma: float, seed: int,
 ) -> _Bank:  # fmt: skip
-    """Compute the features of images and of versions with synthetic anomalies."""
+    """Compute the features, less their origin, of images and versions with synthetic anomalies."""
+    origin = origin[:, None, None]
     generator = _generator(seed)
     low, high = (math.log(one) for one in STRENGTH)
     versions: list[list[list[Tensor]]] = [[] for _ in range(N_VERSIONS + 1)]
@@ -450,7 +469,7 @@ def _make_bank(
             regular, weight = region_targets(made, geometry)
             if counts is not None:
                 weight = weight * region_mean(counts, geometry)
-            features = look.of(made.images).half()
+            features = halved(look.of(made.images) - origin)
             version.append([one[kept] for one in (features, regular, weight)])
     return _Bank(
         *(
@@ -460,53 +479,31 @@ def _make_bank(
     )
 
 
-def _choose_pooling(
-    inpainter: LinearInpainter, bank: _Bank, pooling: str
-) -> tuple[LinearInpainter, float]:
-    """Take the statistics under which I finds more images with synthetic anomalies."""
-    found: list[tuple[float, LinearInpainter]] = []
-    candidates = {"place": lambda: inpainter, "everywhere": inpainter.pooled}
-    for name, make in candidates.items():
-        if pooling in ("auto", name):
-            one = make()
-            found.append((_image_auc(one, bank), one))
-    auc, best = max(found, key=lambda pair: pair[0])
-    return best, auc
+def _to_changes(
+    bank: _Bank, inpainter: LinearInpainter, keys: Tensor, origin: Tensor
+) -> tuple[_Bank, Tensor]:
+    """Replace features by what I changes, in place; unseen anomalies become undecided.
 
-
-def _image_auc(inpainter: LinearInpainter, bank: _Bank) -> float:
-    scores, truth = [], []
-    for version, features in enumerate(bank.features[:2]):  # clean, and one corrupted version
-        largest = torch.cat(
-            [
-                _relative(inpainter, inpainter.left_out(clean.float(), other.float())).mean(1)
-                for clean, other in zip(
-                    torch.split(bank.features[0], BATCH), torch.split(features, BATCH), strict=True
-                )
-            ]
-        ).amax((1, 2))
-        scores.append(largest)
-        truth.append(torch.full((len(largest),), float(version > 0)))
-    return float(roc_auc_score(torch.cat(truth).numpy(), torch.cat(scores).numpy()))
-
-
-def _to_changes(bank: _Bank, inpainter: LinearInpainter) -> _Bank:
-    """Replace features by what I changes, in place; unseen anomalies become undecided."""
-    typical = None
+    Also return the size of what it changes of the clean images.
+    """
+    even = evenness(inpainter)
+    typical = inpainter.typical / even
+    sizes = []
     for start in range(0, bank.features.shape[1], BATCH):
         part = slice(start, start + BATCH)
-        clean = bank.features[0, part].float()
-        for version in reversed(range(len(bank.features))):
-            other = bank.features[version, part].float()
-            changes = inpainter.left_out(clean, other)
+        clean = bank.features[0, part].float() + origin[:, None, None]
+        normal = inpainter.left_out(clean, keys[part])
+        sizes.append(normal.size / even)
+        for version in range(len(bank.features)):
+            other = bank.features[version, part].float() + origin[:, None, None]
+            changes = normal
             if version > 0:
-                normal = inpainter.left_out(clean)
-                typical = normal.abs().mean() if typical is None else typical
-                seen = _relative(inpainter, changes - normal).mean(1) > VISIBLE * typical
+                changes = inpainter.left_out(clean, keys[part], other)
+                seen = (changes.size - normal.size) / even > VISIBLE * typical
                 hidden = (bank.regular[version, part] < 0.5) & ~seen
                 bank.weight[version, part] *= ~hidden
-            bank.features[version, part] = _seen_by_detector(_relative(inpainter, changes)).half()
-    return bank
+            bank.features[version, part] = _seen_by_detector(inpainter, changes).half()
+    return bank, torch.cat(sizes)
 
 
 def _make_net(
@@ -543,19 +540,6 @@ def _fit_detector(net: ResidualNet, maps: _Maps, max_epochs: int) -> None:
             state[key] = value.cpu() if isinstance(value, Tensor) else value
     if net.n_played_ == 0:
         raise KeyboardInterrupt
-
-
-@torch.inference_mode()
-def _detector_image_auc(detector: ResidualDetector, bank: _Bank, fold: Tensor) -> float:
-    """Let each member tell images with synthetic anomalies from clean ones that it never saw."""
-    scores, truth = [], []
-    for i, member in enumerate(detector.members):
-        rows = torch.nonzero(fold == i)[:, 0]
-        for version, maps in enumerate(bank.features[:2]):
-            for part in torch.split(rows, BATCH):
-                scores.append(-member(maps[part].float())[:, 0].amin((1, 2)))
-                truth.append(torch.full((len(part),), float(version > 0)))
-    return float(roc_auc_score(torch.cat(truth).numpy(), torch.cat(scores).numpy()))
 
 
 @torch.inference_mode()
@@ -600,26 +584,23 @@ def _history(net: ResidualNet, error: float, begun: float) -> list[dict[str, Any
 
 @torch.inference_mode()
 def _left_out(
-    look: _Look, rows: NDArray[np.int64], bank_rows: NDArray[np.int64], fold: Tensor,
-    inpainter: LinearInpainter, detector: ResidualDetector, whole: WholeImage,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    look: _Look, rows: NDArray[np.int64], inpainter: LinearInpainter, detector: ResidualDetector,
+    bank: _Bank, bank_rows: NDArray[np.int64], fold: Tensor, sizes: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return what both networks say of each training image without having seen it."""
-    known = {int(row): int(side) for row, side in zip(bank_rows, fold, strict=True)}
-    residuals, logits, whole_changes = [], [], []
-    for part in look.parts(rows):
-        features = look.features(part)
-        changes = _relative(inpainter, inpainter.left_out(features))
-        residuals.append(changes.mean(1))
-        seen = _seen_by_detector(changes)
-        said = torch.stack([member(seen)[:, 0] for member in detector.members])
-        mean = said.mean(0)
-        for i, row in enumerate(part):
-            logits.append(said[known[row], i] if row in known else mean[i])
-        statistics = whole.statistics(features)
-        whole_changes.append(
-            log_change(whole.inpainter.left_out(statistics).abs().mean((1, 2, 3)))
-        )
-    return torch.cat(residuals), torch.stack(logits), torch.cat(whole_changes)
+    residual = torch.empty(len(rows), *sizes.shape[1:])
+    logits = torch.empty_like(residual)
+    learnt_from = torch.from_numpy(np.searchsorted(rows, bank_rows))
+    residual[learnt_from] = sizes
+    for i, member in enumerate(detector.members):
+        for some in torch.split(torch.nonzero(fold == i)[:, 0], BATCH):
+            logits[learnt_from[some]] = member(bank.features[0, some].float())[:, 0]
+    for part in look.parts(np.setdiff1d(rows, bank_rows)):
+        changes = inpainter.left_out(look.features(part), look.keys(part))
+        others = torch.from_numpy(np.searchsorted(rows, part))
+        residual[others] = changes.size / evenness(inpainter)
+        logits[others] = detector(_seen_by_detector(inpainter, changes))
+    return residual, logits
 
 
 def warn_if_blind(pair: Pair) -> bool:

@@ -1,4 +1,4 @@
-"""The inpainter I in closed form: the best linear restorer under Eq. 2's noise.
+"""The inpainter I in closed form: the best restorer under Eq. 2's noise, about a normal image.
 
 Floor 2: imports nothing from skavid. Statistics of normal images in, I and its residual out.
 """
@@ -7,26 +7,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LinearInpainter", "WholeImage", "learn_statistics", "log_change"]
+__all__ = [
+    "Changes",
+    "LinearInpainter",
+    "WholeImage",
+    "halved",
+    "learn_statistics",
+    "log_change",
+]
 
 LEAST_SPREAD = 1e-3  # of a feature: what changes less than this is rounding
 LEAST_LEVEL = 1e-3  # what I changes at a place where nothing ever changed
 MOST_LEVERAGE = 0.95
 BLOCK = 2**24  # numbers of a block of covariances that are factorised at once
+REMEMBERED = 2**26  # numbers of normal features that are remembered, in half precision
+MEASURED = 64  # remembered images that tell how much is typically changed
+PLACES = 16  # looked at together: what they need stays in the cache of a processor
+SAME = 0.01  # spreads apart, in the mean over the features: an image that looks at itself
+TOLERANCE = 1  # places that a normal feature may stand apart from where it is looked for
+
+
+class Changes(NamedTuple):
+    """What I changes of feature maps.
+
+    Parameters
+    ----------
+    white : Tensor of shape (n_images, n_features, n1, n2)
+        ``gamma L^-1 (x - m(x))``, where ``L L^T = S + gamma^2 1``: what each feature has that is
+        neither in the nearest normal image nor among what varies, given the features before it.
+    size : Tensor of shape (n_images, n1, n2)
+        The root of the mean of their squares, ``sqrt((x - m(x))^T (x - I(x)) / n_features)``:
+        how much I changes, in all features together.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.linear import learn_statistics
+    >>> features = torch.rand(20, 3, 4, 5)
+    >>> changes = learn_statistics([features], gamma=0.4).changes(features)
+    >>> changes.white.shape, changes.size.shape
+    (torch.Size([20, 3, 4, 5]), torch.Size([20, 4, 5]))
+    """
+
+    white: Tensor
+    size: Tensor
 
 
 class LinearInpainter(nn.Module):
-    """I(x) = x - gamma^2 (S + gamma^2 1)^-1 (x - mu) at each place of a feature map.
+    """I(x) = x - gamma^2 (S + gamma^2 1)^-1 (x - m(x)) at each place of a feature map.
 
-    Among linear maps this one restores x from ``x + gamma * eta`` (Eq. 2) with the least squared
-    error, where mu and S are the mean and covariance of normal images (the Wiener filter, which
-    is ridge regression from the noisy to the clean feature). It leaves alone what varies among
-    normal images and takes back what does not.
+    With m(x) = mu this is the linear map that restores x from ``x + gamma * eta`` (Eq. 2) with
+    the least squared error, where mu and S are the mean and covariance of normal images (the
+    Wiener filter, which is ridge regression from the noisy to the clean feature). It leaves
+    alone what varies among normal images and takes back what does not. Normal images that are
+    remembered make m(x) the nearest of them, at this place or one beside it, as the same filter
+    measures nearness: normal images of several kinds, or in several positions, each stand for
+    themselves.
 
     Parameters
     ----------
@@ -37,6 +79,8 @@ class LinearInpainter(nn.Module):
         of any size.
     gamma : float, default=0.4
         Of Eq. 2, in units of the spread of each feature over all places and images.
+    n_remembered : int, default=0
+        Normal images that are remembered.
 
     Attributes
     ----------
@@ -45,13 +89,18 @@ class LinearInpainter(nn.Module):
     mean : Tensor of shape (n_places, n_features)
         mu.
     covariance : Tensor of shape (n_places, n_features, n_features)
-        S, before any scaling. These three are all that is kept of a model; what follows from
-        them is computed by `solve`.
+        S, before any scaling.
+    memory : Tensor of shape (n_places, n_remembered, n_features), half precision
+        Features of normal images, less ``origin``; none for the linear map.
+    origin : Tensor of shape (n_features,)
+        Near the data, where differences do not cancel.
+    keys : Tensor of shape (n_remembered,), int64
+        Keys of these images, rising. Where there are more images than can be remembered, those
+        with the lowest keys are: a random choice that does not depend on their order.
+    typical : Tensor of shape (n_rows, n_columns)
+        The size of what I changes of a normal image that it never saw, at each place.
     scale : Tensor of shape (n_features,)
         The spread of each feature over all places and images.
-    level : Tensor of shape (n_rows, n_columns)
-        How much I is expected to change of normal images at each place (the mean over the
-        features), relative to the mean place.
 
     Examples
     --------
@@ -59,25 +108,31 @@ class LinearInpainter(nn.Module):
     >>> from skavid.linear import learn_statistics
     >>> x = torch.randn(50, 3, 4, 4)
     >>> x[:, 2] = x[:, 0] + x[:, 1]  # what normal features have in common
-    >>> inpainter = learn_statistics([x], gamma=0.1)
+    >>> inpainter = learn_statistics([x], gamma=0.1, keys=torch.arange(50))
     >>> odd = x[:1].clone()
     >>> odd[0, 2, 1, 1] += 3
-    >>> change = inpainter.residual(odd).abs().mean(1)[0]
-    >>> bool(change.argmax() == 5)  # row 1, column 1
+    >>> bool(inpainter.changes(odd).size.argmax() == 5)  # row 1, column 1
     True
     """
 
     n_images: Tensor
     mean: Tensor
     covariance: Tensor
+    memory: Tensor
+    origin: Tensor
+    keys: Tensor
+    typical: Tensor
     # What `solve` makes.
     scale: Tensor
-    weights: Tensor
-    level: Tensor
+    whitening: Tensor
+    remembered: Tensor
+    squares: Tensor
+    offset: Tensor
 
     def __init__(
-        self, n_features: int, n_rows: int, n_columns: int, *, gamma: float = 0.4
-    ) -> None:
+        self, n_features: int, n_rows: int, n_columns: int, *, gamma: float = 0.4,
+        n_remembered: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.n_features, self.n_rows, self.n_columns = n_features, n_rows, n_columns
         self.gamma = gamma
@@ -85,7 +140,12 @@ class LinearInpainter(nn.Module):
         self.register_buffer("n_images", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(places, n_features))
         self.register_buffer("covariance", torch.zeros(places, n_features, n_features))
-        for name in ("scale", "weights", "level"):
+        memory = torch.zeros(places, n_remembered, n_features, dtype=torch.float16)
+        self.register_buffer("memory", memory)
+        self.register_buffer("origin", torch.zeros(n_features))
+        self.register_buffer("keys", torch.arange(n_remembered))
+        self.register_buffer("typical", torch.ones(n_rows, n_columns))
+        for name in ("scale", "whitening", "remembered", "squares", "offset"):
             self.register_buffer(name, torch.empty(0), persistent=False)
 
     @property
@@ -93,24 +153,30 @@ class LinearInpainter(nn.Module):
         """Whether one set of statistics serves every place."""
         return len(self.mean) == 1
 
+    @property
+    def capacity(self) -> int:
+        """How many normal images are remembered at most."""
+        return max(2, REMEMBERED // self.mean.numel())
+
     # --- learning --------------------------------------------------------------------------------
 
     def pooled(self) -> LinearInpainter:
-        """Return the inpainter whose statistics are those of all places together.
+        """Return the linear map whose statistics are those of all places together.
 
         Returns
         -------
         inpainter : LinearInpainter
-            Of grids of any size.
+            Of grids of any size. It remembers no image.
         """
         one = LinearInpainter(self.n_features, 1, 1, gamma=self.gamma)
         mean = self.mean.double().mean(0)
         apart = self.mean.double() - mean
         within = self.covariance.mean(0, dtype=torch.float64)
         one.n_images = self.n_images.clone()
+        one.origin = self.origin.clone()
         one.mean = mean[None].float()
         one.covariance = (within + apart.T @ apart / len(apart))[None].float()
-        return one.solve()
+        return one.solve().measure()
 
     def merge(self, other: LinearInpainter) -> LinearInpainter:
         """Return the inpainter of both sets of images together.
@@ -123,8 +189,8 @@ class LinearInpainter(nn.Module):
         Returns
         -------
         inpainter : LinearInpainter
-            As if its statistics had been learnt from all images at once, to rounding; whichever
-            comes first (Chan, Golub and LeVeque, 1983).
+            As if it had learnt from all images at once, to rounding; whichever comes first
+            (Chan, Golub and LeVeque, 1983).
         """
         both = LinearInpainter(self.n_features, self.n_rows, self.n_columns, gamma=self.gamma)
         n, m = int(self.n_images), int(other.n_images)
@@ -138,7 +204,13 @@ class LinearInpainter(nn.Module):
                 + theirs * other.covariance[place].double()
                 + mine * theirs * torch.outer(apart[place], apart[place])
             ).float()
-        return both.solve()
+        keys = torch.cat([self.keys, other.keys])
+        lowest = torch.argsort(keys, stable=True)[: self.capacity]
+        both.keys = keys[lowest]
+        both.origin = self.origin.clone()
+        theirs_moved = halved(other.memory.float() + (other.origin - self.origin))
+        both.memory = torch.cat([self.memory, theirs_moved], 1)[:, lowest]
+        return both.solve().measure()
 
     def solve(self) -> LinearInpainter:
         """Compute what follows from the statistics.
@@ -148,29 +220,64 @@ class LinearInpainter(nn.Module):
         self : LinearInpainter
             Ready to restore.
         """
-        n = max(int(self.n_images), 1)
         total = self.covariance.diagonal(dim1=1, dim2=2).mean(0) + self.mean.var(0, correction=0)
         self.scale = total.clamp(min=0).sqrt().clamp(min=LEAST_SPREAD)
-        self.weights = torch.empty_like(self.covariance)
-        level = torch.empty(len(self.mean))
-        ridge = max(self.gamma, LEAST_LEVEL) ** 2
-        identity = torch.eye(self.n_features)
+        self.whitening = torch.empty_like(self.covariance)
+        ridge = self._ridge * torch.eye(self.n_features)
+        for part in self._blocks():
+            scaled = self.covariance[part] / self.scale / self.scale[:, None]
+            factor = torch.linalg.cholesky(scaled + ridge)
+            root = math.sqrt(self._ridge) * torch.eye(self.n_features).expand_as(factor)
+            self.whitening[part] = torch.linalg.solve_triangular(factor, root, upper=False)
+        apart = (self.mean - self.origin) / self.scale
+        self.offset = -apart[:, None] @ self.whitening.mT
+        rows = self.memory.float() / self.scale
+        self.remembered = torch.baddbmm(self.offset, rows, self.whitening.mT)
+        self.squares = self.remembered.square().sum(2)[:, None]
+        return self
+
+    def measure(self) -> LinearInpainter:
+        """Measure how much is typically changed of a normal image that was never seen.
+
+        Returns
+        -------
+        self : LinearInpainter
+            Its ``typical`` comes from the remembered images, each left out in turn, or, where
+            there are none, from the covariance. It follows from the statistics alone, so that it
+            is the same for images in any order.
+        """
+        if self._remembers:
+            total = torch.zeros(self.n_rows, self.n_columns)
+            n = min(len(self.keys), MEASURED)
+            for some in torch.split(torch.arange(n), 16):
+                rows = (self.memory[:, some].float() + self.origin).permute(1, 2, 0)
+                features = rows.reshape(len(some), -1, self.n_rows, self.n_columns)
+                total += self.left_out(features, self.keys[some]).size.sum(0)
+            typical = total / n
+        else:
+            n, squares = max(int(self.n_images), 1), torch.empty(len(self.mean))
+            for part in self._blocks():
+                scaled = self.covariance[part] / self.scale / self.scale[:, None]
+                spread = (self.whitening[part] @ scaled * self.whitening[part]).sum((1, 2))
+                leverage = (spread / self._ridge / n).clamp(max=MOST_LEVERAGE)
+                squares[part] = spread / self.n_features / (1 - leverage) ** 2
+            typical = squares.clamp(min=0).sqrt().reshape(self.n_rows, self.n_columns)
+        padded = F.pad(typical[None, None], [1] * 4, mode="replicate")
+        self.typical = F.avg_pool2d(padded, 3, 1)[0, 0].clamp(min=LEAST_LEVEL)
+        return self
+
+    @property
+    def _ridge(self) -> float:
+        return max(self.gamma, LEAST_LEVEL) ** 2
+
+    @property
+    def _remembers(self) -> bool:
+        return len(self.keys) > 1
+
+    def _blocks(self) -> Iterable[slice]:
         size = max(1, BLOCK // self.n_features**2)
         for start in range(0, len(self.mean), size):
-            part = slice(start, start + size)
-            scaled = self.covariance[part] / self.scale / self.scale[:, None]
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(scaled + ridge * identity))
-            self.weights[part] = ridge * inverse
-            # E|r| of a Gaussian residual, whose covariance is W S W; more for images that are not
-            # among the n, by their mean leverage.
-            spread = (self.weights[part] @ scaled * self.weights[part]).sum(2).clamp(min=0).sqrt()
-            leverage = ((inverse * scaled).sum((1, 2)) / n).clamp(max=MOST_LEVERAGE)
-            level[part] = math.sqrt(2 / math.pi) * spread.mean(1) / (1 - leverage)
-        grid = level.reshape(1, 1, self.n_rows, self.n_columns)
-        grid = F.avg_pool2d(F.pad(grid, [1] * 4, mode="replicate"), 3, 1)[0, 0]
-        grid = grid.clamp(min=LEAST_LEVEL)
-        self.level = grid / grid.mean()
-        return self
+            yield slice(start, start + size)
 
     # --- restoring -------------------------------------------------------------------------------
 
@@ -187,10 +294,11 @@ class LinearInpainter(nn.Module):
         restored : Tensor of the same shape
             What is normal at each place.
         """
-        return features - self.residual(features) * self.scale[:, None, None]
+        restored: Tensor = features - self.residual(features) * self.scale[:, None, None]
+        return restored
 
     def residual(self, features: Tensor) -> Tensor:
-        """Return what I changes, ``F - I(F)``, in units of each feature's spread.
+        """Return ``F - I(F)``, in units of each feature's spread.
 
         Parameters
         ----------
@@ -200,24 +308,41 @@ class LinearInpainter(nn.Module):
         Returns
         -------
         residual : Tensor of the same shape
-            ``gamma^2 (S + gamma^2 1)^-1 (x - mu)``.
+            ``gamma^2 (S + gamma^2 1)^-1 (x - m(x))``.
         """
-        return self._spread_out(self._centred(features) @ self.weights, features.shape)
+        return self._changes(features, None, None, self.whitening)[0]
 
-    def left_out(self, features: Tensor, corrupted: Tensor | None = None) -> Tensor:
+    def changes(self, features: Tensor) -> Changes:
+        """Return what I changes.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n_images, n_features, n1, n2)
+            Of a feature map.
+
+        Returns
+        -------
+        changes : Changes
+            On the grid of the features.
+        """
+        return Changes(*self._changes(features, None, None))
+
+    def left_out(self, features: Tensor, keys: Tensor, corrupted: Tensor | None = None) -> Changes:
         """Return what an I changes that never saw these training images.
 
         Parameters
         ----------
         features : Tensor of shape (n_images, n_features, n1, n2)
             Of images that the statistics rest on. Each image is taken out of them in turn.
-        corrupted : Tensor of the same shape, default=None
+        keys : Tensor of shape (n_images,), int64
+            Their keys.
+        corrupted : Tensor of the shape of features, default=None
             Other versions of these images, which are what is restored; None restores themselves.
 
         Returns
         -------
-        residual : Tensor of the same shape
-            As from `residual`.
+        changes : Changes
+            As from `changes`.
 
         Notes
         -----
@@ -226,33 +351,116 @@ class LinearInpainter(nn.Module):
         without the image is ``n / (n - 1)`` times gamma squared. One set of statistics for all
         places has many more samples than images and is taken as it is.
         """
-        n = int(self.n_images)
-        if (self.is_pooled and features.shape[2:] != (1, 1)) or n < 2:
-            return self.residual(features if corrupted is None else corrupted)
-        grow, shrink = n / (n - 1), n / (n - 1) ** 2
-        own = self._centred(features)
-        other = own * grow
-        if corrupted is not None:
-            other = self._centred(corrupted) + own / (n - 1)
-        ridge = max(self.gamma, LEAST_LEVEL) ** 2
-        change = own @ self.weights / grow / ridge
-        leverage = (shrink * (own * change).sum(-1, keepdim=True)).clamp(max=MOST_LEVERAGE)
-        without = other @ self.weights
-        without += change * shrink * (own * without).sum(-1, keepdim=True) / (1 - leverage)
-        return self._spread_out(without, features.shape)
+        looked_at = features if corrupted is None else corrupted
+        if (self.is_pooled and features.shape[2:] != (1, 1)) or int(self.n_images) < 2:
+            return self.changes(looked_at)
+        return Changes(*self._changes(looked_at, features, keys))
 
-    def _centred(self, features: Tensor) -> Tensor:
-        """Return (x - mu) / scale, (places, n, k); with pooled statistics (1, n * places, k)."""
-        k = features.shape[1]
-        rows = features.flatten(2)  # (n, k, places)
-        rows = rows.permute(0, 2, 1).reshape(1, -1, k) if self.is_pooled else rows.permute(2, 0, 1)
-        return (rows - self.mean[:, None]) / self.scale
+    def _changes(
+        self, features: Tensor, own: Tensor | None, keys: Tensor | None,
+        back: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Look for the nearest at all places of a block and those beside them.
 
-    def _spread_out(self, rows: Tensor, shape: torch.Size) -> Tensor:
-        n, k, n1, n2 = shape
-        if self.is_pooled:
-            return rows.reshape(n, n1, n2, k).permute(0, 3, 1, 2)
-        return rows.reshape(n1, n2, n, k).permute(2, 3, 0, 1)
+        A place q has the statistics; what is looked at there comes from a place p beside it.
+        The last of the places p is beyond the border. ``back`` takes whitened changes back.
+        """
+        n, k, height, width = features.shape
+        rows, mine = self._rows(features), None if own is None else self._rows(own)
+        size = len(rows)
+        rows = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])
+        least = rows.new_full(rows.shape[:2], math.inf)
+        found = torch.zeros_like(rows)
+        place = torch.arange(size, device=rows.device)
+        y, x = (place // width, place % width) if not self.is_pooled else (place, place)
+        for start in range(0, size, PLACES):
+            block = slice(start, start + PLACES)
+            white_own = None if mine is None else self._whiten(mine[block], block)
+            for below, beside in self._shifts():
+                up, left = y[block] - below, x[block] - beside
+                inside = (up >= 0) & (up < height) & (left >= 0) & (left < width)
+                p = torch.where(inside, up * width + left, size)
+                change, squares = self._apart(
+                    self._whiten(rows[p], block),
+                    block,
+                    white_own,
+                    keys,
+                    is_beside=bool(below or beside),
+                )
+                if back is not None:
+                    change = change @ back[block]
+                nearer = squares < least[p]
+                least[p] = torch.where(nearer, squares, least[p])
+                found[p] = torch.where(nearer[..., None], change, found[p])
+        found = found[:size].reshape(height, width, n, k).permute(2, 3, 0, 1)
+        least = least[:size].reshape(height, width, n).permute(2, 0, 1)
+        return found, (least / k).sqrt()
+
+    def _shifts(self) -> list[tuple[int, int]]:
+        far = TOLERANCE if self._remembers else 0
+        return [
+            (below, beside)
+            for below in range(-far, far + 1)
+            for beside in range(-far, far + 1)
+            if abs(below) < self.n_rows and abs(beside) < self.n_columns
+        ]
+
+    def _rows(self, features: Tensor) -> Tensor:
+        """Return features in units of their spread, (places, n, k); pooled (1, places * n, k)."""
+        rows = features.permute(2, 3, 0, 1).reshape(len(self.mean), -1, self.n_features)
+        return (rows - self.origin) / self.scale
+
+    def _whiten(self, rows: Tensor, block: slice) -> Tensor:
+        return torch.baddbmm(self.offset[block], rows, self.whitening[block].mT)
+
+    def _apart(
+        self, white: Tensor, block: slice, own: Tensor | None, keys: Tensor | None, *,
+        is_beside: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Return x - m(x), and its squared length; where own is given, as without these images."""
+        remembered = self.remembered[block] if self._remembers else None
+        if own is None:
+            if remembered is not None:
+                distances = self._distances(white, remembered, block)
+                white = _from_nearest(white, distances, remembered, is_beside)
+            return white, white.square().sum(2)
+        n, ridge = int(self.n_images), self._ridge
+        share = own.square().sum(2, keepdim=True) / (n - 1) / ridge
+        gain = 1 / ((n - 1) * ridge * (1 - share.clamp(max=MOST_LEVERAGE)))
+        if remembered is not None and keys is not None:
+            along = (own * white).sum(2, keepdim=True) - own @ remembered.mT
+            distances = self._distances(white, remembered, block) + gain * along.square()
+            rank = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+            known = torch.nonzero(self.keys[rank] == keys)[:, 0]
+            distances[:, known, rank[known]] = math.inf
+            change = _from_nearest(white, distances, remembered, is_beside)
+        else:
+            change = white + own / (n - 1)
+        # (1 + gain o o^T) is what the filter without the image differs by; this is its root.
+        length = own.square().sum(2, keepdim=True).clamp(min=1e-12)
+        root = ((1 + gain * length).sqrt() - 1) / length
+        change = change + root * (own * change).sum(2, keepdim=True) * own
+        return change, change.square().sum(2)
+
+    def _distances(self, white: Tensor, remembered: Tensor, block: slice) -> Tensor:
+        """Return the squared distance to each remembered image, but for the image's own square."""
+        return torch.baddbmm(self.squares[block], white, remembered.mT, alpha=-2)
+
+
+def _from_nearest(white: Tensor, distances: Tensor, remembered: Tensor, is_beside: bool) -> Tensor:
+    """Return x - m(x), where no image is its own nearest: training images may be scored, too."""
+    nearest = distances.argmin(2, keepdim=True)
+    change = white - _take(remembered, nearest)
+    if not is_beside:
+        same = change.square().mean(2, keepdim=True) < SAME**2
+        if same.any():
+            second = distances.scatter(2, nearest, math.inf).argmin(2, keepdim=True)
+            change = torch.where(same, white - _take(remembered, second), change)
+    return change
+
+
+def _take(remembered: Tensor, nearest: Tensor) -> Tensor:
+    return remembered.gather(1, nearest.expand(-1, -1, remembered.shape[2]))
 
 
 class WholeImage(nn.Module):
@@ -283,6 +491,7 @@ class WholeImage(nn.Module):
 
     to_residual: Tensor
     to_doubt: Tensor
+    farthest: Tensor
     usual: Tensor
 
     def __init__(self, n_features: int, *, gamma: float = 0.4) -> None:
@@ -291,7 +500,8 @@ class WholeImage(nn.Module):
         # log R and -logit that a whole image has, as offset + slope * log of its residual.
         self.register_buffer("to_residual", torch.tensor([-math.inf, 0.0]))
         self.register_buffer("to_doubt", torch.tensor([-math.inf, 0.0]))
-        # The most that I changed at any place of a training image.
+        # The farthest training image, and the most that I changed at any place of one.
+        self.register_buffer("farthest", torch.zeros(()))
         self.register_buffer("usual", torch.zeros(()))
 
     @staticmethod
@@ -324,7 +534,7 @@ class WholeImage(nn.Module):
         change : Tensor of shape (n_images,)
             Its logarithm.
         """
-        return log_change(self.inpainter.residual(self.statistics(features)).abs().mean((1, 2, 3)))
+        return log_change(self.inpainter.changes(self.statistics(features)).size[:, 0, 0])
 
     def align(self, change: Tensor, residual: Tensor, doubt: Tensor) -> None:
         """Bring whole images to the scale of places, so that on normal images both end alike.
@@ -340,6 +550,7 @@ class WholeImage(nn.Module):
             slope = places.std() / change.std().clamp(min=1e-3) if len(change) > 1 else 1.0
             offset = places.max() - slope * change.max()
             setattr(self, name, torch.tensor([float(offset), float(slope)]))
+        self.farthest = change.max()
         self.usual = residual.max().exp()
 
     def residual(self, change: Tensor) -> Tensor:
@@ -353,11 +564,12 @@ class WholeImage(nn.Module):
         Returns
         -------
         least : Tensor of shape (n_images,)
-            What the image's most irregular place has at least.
+            What the image's most irregular place has at least; 0 for an image that is no farther
+            from normal than a training image.
         """
         offset, slope = self.to_residual
-        least: Tensor = torch.exp(offset + slope * change)
-        return least
+        least = torch.exp(offset + slope * change)
+        return torch.where(change > self.farthest, least, 0.0)
 
     def logits(self, change: Tensor) -> Tensor:
         """Return the logit of D for such a place.
@@ -370,11 +582,12 @@ class WholeImage(nn.Module):
         Returns
         -------
         most : Tensor of shape (n_images,)
-            What the image's most irregular place has at most.
+            What the image's most irregular place has at most; infinite for an image that is no
+            farther from normal than a training image.
         """
         offset, slope = self.to_doubt
-        most: Tensor = -(offset + slope * change)
-        return most
+        most = -(offset + slope * change)
+        return torch.where(change > self.farthest, most, math.inf)
 
 
 def log_change(change: Tensor) -> Tensor:
@@ -400,7 +613,33 @@ def log_change(change: Tensor) -> Tensor:
     return change.clamp(min=1e-6).log()
 
 
-def learn_statistics(blocks: Iterable[Tensor], *, gamma: float) -> LinearInpainter:
+def halved(rows: Tensor) -> Tensor:
+    """Return numbers in half precision; what is too large for it becomes its largest number.
+
+    Parameters
+    ----------
+    rows : Tensor
+        Of any shape.
+
+    Returns
+    -------
+    halved : Tensor of the same shape, float16
+        Finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.linear import halved
+    >>> halved(torch.tensor([0.5, 1e9]))
+    tensor([5.0000e-01, 6.5504e+04], dtype=torch.float16)
+    """
+    most = torch.finfo(torch.float16).max
+    return rows.clamp(-most, most).half()
+
+
+def learn_statistics(
+    blocks: Iterable[Tensor], *, gamma: float, keys: Tensor | None = None
+) -> LinearInpainter:
     """Learn an inpainter for each place from the feature maps of normal images.
 
     Parameters
@@ -409,6 +648,9 @@ def learn_statistics(blocks: Iterable[Tensor], *, gamma: float) -> LinearInpaint
         Feature maps, a block of images at a time, all of one size.
     gamma : float
         Of Eq. 2.
+    keys : Tensor of shape (n_images,), int64, default=None
+        A key for each image of all blocks, such as a hash of it. The images with the lowest keys
+        are remembered. None remembers none.
 
     Returns
     -------
@@ -438,18 +680,27 @@ def learn_statistics(blocks: Iterable[Tensor], *, gamma: float) -> LinearInpaint
             origin = block.mean((0, 2, 3))  # near the data, where squares do not cancel
             total = torch.zeros(n1 * n2, k, dtype=torch.float64)
             squares = torch.zeros(n1 * n2, k, k, dtype=torch.float64)
-        rows = (block.flatten(2) - origin[:, None]).permute(2, 0, 1)  # (places, n, k)
+            inpainter = LinearInpainter(k, n1, n2, gamma=gamma)
+            order = torch.argsort(torch.zeros(0) if keys is None else keys, stable=True)
+            order = order[: inpainter.capacity]
+            inpainter.memory = inpainter.memory.new_empty(n1 * n2, len(order), k)
+        rows = block.flatten(2).permute(2, 0, 1)  # (places, n, k)
+        rows = rows - origin
+        rank = torch.nonzero((order >= n) & (order < n + len(block)))[:, 0]
+        inpainter.memory[:, rank] = halved(rows[:, order[rank] - n].cpu())
         total += rows.sum(1, dtype=torch.float64).cpu()
         squares += (rows.transpose(1, 2) @ rows).cpu()
         n += len(block)
     if origin is None:
         raise ValueError("blocks must hold at least one image. Got none.")
-    inpainter = LinearInpainter(k, n1, n2, gamma=gamma)
-    mean = total / n
+    if keys is not None:
+        inpainter.keys = keys[order]
     inpainter.n_images = inpainter.n_images + n
+    mean = total / n
+    inpainter.origin = origin.cpu()
     inpainter.mean = (mean + origin.double().cpu()).float()
     for place in range(len(mean)):
         inpainter.covariance[place] = (
             squares[place] / n - torch.outer(mean[place], mean[place])
         ).float()
-    return inpainter.solve()
+    return inpainter.solve().measure()

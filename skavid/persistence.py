@@ -105,7 +105,13 @@ _FEATURE_SIZES: dict[str, dict[str, list[Any]]] = {
         "n_channels": _MAPS,
         "enlarge": [Interval(Integral, 1, 2**10, closed="both")],
     },
-    "inpainter": {"n_features": _MAPS, "n_rows": _MAPS, "n_columns": _MAPS, "gamma": _GAMMA},
+    "inpainter": {
+        "n_features": _MAPS,
+        "n_rows": _MAPS,
+        "n_columns": _MAPS,
+        "gamma": _GAMMA,
+        "n_remembered": [Interval(Integral, 0, 2**24, closed="both")],
+    },
     "detector": {"n_features": _MAPS, "width": _MAPS, "n_members": _MAPS},
     "whole": {"n_features": _MAPS, "gamma": _GAMMA},
 }
@@ -126,6 +132,7 @@ _KINDS = {
     "I32": np.dtype(np.int32), "I64": np.dtype(np.int64),
     "F16": np.dtype(np.float16), "F32": np.dtype(np.float32), "F64": np.dtype(np.float64),
 }  # fmt: skip
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
 _KIND_OF = {dtype: kind for kind, dtype in _KINDS.items()}
 _ODD_FLOATS = ("nan", "inf", "-inf")
 
@@ -394,6 +401,7 @@ def _feature_sizes(
             "n_rows": inpainter.n_rows,
             "n_columns": inpainter.n_columns,
             "gamma": float(inpainter.gamma),
+            "n_remembered": len(inpainter.keys),
         },
         "detector": {
             "n_features": detector.n_features,
@@ -564,7 +572,7 @@ def _promised(state: dict[str, Any]) -> tuple[dict[str, nn.Module], Expected]:
                 "detector": Detector(geometry=geometry, **sizes["detector"]),
             }
     expected = {
-        f"{part}.{name}": ("F32" if tensor.is_floating_point() else "I64", tuple(tensor.shape))
+        f"{part}.{name}": (_DTYPES[tensor.dtype], tuple(tensor.shape))
         for part, network in networks.items()
         for name, tensor in network.state_dict().items()
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -42,38 +44,104 @@ def test_it_is_the_best_linear_restorer_under_the_noise_of_equation_2():
     assert_allclose(inpainter(features[:1])[0, :, 1, 2], expected, atol=0.02)
 
 
-@given(st.integers(2, 12), st.integers(0, 3))
-def test_leaving_an_image_out_is_the_fit_without_it(n, row):
-    features = normal_features(n + 2, k=3, n1=1, n2=2, seed=n)
+def nearest_by_brute_force(images, place, rest, scale, ridge, candidates):
+    """Return the least (x - m)^T ridge (S + ridge 1)^-1 (x - m) over m, place by place."""
+    sizes = []
+    for at in candidates(place):
+        covariance = (rest.covariance[at] / scale / scale[:, None]).double().numpy()
+        inverse = ridge * np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
+        apart = (
+            images[:, place] - rest.origin.numpy() - rest.memory[at].double().numpy()
+        ) / scale.double().numpy()
+        sizes.append(np.einsum("mi,ij,mj->m", apart, inverse, apart).min())
+    return np.sqrt(min(sizes) / images.shape[0])
+
+
+@given(st.integers(2, 12), st.integers(0, 3), st.booleans(), st.booleans())
+def test_leaving_an_image_out_is_the_fit_without_it(n, row, remembers, is_corrupted):
+    features = normal_features(n + 2, k=3, n1=1, n2=2, seed=n).half().float()
     other = normal_features(n + 2, k=3, n1=1, n2=2, seed=n + 100)
-    row = min(row, n)
-    inpainter = learn_statistics([features], gamma=GAMMA)
-    rest = learn_statistics([torch.cat([features[:row], features[row + 1 :]])], gamma=GAMMA)
+    row, keys = min(row, n), torch.arange(n + 2).flip(0)
+    kept = torch.arange(n + 2) != row
+    inpainter, rest = (
+        learn_statistics([features[some]], gamma=GAMMA, keys=keys[some] if remembers else None)
+        for some in (torch.ones(n + 2, dtype=torch.bool), kept)
+    )
     ridge = GAMMA**2 * (n + 2) / (n + 1)
     scale = inpainter.scale
-    for images, found in (
-        (features, inpainter.left_out(features)),
-        (other, inpainter.left_out(features, other)),
-    ):
-        for place in range(2):
-            covariance = (rest.covariance[place] / scale / scale[:, None]).double()
-            apart = ((images[row].flatten(1)[:, place] - rest.mean[place]) / scale).double()
-            expected = ridge * torch.linalg.solve(covariance + ridge * torch.eye(3), apart)
-            assert_allclose(found[row].flatten(1)[:, place], expected, atol=1e-4)
+    if not remembers:
+        rest.memory, rest.origin = rest.mean[:, None], torch.zeros(3)
+    looked_at = other if is_corrupted else features
+    found = inpainter.left_out(features, keys, other if is_corrupted else None)
+    for place in range(2):
+        expected = nearest_by_brute_force(
+            looked_at[row].flatten(1).double().numpy(),
+            place,
+            rest,
+            scale,
+            ridge,
+            lambda at: [0, 1] if remembers else [at],
+        )
+        assert_allclose(found.size[row].flatten()[place], expected, rtol=1e-3, atol=1e-4)
+        white = found.white[row].flatten(1)[:, place]
+        assert_allclose(white.square().mean().sqrt(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_near_one_of_several_kinds_of_normal_images_is_normal():
+    features = 0.1 * normal_features(n=60, k=3)[:, :2]
+    features[::2, 0] += 5
+    features[1::2, 1] += 5
+    linear = learn_statistics([features], gamma=GAMMA)
+    inpainter = learn_statistics([features], gamma=GAMMA, keys=torch.arange(60))
+    between = features[:1].clone()
+    between[0, 0] -= 2.5
+    between[0, 1] += 2.5
+    largest = [one.left_out(features, torch.arange(60)).size.max() for one in (linear, inpainter)]
+    assert linear.changes(between).size.max() < largest[0]
+    assert inpainter.changes(between).size.min() > largest[1]
+
+
+def test_a_normal_feature_may_stand_one_place_apart_from_where_it_was_seen():
+    features = normal_features(n=30, k=4, n1=6, n2=6)
+    inpainter = learn_statistics([features], gamma=GAMMA, keys=torch.arange(30))
+    for shift in ((1, 0), (0, -1), (1, 1)):
+        moved = torch.roll(features[:3], shift, (2, 3))[:, :, 1:-1, 1:-1]
+        padded = torch.nn.functional.pad(moved, [1] * 4)
+        assert_allclose(inpainter.changes(padded).size[:, 1:-1, 1:-1], 0, atol=0.01)
+
+
+def test_few_of_many_images_are_remembered_whatever_their_order(monkeypatch):
+    monkeypatch.setattr("skavid.linear.REMEMBERED", 5 * 3 * 4 * 7)
+    features, keys = normal_features(n=30), torch.randperm(30)
+    inpainter = learn_statistics(features.split(11), gamma=GAMMA, keys=keys)
+    again = learn_statistics([features.flip(0)], gamma=GAMMA, keys=keys.flip(0))
+    assert inpainter.memory.shape == (12, 7, 5)
+    assert torch.equal(inpainter.keys, torch.arange(7))
+    for one in (inpainter, again):
+        kept = one.memory.float() + one.origin
+        expected = features[keys.argsort()[:7]].flatten(2).permute(2, 0, 1)
+        assert_allclose(kept, expected, atol=0.01)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5))
 def test_statistics_in_parts_and_in_any_order_are_those_at_once(sizes):
     features = normal_features(sum(sizes) + 1)
-    at_once = learn_statistics([features], gamma=GAMMA)
-    parts = [learn_statistics([part], gamma=GAMMA) for part in torch.split(features, [*sizes, 1])]
+    keys = torch.arange(len(features)).flip(0)
+    at_once = learn_statistics([features], gamma=GAMMA, keys=keys)
+    parts = [
+        learn_statistics([features[some]], gamma=GAMMA, keys=keys[some])
+        for some in torch.split(torch.arange(len(features)), [*sizes, 1])
+    ]
     for order in (parts, parts[::-1]):
         merged = order[0]
         for part in order[1:]:
             merged = merged.merge(part)
         assert int(merged.n_images) == len(features)
         assert_allclose(merged.covariance, at_once.covariance, atol=1e-5)
-        assert_allclose(merged.residual(features), at_once.residual(features), atol=1e-4)
+        assert torch.equal(merged.keys, at_once.keys)
+        new = normal_features(seed=1)
+        assert_allclose(merged.changes(new).size, at_once.changes(new).size, atol=5e-3)
+        assert_allclose(merged.typical, at_once.typical, atol=5e-3)
 
 
 def test_pooled_statistics_are_those_of_all_places_as_samples():
@@ -95,21 +163,22 @@ def test_what_normal_features_have_in_common_is_restored_and_what_varies_is_left
     assert change[0] > 10 * change[1]
 
 
-def test_the_expected_level_is_that_of_new_normal_images():
+@pytest.mark.parametrize("keys", [None, torch.arange(300)])
+def test_what_is_typically_changed_is_that_of_new_normal_images(keys):
     places = torch.linspace(0.3, 2, 12)[:, None].expand(12, 4)
     features, new = (normal_features(n=300, n1=12, seed=seed) * places for seed in (1, 2))
-    inpainter = learn_statistics([features], gamma=GAMMA)
-    found = inpainter.residual(new).abs().mean((0, 1))
-    assert_allclose(found / found.mean(), inpainter.level, rtol=0.2)
-    assert_allclose(inpainter.level.mean(), 1, rtol=1e-5)
+    inpainter = learn_statistics([features], gamma=GAMMA, keys=keys)
+    assert_allclose(inpainter.changes(new).size.mean(0), inpainter.typical, rtol=0.2)
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_one_or_two_images_and_features_that_never_change_give_finite_numbers(n):
     features = torch.ones(n, 4, 2, 2)
-    inpainter = learn_statistics([features], gamma=GAMMA)
-    assert torch.isfinite(inpainter.residual(features + 1)).all()
-    assert torch.isfinite(inpainter.left_out(features)).all()
+    keys = torch.arange(n)
+    inpainter = learn_statistics([features], gamma=GAMMA, keys=keys)
+    assert torch.isfinite(inpainter(features + 1)).all()
+    assert all(torch.isfinite(one).all() for one in inpainter.changes(features + 1))
+    assert all(torch.isfinite(one).all() for one in inpainter.left_out(features, keys))
 
 
 def test_no_image_is_refused():
@@ -121,17 +190,18 @@ def test_a_whole_image_counts_where_its_statistics_are_beyond_those_of_all_train
     features = normal_features(n=60, n1=8, n2=8)
     whole = WholeImage(5)
     whole.inpainter = learn_statistics([whole.statistics(features)], gamma=GAMMA)
-    left_out = whole.inpainter.left_out(whole.statistics(features)).abs().mean((1, 2, 3)).log()
+    left_out = whole.inpainter.left_out(whole.statistics(features), torch.arange(60))
+    left_out = left_out.size[:, 0, 0].log()
     places = torch.linspace(-1, 1, 60)
     whole.align(left_out, places, places)
-    assert float(whole.residual(left_out).max().log()) == pytest.approx(1.0)
-    assert whole.residual(whole.change(features[:1] * 0.2)) > whole.residual(left_out).max()
+    assert (whole.residual(left_out) == 0).all()
+    assert whole.residual(whole.change(features[:1] * 0.2)) > math.e
     assert whole.logits(whole.change(features[:1] * 0.2)) < -1
 
 
 def test_an_inpainter_that_is_built_anew_from_its_statistics_is_equal_to_the_last_bit():
     features = normal_features()
-    inpainter = learn_statistics([features], gamma=GAMMA)
-    again = LinearInpainter(5, 3, 4, gamma=GAMMA)
+    inpainter = learn_statistics([features], gamma=GAMMA, keys=torch.arange(20))
+    again = LinearInpainter(5, 3, 4, gamma=GAMMA, n_remembered=20)
     again.load_state_dict(inpainter.state_dict())
     assert torch.equal(again.solve().residual(features), inpainter.residual(features))
