@@ -1,8 +1,8 @@
 """Find coins in a wall
 ====================
 
-A photograph of a brick wall, which comes with scikit-image, is cut into 64 tiles. AVIDDetector
-learns from 40 of them what the wall looks like; half of the others get a coin, cut from another
+A photograph of a brick wall, which comes with scikit-image, is cut into 100 tiles. AVIDDetector
+learns from 70 of them what the wall looks like; copies of the others get a coin, cut from another
 photograph, to be found. Nobody tells the detector what a brick or a coin is.
 
 Run it with ``make demo``. It prints how well I alone, D alone and both together tell tiles with a
@@ -24,7 +24,7 @@ from skavid import AVIDDetector
 from skavid.metrics import aupro_score
 from skavid.plotting import IrregularityDisplay
 
-SIDE, COIN = 64, 18  # pixels
+SIDE, COIN, N_TRAIN = 48, 18, 70  # pixels, pixels, tiles
 
 
 def cut_tiles(image):
@@ -70,7 +70,7 @@ def main():
 
     rng = np.random.default_rng(arguments.seed)
     tiles = rng.permutation(cut_tiles(data.brick()))
-    train, plain = tiles[:40], tiles[40:]
+    train, plain = tiles[:N_TRAIN], tiles[N_TRAIN:]
     with_coin, masks = lay(cut_coins(), plain, rng)
     X = np.concatenate([plain, with_coin])
     labels = np.repeat([1, -1], len(plain))

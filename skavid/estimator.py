@@ -64,7 +64,7 @@ __all__ = ["PAPER", "VIDEO", "AVIDDetector"]
 # Images are scored in chunks of a fixed size, chosen by this many pixels: a score then depends
 # neither on how many images came with it nor on where in the stack it stood.
 CHUNK_PIXELS = {"cpu": 2**15, "cuda": 2**21}
-FEATURE_CHUNK = 32
+FEATURE_CHUNK = 8
 TILE_PIXELS = 2**21  # larger images are shown to the networks in tiles
 CALIBRATION_PIXELS = 2**26
 CLIP_RISK = 0.1  # a share of clips with too many false alarms that is worth a warning
@@ -1181,7 +1181,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             I changes, in the units of `alpha`;
             ``regularity``, D's score in [0, 1] of the least regular region that holds a pixel;
             ``evidence``, >= 0 where a pixel is irregular. These three (n_images, H, W), after
-            ``smoothing`` and ``widening``.
+            ``smoothing`` and ``widening``. Beside them ``whole``, bool (n_images,): True where
+            the image as a whole is farther from normal than any training image (black, dimmed,
+            out of focus); never for ``features="pixels"``.
         """
         images = self._check(X)
         n_dims = np.ndim(X)
@@ -1203,8 +1205,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 for name in names
             }
         )
+        maps.whole = np.zeros(len(images), bool)
         ignored = self._ignored(images)
         for part in self._look(images):
+            if part.whole is not None:
+                maps.whole[part.rows] = part.whole
             inpainted = from_tensor(part.inpainted, self._units(images))
             if ignored is not None:
                 inpainted[:, ignored] = images[part.rows][:, ignored]
@@ -1258,7 +1263,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         memory = check_memory(self.memory)
         n = len(images) if rows is None else len(rows)
         if memory.location is None or n * images.shape[1] * images.shape[2] > CALIBRATION_PIXELS:
-            yield from self._look(images, rows)
+            yield from self._look(images, rows, restores=False)
             return
         chosen = images if rows is None else images[rows]
         look = memory.cache(_look_at_all, ignore=["detector"])
@@ -1282,9 +1287,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         )  # fmt: skip
 
     def _look(
-        self, images: NDArray[Any], rows: NDArray[np.int64] | None = None
+        self, images: NDArray[Any], rows: NDArray[np.int64] | None = None, *, restores: bool = True
     ) -> Iterator[_Look]:
-        """Yield what both networks say, a chunk of images at a time."""
+        """Yield what both networks say, a chunk of images at a time; I(X) only if it ``restores``.
+
+        On the image I(X) is there anyway; on a feature map it is looked for once more.
+        """
         device = _check_device(self.device)
         inpainter, detector = _placed(self.inpainter_, device), _placed(self.detector_, device)
         looker: tuple[Any, ...] | None = None
@@ -1304,7 +1312,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             missing = size - len(tensor)
             full = torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]).to(device)
             if looker is not None:
-                yield self._judge(looker, full, slice(start, stop), (height, width))
+                chunk, grid = slice(start, stop), (height, width)
+                yield self._judge(looker, full, chunk, grid, restores=restores)
                 continue
             (inpainted, residual), logits = side_by_side(
                 partial(self._change, full, inpainter, ignored),
@@ -1316,19 +1325,20 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @torch.inference_mode()
     def _judge(
-        self, looker: tuple[Any, ...], images: Tensor, rows: slice, size: tuple[int, int]
-    ) -> _Look:
+        self, looker: tuple[Any, ...], images: Tensor, rows: slice, size: tuple[int, int], *,
+        restores: bool,
+    ) -> _Look:  # fmt: skip
         """Look at a chunk through a feature map."""
         features, *pair = looker
         n = rows.stop - rows.start
         maps = features(images).float()
         judged = judge(maps, *pair)
         inpainted = images
-        if isinstance(features, PatchFeatures):
+        if restores and isinstance(features, PatchFeatures):
             inpainted = features.repaint(images, pair[0](maps) - maps)
         residual = self._to_pixels(-judged.residual[:n].cpu().numpy(), size, 0.0)
         logits = self._to_pixels(judged.logits[:n].cpu().numpy(), size, segmentation.LOG_LIMIT)
-        return _Look(rows, inpainted[:n].cpu(), -residual, logits)
+        return _Look(rows, inpainted[:n].cpu(), -residual, logits, judged.whole[:n].cpu().numpy())
 
     @torch.inference_mode()
     def _change(
@@ -1492,6 +1502,7 @@ class _Look(NamedTuple):
     inpainted: Tensor
     residual: NDArray[np.float32]
     logits: NDArray[np.float32]
+    whole: NDArray[np.bool_] | None = None  # odd as a whole; None where nobody asks
 
 
 def _look_at_all(
@@ -1499,7 +1510,7 @@ def _look_at_all(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return both maps of all images; the fingerprint names the detector to a cache."""
     residual, logits = np.empty((2, *images.shape[:3]), np.float32)
-    for part in detector._look(images):
+    for part in detector._look(images, restores=False):
         residual[part.rows], logits[part.rows] = part.residual, part.logits
     return residual, logits
 

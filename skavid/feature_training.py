@@ -67,7 +67,7 @@ class Judged(NamedTuple):
     logits : Tensor of shape (n_images, n1, n2)
         How regular D finds it.
     whole : Tensor of shape (n_images,), bool
-        True where the image as a whole is less normal than any of its places.
+        True where the image as a whole is farther from normal than any training image.
     """
 
     residual: Tensor
@@ -138,7 +138,6 @@ def _with_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeIm
     least, most = whole.residual(change), whole.logits(change)
     residual = residual.clamp(min=LEAST_CHANGE)
     peak = residual.amax((1, 2))
-    odd = least > peak
     places = (residual >= whole.usual) | (peak < whole.usual)[:, None, None]
     lowest = torch.where(places, logits, math.inf).amin((1, 2))
     factor = (least / peak).clamp(min=1)[:, None, None]
@@ -146,7 +145,7 @@ def _with_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeIm
     return Judged(
         torch.where(places, residual * factor, residual),
         torch.where(places, logits - fall, logits),
-        odd,
+        change > whole.farthest,
     )
 
 

@@ -79,6 +79,27 @@ def test_what_is_far_from_everything_normal_is_irregular(fitted, spoil):
     assert (fitted.score_samples(spoilt) < least).all()
 
 
+def test_maps_say_which_images_are_odd_as_a_whole(fitted):
+    normal = wall(8, seed=2)
+    images = np.concatenate([normal, normal // 2 + 60, normal * 0])
+    assert np.array_equal(fitted.maps(images).whole, np.arange(24) >= 8)
+
+
+def test_training_images_are_no_more_normal_than_new_ones(fitted):
+    """I remembers them, but no image is compared with itself."""
+    seen, new = fitted.score_samples(wall(60)), fitted.score_samples(wall(60, seed=6))
+    assert 0.2 < roc_auc_score(np.repeat([1, -1], 60), np.concatenate([seen, new])) < 0.8
+
+
+def test_each_kind_of_normal_image_counts_for_itself():
+    kinds = [wall(30), wall(30, seed=1)[:, ::-1] // 2, 255 - wall(30, seed=2)]
+    detector = AVIDDetector(max_epochs=4, detector_width=16, random_state=0)
+    detector.fit(np.concatenate(kinds))
+    normal = np.concatenate([wall(10, seed=3), 255 - wall(10, seed=4)])
+    scores = detector.score_samples(np.concatenate([normal, with_holes(normal)[0]]))
+    assert roc_auc_score(np.repeat([1, -1], 20), scores) > 0.95
+
+
 def test_an_image_is_irregular_exactly_where_its_mask_is_not_empty(fitted):
     images = np.concatenate([wall(10, seed=4), with_holes(wall(10, seed=5))[0]])
     masks = fitted.segment(images)
