@@ -133,7 +133,7 @@ def maps(detector: AVIDDetector, X: Any) -> Bunch:
     -------
     maps : Bunch
         ``inpainted``, ``residual``, ``regularity`` and ``evidence``, lazy dask arrays of
-        float32, equal to those of ``detector.maps`` of all images at once. Compute those that
+        float32, and ``whole``, of bool, equal to those of ``detector.maps`` of all images at once. Compute those that
         you need in one call, ``dask.compute(maps.evidence, maps.residual)``: a block is then
         looked at once.
 
@@ -160,15 +160,17 @@ def maps(detector: AVIDDetector, X: Any) -> Bunch:
     X, shape, sent = _prepare("maps", detector, X)
     looks = [sent.maps(block) for block in _blocks(X)]
     flat = shape[2] == 1 and X.ndim != 4
+    dtypes = {"whole": bool}
     shapes = {
         "inpainted": shape[:2] if flat else shape,
         "residual": shape[:2],
         "regularity": shape[:2],
         "evidence": shape[:2],
+        "whole": (),
     }
     return Bunch(
         **{
-            name: _join(X, [(look[name], shape) for look in looks], np.float32)
+            name: _join(X, [(look[name], shape) for look in looks], dtypes.get(name, np.float32))
             for name, shape in shapes.items()
         }
     )
