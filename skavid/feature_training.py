@@ -344,11 +344,11 @@ def train_pair(
     """
     begun = time.perf_counter()
     look = _Look(images, features, value_range, ignore, device)
-    whole = WholeImage(features.n_features, gamma=gamma)
+    whole = WholeImage(features.n_features)
     statistics: list[Tensor] = []
     keys = look.keys(rows)
     inpainter = learn_statistics(look.at(rows, statistics), gamma=gamma, keys=keys)
-    whole.inpainter = learn_statistics(statistics, gamma=gamma)
+    whole.inpainter = learn_statistics(statistics, gamma=whole.inpainter.gamma)
     geometry = aligned(features.region_size)
     bank_rows = rows[evenly(len(rows), _bank_size(inpainter, len(rows)))]
     if pooling == "everywhere":

@@ -467,15 +467,18 @@ class WholeImage(nn.Module):
     """Judge an image by its own statistics: the mean and spread of each feature over all places.
 
     What covers a whole image (less light, less contrast, another scene) is no outlier anywhere.
-    The same linear I restores these statistics; how much it changes is brought to the scale of
-    both maps, so that an image counts as irregular as a whole where it is farther from normal
-    than every training image was, by as much as its most irregular place would have to be.
+    An I with so large a gamma that it takes nearly everything back restores these statistics: it
+    changes them by their distance from the mean, in units of their spread, so that an image may
+    not go far beyond the range of normal ones even where those vary most. How much it changes is
+    brought to the scale of both maps, so that an image counts as irregular as a whole where it is
+    farther from normal than every training image was, by as much as its most irregular place
+    would have to be.
 
     Parameters
     ----------
     n_features : int
         Length of the vector of a place.
-    gamma : float, default=0.4
+    gamma : float, default=1000
         Of Eq. 2.
 
     Examples
@@ -484,7 +487,7 @@ class WholeImage(nn.Module):
     >>> from skavid.linear import WholeImage, learn_statistics
     >>> features = torch.rand(30, 3, 8, 8)
     >>> whole = WholeImage(3)
-    >>> whole.inpainter = learn_statistics([whole.statistics(features)], gamma=0.4)
+    >>> whole.inpainter = learn_statistics([whole.statistics(features)], gamma=1000)
     >>> bool(whole.change(features[:1] / 2) > whole.change(features).max())
     True
     """
@@ -494,7 +497,7 @@ class WholeImage(nn.Module):
     farthest: Tensor
     usual: Tensor
 
-    def __init__(self, n_features: int, *, gamma: float = 0.4) -> None:
+    def __init__(self, n_features: int, *, gamma: float = 1000.0) -> None:
         super().__init__()
         self.inpainter = LinearInpainter(2 * n_features, 1, 1, gamma=gamma)
         # log R and -logit that a whole image has, as offset + slope * log of its residual.

@@ -133,9 +133,9 @@ def maps(detector: AVIDDetector, X: Any) -> Bunch:
     -------
     maps : Bunch
         ``inpainted``, ``residual``, ``regularity`` and ``evidence``, lazy dask arrays of
-        float32, and ``whole``, of bool, equal to those of ``detector.maps`` of all images at once. Compute those that
-        you need in one call, ``dask.compute(maps.evidence, maps.residual)``: a block is then
-        looked at once.
+        float32, and ``whole``, of bool, equal to those of ``detector.maps`` of all images at
+        once. Compute those that you need in one call,
+        ``dask.compute(maps.evidence, maps.residual)``: a block is then looked at once.
 
     Raises
     ------

@@ -189,7 +189,7 @@ def test_no_image_is_refused():
 def test_a_whole_image_counts_where_its_statistics_are_beyond_those_of_all_training_images():
     features = normal_features(n=60, n1=8, n2=8)
     whole = WholeImage(5)
-    whole.inpainter = learn_statistics([whole.statistics(features)], gamma=GAMMA)
+    whole.inpainter = learn_statistics([whole.statistics(features)], gamma=whole.inpainter.gamma)
     left_out = whole.inpainter.left_out(whole.statistics(features), torch.arange(60))
     left_out = left_out.size[:, 0, 0].log()
     places = torch.linspace(-1, 1, 60)
