@@ -1301,9 +1301,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             looker = others[0], inpainter, detector, others[1]
         height, width = images.shape[1:3]
         ignored = self._ignored(images)
-        size = chunk_size(height, width, device)
-        if looker is not None:  # the matrices of I are read once per chunk
-            size = min(FEATURE_CHUNK, 8 * size)
+        # The matrices of I are read once per chunk.
+        size = chunk_size(height, width, device) if looker is None else FEATURE_CHUNK
         n = len(images) if rows is None else len(rows)
         for start in range(0, n, size):
             stop = min(start + size, n)
@@ -1502,7 +1501,9 @@ class _Look(NamedTuple):
     inpainted: Tensor
     residual: NDArray[np.float32]
     logits: NDArray[np.float32]
-    whole: NDArray[np.bool_] | None = None  # odd as a whole; None where nobody asks
+    whole: NDArray[np.bool_] | None = (
+        None  # odd as a whole; None over pixels, and out of the cache
+    )
 
 
 def _look_at_all(

@@ -347,18 +347,22 @@ def train_pair(
     whole = WholeImage(features.n_features)
     statistics: list[Tensor] = []
     keys = look.keys(rows)
-    inpainter = learn_statistics(look.at(rows, statistics), gamma=gamma, keys=keys)
+    remembers = pooling == "place"
+    inpainter = learn_statistics(
+        look.at(rows, statistics), gamma=gamma, keys=keys if remembers else None
+    )
     whole.inpainter = learn_statistics(statistics, gamma=whole.inpainter.gamma)
     geometry = aligned(features.region_size)
-    bank_rows = rows[evenly(len(rows), _bank_size(inpainter, len(rows)))]
-    if pooling == "everywhere":
+    chosen = evenly(len(rows), _bank_size(inpainter, len(rows)))
+    bank_rows = rows[chosen]
+    if not remembers:
         inpainter = inpainter.pooled()
     origin = inpainter.origin
     bank = _make_bank(look, bank_rows, geometry, origin, gamma=gamma, sigma=sigma, seed=seed)
     if known is not None:
         inpainter = known[0].merge(inpainter)
         whole.inpainter = known[1].inpainter.merge(whole.inpainter)
-    bank, sizes = _to_changes(bank, inpainter, look.keys(bank_rows), origin)
+    bank, sizes = _to_changes(bank, inpainter, keys[chosen], origin)
     fold = torch.arange(len(bank_rows)) % 2
     net = _make_net(
         features.n_features, detector_width, average_decay, seed,
@@ -371,7 +375,7 @@ def train_pair(
     detector: Any = copy.deepcopy(net.averaged_.module)
     detector.eval().requires_grad_(False)
     region_auc = _region_auc(detector, bank, fold)
-    residual, logits = _left_out(look, rows, inpainter, detector, bank, bank_rows, fold, sizes)
+    residual, logits = _left_out(look, rows, keys, inpainter, detector, bank, chosen, fold, sizes)
     seen = whole.inpainter.left_out(torch.cat(statistics), keys)
     change = log_change(seen.size[:, 0, 0])
     history = _history(net, float(residual.mean()), begun)
@@ -493,14 +497,13 @@ def _to_changes(
         clean = bank.features[0, part].float() + origin[:, None, None]
         normal = inpainter.left_out(clean, keys[part])
         sizes.append(normal.size / even)
-        for version in range(len(bank.features)):
+        bank.features[0, part] = _seen_by_detector(inpainter, normal).half()
+        for version in range(1, len(bank.features)):
             other = bank.features[version, part].float() + origin[:, None, None]
-            changes = normal
-            if version > 0:
-                changes = inpainter.left_out(clean, keys[part], other)
-                seen = (changes.size - normal.size) / even > VISIBLE * typical
-                hidden = (bank.regular[version, part] < 0.5) & ~seen
-                bank.weight[version, part] *= ~hidden
+            changes = inpainter.left_out(clean, keys[part], other)
+            seen = (changes.size - normal.size) / even > VISIBLE * typical
+            hidden = (bank.regular[version, part] < 0.5) & ~seen
+            bank.weight[version, part] *= ~hidden
             bank.features[version, part] = _seen_by_detector(inpainter, changes).half()
     return bank, torch.cat(sizes)
 
@@ -583,20 +586,20 @@ def _history(net: ResidualNet, error: float, begun: float) -> list[dict[str, Any
 
 @torch.inference_mode()
 def _left_out(
-    look: _Look, rows: NDArray[np.int64], inpainter: LinearInpainter, detector: ResidualDetector,
-    bank: _Bank, bank_rows: NDArray[np.int64], fold: Tensor, sizes: Tensor,
+    look: _Look, rows: NDArray[np.int64], keys: Tensor, inpainter: LinearInpainter,
+    detector: ResidualDetector, bank: _Bank, chosen: NDArray[np.int64], fold: Tensor,
+    sizes: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return what both networks say of each training image without having seen it."""
     residual = torch.empty(len(rows), *sizes.shape[1:])
     logits = torch.empty_like(residual)
-    learnt_from = torch.from_numpy(np.searchsorted(rows, bank_rows))
+    learnt_from = torch.from_numpy(chosen)
     residual[learnt_from] = sizes
     for i, member in enumerate(detector.members):
         for some in torch.split(torch.nonzero(fold == i)[:, 0], BATCH):
             logits[learnt_from[some]] = member(bank.features[0, some].float())[:, 0]
-    for part in look.parts(np.setdiff1d(rows, bank_rows)):
-        changes = inpainter.left_out(look.features(part), look.keys(part))
-        others = torch.from_numpy(np.searchsorted(rows, part))
+    for others in look.parts(np.setdiff1d(np.arange(len(rows)), chosen)):
+        changes = inpainter.left_out(look.features(rows[others]), keys[others])
         residual[others] = changes.size / evenness(inpainter)
         logits[others] = detector(_seen_by_detector(inpainter, changes))
     return residual, logits

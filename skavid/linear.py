@@ -225,8 +225,7 @@ class LinearInpainter(nn.Module):
         self.whitening = torch.empty_like(self.covariance)
         ridge = self._ridge * torch.eye(self.n_features)
         for part in self._blocks():
-            scaled = self.covariance[part] / self.scale / self.scale[:, None]
-            factor = torch.linalg.cholesky(scaled + ridge)
+            factor = torch.linalg.cholesky(self._scaled(part) + ridge)
             root = math.sqrt(self._ridge) * torch.eye(self.n_features).expand_as(factor)
             self.whitening[part] = torch.linalg.solve_triangular(factor, root, upper=False)
         apart = (self.mean - self.origin) / self.scale
@@ -257,8 +256,8 @@ class LinearInpainter(nn.Module):
         else:
             n, squares = max(int(self.n_images), 1), torch.empty(len(self.mean))
             for part in self._blocks():
-                scaled = self.covariance[part] / self.scale / self.scale[:, None]
-                spread = (self.whitening[part] @ scaled * self.whitening[part]).sum((1, 2))
+                white = self.whitening[part]
+                spread = (white @ self._scaled(part) * white).sum((1, 2))
                 leverage = (spread / self._ridge / n).clamp(max=MOST_LEVERAGE)
                 squares[part] = spread / self.n_features / (1 - leverage) ** 2
             typical = squares.clamp(min=0).sqrt().reshape(self.n_rows, self.n_columns)
@@ -273,6 +272,10 @@ class LinearInpainter(nn.Module):
     @property
     def _remembers(self) -> bool:
         return len(self.keys) > 1
+
+    def _scaled(self, part: slice) -> Tensor:
+        """Return S in units of the features' spread."""
+        return self.covariance[part] / self.scale / self.scale[:, None]
 
     def _blocks(self) -> Iterable[slice]:
         size = max(1, BLOCK // self.n_features**2)
@@ -372,7 +375,7 @@ class LinearInpainter(nn.Module):
         least = rows.new_full(rows.shape[:2], math.inf)
         found = torch.zeros_like(rows)
         place = torch.arange(size, device=rows.device)
-        y, x = (place // width, place % width) if not self.is_pooled else (place, place)
+        y, x = place // width, place % width
         for start in range(0, size, PLACES):
             block = slice(start, start + PLACES)
             white_own = None if mine is None else self._whiten(mine[block], block)
@@ -677,6 +680,7 @@ def learn_statistics(
     True
     """
     n, origin = 0, None
+    keys = torch.zeros(0, dtype=torch.int64) if keys is None else keys
     for block in blocks:
         k, n1, n2 = block.shape[1:]
         if origin is None:
@@ -684,11 +688,9 @@ def learn_statistics(
             total = torch.zeros(n1 * n2, k, dtype=torch.float64)
             squares = torch.zeros(n1 * n2, k, k, dtype=torch.float64)
             inpainter = LinearInpainter(k, n1, n2, gamma=gamma)
-            order = torch.argsort(torch.zeros(0) if keys is None else keys, stable=True)
-            order = order[: inpainter.capacity]
+            order = torch.argsort(keys, stable=True)[: inpainter.capacity]
             inpainter.memory = inpainter.memory.new_empty(n1 * n2, len(order), k)
-        rows = block.flatten(2).permute(2, 0, 1)  # (places, n, k)
-        rows = rows - origin
+        rows = (block.flatten(2) - origin[:, None]).permute(2, 0, 1)  # (places, n, k)
         rank = torch.nonzero((order >= n) & (order < n + len(block)))[:, 0]
         inpainter.memory[:, rank] = halved(rows[:, order[rank] - n].cpu())
         total += rows.sum(1, dtype=torch.float64).cpu()
@@ -696,8 +698,7 @@ def learn_statistics(
         n += len(block)
     if origin is None:
         raise ValueError("blocks must hold at least one image. Got none.")
-    if keys is not None:
-        inpainter.keys = keys[order]
+    inpainter.keys = keys[order]
     inpainter.n_images = inpainter.n_images + n
     mean = total / n
     inpainter.origin = origin.cpu()

@@ -160,20 +160,17 @@ def maps(detector: AVIDDetector, X: Any) -> Bunch:
     X, shape, sent = _prepare("maps", detector, X)
     looks = [sent.maps(block) for block in _blocks(X)]
     flat = shape[2] == 1 and X.ndim != 4
-    dtypes = {"whole": bool}
     shapes = {
         "inpainted": shape[:2] if flat else shape,
         "residual": shape[:2],
         "regularity": shape[:2],
         "evidence": shape[:2],
-        "whole": (),
     }
-    return Bunch(
-        **{
-            name: _join(X, [(look[name], shape) for look in looks], dtypes.get(name, np.float32))
-            for name, shape in shapes.items()
-        }
-    )
+    joined = {
+        name: _join(X, [(look[name], shape) for look in looks], np.float32)
+        for name, shape in shapes.items()
+    }
+    return Bunch(**joined, whole=_join(X, [(look["whole"], ()) for look in looks], bool))
 
 
 def stack(stacker: TemporalStacker, X: Any, *, groups: ArrayLike | None = None) -> Any:
