@@ -59,6 +59,15 @@ class Changes(NamedTuple):
     size: Tensor
 
 
+class _Own(NamedTuple):
+    """What an image itself adds to the filter: 1 + gain o o^T without it, of rank one."""
+
+    white: Tensor  # o, (places, n, k)
+    gain: Tensor
+    root: Tensor  # 1 + root o o^T is the root of 1 + gain o o^T
+    squares: Tensor | None  # of the remembered images in that metric; infinite for itself
+
+
 class LinearInpainter(nn.Module):
     """I(x) = x - gamma^2 (S + gamma^2 1)^-1 (x - m(x)) at each place of a feature map.
 
@@ -378,7 +387,9 @@ class LinearInpainter(nn.Module):
         y, x = place // width, place % width
         for start in range(0, size, PLACES):
             block = slice(start, start + PLACES)
-            white_own = None if mine is None else self._whiten(mine[block], block)
+            own_there = None
+            if mine is not None and keys is not None:
+                own_there = self._own(self._whiten(mine[block], block), block, keys)
             for below, beside in self._shifts():
                 up, left = y[block] - below, x[block] - beside
                 inside = (up >= 0) & (up < height) & (left >= 0) & (left < width)
@@ -386,8 +397,7 @@ class LinearInpainter(nn.Module):
                 change, squares = self._apart(
                     self._whiten(rows[p], block),
                     block,
-                    white_own,
-                    keys,
+                    own_there,
                     is_beside=bool(below or beside),
                 )
                 if back is not None:
@@ -416,38 +426,40 @@ class LinearInpainter(nn.Module):
     def _whiten(self, rows: Tensor, block: slice) -> Tensor:
         return torch.baddbmm(self.offset[block], rows, self.whitening[block].mT)
 
-    def _apart(
-        self, white: Tensor, block: slice, own: Tensor | None, keys: Tensor | None, *,
-        is_beside: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Return x - m(x), and its squared length; where own is given, as without these images."""
-        remembered = self.remembered[block] if self._remembers else None
-        if own is None:
-            if remembered is not None:
-                distances = self._distances(white, remembered, block)
-                white = _from_nearest(white, distances, remembered, is_beside)
-            return white, white.square().sum(2)
+    def _own(self, own: Tensor, block: slice, keys: Tensor) -> _Own:
         n, ridge = int(self.n_images), self._ridge
-        share = own.square().sum(2, keepdim=True) / (n - 1) / ridge
-        gain = 1 / ((n - 1) * ridge * (1 - share.clamp(max=MOST_LEVERAGE)))
-        if remembered is not None and keys is not None:
-            along = (own * white).sum(2, keepdim=True) - own @ remembered.mT
-            distances = self._distances(white, remembered, block) + gain * along.square()
-            rank = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
-            known = torch.nonzero(self.keys[rank] == keys)[:, 0]
-            distances[:, known, rank[known]] = math.inf
-            change = _from_nearest(white, distances, remembered, is_beside)
-        else:
-            change = white + own / (n - 1)
-        # (1 + gain o o^T) is what the filter without the image differs by; this is its root.
-        length = own.square().sum(2, keepdim=True).clamp(min=1e-12)
-        root = ((1 + gain * length).sqrt() - 1) / length
-        change = change + root * (own * change).sum(2, keepdim=True) * own
-        return change, change.square().sum(2)
+        length = own.square().sum(2, keepdim=True)
+        share = (length / (n - 1) / ridge).clamp(max=MOST_LEVERAGE)
+        gain = 1 / ((n - 1) * ridge * (1 - share))
+        root = ((1 + gain * length).sqrt() - 1) / length.clamp(min=1e-12)
+        if not self._remembers:
+            return _Own(own, gain, root, None)
+        along = own @ self.remembered[block].mT
+        squares = self.squares[block] + gain * along.square()
+        rank = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+        known = torch.nonzero(self.keys[rank] == keys)[:, 0]
+        squares[:, known, rank[known]] = math.inf
+        return _Own(own, gain, root, squares)
 
-    def _distances(self, white: Tensor, remembered: Tensor, block: slice) -> Tensor:
-        """Return the squared distance to each remembered image, but for the image's own square."""
-        return torch.baddbmm(self.squares[block], white, remembered.mT, alpha=-2)
+    def _apart(
+        self, white: Tensor, block: slice, own: _Own | None, *, is_beside: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return x - m(x), and its squared length; where own is given, as without these images."""
+        if self._remembers:
+            squares, turned = self.squares[block], white
+            if own is not None and own.squares is not None:
+                squares = own.squares
+                along = (own.white * white).sum(2, keepdim=True)
+                turned = white + own.gain * along * own.white
+            # Squared distances, but for what is the same for all remembered images.
+            remembered = self.remembered[block]
+            distances = torch.baddbmm(squares, turned, remembered.mT, alpha=-2)
+            white = _from_nearest(white, distances, remembered, is_beside)
+        elif own is not None:
+            white = white + own.white / (int(self.n_images) - 1)
+        if own is not None:
+            white = white + own.root * (own.white * white).sum(2, keepdim=True) * own.white
+        return white, white.square().sum(2)
 
 
 def _from_nearest(white: Tensor, distances: Tensor, remembered: Tensor, is_beside: bool) -> Tensor:

@@ -82,9 +82,10 @@ def test_leaving_an_image_out_is_the_fit_without_it(n, row, remembers, is_corrup
             ridge,
             lambda at: [0, 1] if remembers else [at],
         )
-        assert_allclose(found.size[row].flatten()[place], expected, rtol=1e-3, atol=1e-4)
+        # Remembered features are rounded to half precision about another origin.
+        assert_allclose(found.size[row].flatten()[place], expected, rtol=1e-3, atol=5e-4)
         white = found.white[row].flatten(1)[:, place]
-        assert_allclose(white.square().mean().sqrt(), expected, rtol=1e-3, atol=1e-4)
+        assert_allclose(white.square().mean().sqrt(), expected, rtol=1e-3, atol=5e-4)
 
 
 def test_what_is_near_one_of_several_kinds_of_normal_images_is_normal():
