@@ -239,8 +239,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         by `balance`), "min" is Eq. 4 as printed, the last two look at one network alone.
     balance : float or "auto", default="auto"
         The share of I's margin under ``fusion="mean"``, in [0, 1]. "auto" weighs both margins
-        so that they vary alike among held-out normal images, and on a feature map I's twice as
-        much; where one network is known to be the better one, give it more.
+        so that they vary alike among held-out normal images, and on a feature map by how well
+        each network finds synthetic anomalies; where one is known to be the better one, give it
+        more.
     channel_reduction : {"max", "mean"}, default="max"
         How the residual's channels become one.
     smoothing : int or "auto", default=3
@@ -329,7 +330,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         networks that were the best so far: "I and D", one of them, or "".
     checkpoint_ : dict
         For "inpainter" and "detector": the epoch each was kept from, and the figure that chose
-        it (Sec. 4.3).
+        it (Sec. 4.3); on a feature map ``region_auc``, how well each tells synthetic anomalies
+        from normal regions.
     n_iter_ : int
         Epochs played in the last call.
 
@@ -712,15 +714,15 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.inpainter_, self.detector_, self.whole_ = pair.inpainter, pair.detector, pair.whole
         self.net_, self.history_, self.n_iter_ = pair.net, pair.history, pair.net.n_played_
         self.checkpoint_: dict[str, dict[str, Any]] = {
-            "inpainter": {"epoch": 0},
-            "detector": {"epoch": len(pair.history), "region_auc": pair.region_auc},
+            "inpainter": {"epoch": 0, "region_auc": pair.region_auc[0]},
+            "detector": {"epoch": len(pair.history), "region_auc": pair.region_auc[1]},
         }
         calibrating = rows if held_out is None else held_out
         chosen = self._some(images, np.arange(len(calibrating)))
         size = images.shape[1:3]
         residual = self._to_pixels(-pair.residual[chosen], size, 0.0)
         logits = self._to_pixels(pair.logits[chosen], size, segmentation.LOG_LIMIT)
-        self._calibrate(images, groups, calibrating[chosen], (-residual, logits))
+        self._calibrate(images, groups, calibrating[chosen], (-residual, logits), pair.region_auc)
         self._note_training(images, groups, len(calibrating))
 
     def _to_pixels(
@@ -939,6 +941,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         groups: NDArray[Any] | None,
         held_out: NDArray[np.int64],
         maps: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+        region_auc: tuple[float, float] | None = None,
     ) -> None:
         self.offset_ = float(np.nextafter(0, 1))
         alpha, zeta = self.alpha, self.zeta
@@ -951,7 +954,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 maps = self._held_out_maps(images, held_out)
             residual, logits = maps
             if not weighed:
-                self.balance_ = segmentation.balance_margins(residual, logits)
+                self.balance_ = segmentation.balance_margins(
+                    residual, logits, region_auc=region_auc
+                )
             alpha, zeta = segmentation.calibrate(
                 residual,
                 logits,

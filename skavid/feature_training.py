@@ -90,8 +90,9 @@ class Pair(NamedTuple):
         What trained D.
     residual, logits : ndarray of shape (n_images, n1, n2)
         What both say of each calibration image that they did not see.
-    region_auc : float
-        How well D tells synthetic anomalies from normal regions of images that it did not see.
+    region_auc : tuple of two float
+        How well I and D each tell synthetic anomalies from normal regions of images that they
+        did not see.
     history : list of dict
         A row per epoch.
     """
@@ -102,7 +103,7 @@ class Pair(NamedTuple):
     net: ResidualNet
     residual: NDArray[np.float32]
     logits: NDArray[np.float32]
-    region_auc: float
+    region_auc: tuple[float, float]
     history: list[dict[str, Any]]
 
 
@@ -179,7 +180,7 @@ class _Check(Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, net: ResidualNet, **kwargs: Any) -> None:
         detector: Any = copy.deepcopy(net.averaged_.module).cpu().eval()
-        auc = _region_auc(detector, self.bank, self.fold, N_WATCHED)
+        auc = _region_auc(detector, self.bank, self.fold, N_WATCHED)[1]
         net.history.record("valid_detector_auc", auc)
 
 
@@ -547,23 +548,24 @@ def _fit_detector(net: ResidualNet, maps: _Maps, max_epochs: int) -> None:
 @torch.inference_mode()
 def _region_auc(
     detector: ResidualDetector, bank: _Bank, fold: Tensor, n: int = N_CHECKED
-) -> float:
-    """Let each member tell synthetic anomalies from normal regions of images it never saw."""
-    truth, scores = [], []
+) -> tuple[float, float]:
+    """Let I and D each tell synthetic anomalies from normal regions of images they never saw."""
+    truth, said = [], []
     for i, member in enumerate(detector.members):
         rows = torch.nonzero(fold == i)[:, 0][:n]
         for version in range(len(bank.features)):
-            weight = bank.weight[version, rows] > 0
-            said = torch.cat(
-                [
-                    member(some.float())[:, 0]
-                    for some in torch.split(bank.features[version, rows], BATCH)
-                ]
-            )
-            truth.append(bank.regular[version, rows][weight])
-            scores.append(said[weight])
-    labels, values = torch.cat(truth).numpy(), torch.cat(scores).numpy()
-    return float(roc_auc_score(labels, values)) if 0 < labels.mean() < 1 else 0.5
+            for some in torch.split(rows, BATCH):
+                weight = bank.weight[version, some] > 0
+                white = bank.features[version, some].float()
+                size = white.square().mean(1).sqrt()
+                logits = member(white)[:, 0]
+                truth.append(bank.regular[version, some][weight])
+                said.append(torch.stack([-size[weight], logits[weight]]))
+    labels, scores = torch.cat(truth).numpy(), torch.cat(said, 1).numpy()
+    if not 0 < labels.mean() < 1:
+        return 0.5, 0.5
+    of_inpainter, of_detector = (float(roc_auc_score(labels, one)) for one in scores)
+    return of_inpainter, of_detector
 
 
 def _history(net: ResidualNet, error: float, begun: float) -> list[dict[str, Any]]:
@@ -618,11 +620,12 @@ def warn_if_blind(pair: Pair) -> bool:
     is_blind : bool
         Whether D failed.
     """
-    if pair.region_auc >= BLIND_AUC:
+    auc = pair.region_auc[1]
+    if auc >= BLIND_AUC:
         return False
     warnings.warn(
         f"The detector cannot tell synthetic anomalies from normal regions (AUC "
-        f"{pair.region_auc:.2f} on images that it did not see, {BLIND_AUC} is needed), so the "
+        f"{auc:.2f} on images that it did not see, {BLIND_AUC} is needed), so the "
         "inpainter alone decides; give more training images, raise max_epochs, or take "
         "fusion='inpainter' to say so yourself.",
         CollapseWarning,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-from scipy.special import expit, logit
+from scipy.special import expit, logit, ndtri
 
 from skavid.images import RESIDUAL_FLOOR, check_option
 
@@ -42,6 +42,7 @@ BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 TINY = float(np.finfo(np.float32).tiny)
 # e^-87 and e^87 are normal float32 numbers.
 LOG_LIMIT = 87.0
+LARGEST_AUC = 0.9999  # beyond this it says how many regions there were
 BLOCK_PIXELS = 2**20
 
 
@@ -209,25 +210,37 @@ def evidence(
     return margin
 
 
-def balance_margins(residual: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
-    """Weigh both margins so that they count alike for normal images.
+def balance_margins(
+    residual: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    *,
+    region_auc: tuple[float, float] | None = None,
+) -> float:
+    """Weigh both margins so that they count alike for normal images, or as each network is worth.
 
     Parameters
     ----------
     residual, logits : ndarray of shape (n_images, height, width)
         The maps of held-out normal images.
+    region_auc : tuple of two float, default=None
+        How well I and D each tell synthetic anomalies from normal regions, in [0, 1]. None takes
+        both as equally good.
 
     Returns
     -------
     balance : float
         The share of I's margin in their mean, in [0, 1]: each margin weighs the inverse of how
-        much its extreme differs from image to image. 0.5 where this says nothing.
+        much its extreme differs from image to image, times the network's detectability index.
+        0.5 where this says nothing.
 
     Notes
     -----
     A logit spans many nats where a log residual spans one; in a plain mean D would drown I.
-    The weights add up to 1, so that moving both thresholds along their ray by t still lowers
-    the evidence by t.
+    The detectability index of signal detection theory is ``sqrt(2) * Phi^-1(AUC)``, and 0 for
+    a network at chance: weights in proportion to it make the best linear combination of two
+    independent normal scores of equal spread (Green and Swets, "Signal detection theory and
+    psychophysics", 1966). The weights add up to 1, so that moving both thresholds along their ray
+    by t still lowers the evidence by t.
 
     Examples
     --------
@@ -237,12 +250,17 @@ def balance_margins(residual: NDArray[np.float32], logits: NDArray[np.float32]) 
     >>> logits = np.array([0.0, 3.0], np.float32).reshape(2, 1, 1)
     >>> balance_margins(residual, logits)
     0.75
+    >>> balance_margins(residual, logits, region_auc=(0.5, 0.9))
+    0.0
     """
     largest = np.log(np.maximum(residual.max(axis=(1, 2)), RESIDUAL_FLOOR).astype(np.float64))
     lowest = logits.min(axis=(1, 2)).astype(np.float64)
-    spread_inpainter, spread_detector = float(largest.std()), float(lowest.std())
-    total = spread_inpainter + spread_detector
-    return round(spread_detector / total, 6) if total > 0 else 0.5
+    of_inpainter, of_detector = float(lowest.std()), float(largest.std())
+    if region_auc is not None:
+        worth = ndtri(np.clip(region_auc, 0.5, LARGEST_AUC))
+        of_inpainter, of_detector = of_inpainter * worth[0], of_detector * worth[1]
+    total = of_inpainter + of_detector
+    return round(float(of_inpainter / total), 6) if total > 0 else 0.5
 
 
 class Finding(NamedTuple):

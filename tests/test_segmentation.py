@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from scipy.special import logit
+from sklearn.metrics import roc_auc_score
 
 from skavid.segmentation import (
     FUSIONS,
@@ -560,6 +561,31 @@ def test_margins_are_balanced_by_how_much_their_extremes_vary():
     assert balance_margins(residual, logits) == pytest.approx(expected, rel=1e-4)
     same = np.ones((5, 2, 2), np.float32)
     assert balance_margins(same, same) == 0.5
+
+
+@pytest.mark.parametrize("means", [(0.3, 2.0), (1.5, 1.5), (2.5, 0.8)])
+def test_margins_weighed_by_what_each_network_finds_tell_irregular_from_normal_best(means):
+    rng = np.random.default_rng(0)
+    irregular = np.repeat([0, 1], 4000)
+    inpainter, detector = (rng.normal(size=8000) + mean * irregular for mean in means)
+    region_auc = tuple(roc_auc_score(irregular, one) for one in (inpainter, detector))
+    normal = [one[irregular == 0].astype(np.float32) for one in (inpainter, -3 * detector)]
+    maps = np.exp(normal[0]).reshape(-1, 1, 1), normal[1].reshape(-1, 1, 1)
+    share = balance_margins(*maps, region_auc=region_auc)
+
+    def auc(share):
+        return roc_auc_score(irregular, share * inpainter + (1 - share) * 3 * detector)
+
+    assert auc(share) > max(auc(other) for other in np.linspace(0, 1, 21)) - 0.001
+
+
+def test_a_network_at_chance_gets_no_weight():
+    rng = np.random.default_rng(0)
+    residual, logits = np.exp(rng.normal(size=(2, 50, 1, 1))).astype(np.float32)
+    assert balance_margins(residual, logits, region_auc=(0.5, 0.8)) == 0
+    assert balance_margins(residual, logits, region_auc=(0.8, 0.4)) == 1
+    assert balance_margins(residual, logits, region_auc=(0.5, 0.5)) == 0.5
+    assert 0 < balance_margins(residual, logits, region_auc=(1.0, 1.0)) < 1
 
 
 @given(seed=st.integers(0, 50), target=st.sampled_from([0.01, 0.1, 0.3]))
