@@ -61,6 +61,7 @@ NOTED = 1000  # sources that a model remembers
 FEWEST = 10  # images that say anything of what is normal
 COLUMNS: dict[str, type] = {
     "source": str, "frame": int, "time": float, "score": float, "irregular": bool,
+    "as_a_whole": bool,
 }  # fmt: skip
 NOT_SET = {"callbacks", "checkpoint", "ignore", "image_shape", "memory"}
 NOT_TOLD = NOT_SET | {"device", "max_epochs", "random_state", "target_fpr"}
@@ -549,8 +550,9 @@ def _rows(chunk: list[Look], seen: Bunch) -> list[dict[str, Any]]:
             "time": None if look.time is None else round(look.time, 4),
             "score": float(score),
             "irregular": bool(score <= 0),
+            "as_a_whole": bool(score <= 0 and is_whole),
         }
-        for look, score in zip(chunk, seen.scores, strict=True)
+        for look, score, is_whole in zip(chunk, seen.scores, seen.whole, strict=True)
     ]
 
 
@@ -570,7 +572,7 @@ def score(arguments: argparse.Namespace, talk: Talk) -> int:
         _check_file("--output", arguments.output, *outputs.TABLES)
         outputs.check_table(arguments.output)
     detector, reading, clips, _ = _open(arguments, talk, {"--output": arguments.output})
-    n = n_irregular = 0
+    n = n_irregular = n_whole = 0
     viewer = Viewer(detector, steady=arguments.steady)
     with CtrlC() as stop:
         with ExitStack() as exits:
@@ -583,11 +585,16 @@ def score(arguments: argparse.Namespace, talk: Talk) -> int:
                 write(_rows(chunk, seen))
                 n += len(chunk)
                 n_irregular += int((seen.scores <= 0).sum())
+                n_whole += int(((seen.scores <= 0) & seen.whole).sum())
         if arguments.output is not None:
-            result = {"images": n, "irregular": n_irregular, "output": str(arguments.output)}
-            text = (
-                f"{irregular(n_irregular, n, reading.unit)}; the scores are in {arguments.output}."
-            )
+            result = {
+                "images": n,
+                "irregular": n_irregular,
+                "as_a_whole": n_whole,
+                "output": str(arguments.output),
+            }
+            found = irregular(n_irregular, n, reading.unit, n_whole)
+            text = f"{found}; the scores are in {arguments.output}."
             if stop.stopped:
                 text = ""
             if text or talk.as_json:
@@ -631,7 +638,7 @@ def segment(arguments: argparse.Namespace, talk: Talk) -> int:
     detector, reading, clips, ignored = _open(arguments, talk, targets)
     is_drawn = any((arguments.overlay, arguments.masks, arguments.coco))
     moments: list[dict[str, Any]] = []
-    n = n_irregular = 0
+    n = n_irregular = n_whole = 0
     viewer = Viewer(detector, steady=arguments.steady)
     with CtrlC() as stop:
         with ExitStack() as exits:
@@ -650,10 +657,17 @@ def segment(arguments: argparse.Namespace, talk: Talk) -> int:
                         write(look, seen, row)
                 n += len(chunk)
                 n_irregular += int((seen.scores <= 0).sum())
+                n_whole += int(((seen.scores <= 0) & seen.whole).sum())
             moments = odd.finish()
         written = [str(target) for target in targets.values() if target is not None]
-        result = {"images": n, "irregular": n_irregular, "moments": moments, "outputs": written}
-        found = irregular(n_irregular, n, reading.unit)
+        result = {
+            "images": n,
+            "irregular": n_irregular,
+            "as_a_whole": n_whole,
+            "moments": moments,
+            "outputs": written,
+        }
+        found = irregular(n_irregular, n, reading.unit, n_whole)
         talk.tell(result, _moments_text(found, moments, written))
         where = f"in {', '.join(written)}" if written else "told"
         return _end(stop, talk, counted(n, reading.unit), f"what was seen is {where}")
@@ -707,6 +721,7 @@ def _writers(
             if look.time is not None:
                 image |= {"frame": look.index, "time": round(look.time, 4)}
             image["score"] = float(seen.scores[row])
+            image["as_a_whole"] = bool(seen.scores[row] <= 0 and seen.whole[row])
             found = viewer.find(seen, row)
             mask = seen.evidence[row] >= 0
             coco.write(image, outputs.described(found, mask, (height, width)))
@@ -716,7 +731,8 @@ def _writers(
         table = exits.enter_context(outputs.table(arguments.scores, COLUMNS))
 
         def write_score(look: Look, seen: Bunch, row: int) -> None:
-            only = type(seen)(scores=seen.scores[row : row + 1])
+            this = slice(row, row + 1)
+            only = type(seen)(scores=seen.scores[this], whole=seen.whole[this])
             table(_rows([look], only))
 
         writers.append(write_score)

@@ -167,9 +167,15 @@ def there_are(n: int, what: str) -> str:
     return f"there {'is' if n == 1 else 'are'} {counted(n, what)}"
 
 
-def irregular(n: int, total: int, what: str) -> str:
-    """Write 0 of 1 image is irregular, 3 of 20 images are irregular."""
-    return f"{n:,} of {counted(total, what)} {'is' if total == 1 else 'are'} irregular"
+def irregular(n: int, total: int, what: str, n_whole: int = 0) -> str:
+    """Write 0 of 1 image is irregular, 3 of 20 images are irregular (1 of them as a whole)."""
+    text = f"{n:,} of {counted(total, what)} {'is' if total == 1 else 'are'} irregular"
+    if n_whole:
+        text += (
+            f" ({n_whole:,} of them as a whole: covered, blank, much darker or brighter, or of "
+            "another scene)"
+        )
+    return text
 
 
 def clock(seconds: float) -> str:

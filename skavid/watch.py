@@ -51,7 +51,7 @@ class Viewer:
         self._before: list[NDArray[np.float32]] = []
 
     def look(self, images: Sequence[NDArray[Any]]) -> Bunch:
-        """Return ``evidence``, ``residual``, ``regularity`` (n, H, W) and ``scores`` (n,)."""
+        """Return the maps ``evidence``, ``residual``, ``regularity``; ``scores`` and ``whole``."""
         seen = self.detector.maps(np.stack(images))
         if self.steady > 1:
             before = len(self._before)
@@ -346,6 +346,7 @@ def watch(
             "end": round(event.end, 3),
             "peak": round(event.peak, 4),
             "peak_time": round(event.peak_time, 3),
+            "as_a_whole": bool(seen.whole[0]),
             "boxes": [
                 {key: box[key] for key in ("bbox", "area", "peak", "peak_at", "carried_by")}
                 for box in boxes

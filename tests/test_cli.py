@@ -516,7 +516,7 @@ def test_scores_are_those_of_the_library(capsys, place):
     code, out, _ = run(capsys, "score", place / "loose", place / "today.mp4")
     assert code == 0
     rows = list(csv.DictReader(out.splitlines()))
-    assert list(rows[0]) == ["source", "frame", "time", "score", "irregular"]
+    assert list(rows[0]) == ["source", "frame", "time", "score", "irregular", "as_a_whole"]
     video = load_frames(place / "today.mp4", size=(16, 24))
     expected = AVIDDetector.load(place / "loose").score_samples(stacks(video.frames))
     np.testing.assert_array_equal([float(row["score"]) for row in rows], expected)
@@ -536,6 +536,24 @@ def test_steady_scores_average_the_evidence_of_the_frames_before(capsys, place, 
     np.testing.assert_array_equal(scores, -maps.max(axis=(1, 2)).astype(np.float64))
 
 
+def test_the_commands_say_which_images_are_odd_as_a_whole(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(90, 160, (22, 32, 32)).astype(np.uint8)
+    write_pictures(tmp_path / "normal", images[:20])
+    write_pictures(tmp_path / "new", np.stack([images[20], images[21], 0 * images[0]]))
+    assert run(capsys, "fit", "normal", "model", "--epochs", "1", "--quiet")[0] == 0
+    code, out, _ = run(capsys, "score", "model", "new")
+    assert code == 0
+    whole = [row["as_a_whole"] for row in csv.DictReader(out.splitlines())]
+    assert whole == ["False", "False", "True"]
+    code, out, _ = run(capsys, "score", "model", "new", "--output", "new.csv")
+    assert "(1 of them as a whole: covered, blank, much darker or brighter, or" in out
+    code, out, _ = run(capsys, "segment", "model", "new", "--coco", "boxes.json", "--json")
+    assert json.loads(out)["as_a_whole"] == 1
+    pictures = json.loads((tmp_path / "boxes.json").read_text())["images"]
+    assert [one["as_a_whole"] for one in pictures] == [False, False, True]
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_a_table_of_any_kind_holds_every_row(capsys, place, suffix):
     pandas = pytest.importorskip("pandas")
@@ -550,11 +568,12 @@ def test_a_table_of_any_kind_holds_every_row(capsys, place, suffix):
     }[suffix]
     frame = read(f"scores.{suffix}")
     assert code == 0
-    assert list(frame) == ["source", "frame", "time", "score", "irregular"]
+    assert list(frame) == ["source", "frame", "time", "score", "irregular", "as_a_whole"]
     assert list(frame["frame"]) == list(range(30))
     assert json.loads(out) == {
         "images": 30,
         "irregular": int(frame["irregular"].sum()),
+        "as_a_whole": 0,
         "output": f"scores.{suffix}",
     }
     assert 0 < frame["irregular"].sum() < 30

@@ -125,7 +125,10 @@ class Glance:
     def look(self, images):
         evidence = images[0][None].astype(np.float32) - 200
         scores = -evidence.max(axis=(1, 2)).astype(float)
-        return Bunch(evidence=evidence, residual=evidence, regularity=evidence, scores=scores)
+        whole = np.zeros(len(images), bool)
+        return Bunch(
+            evidence=evidence, residual=evidence, regularity=evidence, scores=scores, whole=whole
+        )
 
     def find(self, seen, row):
         return []
