@@ -1438,13 +1438,18 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         persistence.save_model(path, *self._kept())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> AVIDDetector:
+    def load(
+        cls, path: str | os.PathLike[str], *, features: nn.Module | None = None
+    ) -> AVIDDetector:
         """Read a detector that `save` wrote; nothing in the file is run.
 
         Parameters
         ----------
         path : str or path
             The file.
+        features : Module, default=None
+            The module that the detector was fitted with as `features`, if it was one of yours: a
+            file without code cannot keep it. Its weights must be those of the training.
 
         Returns
         -------
@@ -1456,11 +1461,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ------
         ValueError
             If the file is cut off, damaged, of a format that this release does not know, or
-            holds what cannot be.
+            holds what cannot be; if `features` is missing, or not the module of the training.
         FileNotFoundError
             If there is none.
         """
-        return cls()._restore(*persistence.load_model(path, cls._parameter_constraints))
+        kept = persistence.load_model(path, cls._parameter_constraints, features)
+        return cls()._restore(*kept)
 
     def _kept(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]]]:
         return self.get_params(deep=False), dict(vars(self)), self._parameter_constraints
@@ -1478,6 +1484,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         if not hasattr(self, "inpainter_"):
             return dict(super().__getstate__())
+        if isinstance(self.features, nn.Module):
+            raise ValueError(
+                "features is a module, which skops cannot keep; use save and load, or joblib."
+            )
         return {"file": np.frombuffer(persistence.pack(*self._kept()), np.uint8)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

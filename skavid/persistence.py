@@ -30,7 +30,13 @@ from sklearn.utils._param_validation import (
 from torch import nn
 
 from skavid.corruption import CORRUPTIONS
-from skavid.features import FrozenFeatures, ImageNetFeatures, PatchFeatures
+from skavid.features import (
+    FrozenFeatures,
+    ImageNetFeatures,
+    PatchFeatures,
+    fingerprint,
+    make_features,
+)
 from skavid.images import check_value_range
 from skavid.linear import LinearInpainter, WholeImage
 from skavid.networks import Detector, Inpainter, ResidualDetector
@@ -101,9 +107,10 @@ _SIZES: dict[str, dict[str, list[Any]]] = {
 _GAMMA = [Interval(Real, 0, _HUGE, closed="left")]
 _FEATURE_SIZES: dict[str, dict[str, list[Any]]] = {
     "features": {
-        "kind": [StrOptions({"patches", "imagenet"})],
-        "n_channels": _MAPS,
+        "kind": [StrOptions({"patches", "imagenet", "module"})],
+        "n_channels": [*_MAPS, None],
         "enlarge": [Interval(Integral, 1, 2**10, closed="both")],
+        "sha256": [str, None],
     },
     "inpainter": {
         "n_features": _MAPS,
@@ -199,7 +206,11 @@ def save_model(
     replace(path, data)
 
 
-def load_model(path: str | os.PathLike[str], constraints: Mapping[str, list[Any]]) -> Kept:
+def load_model(
+    path: str | os.PathLike[str],
+    constraints: Mapping[str, list[Any]],
+    features: nn.Module | None = None,
+) -> Kept:
     """Read a model that `save_model` wrote.
 
     Parameters
@@ -208,6 +219,8 @@ def load_model(path: str | os.PathLike[str], constraints: Mapping[str, list[Any]
         The file. It is not trusted.
     constraints : dict
         What parameters may be, as scikit-learn writes it.
+    features : Module, default=None
+        The module that the detector looked through, if it was one of the user's.
 
     Returns
     -------
@@ -228,9 +241,8 @@ def load_model(path: str | os.PathLike[str], constraints: Mapping[str, list[Any]
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}; give one that AVIDDetector.save wrote.")
     with path.open("rb") as file:
-        return _read(
-            file, os.fstat(file.fileno()).st_size, constraints, f"{path} cannot be loaded"
-        )
+        size = os.fstat(file.fileno()).st_size
+        return _read(file, size, constraints, f"{path} cannot be loaded", features)
 
 
 def pack(
@@ -265,6 +277,10 @@ def pack(
     """
     write = _import_safetensors().numpy.save
     arrays: dict[str, NDArray[Any]] = {}
+    given = parameters["features"]
+    has_module = isinstance(given, nn.Module)
+    if has_module:
+        parameters = {**parameters, "features": "module"}
     kept = {name: _encode(_keepable(name, parameters[name]), name, arrays) for name in parameters}
     fitted = {
         name: _encode(attributes[name], name, arrays) for name in FITTED if name in attributes
@@ -287,7 +303,8 @@ def pack(
             arrays[f"{part}.{name}"] = np.array(tensor.cpu().numpy(), order="C")
     text = json.dumps(state, allow_nan=False)
     data: bytes = write(arrays, {"skavid": text, "sha256": _checksum(text, arrays)})
-    _read(io.BytesIO(data), len(data), constraints, "This AVIDDetector cannot be saved")
+    refused = "This AVIDDetector cannot be saved"
+    _read(io.BytesIO(data), len(data), constraints, refused, given if has_module else None)
     return data
 
 
@@ -317,8 +334,7 @@ def _keepable(name: str, value: Any) -> Any:
         return None
     if isinstance(value, nn.Module):
         raise ValueError(
-            f"{name} is a module, {type(value).__name__}, which a file without code cannot keep; "
-            "keep the detector with joblib, or take features='patches' or 'imagenet'."
+            f"{name} is a module, {type(value).__name__}, which a file without code cannot keep."
         )
     if callable(value):
         own = next((own for own, known in CORRUPTIONS.items() if known is value), "grafts")
@@ -383,6 +399,12 @@ def _sizes(inpainter: Inpainter, detector: Detector) -> dict[str, dict[str, Any]
     }
 
 
+def _kind(features: PatchFeatures | FrozenFeatures) -> str:
+    if isinstance(features, PatchFeatures):
+        return "patches"
+    return "imagenet" if isinstance(features, ImageNetFeatures) else "module"
+
+
 def _feature_sizes(
     features: PatchFeatures | FrozenFeatures,
     inpainter: LinearInpainter,
@@ -392,9 +414,10 @@ def _feature_sizes(
     statistics = whole.inpainter
     return {
         "features": {
-            "kind": "patches" if isinstance(features, PatchFeatures) else "imagenet",
+            "kind": _kind(features),
             "n_channels": features.n_channels,
             "enlarge": features.enlarge,
+            "sha256": fingerprint(features) if _kind(features) == "module" else None,
         },
         "inpainter": {
             "n_features": inpainter.n_features,
@@ -450,9 +473,15 @@ def _checksum(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def _read(file: BinaryIO, size: int, constraints: Mapping[str, list[Any]], refused: str) -> Kept:
+def _read(
+    file: BinaryIO,
+    size: int,
+    constraints: Mapping[str, list[Any]],
+    refused: str,
+    features: nn.Module | None = None,
+) -> Kept:
     try:
-        return _audit(file, size, constraints)
+        return _audit(file, size, constraints, features)
     except RecursionError as error:
         raise ValueError(f"{refused}: its JSON is nested too deeply.") from error
     except ValueError as error:
@@ -461,7 +490,9 @@ def _read(file: BinaryIO, size: int, constraints: Mapping[str, list[Any]], refus
         raise ValueError(f"{refused}: {reason[:1].lower()}{tail}") from error
 
 
-def _audit(file: BinaryIO, size: int, constraints: Mapping[str, list[Any]]) -> Kept:
+def _audit(
+    file: BinaryIO, size: int, constraints: Mapping[str, list[Any]], features: nn.Module | None
+) -> Kept:
     deserialize = _import_safetensors().deserialize
     head = _read_head(file, size)
     text, checksum = _metadata(head[8:])
@@ -482,12 +513,24 @@ def _audit(file: BinaryIO, size: int, constraints: Mapping[str, list[Any]]) -> K
     if state["format"] == 1:
         parameters["features"] = "pixels"
     fitted = {name: _decode(value, arrays) for name, value in state["fitted"].items()}
+    map_of = state["networks"].get("features", {"kind": None})
+    if features is not None and map_of["kind"] != "module":
+        raise ValueError("it has no module of yours as features; leave features out.")
+    if map_of["kind"] == "module":
+        if features is None:
+            raise ValueError(
+                "it looks through a module of yours, which a file without code cannot keep; give "
+                "it: AVIDDetector.load(path, features=module)."
+            )
+        parameters["features"] = features
     _check_parameters(parameters, constraints)
     _check_fitted(fitted, state["networks"])
     for part, network in networks.items():
         fitted[f"{part}_"] = _filled(part, network, arrays)
-    if "features" in state["networks"]:
-        fitted["features_"] = _features(**state["networks"]["features"])
+    if features is not None:
+        fitted["features_"] = _own_features(features, fitted["image_shape_"], map_of)
+    elif map_of["kind"] is not None:
+        fitted["features_"] = _features(**map_of)
     return parameters, fitted
 
 
@@ -688,7 +731,7 @@ def _check_fitted(fitted: dict[str, Any], sizes: dict[str, dict[str, Any]]) -> N
     if len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
         raise ValueError(f"image_shape_ must be three positive integers. Got {shape!r}.")
     channels = {name: size["n_channels"] for name, size in sizes.items() if "n_channels" in size}
-    if sizes.get("features", {}).get("kind") == "imagenet":
+    if sizes.get("features", {}).get("kind") in ("imagenet", "module"):
         channels = {"features": shape[2]}  # grey images are repeated
     if set(channels.values()) != {shape[2]}:
         raise ValueError(
@@ -710,7 +753,21 @@ def _check_fitted(fitted: dict[str, Any], sizes: dict[str, dict[str, Any]]) -> N
     fitted["geometry_"] = Geometry(*fitted["geometry_"])
 
 
-def _features(kind: str, n_channels: int, enlarge: int) -> nn.Module:
+def _own_features(
+    given: nn.Module, image_shape: tuple[int, int, int], kept: dict[str, Any]
+) -> nn.Module:
+    """Take the module of the user that the detector was fitted with, and no other."""
+    module = make_features(given, image_shape)
+    if fingerprint(module) != kept["sha256"]:
+        raise ValueError(
+            "features has other weights than the module that it was fitted with; give that one."
+        )
+    return module
+
+
+def _features(
+    kind: str, n_channels: int, enlarge: int, sha256: str | None
+) -> PatchFeatures | ImageNetFeatures:
     if kind == "patches":
         return PatchFeatures(n_channels, enlarge=enlarge)
     return ImageNetFeatures(enlarge=enlarge)

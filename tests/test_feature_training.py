@@ -14,6 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skavid import AVIDDetector
 from skavid.estimator import CalibrationWarning
+from skavid.features import FrozenFeatures
 from skavid.training import CollapseWarning
 
 MOMENT = {"max_epochs": 1, "detector_width": 4, "random_state": 0}
@@ -228,8 +229,29 @@ def test_a_module_of_the_user_is_used_as_it_is():
     detector = AVIDDetector(**MOMENT, features=network).fit(wall(12))
     assert detector.features_.n_features == 6
     assert detector.segment(wall(2)).shape == (2, 48, 40)
-    with pytest.raises(ValueError, match="features is a module, Sequential"):
-        detector.save("nowhere.skavid")
+
+
+def test_a_file_keeps_which_module_of_the_user_was_used_and_takes_no_other(tmp_path):
+    torch.manual_seed(0)
+    network, other = (torch.nn.Conv2d(1, 6, 4, 4) for _ in range(2))
+    detector = AVIDDetector(**MOMENT, features=network).fit(wall(12))
+    detector.save(tmp_path / "model")
+    same = AVIDDetector.load(tmp_path / "model", features=network)
+    np.testing.assert_array_equal(same.segment(wall(2)), detector.segment(wall(2)))
+    assert same.get_params()["features"] is network
+    with pytest.raises(ValueError, match=r"give it: AVIDDetector.load\(path, features=module\)"):
+        AVIDDetector.load(tmp_path / "model")
+    with pytest.raises(ValueError, match="features has other weights than the module"):
+        AVIDDetector.load(tmp_path / "model", features=other)
+    wrapped = FrozenFeatures(network, mean=0.5)
+    with pytest.raises(ValueError, match="features has other weights than the module"):
+        AVIDDetector.load(tmp_path / "model", features=wrapped)
+
+
+def test_a_file_without_a_module_refuses_one(tmp_path):
+    AVIDDetector(**MOMENT).fit(wall(12)).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="leave features out"):
+        AVIDDetector.load(tmp_path / "model", features=torch.nn.Conv2d(1, 6, 4, 4))
 
 
 @pytest.mark.slow
