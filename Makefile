@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest lint docs pictures bench clean
+.PHONY: help demo test test-quick test-oldest lint docs pictures bench clean
 
 help:  ## List these commands.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,8 +19,11 @@ help:  ## List these commands.
 demo: .venv/installed  ## Learn a wall, find coins on it, print figures, draw a picture.
 	$(BIN)/python examples/demo.py
 
-test: lint  ## Everything: style, types, floors, tests, doctests.
+test: lint  ## Everything: style, types, package layers, tests, doctests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+test-quick: .venv/installed  ## The tests that take less than a few seconds each, without linters.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' tests
 
 # Of torch the pinned: pip finds its oldest in the CUDA build alone, ten minutes to install.
 .venv-oldest/installed: pyproject.toml constraints.txt constraints-lowest.txt
@@ -33,10 +36,10 @@ test: lint  ## Everything: style, types, floors, tests, doctests.
 # The files that between them call every library.
 test-oldest: .venv-oldest/installed  ## Quick tests with the oldest releases of all but torch (Python 3.11).
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(WORKERS) --dist worksteal \
-		-m 'not slow' $(patsubst %,tests/test_%.py,datasets export images persistence plotting \
-		scale segmentation sklearn_contract temporal video)
+		-m 'not slow' $(patsubst %,tests/test_%.py,anomaly_maps datasets distributed export \
+		images persistence plotting sklearn_contract temporal video)
 
-lint: .venv/installed  ## Style, types and floors alone.
+lint: .venv/installed  ## Style, types and package layers alone.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -53,6 +56,7 @@ pictures: .venv/installed  ## Redraw the pictures of the documentation, in some 
 	$(BIN)/python examples/demo.py --output docs/images/demo.png
 	$(BIN)/python examples/corruptions.py --output docs/images/corruptions.png
 	$(BIN)/python examples/pictures.py --output docs/images/pictures-
+	$(BIN)/python examples/surfaces.py --output docs/images/surfaces.png  # needs SKAVID_DATA
 	rm docs/images/pictures-irregularity.png  # demo.png shows the same
 
 bench: .venv/installed  ## Measure speed; results go to benchmarks/results.

@@ -28,7 +28,7 @@ EPOCHS = {"ped2": 6, "tiles": 60}
 SIZES = {"ped2": ("60", "90"), "tiles": ("64", "64")}  # a quarter of the pixels of the full runs
 JUDGES = ("I alone", "D alone", "both")
 
-# Name, parameters, constants of skavid.corruption. A name in READINGS needs no training.
+# Name, parameters, constants of skavid.core.corruption. A name in READINGS needs no training.
 TRAININGS = {
     "ped2": [
         ("as it is", {}, {}),
@@ -66,7 +66,7 @@ READINGS = [
 
 @contextlib.contextmanager
 def constants(changed):
-    """Put other constants into `skavid.corruption` for a while."""
+    """Put other constants into `skavid.core.corruption` for a while."""
     before = {name: getattr(corruption, name) for name in changed}
     try:
         for name, value in changed.items():

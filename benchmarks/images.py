@@ -35,10 +35,10 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.svm import OneClassSVM
 
 from skavid import AVIDDetector, datasets
-from skavid.features import make_features
-from skavid.images import to_tensor
+from skavid.core.anomaly_maps import evidence, smooth
+from skavid.core.features import make_features
+from skavid.core.images import to_tensor
 from skavid.metrics import aupro_score
-from skavid.segmentation import evidence, smooth
 
 KEPT = Path(__file__).resolve().parent / "results" / "images"
 SIDE = 32  # px: images are reduced to this side for methods that score rows of pixels

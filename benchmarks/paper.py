@@ -36,7 +36,7 @@ from sklearn.utils import Bunch
 from skorch.callbacks import Callback
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__, datasets
-from skavid.images import resize
+from skavid.core.images import resize
 from skavid.metrics import (
     aupro_score,
     cell_scores,

@@ -37,7 +37,7 @@ from sklearn.utils import Bunch
 from tables import TITLES
 
 from skavid import AVIDDetector
-from skavid.segmentation import smooth
+from skavid.core.anomaly_maps import smooth
 
 KEPT = paper.ROOT / "benchmarks" / "results" / "rivals"
 BOX = 5  # px: the mean that every map gets

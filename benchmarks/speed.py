@@ -36,7 +36,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__
-from skavid.corruption import grafts, hiding, noise
+from skavid.core.corruption import grafts, hiding, noise
 from skavid.datasets import make_moving_shapes
 from skavid.estimator import chunk_size
 from skavid.export import to_onnx

@@ -48,7 +48,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "generated/gallery",
     # These train for minutes, or need data that is not at hand: shown, not run.
-    "filename_pattern": r"/(?!demo|ir_mnist|ped2|pictures)\w+\.py$",
+    "filename_pattern": r"/(?!demo|ir_mnist|ped2|pictures|surfaces)\w+\.py$",
     "within_subsection_order": "FileNameSortKey",
     "capture_repr": (),  # what is not printed is not shown
     "remove_config_comments": True,

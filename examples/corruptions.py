@@ -18,7 +18,7 @@ import torch
 from matplotlib import pyplot
 from sklearn.datasets import load_digits
 
-from skavid.corruption import CORRUPTIONS
+from skavid.core.corruption import CORRUPTIONS
 from skavid.datasets import make_ir_mnist
 
 

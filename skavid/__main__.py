@@ -1,11 +1,8 @@
-"""``python -m skavid``: the command line.
-
-Floor 6, just above ``cli``, which it calls.
-"""
+"""``python -m skavid``: the command line."""
 
 import sys
 
-from skavid.cli import main
+from skavid.cli.parser import main
 
 __all__: list[str] = []
 

@@ -1,7 +1,6 @@
 """The state of a game on disk, so that a fit that was killed goes on (Sec. 3.3).
 
-Floor 3, above ``training``: saves and restores what a game is made of; never imports the
-estimator. Nothing in a file is run: tensors and numbers by ``torch.load(weights_only=True)``.
+Nothing in a file is run: tensors and numbers are read by ``torch.load(weights_only=True)``.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from numpy.typing import NDArray
 from skorch.callbacks import Callback
 from torch import Generator
 
+from skavid.core.training import AVIDNet
 from skavid.persistence import versions
-from skavid.training import AVIDNet
 from skavid.writing import beside, check_target, remove_parts, replace
 
 __all__: list[str] = []  # a part of AVIDDetector.fit: nothing here is promised to users

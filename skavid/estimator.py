@@ -1,7 +1,4 @@
-"""AVID as a scikit-learn estimator: fit on normal images, score, segment (Sec. 3.4, Eq. 4).
-
-Floor 4: imports the method and its parts; nothing here knows plots or commands.
-"""
+"""AVID as a scikit-learn estimator: fit on normal images, score, segment (Sec. 3.4, Eq. 4)."""
 
 from __future__ import annotations
 
@@ -30,12 +27,13 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, check_memory
 from torch import Tensor, nn
 
-from skavid import persistence, segmentation
+from skavid import persistence
 from skavid.checkpoint import Checkpoint, fingerprint
-from skavid.corruption import CORRUPTIONS, Corrupted, complementary, hiding
-from skavid.feature_training import judge, train_pair, warn_if_blind
-from skavid.features import PatchFeatures, make_features
-from skavid.images import (
+from skavid.core import anomaly_maps
+from skavid.core.corruption import CORRUPTIONS, Corrupted, complementary, hiding
+from skavid.core.feature_training import judge, train_pair, warn_if_blind
+from skavid.core.features import PatchFeatures, make_features
+from skavid.core.images import (
     check_ignored,
     check_images,
     check_value_range,
@@ -43,14 +41,13 @@ from skavid.images import (
     to_tensor,
     value_range,
 )
-from skavid.linear import WholeImage
-from skavid.losses import LOSSES
-from skavid.networks import Detector, Inpainter, in_tiles
-from skavid.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
-from skavid.scene import Scene, clip_begins, evenly
-from skavid.talk import counted
-from skavid.threads import side_by_side
-from skavid.training import (
+from skavid.core.linear import WholeImage
+from skavid.core.losses import LOSSES
+from skavid.core.networks import Detector, Inpainter, in_tiles
+from skavid.core.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
+from skavid.core.scene import Scene, clip_begins, evenly
+from skavid.core.threads import side_by_side
+from skavid.core.training import (
     AVIDNet,
     InterruptedGame,
     Split,
@@ -58,6 +55,7 @@ from skavid.training import (
     play,
     split,
 )
+from skavid.wording import counted
 
 __all__ = ["PAPER", "VIDEO", "AVIDDetector"]
 
@@ -144,9 +142,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Where both networks look. "patches": brightness and texture around each place at four
         resolutions, no weights. "imagenet": a frozen EfficientNet-Lite0, for surfaces and parts;
         needs the extra ``features``. A module that returns a map, or a list of maps, is used as
-        it is, frozen; see `skavid.features.FrozenFeatures`. On a feature map I is solved in closed
-        form and D judges what I changed. "pixels": two networks over the image itself, trained
-        from nothing, as the paper has it; `PAPER` and `VIDEO` take it.
+        it is, frozen; see `skavid.core.features.FrozenFeatures`. On a feature map I is solved in
+        closed form and D judges what I changed. "pixels": two networks over the image itself,
+        trained from nothing, as the paper has it; `PAPER` and `VIDEO` take it.
     pooling : {"place", "everywhere"}, default="place"
         For feature maps: whether I has statistics for each place, and remembers normal images
         there, or one set of statistics for all places. Images of another size than the training
@@ -161,8 +159,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     sigma : float, default=1.0
         Standard deviation of eta in Eq. 2, where the value range has length 1.
     inpainter_corruption : {"noise", "hiding", "grafts"} or callable, default="grafts"
-        What I learns to restore; see `skavid.corruption`. "hiding" serves images of many alike
-        objects better, such as puzzles of digits: set `hidden_size` then.
+        What I learns to restore; see `skavid.core.corruption`. "hiding" serves images of many
+        alike objects better, such as puzzles of digits: set `hidden_size` then.
     detector_corruption : {"noise", "hiding", "grafts"}, callable or None, default="grafts"
         What D learns to find. None leaves D to what I makes, as the paper prints it.
     hidden_size : tuple (smallest, largest), default=None
@@ -721,7 +719,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         chosen = self._some(images, np.arange(len(calibrating)))
         size = images.shape[1:3]
         residual = self._to_pixels(-pair.residual[chosen], size, 0.0)
-        logits = self._to_pixels(pair.logits[chosen], size, segmentation.LOG_LIMIT)
+        logits = self._to_pixels(pair.logits[chosen], size, anomaly_maps.LOG_LIMIT)
         self._calibrate(images, groups, calibrating[chosen], (-residual, logits), pair.region_auc)
         self._note_training(images, groups, len(calibrating))
 
@@ -731,7 +729,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Bring scores of regions (the higher, the more normal) to pixels."""
         ignore = None if self.ignore is None else check_ignored(self.ignore, size)
         lowest = lowest_region(scores, self.geometry_, *size)
-        smooth: NDArray[np.float32] = -segmentation.smooth(
+        smooth: NDArray[np.float32] = -anomaly_maps.smooth(
             -lowest, **self._filter_sizes(), ignore=ignore
         )
         if ignore is not None:
@@ -954,10 +952,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 maps = self._held_out_maps(images, held_out)
             residual, logits = maps
             if not weighed:
-                self.balance_ = segmentation.balance_margins(
+                self.balance_ = anomaly_maps.balance_margins(
                     residual, logits, region_auc=region_auc
                 )
-            alpha, zeta = segmentation.calibrate(
+            alpha, zeta = anomaly_maps.calibrate(
                 residual,
                 logits,
                 alpha=alpha,
@@ -973,7 +971,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.alpha_, self.zeta_ = float(alpha), float(zeta)
         if not isinstance(self.contamination, str):
             scores = self._score(images)
-            self.alpha_, self.zeta_ = segmentation.shift_for_contamination(
+            self.alpha_, self.zeta_ = anomaly_maps.shift_for_contamination(
                 scores, self.alpha_, self.zeta_, self.contamination
             )
 
@@ -1020,7 +1018,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         See Also
         --------
-        skavid.segmentation.calibrate : The rule.
+        skavid.core.anomaly_maps.calibrate : The rule.
 
         Examples
         --------
@@ -1041,7 +1039,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         clips = _check_groups(groups, len(images))
         rows = self._some(images, np.arange(len(images)))
         clips = None if clips is None else clips[rows]
-        alpha, zeta = segmentation.calibrate(
+        alpha, zeta = anomaly_maps.calibrate(
             *self._held_out_maps(images, rows),
             target_fpr=target_fpr,
             groups=clips,
@@ -1070,7 +1068,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If a threshold is out of its range.
         """
         check_is_fitted(self)
-        segmentation.check_thresholds(alpha, zeta)
+        anomaly_maps.check_thresholds(alpha, zeta)
         twin = copy.copy(self)
         twin.set_params(alpha=float(alpha), zeta=float(zeta), contamination="auto")
         twin.alpha_, twin.zeta_, twin.calibration_ = float(alpha), float(zeta), None
@@ -1143,10 +1141,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         images = self._check(X)
         masks = _make_out(out, images.shape[:3], np.bool_, "out")
         for part in self._seen(images):
-            masks[part.rows] = segmentation.mask(self._evidence(part))
+            masks[part.rows] = anomaly_maps.mask(self._evidence(part))
         return masks
 
-    def find(self, X: ArrayLike) -> list[list[segmentation.Finding]]:
+    def find(self, X: ArrayLike) -> list[list[anomaly_maps.Finding]]:
         """List the connected patches of irregular pixels.
 
         Parameters
@@ -1159,12 +1157,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         findings : list of list of Finding
             For each image the patches of its mask, the most irregular one first: ``box``,
             ``area``, ``peak`` evidence, ``peak_at`` and ``carried_by``, see
-            `skavid.segmentation.Finding`. None where `predict` says 1.
+            `skavid.core.anomaly_maps.Finding`. None where `predict` says 1.
         """
         found = []
         for part in self._seen(self._check(X)):
             for one in zip(self._evidence(part), part.residual, part.logits, strict=True):
-                found.append(segmentation.find(*one, alpha=self.alpha_, zeta=self.zeta_))
+                found.append(anomaly_maps.find(*one, alpha=self.alpha_, zeta=self.zeta_))
         return found
 
     def maps(self, X: ArrayLike, *, out: dict[str, NDArray[Any]] | None = None) -> Bunch:
@@ -1220,7 +1218,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 inpainted[:, ignored] = images[part.rows][:, ignored]
             maps.inpainted[part.rows] = inpainted[..., 0] if flat else inpainted
             maps.residual[part.rows] = part.residual
-            maps.regularity[part.rows] = segmentation.regularity(part.logits)
+            maps.regularity[part.rows] = anomaly_maps.regularity(part.logits)
             maps.evidence[part.rows] = self._evidence(part)
         return maps
 
@@ -1245,7 +1243,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _score(self, images: NDArray[Any]) -> NDArray[np.float64]:
         scores = np.empty(len(images))
         for part in self._seen(images):
-            scores[part.rows] = segmentation.score(self._evidence(part))
+            scores[part.rows] = anomaly_maps.score(self._evidence(part))
         return scores
 
     def _rule(self) -> dict[str, Any]:
@@ -1257,7 +1255,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         }
 
     def _evidence(self, part: _Look) -> NDArray[np.float32]:
-        return segmentation.evidence(
+        return anomaly_maps.evidence(
             part.residual, part.logits, alpha=self.alpha_, zeta=self.zeta_, **self._rule()
         )
 
@@ -1341,7 +1339,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if restores and isinstance(features, PatchFeatures):
             inpainted = features.repaint(images, pair[0](maps) - maps)
         residual = self._to_pixels(-judged.residual[:n].cpu().numpy(), size, 0.0)
-        logits = self._to_pixels(judged.logits[:n].cpu().numpy(), size, segmentation.LOG_LIMIT)
+        logits = self._to_pixels(judged.logits[:n].cpu().numpy(), size, anomaly_maps.LOG_LIMIT)
         return _Look(rows, inpainted[:n].cpu(), -residual, logits, judged.whole[:n].cpu().numpy())
 
     @torch.inference_mode()
@@ -1352,7 +1350,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         inpainted = self._inpaint(images, inpainter)
         change = (images - inpainted).abs()
         reduced = change.amax(1) if self.channel_reduction == "max" else change.mean(1)
-        residual = segmentation.smooth(
+        residual = anomaly_maps.smooth(
             reduced.cpu().numpy(), **self._filter_sizes(), ignore=ignore
         )
         if ignore is not None:
@@ -1366,11 +1364,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Return how regular D finds the region of each pixel, as logits."""
         scores = in_tiles(detector, images, TILE_PIXELS).float().cpu().numpy()
         lowest = lowest_region(scores, self.geometry_, *images.shape[2:])
-        logits: NDArray[np.float32] = -segmentation.smooth(
+        logits: NDArray[np.float32] = -anomaly_maps.smooth(
             -lowest, **self._filter_sizes(), ignore=ignore
         )
         if ignore is not None:  # D is sure of what does not count
-            logits[:, ignore] = segmentation.LOG_LIMIT
+            logits[:, ignore] = anomaly_maps.LOG_LIMIT
         return logits
 
     def _filter_sizes(self) -> dict[str, int]:
@@ -1537,7 +1535,7 @@ def _basis(n: int, clips: NDArray[Any] | None, target_fpr: float) -> dict[str, A
     return {
         "n_images": n,
         "n_clips": n_clips,
-        "fpr_bound": segmentation.conformal_count(n, target_fpr) / (n + 1)
+        "fpr_bound": anomaly_maps.conformal_count(n, target_fpr) / (n + 1)
         if n_clips is None
         else None,
         "clip_risk": None if n_clips is None else 1 / (n_clips + 1),

@@ -1,7 +1,4 @@
-"""Sections 4.1 and 4.3's protocol as a splitter: train on regular samples, test on both kinds.
-
-Floor 2: imports no other module of this floor, no estimator and no torch.
-"""
+"""Sections 4.1 and 4.3's protocol as a splitter: train on regular samples, test on both kinds."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Models on disk without pickle: weights as safetensors, all else as JSON in their header.
 
-Floor 3: imports the parts and the ground, never the estimator. A file is untrusted: what it
-says is compared with what it holds before anything is built, and nothing in it is run.
+A file is untrusted: what it says is compared with what it holds before anything is built, and
+nothing in it is run.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from sklearn.utils._param_validation import (
 )
 from torch import nn
 
-from skavid.corruption import CORRUPTIONS
-from skavid.features import (
+from skavid.core.corruption import CORRUPTIONS
+from skavid.core.features import (
     FrozenFeatures,
     ImageNetFeatures,
     PatchFeatures,
     fingerprint,
     make_features,
 )
-from skavid.images import check_value_range
-from skavid.linear import LinearInpainter, WholeImage
-from skavid.networks import Detector, Inpainter, ResidualDetector
-from skavid.regions import PAPER_GEOMETRY, Geometry
+from skavid.core.images import check_value_range
+from skavid.core.linear import LinearInpainter, WholeImage
+from skavid.core.networks import Detector, Inpainter, ResidualDetector
+from skavid.core.regions import PAPER_GEOMETRY, Geometry
 from skavid.writing import check_target, replace
 
 __all__ = ["FITTED", "load_model", "pack", "save_model", "unpack", "versions"]

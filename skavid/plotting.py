@@ -1,7 +1,7 @@
 """Pictures of what the detector sees and how well it tells, as in Figs. 3 and 5 to 7.
 
-Floor 2, just above ``metrics``: arrays in, axes out; knows no network. matplotlib is imported when
-something is drawn; colours are those of its style, and curves differ by more than colour.
+Arrays go in, axes come out. matplotlib is imported when something is drawn; colours are those of
+its style, and curves differ by more than colour.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from scipy.special import expit, logit
 from sklearn.metrics import auc, roc_curve
 from sklearn.utils.validation import check_is_fitted
 
-from skavid.images import RESIDUAL_FLOOR, check_option
-from skavid.metrics import equal_error_rate, reach
-from skavid.scene import clip_begins
+from skavid.core.images import RESIDUAL_FLOOR, check_option
+from skavid.core.scene import clip_begins
+from skavid.metrics.scores import equal_error_rate, reach
 
 __all__ = [
     "HistoryDisplay",
@@ -985,7 +985,7 @@ class ThresholdPlaneDisplay:
         alpha, zeta : float, default=None
             The pair in use; both or none.
         fusion : {"min", "mean", "inpainter", "detector"}, default="min"
-            As in `skavid.segmentation.evidence`: "min" is Eq. 4, both must be passed.
+            As in `skavid.core.anomaly_maps.evidence`: "min" is Eq. 4, both must be passed.
         balance : float, default=0.5
             The share of I's margin in the "mean".
         n_levels : int, default=60

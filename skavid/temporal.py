@@ -1,7 +1,4 @@
-"""Section 3.5, how a video becomes images: frames and their past, stacked as channels.
-
-Floor 2: imports ``images`` and, of ``scene``, where clips start; no torch.
-"""
+"""Section 3.5, how a video becomes images: frames and their past, stacked as channels."""
 
 from __future__ import annotations
 
@@ -21,8 +18,8 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from skavid.images import check_images
-from skavid.scene import clip_starts
+from skavid.core.images import check_images
+from skavid.core.scene import clip_starts
 
 __all__ = ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"]
 

@@ -1,7 +1,4 @@
-"""Files that are written whole, or not at all.
-
-Floor 1, the ground: the standard library alone.
-"""
+"""Files that are written whole, or not at all."""
 
 from __future__ import annotations
 

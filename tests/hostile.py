@@ -113,7 +113,7 @@ def read_idx(path):
 
 
 def read_mat(path):
-    from skavid.clips import mat_masks
+    from skavid.datasets.clips import mat_masks
 
     masks = list(mat_masks(path))
     assert all(mask.dtype == bool for mask in masks)
@@ -121,7 +121,7 @@ def read_mat(path):
 
 
 def read_npy(path):
-    from skavid.clips import npy_masks
+    from skavid.datasets.clips import npy_masks
 
     masks = list(npy_masks(path))
     assert all(mask.dtype == bool and mask.ndim == 2 for mask in masks)
@@ -129,7 +129,7 @@ def read_npy(path):
 
 
 def read_array(path):
-    from skavid.sources import open_array
+    from skavid.datasets.sources import open_array
 
     array = open_array(path)
     assert array.ndim in (3, 4)
@@ -139,7 +139,7 @@ def read_array(path):
 def read_intervals(path):
     import numpy as np
 
-    from skavid.clips import read_intervals
+    from skavid.datasets.clips import read_intervals
 
     labels = read_intervals(path, np.repeat([1, 2, 3], 20))
     assert set(labels.tolist()) <= {1, -1}
@@ -179,10 +179,6 @@ def serve():
     warnings.simplefilter("ignore")
     import av
     import PIL.Image
-
-    import skavid.datasets  # with SciPy's readers
-    import skavid.estimator
-    import skavid.sources  # noqa: F401
 
     PIL.Image.init()
     av.logging.set_level(None)

@@ -19,9 +19,9 @@ import pytest
 from skavid import AVIDDetector, TemporalStacker, __version__, cli
 from skavid.cli import main
 from skavid.datasets import make_moving_shapes
-from skavid.sources import list_clips
+from skavid.datasets.sources import list_clips
+from skavid.report.evaluation import read_masks
 from skavid.temporal import causal_mean
-from skavid.truth import read_masks
 from skavid.video import load_frames, write_overlay
 
 pytest.importorskip("av")
@@ -207,7 +207,7 @@ def test_what_is_unexpected_has_a_code_and_a_traceback_of_its_own(capsys, monkey
     def fail(*_):
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr("skavid.commands.info", fail)
+    monkeypatch.setattr("skavid.cli.commands.info", fail)
     fail.__name__ = "info"
     code, _, err = run(capsys, "info")
     assert code == 1
@@ -453,7 +453,7 @@ def test_pictures_of_another_shape_are_squeezed_with_a_note(capsys, place, tmp_p
 
 
 def test_ctrl_c_keeps_the_networks_so_far(capsys, place, monkeypatch):
-    from skavid.training import AVIDNet
+    from skavid.core.training import AVIDNet
 
     real, calls = AVIDNet.train_step, []
 
@@ -475,7 +475,7 @@ def test_ctrl_c_keeps_the_networks_so_far(capsys, place, monkeypatch):
 def test_a_device_that_is_not_there_is_told_before_anything_is_read(
     capsys, place, tmp_path, monkeypatch
 ):
-    monkeypatch.delattr("skavid.sources.read_clip")
+    monkeypatch.delattr("skavid.datasets.sources.read_clip")
     for words in (
         ["fit", place / "normal.mp4", "new"],
         ["calibrate", place / "model", place / "normal.mp4"],
@@ -491,7 +491,7 @@ def test_sigterm_ends_a_fit_and_leaves_nothing(capsys, place, tmp_path, monkeypa
         signal.raise_signal(signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("skavid.training.AVIDNet.train_step", terminate)
+    monkeypatch.setattr("skavid.core.training.AVIDNet.train_step", terminate)
     code, out, _ = run(capsys, "fit", place / "normal.mp4", "model", *TINY, *SIZE)
     assert (code, out) == (143, "")
     assert list(tmp_path.iterdir()) == []
@@ -502,7 +502,7 @@ def test_ctrl_c_before_anything_is_learnt_leaves_nothing(capsys, place, tmp_path
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skavid.sources.load", interrupt)
+    monkeypatch.setattr("skavid.datasets.sources.load", interrupt)
     code, _, err = run(capsys, "fit", place / "normal.mp4", "model", *TINY, *SIZE)
     assert code == 130
     assert err.endswith("skavid fit: interrupted; nothing was written.\n")
@@ -526,7 +526,7 @@ def test_scores_are_those_of_the_library(capsys, place):
 
 
 def test_steady_scores_average_the_evidence_of_the_frames_before(capsys, place, monkeypatch):
-    monkeypatch.setattr("skavid.commands.CHUNK", 7)
+    monkeypatch.setattr("skavid.cli.commands.CHUNK", 7)
     words = ["score", place / "loose", place / "today.mp4", "--steady", "4", "--json"]
     code, out, _ = run(capsys, *words)
     assert code == 0
@@ -698,7 +698,7 @@ def test_score_refuses_what_it_cannot_score(capsys, place, tmp_path, words, mess
 
 
 def test_ctrl_c_keeps_the_rows_so_far(capsys, place, monkeypatch):
-    from skavid.watch import Viewer
+    from skavid.cli.watch import Viewer
 
     real = Viewer.look
 
@@ -706,7 +706,7 @@ def test_ctrl_c_keeps_the_rows_so_far(capsys, place, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         return real(self, images)
 
-    monkeypatch.setattr("skavid.commands.CHUNK", 8)
+    monkeypatch.setattr("skavid.cli.commands.CHUNK", 8)
     monkeypatch.setattr(Viewer, "look", look)
     before = signal.getsignal(signal.SIGINT)
     code, _, err = run(capsys, "score", place / "model", place / "today.mp4", "-o", "scores.csv")
@@ -1088,7 +1088,7 @@ def test_a_truth_that_cannot_be_is_told_before_anything_is_looked_at(
     capsys, place, tmp_path, monkeypatch, command, words, message
 ):
     Path("few.txt").write_text("normal")
-    monkeypatch.delattr("skavid.sources.read_clip")
+    monkeypatch.delattr("skavid.datasets.sources.read_clip")
     words = [command, place / "picture-model", place / "pictures", *words]
     assert refused(capsys, tmp_path, *words) == f"skavid {command}: {message}"
 
@@ -1307,7 +1307,7 @@ def test_watch_posts_events_and_goes_on_where_nobody_listens(capsys, place):
 
 
 def test_ctrl_c_ends_the_event_that_is_open(capsys, place, monkeypatch):
-    from skavid.watch import Events
+    from skavid.cli.watch import Events
 
     real = Events.push
 

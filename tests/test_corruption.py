@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skavid import TemporalStacker, corruption
-from skavid.corruption import CORRUPTIONS, Neighbours, complementary, grafts, hiding, noise
+from skavid.core.corruption import CORRUPTIONS, Neighbours, complementary, grafts, hiding, noise
+from skavid.core.scene import clip_starts, learn_scene
 from skavid.datasets import make_moving_shapes
-from skavid.scene import clip_starts, learn_scene
 
 EQ2 = {"gamma": 0.4, "sigma": 1.0}
 

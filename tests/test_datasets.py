@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skavid.clips import _runs, read_intervals
-from skavid.datasets import (
+from skavid.datasets.clips import _runs, read_intervals
+from skavid.datasets.loaders import (
     UMN_IRREGULAR,
     load_avenue,
     load_folder,
@@ -670,7 +670,7 @@ def test_decoded_frames_are_mapped_from_files_and_decoded_once(ped1, tmp_path, m
         if attempt == 0:
             kept = {path.name for path in (tmp_path / "kept").iterdir()}
             assert all(name.endswith(".npy") for name in kept)
-            monkeypatch.setattr("skavid.clips.read_frames", None)
+            monkeypatch.setattr("skavid.datasets.clips.read_frames", None)
     assert {path.name for path in (tmp_path / "kept").iterdir()} == kept
 
 
@@ -701,7 +701,7 @@ def test_an_interrupted_reading_leaves_no_file_behind_and_begins_anew(ped1, tmp_
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("skavid.clips.read_frames", interrupted)
+        patched.setattr("skavid.datasets.clips.read_frames", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load_ucsd_ped1(ped1, subset="test", memmap=tmp_path / "kept")
     assert list((tmp_path / "kept").iterdir()) == []
@@ -826,7 +826,7 @@ def test_clips_that_cannot_be_dropped_are_told(avenue, drop):
 def test_a_missing_file_of_masks_is_told_before_anything_is_decoded(
     avenue, shanghaitech, monkeypatch
 ):
-    monkeypatch.setattr("skavid.clips.read_frames", None)
+    monkeypatch.setattr("skavid.datasets.clips.read_frames", None)
     path = avenue[0] / "ground_truth_demo" / "testing_label_mask" / "2_label.mat"
     path.unlink()
     message = (

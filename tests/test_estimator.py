@@ -18,9 +18,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 
 from skavid import PAPER, VIDEO, AVIDDetector, TemporalStacker
-from skavid.corruption import hiding, noise
+from skavid.core.corruption import hiding, noise
+from skavid.core.training import split
 from skavid.datasets import make_moving_shapes
-from skavid.training import split
 
 TINY = {
     "max_epochs": 2,

@@ -226,7 +226,7 @@ def test_a_training_that_has_ended_is_not_repeated_whatever_the_thresholds(undis
     assert end(other)[1] == end(first)[1]
 
 
-@pytest.mark.filterwarnings("ignore::skavid.training.CollapseWarning")
+@pytest.mark.filterwarnings("ignore::skavid.core.training.CollapseWarning")
 def test_a_training_that_stopped_early_has_ended(tmp_path):
     parameters = {"learning_rate": 1e-12, "n_iter_no_change": 2, "max_epochs": 30}
     first, second = (
@@ -535,7 +535,7 @@ def place(tmp_path_factory):
     """A model of pictures, one of stacked frames and one of arrays, and sources; never changed."""
     for name in ("av", "safetensors", "PIL", "pyarrow"):
         pytest.importorskip(name)
-    from skavid.outputs import save_picture
+    from skavid.cli.outputs import save_picture
     from skavid.video import write_overlay
 
     place = tmp_path_factory.mktemp("place")
@@ -637,7 +637,7 @@ def test_commands_tell_of_an_output_whose_folder_vanishes(capsys, place, monkeyp
 
 def after(monkeypatch, n, happens):
     """Let something happen before the n-th look at four images."""
-    from skavid.watch import Viewer
+    from skavid.cli.watch import Viewer
 
     real, looks = Viewer.look, []
 
@@ -647,7 +647,7 @@ def after(monkeypatch, n, happens):
             happens()
         return real(self, images)
 
-    monkeypatch.setattr("skavid.commands.CHUNK", 4)
+    monkeypatch.setattr("skavid.cli.commands.CHUNK", 4)
     monkeypatch.setattr(Viewer, "look", look)
 
 
@@ -731,7 +731,7 @@ def test_other_commands_tell_of_a_full_disk(capsys, place, words, named):
 
 
 def test_ctrl_c_says_that_a_fit_goes_on_and_it_does(capsys, place, monkeypatch):
-    from skavid.training import AVIDNet
+    from skavid.core.training import AVIDNet
 
     words = ["fit", str(place / "film.mp4"), "model", *FIT, "--checkpoint", "state"]
     assert main(["fit", str(place / "film.mp4"), "undisturbed", *FIT, "--quiet"]) == 0

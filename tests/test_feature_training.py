@@ -13,9 +13,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skavid import AVIDDetector
+from skavid.core.features import FrozenFeatures
+from skavid.core.training import CollapseWarning
 from skavid.estimator import CalibrationWarning
-from skavid.features import FrozenFeatures
-from skavid.training import CollapseWarning
 
 MOMENT = {"max_epochs": 1, "detector_width": 4, "random_state": 0}
 pytestmark = pytest.mark.filterwarnings("ignore:X has rows of:UserWarning")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from skavid.features import FrozenFeatures, PatchFeatures, enlargement, make_features
+from skavid.core.features import FrozenFeatures, PatchFeatures, enlargement, make_features
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 4))

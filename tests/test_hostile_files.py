@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from skavid import AVIDDetector
-from skavid.clips import mat_masks
-from skavid.video import _FFMPEG, load_frames
+from skavid.datasets.clips import mat_masks
+from skavid.video.files import _FFMPEG, load_frames
 from tests.hostile import Reader, damages
 
 av = pytest.importorskip("av")
@@ -294,7 +294,9 @@ def test_more_masks_than_a_file_can_hold_are_refused_before_memory_is_asked_for(
 ):
     path = tmp_path / "claim.mat"
     path.write_bytes(matlab(14, matrix(1, 1, 2**30, b"volLabel")))
-    monkeypatch.setattr("skavid.clips.loadmat", lambda *_, **__: pytest.fail("it was asked for"))
+    monkeypatch.setattr(
+        "skavid.datasets.clips.loadmat", lambda *_, **__: pytest.fail("it was asked for")
+    )
     message = f"{path} is no file of masks (volLabel); get it anew."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         list(mat_masks(path))
@@ -309,7 +311,7 @@ def test_a_zip_in_place_of_an_array_is_no_array(reader, tmp_path):
 def test_a_video_of_giant_frames_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "film.mp4"
     video("libx264", "yuv420p")(path)
-    monkeypatch.setattr("skavid.video.MOST_PIXELS", 1000)
+    monkeypatch.setattr("skavid.video.files.MOST_PIXELS", 1000)
     message = (
         f"{path} claims frames of 48 x 32 pixels, but they may have 1,000; make it smaller first."
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.base import BaseEstimator
 
-from skavid.images import (
+from skavid.core.images import (
     check_images,
     check_value_range,
     from_tensor,
@@ -383,7 +383,7 @@ def test_one_value_that_is_not_finite_is_refused(bad, dtype, shape, fitted_shape
 
 
 def test_finiteness_is_checked_beyond_the_first_batch(monkeypatch):
-    monkeypatch.setattr("skavid.images._CHUNK_BYTES", 100)
+    monkeypatch.setattr("skavid.core.images._CHUNK_BYTES", 100)
     X = some_images((9, 4, 3), np.float32)
     check_images(X)
     X[8, 3, 2] = np.nan
@@ -402,7 +402,7 @@ def test_float16_images_whose_sum_overflows_are_finite():
 @given(images=stacks, chunk=st.integers(1, 300))
 def test_value_range_is_the_minimum_and_the_maximum_in_any_batches(images, chunk):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skavid.images._CHUNK_BYTES", chunk)
+        patch.setattr("skavid.core.images._CHUNK_BYTES", chunk)
         if images.min() == images.max():
             with pytest.raises(ValueError, match="X is constant"):
                 value_range(images)

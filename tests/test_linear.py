@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from skavid.linear import LinearInpainter, WholeImage, learn_statistics
+from skavid.core.linear import LinearInpainter, WholeImage, learn_statistics
 
 GAMMA = 0.4
 
@@ -112,7 +112,7 @@ def test_a_normal_feature_may_stand_one_place_apart_from_where_it_was_seen():
 
 
 def test_few_of_many_images_are_remembered_whatever_their_order(monkeypatch):
-    monkeypatch.setattr("skavid.linear.REMEMBERED", 5 * 3 * 4 * 7)
+    monkeypatch.setattr("skavid.core.linear.REMEMBERED", 5 * 3 * 4 * 7)
     features, keys = normal_features(n=30), torch.randperm(30)
     inpainter = learn_statistics(features.split(11), gamma=GAMMA, keys=keys)
     again = learn_statistics([features.flip(0)], gamma=GAMMA, keys=keys.flip(0))

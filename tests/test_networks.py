@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skavid.networks import Detector, Inpainter, in_tiles
-from skavid.regions import PAPER_GEOMETRY, aligned, grid_shape, region_slices
+from skavid.core.networks import Detector, Inpainter, in_tiles
+from skavid.core.regions import PAPER_GEOMETRY, aligned, grid_shape, region_slices
 
 SIDES = st.integers(1, 40)
 

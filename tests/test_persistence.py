@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skavid import PAPER, VIDEO, AVIDDetector, TemporalStacker, persistence
-from skavid.corruption import noise
+from skavid.core.corruption import noise
 from skavid.datasets import make_moving_shapes
 from skavid.persistence import FITTED, MOST_HEADER, pack, unpack
 from tests.hostile import damages

@@ -21,6 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
 
 from skavid import AVIDDetector
+from skavid.core.anomaly_maps import FUSIONS, evidence, move_thresholds, regularity
+from skavid.core.training import BLIND_AUC
 from skavid.metrics import equal_error_rate
 from skavid.plotting import (
     HistoryDisplay,
@@ -29,8 +31,6 @@ from skavid.plotting import (
     ScoreOverTimeDisplay,
     ThresholdPlaneDisplay,
 )
-from skavid.segmentation import FUSIONS, evidence, move_thresholds, regularity
-from skavid.training import BLIND_AUC
 
 matplotlib = pytest.importorskip("matplotlib")
 pyplot = pytest.importorskip("matplotlib.pyplot")

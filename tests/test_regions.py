@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skavid.regions import (
+from skavid.core.regions import (
     PAPER_GEOMETRY,
     Geometry,
     aligned,

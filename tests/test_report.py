@@ -31,7 +31,7 @@ from skavid.metrics import (
     pixel_level_auc_score,
     pixel_level_equal_error_rate,
 )
-from skavid.report import STEP, write_report
+from skavid.report.page import STEP, write_report
 from tests.browser import Browser, find_chromium
 
 Figure = pytest.importorskip("matplotlib.figure").Figure

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from skavid import TemporalStacker
+from skavid.core.scene import background, clip_begins, clip_starts, learn_scene, matte
 from skavid.datasets import make_moving_shapes
-from skavid.scene import background, clip_begins, clip_starts, learn_scene, matte
 
 
 def look(data, spacing=2):

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skavid import TemporalStacker
-from skavid.sources import Reading, check_reading, choose_reading, cut, list_clips, read_clip
+from skavid.datasets.sources import (
+    Reading,
+    check_reading,
+    choose_reading,
+    cut,
+    list_clips,
+    read_clip,
+)
 
 pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from skavid.synthetic import ODDITIES, _Mover, _render, make_moving_shapes
+from skavid.datasets.synthetic import ODDITIES, _Mover, _render, make_moving_shapes
 
 
 @given(

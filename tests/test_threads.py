@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skavid.threads import ahead, side_by_side
+from skavid.core.threads import ahead, side_by_side
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,9 @@ from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 
 from skavid import AVIDDetector, NoveltyKFold, training
-from skavid.corruption import Corrupted, grafts
-from skavid.regions import PAPER_GEOMETRY, aligned
-from skavid.training import CollapseWarning, DivergedError, region_targets, split
+from skavid.core.corruption import Corrupted, grafts
+from skavid.core.regions import PAPER_GEOMETRY, aligned
+from skavid.core.training import CollapseWarning, DivergedError, region_targets, split
 
 from .test_estimator import NORMAL, QUERY, TINY, textures
 
@@ -116,7 +116,7 @@ def test_interruption_before_the_first_epoch_ends_is_an_interruption():
     assert set(vars(detector)) == set(detector.get_params())
 
 
-@pytest.mark.filterwarnings("ignore::skavid.training.CollapseWarning")
+@pytest.mark.filterwarnings("ignore::skavid.core.training.CollapseWarning")
 def test_the_game_stops_early_when_neither_network_gets_better():
     parameters = {**TINY, "max_epochs": 60, "learning_rate": 1e-12}
     detector = AVIDDetector(**parameters, n_iter_no_change=3).fit(NORMAL)
@@ -288,7 +288,7 @@ def test_a_warm_start_after_an_interruption_counts_whole_epochs():
     assert [row["epoch"] for row in detector.history_] == [1, 2, 3, 4]
 
 
-@pytest.mark.filterwarnings("ignore::skavid.training.CollapseWarning")
+@pytest.mark.filterwarnings("ignore::skavid.core.training.CollapseWarning")
 def test_an_interruption_is_told_after_an_early_stop_too():
     parameters = {**TINY, "max_epochs": 60, "learning_rate": 1e-12, "warm_start": True}
     callback = Interrupt(0)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skavid.video import (
+from skavid.video.files import (
     BrokenVideoError,
     Frame,
     OverlayWriter,

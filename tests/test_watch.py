@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from sklearn.utils import Bunch
 
 from skavid import TemporalStacker
-from skavid.sources import Reading
+from skavid.cli.watch import Events, Feed, Viewer, watch
+from skavid.datasets.sources import Reading
 from skavid.video import BrokenVideoError, Frame
-from skavid.watch import Events, Feed, Viewer, watch
 
 STACKED = Reading((4, 6), False, {"n_channels": 3, "spacing": 1, "average": True})
 
@@ -28,7 +28,7 @@ def frames(n, first=0):
 
 
 def feed(monkeypatch, read, **more):
-    monkeypatch.setattr("skavid.watch.read_pairs", lambda *_, **__: read())
+    monkeypatch.setattr("skavid.cli.watch.read_pairs", lambda *_, **__: read())
     said = []
     options = {"name": "gate", "is_live": True, **more}
     return Feed("rtsp://gate", STACKED, say=said.append, **options), said
@@ -59,7 +59,7 @@ def test_events_join_irregular_moments_that_are_near_each_other(steps, patience)
 
 
 def test_a_lost_camera_is_tried_again_and_its_stacks_begin_anew(monkeypatch):
-    monkeypatch.setattr("skavid.watch.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("skavid.cli.watch.FIRST_PAUSE", 0.01)
     calls = []
 
     def read():
@@ -87,7 +87,7 @@ def test_a_lost_camera_is_tried_again_and_its_stacks_begin_anew(monkeypatch):
 
 
 def test_a_gap_comes_before_the_frames_behind_it_though_some_are_left_out(monkeypatch):
-    monkeypatch.setattr("skavid.watch.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("skavid.cli.watch.FIRST_PAUSE", 0.01)
     calls = []
 
     def read():
@@ -137,8 +137,8 @@ class Glance:
 @pytest.mark.slow
 def test_a_long_watch_of_a_bad_camera_loses_no_event_and_no_memory(monkeypatch):
     """20,000 frames: the camera is lost every 40 to 60, stalls, and is tried in vain."""
-    monkeypatch.setattr("skavid.watch.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("skavid.watch.LONGEST_PAUSE", 0.002)
+    monkeypatch.setattr("skavid.cli.watch.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("skavid.cli.watch.LONGEST_PAUSE", 0.002)
     rng = np.random.default_rng(0)
     ready = threading.Semaphore(1)  # a camera no faster than who looks
     sent, moments, clip = [], [], 0
@@ -159,7 +159,7 @@ def test_a_long_watch_of_a_bad_camera_loses_no_event_and_no_memory(monkeypatch):
             yield Frame(image, index / 25, index), np.repeat(image[..., None], 3, axis=2)
         raise BrokenVideoError("the camera is broken.")
 
-    monkeypatch.setattr("skavid.watch.read_pairs", lambda *_, **__: read())
+    monkeypatch.setattr("skavid.cli.watch.read_pairs", lambda *_, **__: read())
     plain, told, looks, sizes = Reading((4, 6), False, None), [], [], []
     watched = Feed("rtsp://gate", plain, name="gate", say=lambda _: None, is_live=True)
 

@@ -1,4 +1,4 @@
-"""Fit detectors in several processes; `test_scale` starts it by torchrun.
+"""Fit detectors in several processes; `test_distributed` starts it by torchrun.
 
 It gets a folder to write to. Each process keeps what it holds at the end, or the message of what
 was refused.
@@ -16,7 +16,7 @@ from accelerate import PartialState
 from skorch.callbacks import Callback
 
 from skavid import VIDEO, AVIDDetector
-from skavid.scale import fit_distributed
+from skavid.distributed import fit_distributed
 
 
 class InDouble(Callback):

@@ -1,0 +1,1 @@
+"""The method of the paper: features, I, D, corruption, training and anomaly maps."""

@@ -1,0 +1,651 @@
+"""Eq. 2 and its stronger relatives: normal images, corrupted on purpose (Sec. 3.3).
+
+A corruption is a function of clean images and a generator. It returns the corrupted images and
+says *where* they were corrupted: I learns to restore the clean image, D to find the where.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from skavid.core.scene import SPEED_UP, Scene, matte
+
+__all__ = ["CORRUPTIONS", "Corrupted", "Neighbours", "complementary", "grafts", "hiding", "noise"]
+
+N_PIECES = 4  # pieces that are pasted into an image at the most
+
+DECOY_SHARE = 0.15  # of the pieces of images
+VIDEO_DECOYS = True  # every second piece of video is a decoy
+
+# Share of each kind of graft; evidence for a mix over any single kind: docs, user guide, method.
+IMAGE_KINDS = {
+    "place": 0.2,
+    "swap": 0.25,
+    "scale": 0.15,
+    "turn": 0.15,
+    "level": 0.1,
+    "line": 0.1,
+    "noise": 0.05,
+}
+VIDEO_KINDS = {"skip": 0.35, "slide": 0.3, "warp": 0.25, "place": 0.1}
+
+
+class Corrupted(NamedTuple):
+    """What a corruption returns.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n_images, n_channels, height, width)
+        X~, the corrupted images, float32, not clipped.
+    hidden : Tensor of the same shape
+        1 where a pixel was hidden from I, else 0.
+    where : Tensor of shape (n_images, height, width)
+        How much a pixel is corrupted, in [0, 1], with soft edges.
+    weight : Tensor of shape (n_images, height, width)
+        How much a pixel counts when D is taught, in [0, 1]: 0 where it is undecided.
+    """
+
+    images: Tensor
+    hidden: Tensor
+    where: Tensor
+    weight: Tensor
+
+
+class Neighbours(NamedTuple):
+    """What the clips of stacked video add to their images.
+
+    Parameters
+    ----------
+    scene : Scene
+        The objects of the training clips.
+    plate : Tensor of shape (n_images, 1, height, width)
+        The background of the clip: where it differs from an image, something moves.
+    top : Tensor of shape (n_images,)
+        Which row of the frame the image begins at, in pixels.
+    gain, level : Tensor of shape (n_images,)
+        How the image's brightness was changed: times ``gain``, plus ``level``. What is pasted
+        is changed alike.
+    spacing : int
+        Frames between two channels.
+    """
+
+    scene: Scene
+    plate: Tensor
+    top: Tensor
+    gain: Tensor
+    level: Tensor
+    spacing: int
+
+
+Corruption = Callable[..., Corrupted]
+
+
+def noise(
+    images: Tensor,
+    *,
+    gamma: float,
+    sigma: float,
+    generator: Generator,
+    neighbours: Neighbours | None = None,
+) -> Corrupted:
+    """Add Gaussian noise to every pixel, Eq. 2: ``X~ = X + gamma * eta``.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n_images, n_channels, height, width)
+        Intensities in [0, 1].
+    gamma : float
+        How severely to corrupt; the paper uses 0.4.
+    sigma : float
+        Standard deviation of eta, in intensity units.
+    generator : torch.Generator
+        On the CPU; advanced by the call.
+    neighbours : Neighbours, optional
+        Not used; part of the interface.
+
+    Returns
+    -------
+    corrupted : Corrupted
+        Corrupted everywhere, nothing hidden.
+
+    References
+    ----------
+    .. [1] Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection", ACCV 2018,
+       Sec. 3.3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.corruption import noise
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> x = torch.zeros(1, 1, 100, 100)
+    >>> round(noise(x, gamma=0.4, sigma=0.5, generator=generator).images.std().item(), 2)
+    0.2
+    """
+    everywhere = torch.ones_like(images[:, 0])
+    noisy = images + _eta(images, gamma * sigma, generator)
+    return Corrupted(noisy, torch.zeros_like(images), everywhere, everywhere.clone())
+
+
+def hiding(
+    images: Tensor,
+    *,
+    gamma: float,
+    sigma: float,
+    generator: Generator,
+    neighbours: Neighbours | None = None,
+    size: tuple[int, int] | None = None,
+) -> Corrupted:
+    """Hide about half of each image: blocks, stripes or channels of mixed sizes.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n_images, n_channels, height, width)
+        Intensities in [0, 1].
+    gamma, sigma : float
+        Hidden pixels hold the mean of their image plus the noise of Eq. 2.
+    generator : torch.Generator
+        On the CPU; advanced by the call.
+    neighbours : Neighbours, optional
+        Given for stacked video, where hiding whole channels (moments) is one of the kinds.
+    size : tuple (smallest, largest), optional
+        Sides of what is hidden at once, in pixels; from 4 pixels to a quarter of the image
+        when None. Half of an object hides best what only the object's other half can tell.
+
+    Returns
+    -------
+    corrupted : Corrupted
+        Corrupted where hidden.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.corruption import hiding
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> x = torch.rand(2, 1, 32, 32)
+    >>> hidden = hiding(x, gamma=0.4, sigma=1.0, generator=generator).hidden
+    >>> hidden.shape, hidden.unique().tolist()
+    (torch.Size([2, 1, 32, 32]), [0.0, 1.0])
+    """
+    kinds = _hiding_kinds(len(images), images.shape[1], neighbours is not None, generator)
+    low, high = size or _sizes(*images.shape[2:])
+    sides = _log_uniform(low, high + 1, (len(images), 1), generator).floor().long()
+    hidden = _masks(kinds, sides, images.shape[1:], generator).to(images.device)
+    where = hidden.amax(1)
+    eta = _eta(images, gamma * sigma, generator)
+    return Corrupted(_fill(images, hidden, eta), hidden, where, torch.ones_like(where))
+
+
+def complementary(
+    images: Tensor,
+    n_draws: int,
+    *,
+    gamma: float,
+    sigma: float,
+    seed: int,
+    video: bool = False,
+    size: tuple[int, int] | None = None,
+) -> Iterator[Corrupted]:
+    """Hide images in pairs of complementary masks: together they hide every pixel.
+
+    Each image gets the same masks and the same noise, so the result for an image depends on
+    nothing but the image and the seed.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n_images, n_channels, height, width)
+        Intensities in [0, 1].
+    n_draws : int
+        How many draws; an odd number is rounded up to the next even one.
+    gamma, sigma : float
+        Eq. 2's noise, as in `hiding`.
+    seed : int
+        Chooses masks and noise.
+    video : bool, default=False
+        Whether channels are moments of a stack, so that whole channels are hidden too.
+    size : tuple (smallest, largest), optional
+        As in `hiding`; the draws spread evenly over it.
+
+    Yields
+    ------
+    corrupted : Corrupted
+        One draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    one = images[:1]
+    n_pairs = (n_draws + 1) // 2
+    low, high = size or _sizes(*images.shape[2:])
+    cycle = [1, 2, 0] + ([3] if video and images.shape[1] > 1 else [])
+    for pair in range(n_pairs):
+        kinds = torch.tensor([cycle[pair % len(cycle)]])
+        side = torch.tensor([[round(low * (high / low) ** ((pair + 0.5) / n_pairs))]])
+        mask = _masks(kinds, side, images.shape[1:], generator).to(images.device)
+        eta = _eta(one, gamma * sigma, generator)
+        for half in (mask, 1 - mask):
+            hidden = half.expand_as(images)
+            where = hidden.amax(1)
+            yield Corrupted(_fill(images, hidden, eta), hidden, where, torch.ones_like(where))
+
+
+def grafts(
+    images: Tensor,
+    *,
+    gamma: float,
+    sigma: float,
+    generator: Generator,
+    neighbours: Neighbours | None = None,
+) -> Corrupted:
+    """Paste pieces of normal images where they do not belong, and decoys where they do.
+
+    Pieces of images come from another place, at another scale or orientation, with another
+    brightness, or as thin lines and specks of noise. Pieces of stacked video are the objects of
+    the training clips, cut out by a matte: played 1.5 to 3 times faster than they and most
+    others move, carried without a gait, deformed, or a still texture that slides. Decoys are
+    pieces of another image put at their own place (video: in their own row) at their own scale
+    and speed: D must learn what is irregular, not what a seam looks like.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n_images, n_channels, height, width)
+        Intensities in [0, 1]; pieces come from the other images of the batch.
+    gamma, sigma : float
+        Eq. 2's noise, for the specks.
+    generator : torch.Generator
+        On the CPU; advanced by the call.
+    neighbours : Neighbours, optional
+        Given for stacked video with clips.
+
+    Returns
+    -------
+    corrupted : Corrupted
+        Corrupted where a piece was pasted that is not a decoy and that changed the image
+        visibly; undecided where it changed nothing to be seen.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.corruption import grafts
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> x = torch.rand(8, 1, 32, 32)
+    >>> made = grafts(x, gamma=0.4, sigma=1.0, generator=generator)
+    >>> made.where.shape
+    torch.Size([8, 32, 32])
+    """
+    if neighbours is None or not len(neighbours.scene.moments):
+        return _image_grafts(images, gamma * sigma, generator)
+    return _video_grafts(images, neighbours, generator)
+
+
+def _image_grafts(images: Tensor, noise_scale: float, generator: Generator) -> Corrupted:
+    # Where there is something to cut out.
+    salience = (images - images.mean((2, 3), True)).abs().amax(1)
+    contrast, grain = _contrast(images).cpu(), _grain(images).cpu()
+    irregular = torch.zeros_like(salience)
+    pasted = images
+    for _ in range(N_PIECES):
+        piece = _image_piece(salience, contrast, grain, generator)
+        content, alpha = _cut(images, piece, noise_scale, generator)
+        content = torch.where(_wide(piece.matched), _match(content, images, alpha), content)
+        pasted = pasted + alpha * (content - pasted)
+        cover = alpha.amax(1)
+        irregular = irregular * (1 - cover) + cover * piece.irregular[:, None, None]
+    return _judge(images, pasted, irregular)
+
+
+def _video_grafts(images: Tensor, beside: Neighbours, generator: Generator) -> Corrupted:
+    threshold = beside.scene.threshold
+    moving = matte((images - beside.plate).abs().amax(1, True), threshold)[:, 0]
+    irregular, opacity = torch.zeros_like(moving), torch.zeros_like(moving)
+    pasted = images.clone()
+    for number in range(N_PIECES):
+        decoy = VIDEO_DECOYS and number % 2 == 0
+        some = torch.nonzero(torch.rand(len(images), generator=generator) < 0.6)[:, 0]
+        if not len(some):
+            continue
+        some = some.to(images.device)
+        one = beside._replace(
+            top=beside.top[some], gain=beside.gain[some], level=beside.level[some]
+        )
+        before = pasted[some]
+        content, alpha = _object(before.shape, one, decoy=decoy, generator=generator)
+        pasted[some] = before + alpha * (content - before)
+        cover = alpha.amax(1)
+        irregular[some] = irregular[some] * (1 - cover) + (0.0 if decoy else cover)
+        opacity[some] = torch.maximum(opacity[some], cover)
+    made = _judge(images, pasted, irregular)
+    # Most of a scene is empty ground; what moves or was pasted is what D must learn.
+    busy = 0.25 + 0.75 * torch.maximum(opacity, moving)
+    return made._replace(weight=made.weight * busy)
+
+
+def _judge(images: Tensor, pasted: Tensor, irregular: Tensor) -> Corrupted:
+    """Call irregular what was grafted and is seen; undecided what was grafted in vain."""
+    seen = _visible(images, pasted)
+    weight = torch.where((irregular > 0.05) & ~seen, 0.0, 1.0)
+    return Corrupted(pasted, torch.zeros_like(images), irregular * seen, weight)
+
+
+CORRUPTIONS: dict[str, Corruption] = {"noise": noise, "hiding": hiding, "grafts": grafts}
+
+
+def _eta(images: Tensor, scale: float, generator: Generator) -> Tensor:
+    return scale * torch.randn(images.shape, generator=generator).to(images.device)
+
+
+def _uniform(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def _log_uniform(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
+    return torch.exp(_uniform(math.log(low), math.log(high), shape, generator))
+
+
+# --- hiding ------------------------------------------------------------------------------------
+
+
+def _fill(images: Tensor, hidden: Tensor, eta: Tensor) -> Tensor:
+    level = images.mean((2, 3), keepdim=True)
+    return torch.where(hidden > 0, level + eta, images)
+
+
+def _hiding_kinds(n: int, n_channels: int, video: bool, generator: Generator) -> Tensor:
+    n_kinds = 4 if video and n_channels > 1 else 3
+    return torch.randint(n_kinds, (n,), generator=generator)
+
+
+def _sizes(height: int, width: int) -> tuple[int, int]:
+    """Return the smallest and the largest side of what is hidden at once, in pixels."""
+    low = min(4, max(1, max(height, width) // 2))
+    return low, max(low, min(height, width) // 4)
+
+
+def _masks(kinds: Tensor, side: Tensor, shape: torch.Size, generator: Generator) -> Tensor:
+    """Draw hidden maps (n, c, h, w): 0 blocks, 1 rows in stripes, 2 columns, 3 one channel."""
+    n, (n_channels, height, width) = len(kinds), shape
+    offset = (torch.rand(n, 2, generator=generator) * 2 * side).long()
+    rows = (torch.arange(height) + offset[:, :1]) // side  # (n, h): which block a row lies in
+    columns = (torch.arange(width) + offset[:, 1:]) // side
+    most = int((max(height, width) // side).max()) + 3
+    table = torch.randint(2, (n, most * most), generator=generator)
+    cell = rows[:, :, None] * most + columns[:, None, :]  # (n, h, w)
+    blocks = table.gather(1, cell.flatten(1)).view(n, height, width)
+    stripes = torch.where(kinds[:, None, None] == 1, rows[:, :, None], columns[:, None, :]) % 2
+    mask = torch.where(kinds[:, None, None] == 0, blocks, stripes.expand(n, height, width))
+    channel = torch.randint(n_channels, (n, 1), generator=generator)
+    one = (torch.arange(n_channels) == channel)[:, :, None, None]  # (n, c, 1, 1)
+    hidden = torch.where((kinds == 3)[:, None, None, None], one, mask[:, None].bool())
+    return hidden.float()
+
+
+# --- grafts ------------------------------------------------------------------------------------
+
+
+class _Piece(NamedTuple):
+    """One piece for each image of a batch; all tensors on the images' device, first axis n."""
+
+    donor: Tensor  # (n,) which image of the batch it is cut from
+    source: Tensor  # (n, 2) where it is cut out, (y, x) px
+    target: Tensor  # (n, 2) where it is pasted
+    matrix: Tensor  # (n, 2, 2) target offsets to source offsets
+    radii: Tensor  # (n, 2) of the ellipse
+    turn: Tensor  # (n,) of the ellipse
+    bend: Tensor  # (n,) curvature of the ellipse's axis, 1 / px
+    gain: Tensor  # (n,)
+    level: Tensor  # (n,)
+    speckle: Tensor  # (n,) strength of Eq. 2's noise
+    matched: Tensor  # (n,) bool: brightness matched to what it covers
+    irregular: Tensor  # (n,) 1 or, for a decoy, 0
+    active: Tensor  # (n,) 0 where nothing is pasted
+
+
+def _places(salience: Tensor, generator: Generator) -> Tensor:
+    """Draw a pixel of each image, salient ones likelier: (n, 2) as (y, x)."""
+    n, _, width = salience.shape
+    pull = salience.flatten(1).cpu() ** 2
+    pull = pull + 0.1 * pull.mean(1, keepdim=True) + 1e-12
+    # The inverse of the distribution function: torch.multinomial refuses large images.
+    edges = pull.double().cumsum(1)
+    at = torch.rand(n, 1, generator=generator, dtype=torch.float64) * edges[:, -1:]
+    flat = torch.searchsorted(edges, at).clamp_(max=pull.shape[1] - 1)
+    return torch.cat([flat // width, flat % width], 1).float()
+
+
+def _kinds(shares: dict[str, float], n: int, generator: Generator) -> dict[str, Tensor]:
+    drawn = torch.multinomial(
+        torch.tensor(list(shares.values())), n, replacement=True, generator=generator
+    )
+    return {name: drawn == index for index, name in enumerate(shares)}
+
+
+def _matrices(scale: Tensor, angle: Tensor, mirror: Tensor, stretch: Tensor) -> Tensor:
+    """Map offsets in the target to offsets in the source, (n, 2, 2) over (y, x)."""
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    flip = torch.where(mirror, -1.0, 1.0)
+    first = torch.stack([cos * stretch, -sin * flip], -1)
+    second = torch.stack([sin * stretch, cos * flip], -1)
+    return torch.stack([first, second], -2)
+
+
+def _contrast(images: Tensor) -> Tensor:
+    """Spread of each image's intensities, (n,): the unit of what grafts change."""
+    return images.flatten(1).std(1, unbiased=False).clamp(min=0.02)
+
+
+def _grain(images: Tensor) -> Tensor:
+    """Typical size in pixels of edges and blobs, (n,): the spread over the mean slope."""
+    height, width = images.shape[2:]
+    slopes = [images.diff(dim=axis).abs().flatten(1) for axis in (2, 3)]
+    slope = torch.cat(slopes, 1).mean(1) if height * width > 1 else torch.ones(len(images))
+    return (_contrast(images) / slope.clamp(min=1e-3)).clamp(1, max(height, width) / 4 + 1)
+
+
+def _image_piece(
+    salience: Tensor, contrast: Tensor, grain: Tensor, generator: Generator
+) -> _Piece:
+    n, height, width = salience.shape
+    short = min(height, width)
+    kind = _kinds(IMAGE_KINDS, n, generator)
+    decoy = torch.rand(n, generator=generator) < DECOY_SHARE
+    active = torch.rand(n, generator=generator) < 0.7
+    own = kind["level"] | kind["noise"]  # the image's own pixels, changed in place
+    shape = kind["line"] & ~decoy
+
+    donor = torch.where(own & ~decoy, torch.arange(n), _others(n, generator))
+    source = _places(salience[donor.to(salience.device)], generator)
+    anywhere = torch.rand(n, 2, generator=generator) * torch.tensor([height, width])
+    salient = _places(salience, generator)
+    target = torch.where(torch.rand(n, 1, generator=generator) < 0.5, anywhere, salient)
+    target = torch.where(decoy[:, None], source, target)
+    source = torch.where(((own | kind["swap"]) & ~decoy)[:, None], target, source)
+
+    loose = kind["scale"] & ~decoy
+    scale = torch.where(loose, _either(1.4, 2.5, n, generator), torch.ones(n))
+    turned = kind["turn"] & ~decoy
+    angle = torch.where(turned, _uniform(0.5, 2 * math.pi - 0.5, (n,), generator), torch.zeros(n))
+    mirror = turned & (torch.rand(n, generator=generator) < 0.3)
+
+    # From the finest grain of the image to what is coarse in it or as large as an eighth of it.
+    finest = (0.3 * grain).clamp(min=0.8)
+    coarsest = torch.maximum(3 * grain, torch.full((n,), max(2.0, short / 8)))
+    radii = finest * (coarsest / finest) ** torch.rand(n, generator=generator)
+    radii = radii[:, None] * _log_uniform(0.7, 1.4, (n, 2), generator)
+    length = _uniform(min(4.0, short / 4), max(4.0, short / 4), (n,), generator)
+    thin = torch.stack(
+        [(0.12 * grain * _uniform(1.0, 2.5, (n,), generator)).clamp(0.6), length], -1
+    )
+    radii = torch.where(shape[:, None], thin, radii)
+    bend = torch.where(shape, _uniform(-0.5, 0.5, (n,), generator) / length, torch.zeros(n))
+
+    sign = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+    change = sign * _log_uniform(0.5, 3.3, (n,), generator) * contrast
+    bright = (own | shape) & ~decoy & ~kind["noise"]
+    gain = torch.where(bright, _uniform(0.5, 1.2, (n,), generator), torch.ones(n))
+    piece = _Piece(
+        donor=donor, source=source, target=target,
+        matrix=_matrices(scale, angle, mirror, torch.ones(n)),
+        radii=radii, turn=_uniform(0, math.pi, (n,), generator), bend=bend, gain=gain,
+        level=torch.where(bright, change, torch.zeros(n)),
+        speckle=torch.where(kind["noise"] & ~decoy, 1.0, 0.0),
+        matched=decoy, irregular=(~decoy).float(), active=active.float(),
+    )  # fmt: skip
+    return _Piece(*(part.to(salience.device) for part in piece))
+
+
+def _object(
+    shape: torch.Size, beside: Neighbours, *, decoy: bool, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw an object for each image: its content and opacity, both of shape (n, c, h, w)."""
+    (n, n_channels, height, width), scene = shape, beside.scene
+    device, spacing = beside.plate.device, beside.spacing
+    kind = _kinds(VIDEO_KINDS, n, generator)
+    kind = {name: drawn & (not decoy) for name, drawn in kind.items()}
+    donor = _in_row(scene, beside.top.cpu(), height, generator)
+    velocity = scene.velocities[donor]
+    speed, pace = velocity.norm(dim=1), max(scene.pace, 1e-3)
+
+    # Perspective: an object keeps the row it comes from, where its size is right.
+    target = torch.stack(
+        [scene.centres[donor, 0] - beside.top.cpu(), torch.rand(n, generator=generator) * width],
+        -1,
+    )
+    anywhere = torch.rand(n, generator=generator) * height
+    target[:, 0] = torch.where(kind["place"], anywhere, target[:, 0])
+
+    form = torch.randint(4, (n,), generator=generator)
+    larger, wider, turned, upright = (kind["warp"] & (form == index) for index in range(4))
+    slides = kind["slide"] | kind["place"]
+    scale = _uniform(0.95, 1.05, (n,), generator)
+    scale = torch.where(larger, _uniform(1.35, 2.0, (n,), generator), scale)
+    scale = torch.where(wider | kind["slide"], _uniform(0.9, 1.3, (n,), generator), scale)
+    stretch = torch.where(wider, _log_uniform(1.4, 2.2, (n,), generator), torch.ones(n))
+    # Two of three grow in breadth, for what rides is long; the others in height.
+    stretch = torch.where(torch.rand(n, generator=generator) < 1 / 3, 1 / stretch, stretch)
+    scale = scale * stretch.clamp(min=1)
+    stretch = torch.where(kind["slide"], _log_uniform(0.8, 1.25, (n,), generator), stretch)
+    angle = torch.where(turned, _uniform(0.5, 1.6, (n,), generator), torch.zeros(n))
+    angle = torch.where(torch.rand(n, generator=generator) < 0.5, -angle, angle)
+    angle = torch.where(upright, torch.full((n,), math.pi), angle)
+    mirror = torch.rand(n, generator=generator) < 0.5
+
+    # Faster than most, not only faster than it was.
+    least = (1.3 * pace / speed.clamp(min=0.1 * pace)).clamp(1.5, SPEED_UP)
+    factor = least + (SPEED_UP - least) * torch.rand(n, generator=generator)
+    factor = torch.where(kind["skip"], factor, torch.ones(n))
+    still = kind["place"] | (kind["slide"] & (torch.rand(n, generator=generator) < 0.6))
+    factor = torch.where(still, torch.zeros(n), factor)
+    order = torch.arange(n_channels - 1, -1, -1)  # how many channels ago
+    ages = (factor * spacing).round().long()[:, None] * order  # (n, c) frames
+    heading = torch.atan2(velocity[:, 0], torch.where(mirror, -velocity[:, 1], velocity[:, 1]))
+    aimless = (speed < 0.3 * pace) | kind["place"]
+    sideways = math.pi * torch.randint(2, (n,), generator=generator)
+    heading = torch.where(aimless, sideways, heading) + _uniform(-0.4, 0.4, (n,), generator)
+    stride = _log_uniform(1.2, 3.0, (n,), generator) * pace * spacing * slides
+    shift = torch.stack([torch.sin(heading), torch.cos(heading)], -1) * stride[:, None]
+
+    centre = (target[:, None] - shift[:, None] * order[None, :, None]).to(device)[..., None]
+    y = (torch.arange(height, device=device) + 0.5 - centre[:, :, 0])[..., None]  # (n, c, h, 1)
+    x = (torch.arange(width, device=device) + 0.5 - centre[:, :, 1])[:, :, None]  # (n, c, 1, w)
+    matrix = _matrices(scale, angle, mirror, stretch).to(device)[..., None, None, None]
+    y, x = (matrix[:, row, 0] * y + matrix[:, row, 1] * x for row in range(2))
+    side = scene.moments.shape[-1]
+    background = scene.backgrounds[donor][:, None].to(device)
+    moments = scene.moments[donor[:, None], ages].float().to(device)
+    opacity = matte((moments - background).abs(), scene.threshold)
+    here = kind["place"][:, None, None, None].to(device)
+    moments = torch.where(here, background, moments)
+    opacity = torch.where(here, 1.0, opacity)
+    sampled = F.grid_sample(
+        torch.stack([moments, opacity], 2).flatten(0, 1),  # (n c, 2, side, side)
+        torch.stack([x, y], -1).flatten(0, 1).add_(0.5).mul_(2 / side),
+        padding_mode="border",
+        align_corners=False,
+    ).view(n, n_channels, 2, height, width)
+    # An ellipse about the object, which was elsewhere in older moments.
+    way = (velocity[:, None] * ages[..., None]).to(device)[..., None, None]  # (n, c, 2, 1, 1)
+    radii = (1.1 * scene.radii[donor] + 2).to(device)[:, None, :, None, None]
+    y, x = (y + way[:, :, 0]) / radii[:, :, 0], (x + way[:, :, 1]) / radii[:, :, 1]
+    distance = (y * y + x * x).sqrt_()
+    alpha = torch.sigmoid(1.5 * (1.15 - distance) * radii.amin(2))
+    content = sampled[:, :, 0] * _wide(beside.gain) + _wide(beside.level)
+    return content, alpha * sampled[:, :, 1]
+
+
+def _in_row(scene: Scene, top: Tensor, height: int, generator: Generator) -> Tensor:
+    """Draw for each image an object that stands in its rows; any, where none does."""
+    row = scene.centres[None, :, 0] - top[:, None]
+    margin = min(4.0, height / 4)
+    fits = (row > margin) & (row < height - margin / 2)
+    weights = fits * (0.001 + scene.alone.float()) + 1e-9
+    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+
+
+def _others(n: int, generator: Generator) -> Tensor:
+    """Draw for each image another one of the batch (itself where it is alone)."""
+    step = torch.randint(1, max(2, n), (n,), generator=generator)
+    return (torch.arange(n) + step) % n
+
+
+def _either(low: float, high: float, n: int, generator: Generator) -> Tensor:
+    """Draw factors between low and high, or between their inverses."""
+    factor = _uniform(low, high, (n,), generator)
+    return torch.where(torch.rand(n, generator=generator) < 0.5, factor, 1 / factor)
+
+
+def _cut(
+    images: Tensor, piece: _Piece, noise_scale: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Cut pieces out; return their content (n, c, h, w) and opacity (n, 1, h, w)."""
+    height, width = images.shape[2:]
+    y = torch.arange(height, device=images.device, dtype=torch.float32) + 0.5
+    x = torch.arange(width, device=images.device, dtype=torch.float32) + 0.5
+    grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)  # (h, w, 2)
+    offset = grid - piece.target[:, None, None]  # (n, h, w, 2)
+    at = torch.einsum("nhwj,nij->nhwi", offset, piece.matrix) + piece.source[:, None, None]
+    scale = torch.tensor([2 / width, 2 / height], device=images.device)
+    content = F.grid_sample(
+        images[piece.donor],
+        at.flip(-1) * scale - 1,
+        padding_mode="reflection",
+        align_corners=False,
+    )
+    content = content * _wide(piece.gain) + _wide(piece.level)
+    if piece.speckle.any():
+        content = content + _eta(images, noise_scale, generator) * _wide(piece.speckle)
+    return content, (_ellipse(offset, piece) * piece.active[:, None, None])[:, None]
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def _ellipse(offset: Tensor, piece: _Piece) -> Tensor:
+    """Opacity of bent ellipses with edges about a pixel soft: (n, h, w)."""
+    turn, bend = piece.turn[:, None, None], piece.bend[:, None, None]
+    cos, sin = torch.cos(turn), torch.sin(turn)
+    y, x = offset[..., 0], offset[..., 1]
+    along = y * sin + x * cos
+    across = y * cos - x * sin + bend * along**2
+    thick, length = piece.radii[:, :1, None], piece.radii[:, 1:, None]
+    distance = torch.sqrt((across / thick) ** 2 + (along / length) ** 2 + 1e-12)
+    # The distance to the edge in pixels, near enough, along the thinner axis.
+    return torch.sigmoid(3 * (1 - distance) * torch.minimum(thick, length))
+
+
+def _match(content: Tensor, images: Tensor, alpha: Tensor) -> Tensor:
+    """Shift the brightness of pieces to that of what they cover."""
+    total = alpha.sum((2, 3), keepdim=True) + 1e-6
+    return content + ((images - content) * alpha).sum((2, 3), keepdim=True) / total
+
+
+def _visible(images: Tensor, pasted: Tensor) -> Tensor:
+    """Say where pasting changed what one sees, (n, h, w) bool."""
+    contrast = _contrast(images)
+    change = (pasted - images).abs().amax(1, keepdim=True)
+    change = F.avg_pool2d(change, 5, 1, 2, count_include_pad=False)[:, 0]
+    return change > 0.2 * contrast[:, None, None]

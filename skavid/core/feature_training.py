@@ -1,0 +1,631 @@
+"""I and D on a feature map: I in closed form, D on what an I changes that never saw the image."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import Dataset
+
+from skavid.core.corruption import Corrupted, grafts
+from skavid.core.features import FeatureMap
+from skavid.core.images import to_tensor
+from skavid.core.linear import (
+    Changes,
+    LinearInpainter,
+    WholeImage,
+    halved,
+    learn_statistics,
+    log_change,
+)
+from skavid.core.losses import bce
+from skavid.core.networks import ResidualDetector
+from skavid.core.regions import Geometry, aligned, region_mean
+from skavid.core.scene import evenly
+from skavid.core.training import Average, CollapseWarning, region_targets
+
+__all__ = ["judge", "train_pair", "warn_if_blind"]
+
+BATCH = 16  # images whose features are computed at once in training
+N_VERSIONS = 2  # corrupted versions of each image that D learns from
+BANK_IMAGES = 256
+BANK_NUMBERS = 2**28  # of feature maps that are held for D, in half precision
+CROP = 16  # places on a side of what D sees of a map in one step
+STEPS_PER_EPOCH = 10
+STRENGTH = (0.3, 1.5)  # of synthetic anomalies: from just visible to plain
+VISIBLE = 0.5  # a region must change by this much of what I changes of normal ones
+BLIND_AUC = 0.6
+MOST_CHANGE = 1e3
+LEAST_CHANGE = 1e-6  # where I changes nothing, so that a ratio can be taken
+N_CHECKED = 48  # images that each member of D is checked on at the end
+N_WATCHED = 12  # and after each epoch
+
+
+class Judged(NamedTuple):
+    """What both networks say of images, a value for each place of the feature map.
+
+    Parameters
+    ----------
+    residual : Tensor of shape (n_images, n1, n2)
+        How much I changes, in units of the spread of the features.
+    logits : Tensor of shape (n_images, n1, n2)
+        How regular D finds it.
+    whole : Tensor of shape (n_images,), bool
+        True where the image as a whole is farther from normal than any training image.
+    """
+
+    residual: Tensor
+    logits: Tensor
+    whole: Tensor
+
+
+class Pair(NamedTuple):
+    """What a training on feature maps leaves behind.
+
+    Parameters
+    ----------
+    inpainter : LinearInpainter
+        I.
+    detector : ResidualDetector
+        D.
+    whole : WholeImage
+        The judge of whole images.
+    net : ResidualNet
+        What trained D.
+    residual, logits : ndarray of shape (n_images, n1, n2)
+        What both say of each calibration image that they did not see.
+    region_auc : tuple of two float
+        How well I and D each tell synthetic anomalies from normal regions of images that they
+        did not see.
+    history : list of dict
+        A row per epoch.
+    """
+
+    inpainter: LinearInpainter
+    detector: ResidualDetector
+    whole: WholeImage
+    net: ResidualNet
+    residual: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    region_auc: tuple[float, float]
+    history: list[dict[str, Any]]
+
+
+def judge(
+    features: Tensor, inpainter: LinearInpainter, detector: nn.Module, whole: WholeImage
+) -> Judged:
+    """Let both networks judge the feature maps of images.
+
+    Parameters
+    ----------
+    features : Tensor of shape (n_images, n_features, n1, n2)
+        From the feature map.
+    inpainter, detector, whole : Module
+        Of a `Pair`.
+
+    Returns
+    -------
+    judged : Judged
+        Where an image is odd as a whole, both maps say so, see `WholeImage`.
+    """
+    changes = inpainter.changes(features)
+    logits = detector(_seen_by_detector(inpainter, changes))
+    return _with_whole(changes.size / evenness(inpainter), logits, whole.change(features), whole)
+
+
+def _with_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeImage) -> Judged:
+    """Raise both maps of an image that is odder as a whole than at any place.
+
+    Its most irregular place becomes as irregular as the whole image; with it rise the places at
+    which I changes more than it did anywhere in the training images, or all places where there
+    is none. They keep their order.
+    """
+    least, most = whole.residual(change), whole.logits(change)
+    residual = residual.clamp(min=LEAST_CHANGE)
+    peak = residual.amax((1, 2))
+    places = (residual >= whole.usual) | (peak < whole.usual)[:, None, None]
+    lowest = torch.where(places, logits, math.inf).amin((1, 2))
+    factor = (least / peak).clamp(min=1)[:, None, None]
+    fall = (lowest - most).clamp(min=0)[:, None, None]
+    return Judged(
+        torch.where(places, residual * factor, residual),
+        torch.where(places, logits - fall, logits),
+        change > whole.farthest,
+    )
+
+
+def evenness(inpainter: LinearInpainter) -> Tensor:
+    """Return what residuals are divided by, so that normal images change more alike everywhere.
+
+    Half way between their typical size at each place and the mean of it: where normal images
+    hardly change at all, a small change is not yet an irregular one.
+    """
+    return (inpainter.typical / inpainter.typical.mean() + 1) / 2
+
+
+def _seen_by_detector(inpainter: LinearInpainter, changes: Changes) -> Tensor:
+    # Half precision ends at 65504, and D has learnt nothing of what is larger than this.
+    return (changes.white.abs() / evenness(inpainter)).clamp(max=MOST_CHANGE)
+
+
+class _Bank(NamedTuple):
+    """Feature maps that D learns from: clean images and their corrupted versions."""
+
+    features: Tensor  # (n_versions + 1, n, k, n1, n2) in half precision; then |F - I(F)|
+    regular: Tensor  # (n_versions + 1, n, n1, n2), 1 where a place is regular
+    weight: Tensor  # of the same shape, 0 where it is undecided
+
+
+class _Check(Callback):  # type: ignore[misc]
+    """Checks D on synthetic anomalies in images that its members did not see."""
+
+    def __init__(self, bank: _Bank, fold: Tensor) -> None:
+        self.bank, self.fold = bank, fold
+
+    def on_epoch_end(self, net: ResidualNet, **kwargs: Any) -> None:
+        detector: Any = copy.deepcopy(net.averaged_.module).cpu().eval()
+        auc = _region_auc(detector, self.bank, self.fold, N_WATCHED)[1]
+        net.history.record("valid_detector_auc", auc)
+
+
+class _Maps(Dataset[Any]):
+    """The batches of an epoch: crops of the bank, for each member of D its own images."""
+
+    def __init__(self, bank: _Bank, fold: Tensor, batch_size: int, generator: Generator) -> None:
+        self.bank, self.fold, self.batch_size, self.generator = bank, fold, batch_size, generator
+
+    def __len__(self) -> int:
+        return STEPS_PER_EPOCH
+
+    def __iter__(self) -> Iterator[list[tuple[Tensor, Tensor, Tensor]]]:
+        for _ in range(STEPS_PER_EPOCH):
+            yield [self._batch(torch.nonzero(self.fold != i)[:, 0]) for i in (0, 1)]
+
+    def _batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        n_versions, _, _, n1, n2 = self.bank.features.shape
+
+        def draw(high: int) -> Tensor:
+            return torch.randint(high, (self.batch_size,), generator=self.generator)
+
+        tall, broad = min(CROP, n1), min(CROP, n2)
+        places = zip(
+            draw(n_versions).tolist(), rows[draw(len(rows))].tolist(),
+            draw(n1 - tall + 1).tolist(), draw(n2 - broad + 1).tolist(), strict=True,
+        )  # fmt: skip
+        crops = [
+            [part[v, i, ..., y : y + tall, x : x + broad] for part in self.bank]
+            for v, i, y, x in places
+        ]
+        maps, regular, weight = (torch.stack(parts) for parts in zip(*crops, strict=True))
+        return maps.float(), regular, weight
+
+
+class ResidualNet(NeuralNet):  # type: ignore[misc]
+    """Train the members of D, each on images that the other one is checked on.
+
+    Parameters
+    ----------
+    detector : ResidualDetector
+        D, trained in place.
+    average_decay : float
+        Decay of the moving average of its weights, which is what is kept.
+    **kwargs : dict
+        Of `skorch.NeuralNet`.
+    """
+
+    def __init__(self, detector: ResidualDetector, *, average_decay: float, **kwargs: Any) -> None:
+        self.detector = detector
+        self.average_decay = average_decay
+        super().__init__(module=detector, criterion=nn.Identity, **kwargs)
+
+    def initialize_module(self) -> ResidualNet:
+        """Take D and start its moving average."""
+        self.detector_ = self.detector
+        average = Average(self.average_decay)
+        self.averaged_ = AveragedModel(self.detector, avg_fn=average, use_buffers=True)
+        return self
+
+    def initialize_criterion(self) -> ResidualNet:
+        """Build nothing: the loss is a function."""
+        return self
+
+    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> ResidualNet:
+        """Build AdamW."""
+        self.optimizer_ = torch.optim.AdamW(
+            self.detector_.parameters(), lr=self.lr, weight_decay=0.01
+        )
+        return self
+
+    def get_iterator(self, dataset: _Maps, training: bool = False) -> _Maps:
+        """Return the batches of an epoch, which the bank draws by itself."""
+        return dataset
+
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Move both members on a batch each: min l(D(|F~ - I(F~)|), Y - where)."""
+        warm = min(1.0, (self.step_ + 1) / max(1.0, 0.05 * self.n_steps_))
+        done = min(1.0, self.step_ / self.n_steps_)
+        for group in self.optimizer_.param_groups:
+            group["lr"] = self.lr * warm * 0.5 * (1 + math.cos(math.pi * done))
+        loss = torch.zeros(())
+        for member, parts in zip(self.detector_.members, batch, strict=True):
+            maps, regular, weight = (part.to(self.device) for part in parts)
+            if weight.sum() > 0:
+                loss = loss.to(self.device) + bce(member(maps)[:, 0], regular, weight)
+        self.optimizer_.zero_grad()
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer_.step()
+        self.averaged_.update_parameters(self.detector_)
+        self.step_ += 1
+        self.history.record_batch("detector_loss", loss.item())
+        return {"loss": loss.detach(), "y_pred": None}
+
+
+def train_pair(
+    images: NDArray[Any],
+    rows: NDArray[np.int64],
+    held_out: NDArray[np.int64] | None,
+    *,
+    features: FeatureMap,
+    value_range: tuple[float, float],
+    ignore: NDArray[np.bool_] | None,
+    gamma: float,
+    sigma: float,
+    pooling: str,
+    detector_width: int,
+    learning_rate: float,
+    batch_size: int,
+    max_epochs: int,
+    average_decay: float,
+    seed: int,
+    device: str,
+    callbacks: list[Any] | None,
+    verbose: int,
+    known: tuple[LinearInpainter, WholeImage, ResidualNet] | None = None,
+) -> Pair:
+    """Solve for I and train D on the feature maps of normal images.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n_images, height, width, n_channels)
+        Checked images.
+    rows : ndarray of int
+        Those that train.
+    held_out : ndarray of int or None
+        Those that calibrate. None calibrates on those that train, each left out in turn.
+    features : Module
+        From `skavid.core.features.make_features`.
+    value_range : tuple of float
+        What is scaled to 0 and 1.
+    ignore : ndarray of shape (height, width), bool, or None
+        True where pixels do not count.
+    gamma, sigma : float
+        Eq. 2's noise.
+    pooling : {"place", "everywhere"}
+        Whether I has statistics for each place, and remembers normal images there, or one set of
+        statistics for all.
+    detector_width, learning_rate, batch_size, max_epochs, average_decay : int, float
+        Of D and its training.
+    seed : int
+        The one source of randomness.
+    device : str
+        Where to compute.
+    callbacks : list or None
+        Callbacks of skorch.
+    verbose : int
+        0 is silent.
+    known : tuple of LinearInpainter, WholeImage and ResidualNet, optional
+        To go on with. Statistics are merged, exactly, in any order; D goes on learning.
+
+    Returns
+    -------
+    pair : Pair
+        On the CPU.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When the user interrupted the training before D had learnt for an epoch.
+    """
+    begun = time.perf_counter()
+    look = _Look(images, features, value_range, ignore, device)
+    whole = WholeImage(features.n_features)
+    statistics: list[Tensor] = []
+    keys = look.keys(rows)
+    remembers = pooling == "place"
+    inpainter = learn_statistics(
+        look.at(rows, statistics), gamma=gamma, keys=keys if remembers else None
+    )
+    whole.inpainter = learn_statistics(statistics, gamma=whole.inpainter.gamma)
+    geometry = aligned(features.region_size)
+    chosen = evenly(len(rows), _bank_size(inpainter, len(rows)))
+    bank_rows = rows[chosen]
+    if not remembers:
+        inpainter = inpainter.pooled()
+    origin = inpainter.origin
+    bank = _make_bank(look, bank_rows, geometry, origin, gamma=gamma, sigma=sigma, seed=seed)
+    if known is not None:
+        inpainter = known[0].merge(inpainter)
+        whole.inpainter = known[1].inpainter.merge(whole.inpainter)
+    bank, sizes = _to_changes(bank, inpainter, keys[chosen], origin)
+    fold = torch.arange(len(bank_rows)) % 2
+    net = _make_net(
+        features.n_features, detector_width, average_decay, seed,
+        lr=learning_rate, batch_size=batch_size, device=device, callbacks=callbacks,
+        verbose=verbose, max_epochs=max_epochs,
+    ) if known is None else copy.deepcopy(known[2])  # fmt: skip
+    _fit_detector(
+        net, _Maps(bank, fold, batch_size, _generator(seed + 5 + len(net.history))), max_epochs
+    )
+    detector: Any = copy.deepcopy(net.averaged_.module)
+    detector.eval().requires_grad_(False)
+    region_auc = _region_auc(detector, bank, fold)
+    residual, logits = _left_out(look, rows, keys, inpainter, detector, bank, chosen, fold, sizes)
+    seen = whole.inpainter.left_out(torch.cat(statistics), keys)
+    change = log_change(seen.size[:, 0, 0])
+    history = _history(net, float(residual.mean()), begun)
+    whole.align(change, log_change(residual.amax((1, 2))), -logits.amin((1, 2)))
+    judged = _with_whole(residual, logits, change, whole)
+    if held_out is not None:
+        parts = [
+            judge(look.features(part).cpu(), inpainter, detector, whole)
+            for part in look.parts(held_out)
+        ]
+        judged = Judged(*(torch.cat(some) for some in zip(*parts, strict=True)))
+    return Pair(
+        inpainter, detector, whole, net, judged.residual.numpy(), judged.logits.numpy(),
+        region_auc, history,
+    )  # fmt: skip
+
+
+class _Look:
+    """Reads images of an array as features, a batch at a time."""
+
+    def __init__(
+        self, images: NDArray[Any], features: FeatureMap, value_range: tuple[float, float],
+        ignore: NDArray[np.bool_] | None, device: str,
+    ) -> None:  # fmt: skip
+        self.images, self.value_range, self.ignore, self.device = (
+            images, value_range, ignore, device,
+        )  # fmt: skip
+        self.module = features if device == "cpu" else copy.deepcopy(features).to(device)
+
+    def parts(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, len(rows), BATCH):
+            yield rows[start : start + BATCH]
+
+    def keys(self, rows: NDArray[np.int64]) -> Tensor:
+        """Hash each image: the lowest hashes are remembered, whatever the order of the images."""
+        hashes = [
+            blake2b(one.numpy().tobytes(), digest_size=8).digest()
+            for part in self.parts(rows)
+            for one in self.tensor(part)
+        ]
+        return torch.from_numpy(np.frombuffer(b"".join(hashes), np.int64).copy())
+
+    def tensor(self, rows: NDArray[np.int64]) -> Tensor:
+        return to_tensor(self.images[rows], self.value_range, self.ignore)
+
+    @torch.inference_mode()
+    def of(self, tensor: Tensor) -> Tensor:
+        maps: Tensor = self.module(tensor.to(self.device))
+        return maps.float().cpu()
+
+    def features(self, rows: NDArray[np.int64]) -> Tensor:
+        return self.of(self.tensor(rows))
+
+    def at(self, rows: NDArray[np.int64], statistics: list[Tensor]) -> Iterator[Tensor]:
+        """Yield features, and note the statistics of whole images on the way."""
+        for part in self.parts(rows):
+            features = self.features(part)
+            statistics.append(WholeImage.statistics(features))
+            yield features
+
+
+def _bank_size(inpainter: LinearInpainter, n: int) -> int:
+    numbers = inpainter.mean.numel() * (N_VERSIONS + 1)
+    return max(2, min(n, BANK_IMAGES, BANK_NUMBERS // numbers))
+
+
+def _generator(seed: int) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def _make_bank(
+    look: _Look, rows: NDArray[np.int64], geometry: Geometry, origin: Tensor, *, gamma: float,
+    sigma: float, seed: int,
+) -> _Bank:  # fmt: skip
+    """Compute the features, less their origin, of images and versions with synthetic anomalies."""
+    origin = origin[:, None, None]
+    generator = _generator(seed)
+    low, high = (math.log(one) for one in STRENGTH)
+    versions: list[list[list[Tensor]]] = [[] for _ in range(N_VERSIONS + 1)]
+    counts = None if look.ignore is None else torch.from_numpy(~look.ignore).float()[None]
+    for start in range(0, len(rows), BATCH):
+        # Pieces come from the other images of a batch: a lone last image has a neighbour.
+        part = rows[min(start, max(0, len(rows) - 2)) : start + BATCH]
+        kept = slice(start - min(start, max(0, len(rows) - 2)), None)
+        clean = look.tensor(part)
+        for version in versions:
+            made = Corrupted(clean, *3 * [torch.zeros(len(clean), *clean.shape[2:])])
+            made = made._replace(weight=torch.ones_like(made.where))
+            if version is not versions[0]:
+                made = grafts(clean, gamma=gamma, sigma=sigma, generator=generator)
+                strength = torch.rand(len(clean), 1, 1, 1, generator=generator)
+                strength = torch.exp(low + (high - low) * strength)
+                made = made._replace(images=clean + strength * (made.images - clean))
+            regular, weight = region_targets(made, geometry)
+            if counts is not None:
+                weight = weight * region_mean(counts, geometry)
+            features = halved(look.of(made.images) - origin)
+            version.append([one[kept] for one in (features, regular, weight)])
+    return _Bank(
+        *(
+            torch.stack([torch.cat([batch[i] for batch in version]) for version in versions])
+            for i in range(3)
+        )
+    )
+
+
+def _to_changes(
+    bank: _Bank, inpainter: LinearInpainter, keys: Tensor, origin: Tensor
+) -> tuple[_Bank, Tensor]:
+    """Replace features by what I changes, in place; unseen anomalies become undecided.
+
+    Also return the size of what it changes of the clean images.
+    """
+    even = evenness(inpainter)
+    typical = inpainter.typical / even
+    sizes = []
+    for start in range(0, bank.features.shape[1], BATCH):
+        part = slice(start, start + BATCH)
+        clean = bank.features[0, part].float() + origin[:, None, None]
+        normal = inpainter.left_out(clean, keys[part])
+        sizes.append(normal.size / even)
+        bank.features[0, part] = _seen_by_detector(inpainter, normal).half()
+        for version in range(1, len(bank.features)):
+            other = bank.features[version, part].float() + origin[:, None, None]
+            changes = inpainter.left_out(clean, keys[part], other)
+            seen = (changes.size - normal.size) / even > VISIBLE * typical
+            hidden = (bank.regular[version, part] < 0.5) & ~seen
+            bank.weight[version, part] *= ~hidden
+            bank.features[version, part] = _seen_by_detector(inpainter, changes).half()
+    return bank, torch.cat(sizes)
+
+
+def _make_net(
+    n_features: int, width: int, average_decay: float, seed: int, **options: Any
+) -> ResidualNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        detector = ResidualDetector(n_features, width=width)
+    net = ResidualNet(detector, average_decay=average_decay, train_split=None, **options)
+    net.initialize()
+    net.step_ = 0
+    return net
+
+
+def _fit_detector(net: ResidualNet, maps: _Maps, max_epochs: int) -> None:
+    begun = len(net.history)
+    device = net.device
+    net.detector_.to(device)
+    net.averaged_.to(device)
+    net.step_, net.n_steps_ = 0, max_epochs * STEPS_PER_EPOCH
+    net.callbacks_.insert(0, ("check", _Check(maps.bank, maps.fold)))
+    try:
+        net.partial_fit(maps, epochs=max_epochs)
+    finally:
+        net.callbacks_.pop(0)  # its maps stay out of pickles
+    if len(net.history) > begun and "valid_detector_auc" not in net.history[-1]:
+        net.history.pop()  # an epoch that was interrupted
+    net.n_played_ = len(net.history) - begun
+    net.detector_.cpu()
+    net.averaged_.cpu()
+    net.device = "cpu"
+    for state in net.optimizer_.state.values():
+        for key, value in state.items():
+            state[key] = value.cpu() if isinstance(value, Tensor) else value
+    if net.n_played_ == 0:
+        raise KeyboardInterrupt
+
+
+@torch.inference_mode()
+def _region_auc(
+    detector: ResidualDetector, bank: _Bank, fold: Tensor, n: int = N_CHECKED
+) -> tuple[float, float]:
+    """Let I and D each tell synthetic anomalies from normal regions of images they never saw."""
+    truth, said = [], []
+    for i, member in enumerate(detector.members):
+        rows = torch.nonzero(fold == i)[:, 0][:n]
+        for version in range(len(bank.features)):
+            for some in torch.split(rows, BATCH):
+                weight = bank.weight[version, some] > 0
+                white = bank.features[version, some].float()
+                size = white.square().mean(1).sqrt()
+                logits = member(white)[:, 0]
+                truth.append(bank.regular[version, some][weight])
+                said.append(torch.stack([-size[weight], logits[weight]]))
+    labels, scores = torch.cat(truth).numpy(), torch.cat(said, 1).numpy()
+    if not 0 < labels.mean() < 1:
+        return 0.5, 0.5
+    of_inpainter, of_detector = (float(roc_auc_score(labels, one)) for one in scores)
+    return of_inpainter, of_detector
+
+
+def _history(net: ResidualNet, error: float, begun: float) -> list[dict[str, Any]]:
+    """Tell of each epoch; I was there before the first one, whose time includes its own."""
+    rows = net.history[len(net.history) - net.n_played_ :]
+    before = time.perf_counter() - begun - sum(row["dur"] for row in rows)
+    return [
+        {
+            "epoch": i + 1,
+            "dur": row["dur"] + before * (i == 0),
+            "inpainter_loss": error,
+            "detector_loss": float(np.mean([b["detector_loss"] for b in row["batches"]])),
+            "valid_inpainter": error,
+            "valid_detector_auc": row["valid_detector_auc"],
+            "kept": " and ".join("I" * (i == 0) + "D" * (i == len(rows) - 1)),
+        }
+        for i, row in enumerate(rows)
+    ]
+
+
+@torch.inference_mode()
+def _left_out(
+    look: _Look, rows: NDArray[np.int64], keys: Tensor, inpainter: LinearInpainter,
+    detector: ResidualDetector, bank: _Bank, chosen: NDArray[np.int64], fold: Tensor,
+    sizes: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return what both networks say of each training image without having seen it."""
+    residual = torch.empty(len(rows), *sizes.shape[1:])
+    logits = torch.empty_like(residual)
+    learnt_from = torch.from_numpy(chosen)
+    residual[learnt_from] = sizes
+    for i, member in enumerate(detector.members):
+        for some in torch.split(torch.nonzero(fold == i)[:, 0], BATCH):
+            logits[learnt_from[some]] = member(bank.features[0, some].float())[:, 0]
+    for others in look.parts(np.setdiff1d(np.arange(len(rows)), chosen)):
+        changes = inpainter.left_out(look.features(rows[others]), keys[others])
+        residual[others] = changes.size / evenness(inpainter)
+        logits[others] = detector(_seen_by_detector(inpainter, changes))
+    return residual, logits
+
+
+def warn_if_blind(pair: Pair) -> bool:
+    """Warn where D cannot find synthetic anomalies; it then gets no vote.
+
+    Parameters
+    ----------
+    pair : Pair
+        From `train_pair`.
+
+    Returns
+    -------
+    is_blind : bool
+        Whether D failed.
+    """
+    auc = pair.region_auc[1]
+    if auc >= BLIND_AUC:
+        return False
+    warnings.warn(
+        f"The detector cannot tell synthetic anomalies from normal regions (AUC "
+        f"{auc:.2f} on images that it did not see, {BLIND_AUC} is needed), so the "
+        "inpainter alone decides; give more training images, raise max_epochs, or take "
+        "fusion='inpainter' to say so yourself.",
+        CollapseWarning,
+        stacklevel=2,
+    )
+    return True

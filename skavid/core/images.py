@@ -1,0 +1,616 @@
+"""The one door to X (section 3): from a user's array to a checked float32 tensor and back.
+
+No other module checks shapes, dtypes or intensities.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from sklearn.utils import assert_all_finite, check_array
+from sklearn.utils.validation import validate_data
+
+__all__ = [
+    "check_ignored",
+    "check_images",
+    "check_measured",
+    "check_option",
+    "check_value_range",
+    "from_tensor",
+    "resize",
+    "to_tensor",
+    "value_range",
+]
+
+RESIDUAL_FLOOR = float(np.float32(1e-7))
+"""The least change of an intensity in [0, 1]: 0, too, counts as this, which has a logarithm."""
+
+_SMALLEST_SQUARE = 16  # rows this long, and a perfect square, look like images without a shape
+_CHUNK_BYTES = 2**24
+_BYTES = (np.arange(256, dtype=np.float64) / 255.0).astype(np.float32)
+_TOO_LARGE = "X holds integers that need more than 64 bits; convert it to float64 or rescale it."
+
+
+def check_images(
+    X: npt.ArrayLike,
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    estimator: Any = None,
+    fitted_shape: tuple[int, int, int] | None = None,
+    min_images: int = 1,
+    channel_counts: tuple[int, ...] | None = None,
+) -> npt.NDArray[Any]:
+    """Check a user's images and give them one shape, without copying where possible.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+        Images of any real dtype, channels last, or one image a row. A memory map is only
+        viewed; big-endian, read-only and strided arrays are as good as any.
+    image_shape : tuple (H, W) or (H, W, C), default=None
+        How to read rows. Without it a row is an image of one line, ``(1, n_features)``, with a
+        warning when the length is a perfect square of at least 16. Ignored once
+        ``fitted_shape`` is known.
+    estimator : estimator, default=None
+        Named in messages. In fit its ``n_features_in_`` and ``feature_names_in_`` are set,
+        as the last step, so that a refused X leaves it as it was.
+    fitted_shape : tuple (H, W, C), default=None
+        The shape seen in fit; None in fit. Rows are read by it. Images of another height and
+        width pass, as the networks are fully convolutional; another channel count does not.
+    min_images : int, default=1
+        The fewest images allowed.
+    channel_counts : tuple of int, default=None
+        How many channels are allowed; None allows any number.
+
+    Returns
+    -------
+    images : ndarray of shape (n_images, H, W, C)
+        In X's own dtype: boolean, integer or floating; object arrays become float64.
+
+    Raises
+    ------
+    TypeError
+        If X is sparse or holds objects that are not numbers.
+    ValueError
+        If X is not a stack of equally large images of finite real numbers, holds too few of
+        them, or does not fit ``image_shape``, ``fitted_shape`` or ``channel_counts``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.images import check_images
+    >>> check_images(np.zeros((10, 8, 6))).shape
+    (10, 8, 6, 1)
+    >>> check_images(np.zeros((10, 48)), image_shape=(8, 6)).shape
+    (10, 8, 6, 1)
+    """
+    shape = None if image_shape is None else _check_image_shape(image_shape)
+    container = _as_container(X)
+    if np.ndim(container) <= 2:
+        images = _check_rows(container, shape, estimator, fitted_shape, min_images)
+    else:
+        images = _check_stack(container, shape, estimator, fitted_shape, min_images)
+    if channel_counts is not None and images.shape[3] not in channel_counts:
+        raise ValueError(
+            f"X has images of {_channels(images.shape[3])}, but {_name(estimator)} takes "
+            f"{' or '.join(map(str, channel_counts))}; convert them first."
+        )
+    if fitted_shape is None and estimator is not None:
+        _remember_features(estimator, container, images)
+    return images
+
+
+def check_ignored(
+    ignore: npt.ArrayLike, shape: tuple[int, ...] | None = None, *, owner: str = "the images"
+) -> npt.NDArray[np.bool_]:
+    """Check which pixels a user does not want to count.
+
+    Parameters
+    ----------
+    ignore : array-like of shape (H, W), bool
+        True where pixels do not count.
+    shape : tuple (H, W), default=None
+        The shape that it must have; None allows any.
+    owner : str, default="the images"
+        What has this shape, for messages.
+
+    Returns
+    -------
+    ignored : ndarray of shape (H, W), bool
+        Some of it False.
+
+    Raises
+    ------
+    ValueError
+        If it is not boolean, has another shape, or leaves no pixel that counts.
+
+    Examples
+    --------
+    >>> from skavid.core.images import check_ignored
+    >>> check_ignored([[True, False]], (1, 2))
+    array([[ True, False]])
+    """
+    ignored: npt.NDArray[np.bool_] = np.asarray(ignore)
+    if ignored.dtype != bool or ignored.ndim != 2:
+        raise ValueError(
+            "ignore must be a boolean array of shape (H, W), True where pixels do not count. "
+            f"Got {ignored.dtype} of shape {ignored.shape}; write mask > 0 for a picture."
+        )
+    if shape is not None and ignored.shape != shape:
+        raise ValueError(
+            f"ignore has the shape {ignored.shape}, but {owner} have {shape}; give one value a "
+            "pixel."
+        )
+    if ignored.all():
+        raise ValueError("ignore leaves no pixel that counts; leave some False.")
+    return ignored
+
+
+def check_measured(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Refuse what a measure would read wrongly without a word: masked, complex or missing values.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for messages.
+    values : array-like
+        Labels, scores, masks or maps.
+
+    Returns
+    -------
+    array : ndarray
+        As it was given; memory maps are not read.
+
+    Raises
+    ------
+    ValueError
+        If values are masked or complex, or one-dimensional and some of them are NaN.
+
+    Examples
+    --------
+    >>> from skavid.core.images import check_measured
+    >>> check_measured("y_score", [1.0, 2.0])
+    array([1., 2.])
+    """
+    array = np.asanyarray(values)
+    if np.ma.is_masked(array):
+        raise ValueError(
+            f"{name} has masked values, which nothing can measure; leave them out first."
+        )
+    if array.dtype.kind == "c":
+        raise ValueError(f"{name} must hold real numbers. Got {array.dtype}.")
+    if array.dtype.kind == "f" and array.ndim == 1 and np.isnan(array).any():
+        raise ValueError(f"{name} holds NaN, which nothing can measure; leave it out first.")
+    return np.asarray(array)
+
+
+def value_range(
+    images: npt.NDArray[Any], ignore: npt.NDArray[np.bool_] | None = None
+) -> tuple[float, float]:
+    """Find the lowest and the highest intensity; 0 and 255 for uint8.
+
+    Read in batches, so that a memory map is never held as a whole.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n_images, H, W, C)
+        As :func:`check_images` returns them.
+    ignore : ndarray of shape (H, W), bool, default=None
+        True where pixels do not count.
+
+    Returns
+    -------
+    low, high : float
+        In the images' own units, ``low < high``.
+
+    Raises
+    ------
+    ValueError
+        If every pixel is the same, of whatever dtype, or the range overflows a float.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.images import value_range
+    >>> value_range(np.array([0.5, 2.0]).reshape(1, 1, 2, 1))
+    (0.5, 2.0)
+    >>> value_range(np.array([7, 9], dtype=np.uint8).reshape(1, 1, 2, 1))
+    (0.0, 255.0)
+    """
+    lows, highs = [], []
+    for rows in _row_chunks(images):
+        part = images[rows] if ignore is None else images[rows][:, ~ignore]
+        lows.append(part.min())
+        highs.append(part.max())
+    low, high = float(min(lows)), float(max(highs))
+    if low == high:
+        raise ValueError(
+            f"X is constant (every pixel is {low}); there is nothing to learn from it: give "
+            "images that differ."
+        )
+    if images.dtype == np.uint8:
+        return 0.0, 255.0
+    if not math.isfinite(high - low):
+        raise ValueError(
+            f"X reaches from {low} to {high}, which is too wide for float64; rescale it first."
+        )
+    return low, high
+
+
+def check_value_range(value: Any) -> tuple[float, float]:
+    """Check a range of intensities that a user gave.
+
+    Parameters
+    ----------
+    value : pair of numbers
+        ``(low, high)``: what is to be 0 and 1 inside the networks.
+
+    Returns
+    -------
+    low, high : float
+        Finite, ``low < high``.
+
+    Raises
+    ------
+    TypeError
+        If ``value`` is not a pair of numbers.
+    ValueError
+        If they are not finite or not in rising order.
+
+    Examples
+    --------
+    >>> from skavid.core.images import check_value_range
+    >>> check_value_range((0, 255))
+    (0.0, 255.0)
+    """
+    pair = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) else ()
+    if len(pair) != 2 or not all(isinstance(v, Real) for v in pair):
+        raise TypeError(f"value_range must be a pair of numbers (low, high). Got {value!r}.")
+    low, high = float(pair[0]), float(pair[1])
+    if not (low < high and math.isfinite(high - low)):
+        raise ValueError(f"value_range must be finite and rising, low < high. Got {value!r}.")
+    return low, high
+
+
+def check_option(name: str, value: str, options: Iterable[str]) -> None:
+    """Refuse what is none of the options.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for the message.
+    value : str
+        What was given.
+    options : iterable of str
+        What may be given.
+
+    Raises
+    ------
+    ValueError
+        If the value is none of them.
+
+    Examples
+    --------
+    >>> from skavid.core.images import check_option
+    >>> check_option("fusion", "min", ("min", "mean"))
+    """
+    known = list(options)
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}. Got {value!r}.")
+
+
+def to_tensor(
+    images: npt.NDArray[Any],
+    value_range: tuple[float, float],
+    ignore: npt.NDArray[np.bool_] | None = None,
+) -> torch.Tensor:
+    """Scale images to [0, 1] and put their channels first, as the networks want them.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n_images, H, W, C)
+        As :func:`check_images` returns them.
+    value_range : tuple (low, high)
+        What becomes 0 and 1. uint8 images are 0 to 255 whatever it says.
+    ignore : ndarray of shape (H, W), bool, default=None
+        True where pixels do not count: these become 0.5, whatever they hold.
+
+    Returns
+    -------
+    tensor : Tensor of shape (n_images, C, H, W), float32
+        Contiguous, on the CPU, never clipped: an outlier may leave the range. Scaled in
+        float64, so that the same numbers in another dtype give the same bits.
+
+    Raises
+    ------
+    ValueError
+        If a scaled intensity is not finite in float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.images import to_tensor
+    >>> to_tensor(np.array([[[[1.0], [3.0]]]]), (1.0, 2.0))
+    tensor([[[[0., 2.]]]])
+    """
+    if ignore is not None:
+        images = images.copy()
+        images[:, ignore] = images[0, ~ignore][0]
+    if images.dtype == np.uint8:
+        scaled = _BYTES[images]
+    else:
+        low, high = value_range
+        with np.errstate(over="ignore", invalid="ignore"):
+            exact = images.astype(np.float64)
+            exact -= low
+            exact /= high - low
+            scaled = exact.astype(np.float32)
+        if not np.isfinite(scaled).all():
+            worst = images[~np.isfinite(scaled)][0]
+            raise ValueError(
+                f"X holds {worst}, which is too far from the value range ({low}, {high}) to be "
+                "scaled in float32; check its units."
+            )
+    if ignore is not None:
+        scaled[:, ignore] = 0.5
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(scaled, -1, 1)))
+
+
+def from_tensor(tensor: torch.Tensor, value_range: tuple[float, float]) -> npt.NDArray[np.float32]:
+    """Bring tensors back to the user's units and put their channels last.
+
+    Parameters
+    ----------
+    tensor : Tensor of shape (n_images, C, H, W)
+        Scaled intensities, on any device.
+    value_range : tuple (low, high)
+        What 0 and 1 stand for.
+
+    Returns
+    -------
+    images : ndarray of shape (n_images, H, W, C), float32
+        In the user's units.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.images import from_tensor
+    >>> from_tensor(torch.tensor([[[[0.0, 2.0]]]]), (1.0, 2.0)).ravel()
+    array([1., 3.], dtype=float32)
+    """
+    low, high = value_range
+    scaled = tensor.detach().to("cpu", torch.float64).numpy()
+    images = np.moveaxis(scaled * (high - low) + low, 1, -1)
+    return np.ascontiguousarray(images, dtype=np.float32)
+
+
+def resize(picture: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Give each pixel the nearest one of a picture or map of another size.
+
+    Parameters
+    ----------
+    picture : ndarray of shape (h, w) or (h, w, n_channels)
+        Of any type.
+    size : tuple (height, width)
+        Of what is given, in pixels.
+
+    Returns
+    -------
+    resized : ndarray of shape (height, width) or (height, width, n_channels)
+        A copy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.images import resize
+    >>> resize(np.array([[1, 2]]), (2, 4))
+    array([[1, 1, 2, 2],
+           [1, 1, 2, 2]])
+    """
+    rows, columns = (np.arange(n) * m // n for n, m in zip(size, picture.shape[:2], strict=True))
+    return np.asarray(picture.take(columns, axis=1).take(rows, axis=0))
+
+
+def _check_image_shape(image_shape: Any) -> tuple[int, int, int]:
+    """Return (H, W, C) of an ``image_shape`` that may leave C out."""
+    sizes = tuple(image_shape) if isinstance(image_shape, (tuple, list, np.ndarray)) else ()
+    valid = len(sizes) in (2, 3) and all(
+        isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1
+        for size in sizes
+    )
+    if not valid:
+        raise ValueError(
+            "image_shape must be (height, width) or (height, width, channels), integers of at "
+            f"least 1. Got {image_shape!r}."
+        )
+    return int(sizes[0]), int(sizes[1]), int(sizes[2]) if len(sizes) == 3 else 1
+
+
+def _as_container(X: Any) -> Any:
+    """Make an array of everything whose dimensions are not known; leave frames and sparse X."""
+    if sp.issparse(X) or hasattr(X, "columns"):
+        return X
+    _refuse_masked(X)
+    if isinstance(X, torch.Tensor):
+        X = X.detach()
+    if _is_nested(X):
+        X = list(X)
+    try:
+        array = np.asarray(X)
+    except OverflowError as error:
+        raise ValueError(_TOO_LARGE) from error
+    except ValueError as error:
+        if "inhomogeneous" in str(error) or "broadcast" in str(error):
+            raise ValueError(
+                "X holds images of different shapes; resize or crop them to one shape first."
+            ) from error
+        raise
+    if array.dtype.kind == "O":
+        _refuse_huge_integers(array)
+    # scikit-learn's own messages for a Series, a scalar and a flat list name their type.
+    return X if array.ndim < 2 else array
+
+
+def _is_nested(X: Any) -> bool:
+    """Say whether X is an object array of images rather than of numbers."""
+    if not (isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 1 and X.size):
+        return False
+    return any(isinstance(image, list | tuple | np.ndarray) for image in X)
+
+
+def _refuse_masked(X: Any) -> None:
+    parts = X if isinstance(X, list | tuple) else (X,)
+    if any(np.ma.isMaskedArray(part) and np.ma.is_masked(part) for part in parts):
+        raise ValueError(
+            "X has masked values, which no network can read; fill them first, such as by "
+            "X.filled(0)."
+        )
+
+
+def _refuse_huge_integers(array: npt.NDArray[Any]) -> None:
+    """Refuse Python integers that only an object array can hold."""
+    for value in array.flat:
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            raise ValueError(_TOO_LARGE)
+
+
+def _check_rows(
+    X: Any,
+    shape: tuple[int, int, int] | None,
+    estimator: Any,
+    fitted_shape: tuple[int, int, int] | None,
+    min_images: int,
+) -> npt.NDArray[Any]:
+    """Check one image a row, and unroll the rows."""
+    expected = shape if fitted_shape is None else fitted_shape
+    if expected is not None and np.shape(X) == expected[:2] != (1, math.prod(expected)):
+        raise ValueError(
+            f"X has {np.shape(X)[1]} features, but {_name(estimator)} is expecting "
+            f"{math.prod(expected)} features as input; for one image pass X[None]."
+        )
+    rows = _check_numbers(X, estimator, fitted_shape, min_images)
+    n_features = rows.shape[1]
+    if fitted_shape is not None:
+        shape = fitted_shape
+        if n_features != math.prod(shape):
+            raise ValueError(
+                f"X has rows of {n_features} features, but {_name(estimator)} was fitted on "
+                f"images of shape {shape}: {math.prod(shape)} features."
+            )
+    elif shape is None:
+        shape = (1, n_features, 1)
+        side = math.isqrt(n_features)
+        if side * side == n_features and n_features >= _SMALLEST_SQUARE:
+            warnings.warn(
+                f"X has rows of {n_features} features, read as images of shape "
+                f"(1, {n_features}); if they are square images, pass "
+                f"image_shape=({side}, {side}).",
+                UserWarning,
+                stacklevel=5,  # past fit and scikit-learn's wrapper of it, to the user's line
+            )
+    elif n_features != math.prod(shape):
+        raise ValueError(
+            f"X has rows of {n_features} features, but image_shape={_short(shape)} needs "
+            f"{math.prod(shape)}; give the height, width and channels of your images."
+        )
+    return rows.reshape(len(rows), *shape)
+
+
+def _check_stack(
+    X: npt.NDArray[Any],
+    shape: tuple[int, int, int] | None,
+    estimator: Any,
+    fitted_shape: tuple[int, int, int] | None,
+    min_images: int,
+) -> npt.NDArray[Any]:
+    """Check images that already have a height and a width."""
+    if X.ndim > 4:
+        raise ValueError(
+            f"X has {X.ndim} dimensions; it must be (n, H, W), (n, H, W, C) or rows "
+            "(n, H * W * C)."
+        )
+    if 0 in X.shape[1:]:
+        raise ValueError(
+            f"X has images of shape {X.shape[1:]}; height, width and channels must be at least 1."
+        )
+    images = _check_numbers(X, estimator, fitted_shape, min_images)
+    images = images[..., np.newaxis] if images.ndim == 3 else images
+    if fitted_shape is not None:
+        found, fitted = images.shape[3], fitted_shape[2]
+        if found != fitted:
+            is_one = X.shape == fitted_shape
+            mend = "for one image pass X[None]" if is_one else "convert them first"
+            raise ValueError(
+                f"X has images of {_channels(found)}, but {_name(estimator)} was fitted on "
+                f"{fitted}; {mend}."
+            )
+    elif shape is not None and images.shape[1:] != shape:
+        raise ValueError(
+            f"X has images of shape {X.shape[1:]}, but image_shape={_short(shape)}; leave "
+            "image_shape out for images that have their shape."
+        )
+    return images
+
+
+def _check_numbers(
+    X: Any, estimator: Any, fitted_shape: tuple[int, int, int] | None, min_images: int
+) -> npt.NDArray[Any]:
+    """Let scikit-learn check what X holds, in its own words; finiteness in batches."""
+    checks = {
+        "dtype": "numeric",
+        "allow_nd": True,
+        "ensure_all_finite": False,
+        "ensure_min_samples": min_images,
+    }
+    try:
+        if estimator is None or fitted_shape is None or np.ndim(X) > 2:
+            array = check_array(X, input_name="X", estimator=estimator, **checks)
+        else:
+            array = validate_data(estimator, X, reset=False, **checks)
+    except OverflowError as error:
+        raise ValueError(_TOO_LARGE) from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"X must hold real numbers. Got an array of dtype {array.dtype}.")
+    if array.dtype.kind == "f":
+        for rows in _row_chunks(array):
+            with np.errstate(invalid="ignore"):  # a signalling NaN is told as any other
+                assert_all_finite(array[rows], estimator_name=_name(estimator, ""), input_name="X")
+    return np.asarray(array)
+
+
+def _remember_features(estimator: Any, X: Any, images: npt.NDArray[Any]) -> None:
+    """Set what scikit-learn expects of a fitted estimator."""
+    if np.ndim(X) == 2:
+        validate_data(estimator, X, reset=True, skip_check_array=True)
+    else:
+        estimator.n_features_in_ = math.prod(images.shape[1:])
+        vars(estimator).pop("feature_names_in_", None)
+
+
+def _row_chunks(array: npt.NDArray[Any]) -> Iterator[slice]:
+    """Cut the first axis into pieces of bounded memory."""
+    row_bytes = max(1, array.itemsize * math.prod(array.shape[1:]))
+    step = max(1, _CHUNK_BYTES // row_bytes)
+    for start in range(0, len(array), step):
+        yield slice(start, start + step)
+
+
+def _short(shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """Leave a single channel out, as users do."""
+    return shape[:2] if shape[2] == 1 else shape
+
+
+def _channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count} channels"
+
+
+def _name(estimator: Any, default: str = "the estimator") -> str:
+    return default if estimator is None else type(estimator).__name__

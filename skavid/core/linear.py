@@ -1,0 +1,722 @@
+"""The inpainter I in closed form: the best restorer under Eq. 2's noise, about a normal image.
+
+Statistics of normal images go in; I and its residual come out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = [
+    "Changes",
+    "LinearInpainter",
+    "WholeImage",
+    "halved",
+    "learn_statistics",
+    "log_change",
+]
+
+LEAST_SPREAD = 1e-3  # of a feature: what changes less than this is rounding
+LEAST_LEVEL = 1e-3  # what I changes at a place where nothing ever changed
+MOST_LEVERAGE = 0.95
+BLOCK = 2**24  # numbers of a block of covariances that are factorised at once
+REMEMBERED = 2**26  # numbers of normal features that are remembered, in half precision
+MEASURED = 64  # remembered images that tell how much is typically changed
+PLACES = 16  # looked at together: what they need stays in the cache of a processor
+SAME = 0.01  # spreads apart, in the mean over the features: an image that looks at itself
+TOLERANCE = 1  # places that a normal feature may stand apart from where it is looked for
+
+
+class Changes(NamedTuple):
+    """What I changes of feature maps.
+
+    Parameters
+    ----------
+    white : Tensor of shape (n_images, n_features, n1, n2)
+        ``gamma L^-1 (x - m(x))``, where ``L L^T = S + gamma^2 1``: what each feature has that is
+        neither in the nearest normal image nor among what varies, given the features before it.
+    size : Tensor of shape (n_images, n1, n2)
+        The root of the mean of their squares, ``sqrt((x - m(x))^T (x - I(x)) / n_features)``:
+        how much I changes, in all features together.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.linear import learn_statistics
+    >>> features = torch.rand(20, 3, 4, 5)
+    >>> changes = learn_statistics([features], gamma=0.4).changes(features)
+    >>> changes.white.shape, changes.size.shape
+    (torch.Size([20, 3, 4, 5]), torch.Size([20, 4, 5]))
+    """
+
+    white: Tensor
+    size: Tensor
+
+
+class _Own(NamedTuple):
+    """What an image itself adds to the filter: 1 + gain o o^T without it, of rank one."""
+
+    white: Tensor  # o, (places, n, k)
+    gain: Tensor
+    root: Tensor  # 1 + root o o^T is the root of 1 + gain o o^T
+    squares: Tensor | None  # of the remembered images in that metric; infinite for itself
+
+
+class LinearInpainter(nn.Module):
+    """I(x) = x - gamma^2 (S + gamma^2 1)^-1 (x - m(x)) at each place of a feature map.
+
+    With m(x) = mu this is the linear map that restores x from ``x + gamma * eta`` (Eq. 2) with
+    the least squared error, where mu and S are the mean and covariance of normal images (the
+    Wiener filter, which is ridge regression from the noisy to the clean feature). It leaves
+    alone what varies among normal images and takes back what does not. Normal images that are
+    remembered make m(x) the nearest of them, at this place or one beside it, as the same filter
+    measures nearness: normal images of several kinds, or in several positions, each stand for
+    themselves.
+
+    Parameters
+    ----------
+    n_features : int
+        Length of the vector of a place.
+    n_rows, n_columns : int
+        Places of the grid; 1 and 1 for one set of statistics that serves every place, and grids
+        of any size.
+    gamma : float, default=0.4
+        Of Eq. 2, in units of the spread of each feature over all places and images.
+    n_remembered : int, default=0
+        Normal images that are remembered.
+
+    Attributes
+    ----------
+    n_images : Tensor of shape ()
+        How many images the statistics rest on.
+    mean : Tensor of shape (n_places, n_features)
+        mu.
+    covariance : Tensor of shape (n_places, n_features, n_features)
+        S, before any scaling.
+    memory : Tensor of shape (n_places, n_remembered, n_features), half precision
+        Features of normal images, less ``origin``; none for the linear map.
+    origin : Tensor of shape (n_features,)
+        Near the data, where differences do not cancel.
+    keys : Tensor of shape (n_remembered,), int64
+        Keys of these images, rising. Where there are more images than can be remembered, those
+        with the lowest keys are: a random choice that does not depend on their order.
+    typical : Tensor of shape (n_rows, n_columns)
+        The size of what I changes of a normal image that it never saw, at each place.
+    scale : Tensor of shape (n_features,)
+        The spread of each feature over all places and images.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.linear import learn_statistics
+    >>> x = torch.randn(50, 3, 4, 4)
+    >>> x[:, 2] = x[:, 0] + x[:, 1]  # what normal features have in common
+    >>> inpainter = learn_statistics([x], gamma=0.1, keys=torch.arange(50))
+    >>> odd = x[:1].clone()
+    >>> odd[0, 2, 1, 1] += 3
+    >>> bool(inpainter.changes(odd).size.argmax() == 5)  # row 1, column 1
+    True
+    """
+
+    n_images: Tensor
+    mean: Tensor
+    covariance: Tensor
+    memory: Tensor
+    origin: Tensor
+    keys: Tensor
+    typical: Tensor
+    # What `solve` makes.
+    scale: Tensor
+    whitening: Tensor
+    remembered: Tensor
+    squares: Tensor
+    offset: Tensor
+
+    def __init__(
+        self, n_features: int, n_rows: int, n_columns: int, *, gamma: float = 0.4,
+        n_remembered: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.n_features, self.n_rows, self.n_columns = n_features, n_rows, n_columns
+        self.gamma = gamma
+        places = n_rows * n_columns
+        self.register_buffer("n_images", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(places, n_features))
+        self.register_buffer("covariance", torch.zeros(places, n_features, n_features))
+        memory = torch.zeros(places, n_remembered, n_features, dtype=torch.float16)
+        self.register_buffer("memory", memory)
+        self.register_buffer("origin", torch.zeros(n_features))
+        self.register_buffer("keys", torch.arange(n_remembered))
+        self.register_buffer("typical", torch.ones(n_rows, n_columns))
+        for name in ("scale", "whitening", "remembered", "squares", "offset"):
+            self.register_buffer(name, torch.empty(0), persistent=False)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether one set of statistics serves every place."""
+        return len(self.mean) == 1
+
+    @property
+    def capacity(self) -> int:
+        """How many normal images are remembered at most."""
+        return max(2, REMEMBERED // self.mean.numel())
+
+    # --- learning --------------------------------------------------------------------------------
+
+    def pooled(self) -> LinearInpainter:
+        """Return the linear map whose statistics are those of all places together.
+
+        Returns
+        -------
+        inpainter : LinearInpainter
+            Of grids of any size. It remembers no image.
+        """
+        one = LinearInpainter(self.n_features, 1, 1, gamma=self.gamma)
+        mean = self.mean.double().mean(0)
+        apart = self.mean.double() - mean
+        within = self.covariance.mean(0, dtype=torch.float64)
+        one.n_images = self.n_images.clone()
+        one.origin = self.origin.clone()
+        one.mean = mean[None].float()
+        one.covariance = (within + apart.T @ apart / len(apart))[None].float()
+        return one.solve().measure()
+
+    def merge(self, other: LinearInpainter) -> LinearInpainter:
+        """Return the inpainter of both sets of images together.
+
+        Parameters
+        ----------
+        other : LinearInpainter
+            Of other images, of the same grid and features.
+
+        Returns
+        -------
+        inpainter : LinearInpainter
+            As if it had learnt from all images at once, to rounding; whichever comes first
+            (Chan, Golub and LeVeque, 1983).
+        """
+        both = LinearInpainter(self.n_features, self.n_rows, self.n_columns, gamma=self.gamma)
+        n, m = int(self.n_images), int(other.n_images)
+        mine, theirs = n / (n + m), m / (n + m)
+        apart = (other.mean - self.mean).double()
+        both.n_images = self.n_images + other.n_images
+        both.mean = (self.mean.double() + theirs * apart).float()
+        for place in range(len(apart)):  # one place at a time: they are large
+            both.covariance[place] = (
+                mine * self.covariance[place].double()
+                + theirs * other.covariance[place].double()
+                + mine * theirs * torch.outer(apart[place], apart[place])
+            ).float()
+        keys = torch.cat([self.keys, other.keys])
+        lowest = torch.argsort(keys, stable=True)[: self.capacity]
+        both.keys = keys[lowest]
+        both.origin = self.origin.clone()
+        theirs_moved = halved(other.memory.float() + (other.origin - self.origin))
+        both.memory = torch.cat([self.memory, theirs_moved], 1)[:, lowest]
+        return both.solve().measure()
+
+    def solve(self) -> LinearInpainter:
+        """Compute what follows from the statistics.
+
+        Returns
+        -------
+        self : LinearInpainter
+            Ready to restore.
+        """
+        total = self.covariance.diagonal(dim1=1, dim2=2).mean(0) + self.mean.var(0, correction=0)
+        self.scale = total.clamp(min=0).sqrt().clamp(min=LEAST_SPREAD)
+        self.whitening = torch.empty_like(self.covariance)
+        ridge = self._ridge * torch.eye(self.n_features)
+        for part in self._blocks():
+            factor = torch.linalg.cholesky(self._scaled(part) + ridge)
+            root = math.sqrt(self._ridge) * torch.eye(self.n_features).expand_as(factor)
+            self.whitening[part] = torch.linalg.solve_triangular(factor, root, upper=False)
+        apart = (self.mean - self.origin) / self.scale
+        self.offset = -apart[:, None] @ self.whitening.mT
+        rows = self.memory.float() / self.scale
+        self.remembered = torch.baddbmm(self.offset, rows, self.whitening.mT)
+        self.squares = self.remembered.square().sum(2)[:, None]
+        return self
+
+    def measure(self) -> LinearInpainter:
+        """Measure how much is typically changed of a normal image that was never seen.
+
+        Returns
+        -------
+        self : LinearInpainter
+            Its ``typical`` comes from the remembered images, each left out in turn, or, where
+            there are none, from the covariance. It follows from the statistics alone, so that it
+            is the same for images in any order.
+        """
+        if self._remembers:
+            total = torch.zeros(self.n_rows, self.n_columns)
+            n = min(len(self.keys), MEASURED)
+            for some in torch.split(torch.arange(n), 16):
+                rows = (self.memory[:, some].float() + self.origin).permute(1, 2, 0)
+                features = rows.reshape(len(some), -1, self.n_rows, self.n_columns)
+                total += self.left_out(features, self.keys[some]).size.sum(0)
+            typical = total / n
+        else:
+            n, squares = max(int(self.n_images), 1), torch.empty(len(self.mean))
+            for part in self._blocks():
+                white = self.whitening[part]
+                spread = (white @ self._scaled(part) * white).sum((1, 2))
+                leverage = (spread / self._ridge / n).clamp(max=MOST_LEVERAGE)
+                squares[part] = spread / self.n_features / (1 - leverage) ** 2
+            typical = squares.clamp(min=0).sqrt().reshape(self.n_rows, self.n_columns)
+        padded = F.pad(typical[None, None], [1] * 4, mode="replicate")
+        self.typical = F.avg_pool2d(padded, 3, 1)[0, 0].clamp(min=LEAST_LEVEL)
+        return self
+
+    @property
+    def _ridge(self) -> float:
+        return max(self.gamma, LEAST_LEVEL) ** 2
+
+    @property
+    def _remembers(self) -> bool:
+        return len(self.keys) > 1
+
+    def _scaled(self, part: slice) -> Tensor:
+        """Return S in units of the features' spread."""
+        return self.covariance[part] / self.scale / self.scale[:, None]
+
+    def _blocks(self) -> Iterable[slice]:
+        size = max(1, BLOCK // self.n_features**2)
+        for start in range(0, len(self.mean), size):
+            yield slice(start, start + size)
+
+    # --- restoring -------------------------------------------------------------------------------
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Restore features: I(F).
+
+        Parameters
+        ----------
+        features : Tensor of shape (n_images, n_features, n1, n2)
+            Of a feature map.
+
+        Returns
+        -------
+        restored : Tensor of the same shape
+            What is normal at each place.
+        """
+        restored: Tensor = features - self.residual(features) * self.scale[:, None, None]
+        return restored
+
+    def residual(self, features: Tensor) -> Tensor:
+        """Return ``F - I(F)``, in units of each feature's spread.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n_images, n_features, n1, n2)
+            Of a feature map.
+
+        Returns
+        -------
+        residual : Tensor of the same shape
+            ``gamma^2 (S + gamma^2 1)^-1 (x - m(x))``.
+        """
+        return self._changes(features, None, None, self.whitening)[0]
+
+    def changes(self, features: Tensor) -> Changes:
+        """Return what I changes.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n_images, n_features, n1, n2)
+            Of a feature map.
+
+        Returns
+        -------
+        changes : Changes
+            On the grid of the features.
+        """
+        return Changes(*self._changes(features, None, None))
+
+    def left_out(self, features: Tensor, keys: Tensor, corrupted: Tensor | None = None) -> Changes:
+        """Return what an I changes that never saw these training images.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n_images, n_features, n1, n2)
+            Of images that the statistics rest on. Each image is taken out of them in turn.
+        keys : Tensor of shape (n_images,), int64
+            Their keys.
+        corrupted : Tensor of the shape of features, default=None
+            Other versions of these images, which are what is restored; None restores themselves.
+
+        Returns
+        -------
+        changes : Changes
+            As from `changes`.
+
+        Notes
+        -----
+        Taking an image out of a covariance is a change of rank one, so its inverse follows from
+        the one at hand (Sherman and Morrison); no second fit is needed. The ridge of the fit
+        without the image is ``n / (n - 1)`` times gamma squared. One set of statistics for all
+        places has many more samples than images and is taken as it is.
+        """
+        looked_at = features if corrupted is None else corrupted
+        if (self.is_pooled and features.shape[2:] != (1, 1)) or int(self.n_images) < 2:
+            return self.changes(looked_at)
+        return Changes(*self._changes(looked_at, features, keys))
+
+    def _changes(
+        self, features: Tensor, own: Tensor | None, keys: Tensor | None,
+        back: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Look for the nearest at all places of a block and those beside them.
+
+        A place q has the statistics; what is looked at there comes from a place p beside it.
+        The last of the places p is beyond the border. ``back`` takes whitened changes back.
+        """
+        n, k, height, width = features.shape
+        rows, mine = self._rows(features), None if own is None else self._rows(own)
+        size = len(rows)
+        rows = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])
+        least = rows.new_full(rows.shape[:2], math.inf)
+        found = torch.zeros_like(rows)
+        place = torch.arange(size, device=rows.device)
+        y, x = place // width, place % width
+        for start in range(0, size, PLACES):
+            block = slice(start, start + PLACES)
+            own_there = None
+            if mine is not None and keys is not None:
+                own_there = self._own(self._whiten(mine[block], block), block, keys)
+            for below, beside in self._shifts():
+                up, left = y[block] - below, x[block] - beside
+                inside = (up >= 0) & (up < height) & (left >= 0) & (left < width)
+                p = torch.where(inside, up * width + left, size)
+                change, squares = self._apart(
+                    self._whiten(rows[p], block),
+                    block,
+                    own_there,
+                    is_beside=bool(below or beside),
+                )
+                if back is not None:
+                    change = change @ back[block]
+                nearer = squares < least[p]
+                least[p] = torch.where(nearer, squares, least[p])
+                found[p] = torch.where(nearer[..., None], change, found[p])
+        found = found[:size].reshape(height, width, n, k).permute(2, 3, 0, 1)
+        least = least[:size].reshape(height, width, n).permute(2, 0, 1)
+        return found, (least / k).sqrt()
+
+    def _shifts(self) -> list[tuple[int, int]]:
+        far = TOLERANCE if self._remembers else 0
+        return [
+            (below, beside)
+            for below in range(-far, far + 1)
+            for beside in range(-far, far + 1)
+            if abs(below) < self.n_rows and abs(beside) < self.n_columns
+        ]
+
+    def _rows(self, features: Tensor) -> Tensor:
+        """Return features in units of their spread, (places, n, k); pooled (1, places * n, k)."""
+        rows = features.permute(2, 3, 0, 1).reshape(len(self.mean), -1, self.n_features)
+        return (rows - self.origin) / self.scale
+
+    def _whiten(self, rows: Tensor, block: slice) -> Tensor:
+        return torch.baddbmm(self.offset[block], rows, self.whitening[block].mT)
+
+    def _own(self, own: Tensor, block: slice, keys: Tensor) -> _Own:
+        n, ridge = int(self.n_images), self._ridge
+        length = own.square().sum(2, keepdim=True)
+        share = (length / (n - 1) / ridge).clamp(max=MOST_LEVERAGE)
+        gain = 1 / ((n - 1) * ridge * (1 - share))
+        root = ((1 + gain * length).sqrt() - 1) / length.clamp(min=1e-12)
+        if not self._remembers:
+            return _Own(own, gain, root, None)
+        along = own @ self.remembered[block].mT
+        squares = self.squares[block] + gain * along.square()
+        rank = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+        known = torch.nonzero(self.keys[rank] == keys)[:, 0]
+        squares[:, known, rank[known]] = math.inf
+        return _Own(own, gain, root, squares)
+
+    def _apart(
+        self, white: Tensor, block: slice, own: _Own | None, *, is_beside: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return x - m(x), and its squared length; where own is given, as without these images."""
+        if self._remembers:
+            squares, turned = self.squares[block], white
+            if own is not None and own.squares is not None:
+                squares = own.squares
+                along = (own.white * white).sum(2, keepdim=True)
+                turned = white + own.gain * along * own.white
+            # Squared distances, but for what is the same for all remembered images.
+            remembered = self.remembered[block]
+            distances = torch.baddbmm(squares, turned, remembered.mT, alpha=-2)
+            white = _from_nearest(white, distances, remembered, is_beside)
+        elif own is not None:
+            white = white + own.white / (int(self.n_images) - 1)
+        if own is not None:
+            white = white + own.root * (own.white * white).sum(2, keepdim=True) * own.white
+        return white, white.square().sum(2)
+
+
+def _from_nearest(white: Tensor, distances: Tensor, remembered: Tensor, is_beside: bool) -> Tensor:
+    """Return x - m(x), where no image is its own nearest: training images may be scored, too."""
+    nearest = distances.argmin(2, keepdim=True)
+    change = white - _take(remembered, nearest)
+    if not is_beside:
+        same = change.square().mean(2, keepdim=True) < SAME**2
+        if same.any():
+            second = distances.scatter(2, nearest, math.inf).argmin(2, keepdim=True)
+            change = torch.where(same, white - _take(remembered, second), change)
+    return change
+
+
+def _take(remembered: Tensor, nearest: Tensor) -> Tensor:
+    return remembered.gather(1, nearest.expand(-1, -1, remembered.shape[2]))
+
+
+class WholeImage(nn.Module):
+    """Judge an image by its own statistics: the mean and spread of each feature over all places.
+
+    What covers a whole image (less light, less contrast, another scene) is no outlier anywhere.
+    An I with so large a gamma that it takes nearly everything back restores these statistics: it
+    changes them by their distance from the mean, in units of their spread, so that an image may
+    not go far beyond the range of normal ones even where those vary most. How much it changes is
+    brought to the scale of both maps, so that an image counts as irregular as a whole where it is
+    farther from normal than every training image was, by as much as its most irregular place
+    would have to be.
+
+    Parameters
+    ----------
+    n_features : int
+        Length of the vector of a place.
+    gamma : float, default=1000
+        Of Eq. 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.linear import WholeImage, learn_statistics
+    >>> features = torch.rand(30, 3, 8, 8)
+    >>> whole = WholeImage(3)
+    >>> whole.inpainter = learn_statistics([whole.statistics(features)], gamma=1000)
+    >>> bool(whole.change(features[:1] / 2) > whole.change(features).max())
+    True
+    """
+
+    to_residual: Tensor
+    to_doubt: Tensor
+    farthest: Tensor
+    usual: Tensor
+
+    def __init__(self, n_features: int, *, gamma: float = 1000.0) -> None:
+        super().__init__()
+        self.inpainter = LinearInpainter(2 * n_features, 1, 1, gamma=gamma)
+        # log R and -logit that a whole image has, as offset + slope * log of its residual.
+        self.register_buffer("to_residual", torch.tensor([-math.inf, 0.0]))
+        self.register_buffer("to_doubt", torch.tensor([-math.inf, 0.0]))
+        # The farthest training image, and the most that I changed at any place of one.
+        self.register_buffer("farthest", torch.zeros(()))
+        self.register_buffer("usual", torch.zeros(()))
+
+    @staticmethod
+    def statistics(features: Tensor) -> Tensor:
+        """Return the mean and spread of each feature over the places.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n_images, n_features, n1, n2)
+            Of a feature map.
+
+        Returns
+        -------
+        statistics : Tensor of shape (n_images, 2 * n_features, 1, 1)
+            Means, then spreads.
+        """
+        spread = features.std((2, 3), correction=0)
+        return torch.cat([features.mean((2, 3)), spread], 1)[..., None, None]
+
+    def change(self, features: Tensor) -> Tensor:
+        """Return how much I changes the statistics of each image.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n_images, n_features, n1, n2)
+            Of a feature map.
+
+        Returns
+        -------
+        change : Tensor of shape (n_images,)
+            Its logarithm.
+        """
+        return log_change(self.inpainter.changes(self.statistics(features)).size[:, 0, 0])
+
+    def align(self, change: Tensor, residual: Tensor, doubt: Tensor) -> None:
+        """Bring whole images to the scale of places, so that on normal images both end alike.
+
+        Parameters
+        ----------
+        change : Tensor of shape (n_images,)
+            Of training images that were left out, as `change` returns it.
+        residual, doubt : Tensor of shape (n_images,)
+            The largest log R, and the largest -logit, of the places of each of them.
+        """
+        for name, places in (("to_residual", residual), ("to_doubt", doubt)):
+            slope = places.std() / change.std().clamp(min=1e-3) if len(change) > 1 else 1.0
+            offset = places.max() - slope * change.max()
+            setattr(self, name, torch.tensor([float(offset), float(slope)]))
+        self.farthest = change.max()
+        self.usual = residual.max().exp()
+
+    def residual(self, change: Tensor) -> Tensor:
+        """Return the residual of a place that is as odd as each image is as a whole.
+
+        Parameters
+        ----------
+        change : Tensor of shape (n_images,)
+            From `change`.
+
+        Returns
+        -------
+        least : Tensor of shape (n_images,)
+            What the image's most irregular place has at least; 0 for an image that is no farther
+            from normal than a training image.
+        """
+        offset, slope = self.to_residual
+        least = torch.exp(offset + slope * change)
+        return torch.where(change > self.farthest, least, 0.0)
+
+    def logits(self, change: Tensor) -> Tensor:
+        """Return the logit of D for such a place.
+
+        Parameters
+        ----------
+        change : Tensor of shape (n_images,)
+            From `change`.
+
+        Returns
+        -------
+        most : Tensor of shape (n_images,)
+            What the image's most irregular place has at most; infinite for an image that is no
+            farther from normal than a training image.
+        """
+        offset, slope = self.to_doubt
+        most = -(offset + slope * change)
+        return torch.where(change > self.farthest, most, math.inf)
+
+
+def log_change(change: Tensor) -> Tensor:
+    """Return the logarithm of how much was changed, finite where nothing was.
+
+    Parameters
+    ----------
+    change : Tensor
+        At least 0.
+
+    Returns
+    -------
+    logarithm : Tensor of the same shape
+        At least log(1e-6).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.linear import log_change
+    >>> log_change(torch.tensor([0.0, 1.0]))
+    tensor([-13.8155,   0.0000])
+    """
+    return change.clamp(min=1e-6).log()
+
+
+def halved(rows: Tensor) -> Tensor:
+    """Return numbers in half precision; what is too large for it becomes its largest number.
+
+    Parameters
+    ----------
+    rows : Tensor
+        Of any shape.
+
+    Returns
+    -------
+    halved : Tensor of the same shape, float16
+        Finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.linear import halved
+    >>> halved(torch.tensor([0.5, 1e9]))
+    tensor([5.0000e-01, 6.5504e+04], dtype=torch.float16)
+    """
+    most = torch.finfo(torch.float16).max
+    return rows.clamp(-most, most).half()
+
+
+def learn_statistics(
+    blocks: Iterable[Tensor], *, gamma: float, keys: Tensor | None = None
+) -> LinearInpainter:
+    """Learn an inpainter for each place from the feature maps of normal images.
+
+    Parameters
+    ----------
+    blocks : iterable of Tensor of shape (n_images, n_features, n1, n2)
+        Feature maps, a block of images at a time, all of one size.
+    gamma : float
+        Of Eq. 2.
+    keys : Tensor of shape (n_images,), int64, default=None
+        A key for each image of all blocks, such as a hash of it. The images with the lowest keys
+        are remembered. None remembers none.
+
+    Returns
+    -------
+    inpainter : LinearInpainter
+        Ready to restore, on the CPU. Sums are kept in double precision: 8 bytes for each place
+        and pair of features.
+
+    Raises
+    ------
+    ValueError
+        If there is no image.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.linear import learn_statistics
+    >>> features = torch.rand(20, 3, 4, 5)
+    >>> at_once = learn_statistics([features], gamma=0.4)
+    >>> in_parts = learn_statistics(features.split(7), gamma=0.4)
+    >>> torch.allclose(at_once.covariance, in_parts.covariance, atol=1e-6)
+    True
+    """
+    n, origin = 0, None
+    keys = torch.zeros(0, dtype=torch.int64) if keys is None else keys
+    for block in blocks:
+        k, n1, n2 = block.shape[1:]
+        if origin is None:
+            origin = block.mean((0, 2, 3))  # near the data, where squares do not cancel
+            total = torch.zeros(n1 * n2, k, dtype=torch.float64)
+            squares = torch.zeros(n1 * n2, k, k, dtype=torch.float64)
+            inpainter = LinearInpainter(k, n1, n2, gamma=gamma)
+            order = torch.argsort(keys, stable=True)[: inpainter.capacity]
+            inpainter.memory = inpainter.memory.new_empty(n1 * n2, len(order), k)
+        rows = (block.flatten(2) - origin[:, None]).permute(2, 0, 1)  # (places, n, k)
+        rank = torch.nonzero((order >= n) & (order < n + len(block)))[:, 0]
+        inpainter.memory[:, rank] = halved(rows[:, order[rank] - n].cpu())
+        total += rows.sum(1, dtype=torch.float64).cpu()
+        squares += (rows.transpose(1, 2) @ rows).cpu()
+        n += len(block)
+    if origin is None:
+        raise ValueError("blocks must hold at least one image. Got none.")
+    inpainter.keys = keys[order]
+    inpainter.n_images = inpainter.n_images + n
+    mean = total / n
+    inpainter.origin = origin.cpu()
+    inpainter.mean = (mean + origin.double().cpu()).float()
+    for place in range(len(mean)):
+        inpainter.covariance[place] = (
+            squares[place] / n - torch.outer(mean[place], mean[place])
+        ).float()
+    return inpainter.solve().measure()

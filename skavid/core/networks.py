@@ -1,0 +1,395 @@
+"""The networks of Sec. 3.1 and 3.2: the inpainter I, the detector D, the blocks they share."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skavid.core.regions import (
+    PAPER_GEOMETRY,
+    Geometry,
+    grid_shape,
+    padded_shape,
+    reflect_pad,
+)
+
+__all__ = ["Detector", "Inpainter", "ResidualDetector", "in_tiles"]
+
+STEEPNESS = 8.0
+
+
+def _block(n_in: int, n_out: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    # Replicated borders: a constant image gives a constant map, so no border looks odd.
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, kernel, stride, 1, bias=False, padding_mode="replicate"),
+        nn.BatchNorm2d(n_out),
+        nn.LeakyReLU(0.1, inplace=True),
+    )
+
+
+def _halve(n_in: int, n_out: int) -> nn.Sequential:
+    # An even kernel keeps each output centred on the 2 x 2 pixels that it replaces.
+    return nn.Sequential(_block(n_in, n_out, kernel=4, stride=2), _block(n_out, n_out))
+
+
+def _double(features: Tensor) -> Tensor:
+    return F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def _patches(n_in: int, n_out: int, side: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, side, side, bias=False),
+        nn.BatchNorm2d(n_out),
+        nn.LeakyReLU(0.1, inplace=True),
+    )
+
+
+def _seen(images: Tensor, hidden: Tensor) -> Tensor:
+    """Mean of the pixels of each image that are not hidden, (n, 1, 1, 1)."""
+    visible = 1 - hidden
+    total = visible.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    return (images * visible).sum((1, 2, 3), keepdim=True) / total
+
+
+def _multiple(length: int, step: int) -> int:
+    return -(-length // step) * step
+
+
+def in_tiles(network: Inpainter | Detector, images: Tensor, n_pixels: int) -> Tensor:
+    """Show large images to a network in overlapping tiles: what it says of the whole.
+
+    Memory is that of one tile. Tiles overlap by as far as the network sees, so that nothing
+    which a cut changed is kept.
+
+    Parameters
+    ----------
+    network : Inpainter or Detector
+        In evaluation mode: batch statistics of a tile are not those of an image.
+    images : Tensor of shape (n_images, n_channels, height, width)
+        Intensities about [0, 1].
+    n_pixels : int
+        Images of no more pixels than this are shown whole; tiles have about as many, without
+        what overlaps.
+
+    Returns
+    -------
+    output : Tensor
+        ``network(images)``, but for rounding.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.networks import Inpainter, in_tiles
+    >>> images, network = torch.rand(1, 1, 200, 300), Inpainter(1, width=4, depth=1).eval()
+    >>> torch.allclose(in_tiles(network, images, 10_000), network(images), atol=1e-6)
+    True
+    """
+    height, width = images.shape[2:]
+    if height * width <= n_pixels:
+        return cast(Tensor, network(images))
+    n1, n2 = network.output_shape(height, width)
+    jump, reach = network.jump, _multiple(network.reach, network.step)
+    side = _multiple(math.isqrt(n_pixels), network.step)
+    n = side // jump
+    rows = []
+    for i in range(0, n1, n):
+        top = max(0, i * jump - reach)
+        row = []
+        for j in range(0, n2, n):
+            left = max(0, j * jump - reach)
+            tile = images[..., top : i * jump + side + reach, left : j * jump + side + reach]
+            below, beside = i - top // jump, j - left // jump
+            said = network(tile)[..., below : below + n, beside : beside + n]
+            row.append(said[..., : n1 - i, : n2 - j].clone())
+        rows.append(torch.cat(row, -1))
+    return torch.cat(rows, -2)
+
+
+class Inpainter(nn.Module):
+    """Inpainter I: a U-Net that restores a corrupted image to what is normal, Sec. 3.1.
+
+    It predicts a correction that is added to its input, so an untrained inpainter changes
+    nothing. ``bounded``, it guesses hidden pixels from the mean of those that it sees instead.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of the images.
+    width : int, default=16
+        Feature maps at full resolution; doubled at each level.
+    depth : int, default=3
+        How often the resolution is halved.
+    patch : int, default=1
+        Side in pixels of the patches that are read and written as one. 1 is a U-Net over
+        pixels; more is faster by far, and leaves no path along which single pixels are copied.
+    bounded : bool, default=False
+        Whether guesses of hidden pixels lie in (0, 1), as the cross-entropy asks. Patches want
+        it: they cannot take away pixel for pixel the noise that hides.
+
+    Notes
+    -----
+    Images of any height and width from 1 x 1 are reflected up to a multiple of
+    ``patch * 2 ** depth`` and the result is cropped. Convolutions replicate the border. As in [1]_
+    features of equal resolution are joined across the U; as in the authors' code the way up
+    is a bilinear interpolation.
+
+    References
+    ----------
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional Networks for Biomedical
+       Image Segmentation", MICCAI 2015.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.networks import Inpainter
+    >>> images = torch.rand(2, 3, 5, 7)
+    >>> Inpainter(3, width=4, depth=2)(images).shape
+    torch.Size([2, 3, 5, 7])
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        *,
+        width: int = 16,
+        depth: int = 3,
+        patch: int = 1,
+        bounded: bool = False,
+    ) -> None:
+        super().__init__()
+        self.depth = depth
+        self.patch = patch
+        self.bounded = bounded
+        # For `in_tiles`: where tiles may begin, pixels to an output, and how far it sees.
+        self.step, self.jump = patch * 2**depth, 1
+        self.reach = patch * (2 + 7 * (2**depth - 1))
+        widths = [width * 2**level for level in range(depth + 1)]
+        first = _block(n_channels + 1, width)
+        if patch > 1:
+            first = nn.Sequential(_patches(n_channels + 1, width, patch), _block(width, width))
+        self.enter = nn.Sequential(first, _block(width, width))
+        self.down = nn.ModuleList(_halve(wide, wider) for wide, wider in pairwise(widths))
+        self.narrow = nn.ModuleList(nn.Conv2d(wider, wide, 1) for wide, wider in pairwise(widths))
+        self.merge = nn.ModuleList(_block(2 * wide, wide) for wide in widths[:-1])
+        self.correct = nn.Conv2d(width, n_channels * patch**2, 1)
+        nn.init.zeros_(self.correct.weight)
+        nn.init.zeros_(cast(Tensor, self.correct.bias))
+
+    def output_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Say how large what is restored is.
+
+        Parameters
+        ----------
+        height, width : int
+            Of the image, in pixels.
+
+        Returns
+        -------
+        height, width : int
+            The same.
+        """
+        return height, width
+
+    def forward(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Restore images.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, n_channels, height, width)
+            Corrupted images, intensities about [0, 1].
+        hidden : Tensor of the same shape, optional
+            1 where a pixel was hidden and its value says nothing, else 0. Its mean over the
+            channels is one more input channel; none hidden when None.
+
+        Returns
+        -------
+        restored : Tensor of the same shape
+            I(X~), not clipped.
+        """
+        n, _, height, width = images.shape
+        seen = images.new_zeros(n, 1, height, width) if hidden is None else hidden.mean(1, True)
+        below = _multiple(height, self.step) - height
+        beside = _multiple(width, self.step) - width
+        features = reflect_pad(torch.cat([images, seen], 1), 0, beside, 0, below)
+        features = self.enter(features)  # (n, w, h, w)
+        skips = []
+        for down in self.down:
+            skips.append(features)
+            features = down(features)  # (n, 2w, h/2, w/2)
+        for level in reversed(range(self.depth)):
+            features = _double(self.narrow[level](features))
+            features = self.merge[level](torch.cat([features, skips[level]], 1))
+        correction = F.pixel_shuffle(self.correct(features), self.patch)[..., :height, :width]
+        if hidden is None or not self.bounded:
+            return images + correction
+        # Never beyond (0, 1), steep enough to come near both ends.
+        guess = torch.sigmoid(STEEPNESS * (_seen(images, hidden) + correction - 0.5))
+        return torch.where(hidden > 0, guess, images + correction)
+
+
+class Detector(nn.Module):
+    """Detector D: a fully convolutional network that scores each region of an image, Sec. 3.2.
+
+    No pooling and no dense layer; 1 x 1 convolutions end it.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of the images.
+    geometry : Geometry
+        Which pixels each region holds: `skavid.core.regions.PAPER_GEOMETRY` is the network of
+        Fig. 2, `skavid.core.regions.aligned` gives regions that tile the image.
+    width : int, default=24
+        Feature maps of the first layer. Fig. 2 has 96.
+
+    Notes
+    -----
+    The aligned detector sees each region with the context around it at two scales: features
+    at the region's own size and at twice that size are joined before the last layers. The
+    image is reflected beyond its right and lower border so that the last region is whole.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.networks import Detector
+    >>> from skavid.core.regions import aligned
+    >>> Detector(1, geometry=aligned(4), width=4)(torch.rand(2, 1, 9, 16)).shape
+    torch.Size([2, 3, 4])
+    """
+
+    def __init__(self, n_channels: int, *, geometry: Geometry, width: int = 24) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.is_paper = geometry == PAPER_GEOMETRY
+        self.jump = geometry.jump
+        self.step = geometry.jump if self.is_paper else 2 * geometry.size
+        self.reach = geometry.size if self.is_paper else 13 * geometry.size
+        if self.is_paper:
+            self.near = _figure_2(n_channels, width)
+        else:
+            n_halvings = geometry.size.bit_length() - 1
+            first = [_block(n_channels, width)] if n_halvings == 0 else []
+            widths = [n_channels] + [width * min(2**level, 2) for level in range(n_halvings)]
+            halvings = [_halve(a, b) for a, b in pairwise(widths)]
+            wide = width if n_halvings == 0 else widths[-1]
+            self.near = nn.Sequential(*first, *halvings, _block(wide, wide))
+            self.far = nn.Sequential(_halve(wide, wide), _block(wide, wide))
+            self.judge = nn.Sequential(
+                nn.Conv2d(2 * wide, wide, 1),
+                nn.LeakyReLU(0.1, inplace=True),
+                nn.Conv2d(wide, 1, 1),
+            )
+
+    def output_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Say how many regions an image has.
+
+        Parameters
+        ----------
+        height, width : int
+            Of the image, in pixels.
+
+        Returns
+        -------
+        n1, n2 : int
+            Regions below and beside each other.
+        """
+        return grid_shape(self.geometry, height, width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score every region.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, n_channels, height, width)
+            Intensities about [0, 1].
+
+        Returns
+        -------
+        logits : Tensor of shape (n_images, n1, n2)
+            The regularity is ``O = sigmoid(logits)``: 1 regular, 0 not.
+        """
+        height, width = images.shape[2:]
+        tall, broad = padded_shape(self.geometry, height, width)
+        n1, n2 = tall // self.geometry.jump, broad // self.geometry.jump
+        if self.is_paper:
+            logits = self.near(reflect_pad(images, 0, broad - width, 0, tall - height))
+            return cast(Tensor, logits[:, 0])
+        tall, broad = _multiple(tall, self.step), _multiple(broad, self.step)
+        near = self.near(reflect_pad(images, 0, broad - width, 0, tall - height))
+        far = _double(self.far(near))
+        return cast(Tensor, self.judge(torch.cat([near, far], 1))[:, 0, :n1, :n2])
+
+
+class ResidualDetector(nn.Module):
+    """Detector D that judges what I changed of a feature map; fully convolutional, Sec. 3.2.
+
+    Members of equal shape are averaged: each learns from other images, so that what it says of
+    those that it never saw can be told from what it says of the others.
+
+    Parameters
+    ----------
+    n_features : int
+        Length of the vector of a place.
+    width : int, default=64
+        Feature maps inside.
+    n_members : int, default=2
+        Members.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.networks import ResidualDetector
+    >>> ResidualDetector(5, width=8).eval()(torch.rand(2, 5, 3, 4)).shape
+    torch.Size([2, 3, 4])
+    """
+
+    def __init__(self, n_features: int, *, width: int = 64, n_members: int = 2) -> None:
+        super().__init__()
+        self.n_features, self.width = n_features, width
+        self.members = nn.ModuleList(
+            nn.Sequential(
+                nn.BatchNorm2d(n_features, affine=False),
+                nn.Conv2d(n_features, width, 1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.LeakyReLU(0.1),
+                _block(width, width),
+                nn.Conv2d(width, 1, 1),
+            )
+            for _ in range(n_members)
+        )
+
+    def forward(self, changes: Tensor) -> Tensor:
+        """Score every place.
+
+        Parameters
+        ----------
+        changes : Tensor of shape (n_images, n_features, n1, n2)
+            ``|F - I(F)|``, relative to what I changes of normal images there.
+
+        Returns
+        -------
+        logits : Tensor of shape (n_images, n1, n2)
+            The mean of the members; the regularity is ``O = sigmoid(logits)``.
+        """
+        return torch.stack([member(changes)[:, 0] for member in self.members]).mean(0)
+
+
+def _figure_2(n_channels: int, width: int) -> nn.Sequential:
+    """Stack the layers of Fig. 2, receptive field 51, jump 16; for width 96 as the authors'."""
+
+    def layer(n_in: int, n_out: int, kernel: int = 1, stride: int = 1) -> list[nn.Module]:
+        return [nn.Conv2d(n_in, n_out, kernel, stride), nn.ReLU(inplace=True)]
+
+    wide = [8 * width // 3, 16 * width // 3, 32 * width // 3]
+    return nn.Sequential(
+        *layer(n_channels, width, 11, 4), *layer(width, width), *layer(width, width),
+        *layer(width, width, 3, 2), *layer(width, width), *layer(width, width),
+        *layer(width, wide[0], 5, 2),
+        *layer(wide[0], wide[1]), *layer(wide[1], wide[2]), *layer(wide[2], wide[2]),
+        nn.Conv2d(wide[2], 1, 1, bias=False),
+    )  # fmt: skip

@@ -1,0 +1,313 @@
+"""The regions of sections 3.2 and 3.4: which pixels each score of the detector speaks for.
+
+Region ``(i, j)`` is ``B_ij``, the field of ``O(i, j)``.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+__all__ = [
+    "PAPER_GEOMETRY",
+    "Geometry",
+    "aligned",
+    "grid_shape",
+    "lowest_region",
+    "padded_shape",
+    "reflect_indices",
+    "reflect_pad",
+    "region_mean",
+    "region_slices",
+]
+
+
+class Geometry(NamedTuple):
+    """Square regions on a grid: the first begins at pixel 0, the next ``jump`` pixels on.
+
+    Parameters
+    ----------
+    size : int
+        Side of a region, in pixels.
+    jump : int
+        From one region to the next, in pixels; at most ``size``, so that no pixel is missed.
+
+    Examples
+    --------
+    >>> from skavid.core.regions import Geometry
+    >>> Geometry(size=8, jump=4)
+    Geometry(size=8, jump=4)
+    """
+
+    size: int
+    jump: int
+
+
+PAPER_GEOMETRY = Geometry(51, 16)
+"""Fig. 2: kernels 11, 3 and 5 at strides 4, 2 and 2, without padding."""
+
+
+def aligned(region_size: int) -> Geometry:
+    """Tile the image, as section 3.3 has it: regions that do not overlap.
+
+    Parameters
+    ----------
+    region_size : int
+        Side of a region in pixels: a power of two, at most 64.
+
+    Returns
+    -------
+    geometry : Geometry
+        With ``jump == size``.
+
+    Raises
+    ------
+    ValueError
+        If ``region_size`` is anything else.
+
+    Examples
+    --------
+    >>> from skavid.core.regions import aligned
+    >>> aligned(4)
+    Geometry(size=4, jump=4)
+    """
+    valid = isinstance(region_size, Integral) and not isinstance(region_size, bool)
+    if not valid or region_size not in (1, 2, 4, 8, 16, 32, 64):
+        raise ValueError(f"region_size must be a power of two from 1 to 64. Got {region_size!r}.")
+    return Geometry(int(region_size), int(region_size))
+
+
+def grid_shape(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
+    """Count the regions: enough that every pixel is held by at least one.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Size and jump of the regions.
+    height, width : int
+        Of the image, in pixels.
+
+    Returns
+    -------
+    n1, n2 : int
+        Rows and columns of regions. The last ones may reach beyond the image, where the
+        detector sees it reflected.
+
+    Examples
+    --------
+    >>> from skavid.core.regions import PAPER_GEOMETRY, grid_shape
+    >>> grid_shape(PAPER_GEOMETRY, 227, 227)
+    (12, 12)
+    """
+    size, jump = geometry
+    n1, n2 = (-(-max(length - size, 0) // jump) + 1 for length in (height, width))
+    return n1, n2
+
+
+def padded_shape(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
+    """Tell how large the image must be for the last regions to be whole.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Size and jump of the regions.
+    height, width : int
+        Of the image, in pixels.
+
+    Returns
+    -------
+    height, width : int
+        At least the given ones.
+
+    Examples
+    --------
+    >>> from skavid.core.regions import PAPER_GEOMETRY, padded_shape
+    >>> padded_shape(PAPER_GEOMETRY, 224, 20)
+    (227, 51)
+    """
+    size, jump = geometry
+    n1, n2 = grid_shape(geometry, height, width)
+    return (n1 - 1) * jump + size, (n2 - 1) * jump + size
+
+
+def region_slices(
+    geometry: Geometry, i: int, j: int, height: int, width: int
+) -> tuple[slice, slice]:
+    """Give the pixels of the image that region ``(i, j)`` holds.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Size and jump of the regions.
+    i, j : int
+        Row and column of the region.
+    height, width : int
+        Of the image, in pixels.
+
+    Returns
+    -------
+    rows, columns : slice
+        Never empty, and never beyond the image.
+
+    Examples
+    --------
+    >>> from skavid.core.regions import aligned, region_slices
+    >>> region_slices(aligned(4), 0, 1, height=6, width=6)
+    (slice(0, 4, None), slice(4, 6, None))
+    """
+    top, left = i * geometry.jump, j * geometry.jump
+    return (
+        slice(top, min(top + geometry.size, height)),
+        slice(left, min(left + geometry.size, width)),
+    )
+
+
+def region_mean(maps: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """Average a map over each region, over its pixels inside the image alone.
+
+    Parameters
+    ----------
+    maps : Tensor of shape (n_images, height, width)
+        A share of each pixel, such as where it was corrupted.
+    geometry : Geometry
+        Size and jump of the regions.
+
+    Returns
+    -------
+    means : Tensor of shape (n_images, n1, n2)
+        In the dtype of ``maps``, on its device; summed in float64, so that a region without a
+        share is exactly 0 and a full one exactly 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.regions import aligned, region_mean
+    >>> region_mean(torch.tensor([[[0.0, 1.0, 1.0]]]), aligned(2))
+    tensor([[[0.5000, 1.0000]]])
+    """
+    height, width = maps.shape[-2:]
+    rows, columns = padded_shape(geometry, height, width)
+    whole = functional.pad(maps.double(), (0, columns - width, 0, rows - height))
+    sums = functional.avg_pool2d(
+        whole.unsqueeze(1), geometry.size, geometry.jump, divisor_override=1
+    ).squeeze(1)
+    heights, widths = (
+        np.minimum(np.arange(n) * geometry.jump + geometry.size, length)
+        - np.arange(n) * geometry.jump
+        for n, length in zip(grid_shape(geometry, height, width), (height, width), strict=True)
+    )
+    areas = torch.from_numpy(np.outer(heights, widths)).to(sums.device)
+    return (sums / areas).to(maps.dtype)
+
+
+def lowest_region(
+    scores: npt.NDArray[Any], geometry: Geometry, height: int, width: int
+) -> npt.NDArray[Any]:
+    """Bring scores of regions to pixels: the lowest of the regions that hold a pixel, O(p).
+
+    Thus ``O(p) <= zeta`` is the union of the regions that Eq. 4 takes.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_images, n1, n2)
+        O, or the detector's logits: any score that is the higher the more regular.
+    geometry : Geometry
+        Size and jump of the regions.
+    height, width : int
+        Of the images, in pixels.
+
+    Returns
+    -------
+    lowest : ndarray of shape (n_images, height, width)
+        In the dtype of ``scores``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.regions import Geometry, lowest_region
+    >>> lowest_region(np.array([[[0.9, 0.2]]]), Geometry(size=2, jump=1), 2, 3)
+    array([[[0.9, 0.2, 0.2],
+            [0.9, 0.2, 0.2]]])
+    """
+    n1, n2 = grid_shape(geometry, height, width)
+    return _lowest_along(
+        _lowest_along(scores, geometry, n2, width, axis=2), geometry, n1, height, axis=1
+    )
+
+
+def reflect_indices(length: int, before: int, after: int) -> npt.NDArray[np.int64]:
+    """Say which pixel stands at each place of an axis that is reflected at both ends.
+
+    Parameters
+    ----------
+    length : int
+        Of the axis, at least 1.
+    before, after : int
+        How many places are added; any number, as often reflected as it takes.
+
+    Returns
+    -------
+    indices : ndarray of shape (before + length + after,), int64
+        Into the axis; the edge itself is not repeated, as in ``np.pad(mode="reflect")``.
+
+    Examples
+    --------
+    >>> from skavid.core.regions import reflect_indices
+    >>> reflect_indices(3, before=1, after=4)
+    array([1, 0, 1, 2, 1, 0, 1, 2])
+    """
+    period = max(2 * (length - 1), 1)
+    places = np.arange(-before, length + after, dtype=np.int64) % period
+    return np.minimum(places, period - places) if length > 1 else places
+
+
+def reflect_pad(
+    images: torch.Tensor, left: int, right: int, top: int, bottom: int
+) -> torch.Tensor:
+    """Reflect images beyond their edges, by any amount, down to images of one pixel.
+
+    Parameters
+    ----------
+    images : Tensor of shape (..., height, width)
+        ``torch.nn.functional.pad`` refuses to reflect by more than they have.
+    left, right, top, bottom : int
+        How many pixels are added on each side, at least 0.
+
+    Returns
+    -------
+    padded : Tensor of shape (..., top + height + bottom, left + width + right)
+        Differentiable; ``images`` itself where nothing is added.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.regions import reflect_pad
+    >>> reflect_pad(torch.tensor([[1.0, 2.0]]), left=1, right=2, top=0, bottom=1)
+    tensor([[2., 1., 2., 1., 2.],
+            [2., 1., 2., 1., 2.]])
+    """
+    for axis, before, after in ((-2, top, bottom), (-1, left, right)):
+        if before or after:
+            indices = reflect_indices(images.shape[axis], before, after)
+            images = images.index_select(axis, torch.from_numpy(indices).to(images.device))
+    return images
+
+
+def _lowest_along(
+    scores: npt.NDArray[Any], geometry: Geometry, n_regions: int, length: int, *, axis: int
+) -> npt.NDArray[Any]:
+    """Spread one axis of regions to pixels; the lowest is separable over the two axes."""
+    pixels = np.arange(length)
+    # Region i holds pixel p where i * jump <= p <= i * jump + size - 1.
+    last = np.minimum(pixels // geometry.jump, n_regions - 1)
+    first = np.maximum(-((geometry.size - 1 - pixels) // geometry.jump), 0)
+    lowest = scores.take(first, axis=axis)
+    for step in range(1, math.ceil(geometry.size / geometry.jump)):
+        np.minimum(lowest, scores.take(np.minimum(first + step, last), axis=axis), out=lowest)
+    return lowest

@@ -1,0 +1,1006 @@
+"""The game of Sec. 3.3 and Eq. 3: I and D are trained against each other on normal images."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import roc_auc_score
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from skavid.core.corruption import Corrupted, Corruption, Neighbours
+from skavid.core.images import to_tensor
+from skavid.core.losses import LOSSES
+from skavid.core.networks import Detector, Inpainter
+from skavid.core.regions import Geometry, region_mean
+from skavid.core.scene import Read, Scene, background, clip_starts, evenly, learn_scene
+from skavid.core.threads import ahead, side_by_side
+
+__all__ = [
+    "AVIDNet",
+    "CollapseWarning",
+    "DivergedError",
+    "InterruptedGame",
+    "look_around",
+    "play",
+    "split",
+]
+
+BANK_SIZE = 64  # held-out images that referee the game after each epoch
+PER_IMAGE = ("plate", "top", "gain", "level")  # of Neighbours: a row an image
+CUT_EDGE = 8  # pixels beside the edge of a crop that D is not asked about
+N_REPLAYED = 64  # old outputs of I that D is shown again
+BLIND_AUC = 0.55
+BLIND_CHECKS = 5
+NEARLY_0_AND_1 = (1e-4, 1 - 1e-4)
+IRREGULAR_WEIGHT = 2.5  # irregular regions are rare: each counts this much more for D
+INTACT_WEIGHT = 0.1  # what an intact pixel counts for I, beside 1 for a corrupted one
+
+
+class CollapseWarning(ConvergenceWarning):  # type: ignore[misc]
+    """D could not tell regular from irregular regions for several epochs."""
+
+
+class DivergedError(RuntimeError):
+    """A loss was no longer finite."""
+
+
+class InterruptedGame(Exception):
+    """The user interrupted a game that has a best pair already.
+
+    Parameters
+    ----------
+    net : AVIDNet
+        The net as it was when it was interrupted.
+    """
+
+    def __init__(self, net: AVIDNet) -> None:
+        super().__init__("the training was interrupted")
+        self.net = net
+
+
+class Split(NamedTuple):
+    """Which images train and which are held out.
+
+    Parameters
+    ----------
+    train, held_out : ndarray of int
+        Row numbers, sorted.
+    """
+
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+
+def split(
+    n: int, groups: NDArray[Any] | None, fraction: float, random_state: np.random.RandomState
+) -> Split:
+    """Hold images out of the training; whole clips where there are clips.
+
+    Parameters
+    ----------
+    n : int
+        Number of images, at least 2.
+    groups : ndarray of shape (n,) or None
+        Clip ids. With a single clip its last images are held out.
+    fraction : float
+        Share to hold out, in (0, 1); at least one image is, and one is not.
+    random_state : RandomState
+        Chooses images or clips.
+
+    Returns
+    -------
+    split : Split
+        Row numbers, disjoint, together all rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.training import split
+    >>> split(6, np.array([0, 0, 1, 1, 2, 2]), 0.3, np.random.RandomState(0)).held_out
+    array([4, 5])
+    """
+    wanted = min(max(1, round(fraction * n)), n - 1)
+    rows = np.arange(n)
+    names = np.array([]) if groups is None else np.unique(groups)
+    if groups is None:
+        chosen = np.isin(rows, random_state.permutation(n)[:wanted])
+    elif len(names) == 1:
+        chosen = rows >= n - wanted
+    else:
+        chosen = np.zeros(n, dtype=bool)
+        for name in random_state.permutation(names)[:-1]:
+            chosen |= groups == name
+            if chosen.sum() >= wanted:
+                break
+    return Split(rows[~chosen], rows[chosen])
+
+
+class Batch(NamedTuple):
+    """What one training step sees.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n_images, n_channels, height, width)
+        Clean images X, cropped.
+    inside : Tensor of shape (n_images, height, width)
+        0 near an edge that only the crop made, where what was cut off could tell more, and where
+        pixels do not count. Else 1.
+    beside : Neighbours or None
+        What clips add.
+    """
+
+    images: Tensor
+    inside: Tensor
+    beside: Neighbours | None
+
+    def to(self, device: str) -> Batch:
+        """Bring all of it to a device."""
+        beside = self.beside and _slice(self.beside, slice(None), device)
+        return Batch(self.images.to(device), self.inside.to(device), beside)
+
+
+class _Turn(NamedTuple):
+    """A batch, and what both networks are to make of it."""
+
+    images: Tensor
+    inside: Tensor
+    task: Corrupted  # for I
+    lesson: Corrupted | None  # for D
+
+
+class _Images(Dataset[Any]):
+    """Batches of training images, with what clips add to them, cropped on the way."""
+
+    def __init__(
+        self,
+        images: NDArray[Any],
+        rows: NDArray[np.int64],
+        *,
+        value_range: tuple[float, float],
+        groups: NDArray[Any] | None,
+        spacing: int | None,
+        scene: Scene | None,
+        crop_size: int | None,
+        ignore: NDArray[np.bool_] | None,
+        generator: Generator,
+    ) -> None:
+        self.images = images
+        self.ignore = ignore
+        self.rows = rows
+        self.value_range = value_range
+        self.crop_size = crop_size
+        self.spacing = spacing
+        self.scene = scene
+        self.starts = clip_starts(len(images), groups)
+        self.generator = generator
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        rows = self.rows[np.asarray(indices)]
+        images = to_tensor(self.images[rows], self.value_range, self.ignore)
+        if self.scene is None or self.spacing is None:
+            images, inside, _ = self._crop(images, None)
+            return Batch(images, inside, None)
+        plate = torch.stack([self._plate(int(self.starts[row])) for row in rows])[:, None]
+        stack, inside, top = self._crop(torch.cat([images, plate], 1), plate)
+        # Pictures taken at another hour, and of people who walk the other way.
+        gain, level = 0.9 + 0.2 * self._rand(len(rows)), 0.12 * (self._rand(len(rows)) - 0.5)
+        stack = stack * gain[:, None, None, None] + level[:, None, None, None]
+        turned = self._rand(len(rows)) < 0.5
+        stack = torch.where(turned[:, None, None, None], stack.flip(-1), stack)
+        inside = torch.where(turned[:, None, None], inside.flip(-1), inside)
+        beside = Neighbours(self.scene, stack[:, -1:], top, gain, level, self.spacing)
+        return Batch(stack[:, :-1], inside, beside)
+
+    def _rand(self, n: int) -> Tensor:
+        return torch.rand(n, generator=self.generator)
+
+    def _plate(self, start: int) -> Tensor:
+        """Return a clip's background; a clip that is held out has its own, made when asked."""
+        assert self.scene is not None
+        if start not in self.scene.plates:
+            clip = np.flatnonzero(self.starts == start)
+            self.scene.plates[start] = torch.from_numpy(
+                background(_newest(self.images, self.value_range, self.ignore), clip)
+            )
+        return self.scene.plates[start]
+
+    def _crop(self, images: Tensor, plate: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Cut out what moves, or any place, at random; say what is inside, and each top row."""
+        (n, _, height, width), size = images.shape, self.crop_size
+        tall, broad = min(size or height, height), min(size or width, width)
+        counts = torch.ones(height, width)
+        if self.ignore is not None:
+            counts[torch.from_numpy(self.ignore)] = 0
+        if (tall, broad) == (height, width):
+            return images, counts.expand(n, -1, -1), torch.zeros(n)
+        top = torch.randint(height - tall + 1, (n,), generator=self.generator)
+        left = torch.randint(width - broad + 1, (n,), generator=self.generator)
+        if plate is not None:
+            change = (images[:, :-1] - plate).abs().amax(1).flatten(1) ** 2 + 1e-9
+            centre = torch.multinomial(change, 1, generator=self.generator)[:, 0]
+            busy = self._rand(n) < 0.85
+            top = torch.where(busy, (centre // width - tall // 2).clamp(0, height - tall), top)
+            left = torch.where(busy, (centre % width - broad // 2).clamp(0, width - broad), left)
+        places = list(zip(top.tolist(), left.tolist(), strict=True))
+        cut = torch.stack(
+            [
+                one[:, y : y + tall, x : x + broad]
+                for one, (y, x) in zip(images, places, strict=True)
+            ]
+        )
+        edge = min(CUT_EDGE, tall // 4, broad // 4)
+        inside = F.pad(torch.ones(n, tall - 2 * edge, broad - 2 * edge), [edge] * 4)
+        for one, (y, x) in zip(inside, places, strict=True):
+            one[: edge * (y == 0)] = one[edge]
+            one[tall - edge * (y == height - tall) :] = one[tall - edge - 1]
+            one[:, : edge * (x == 0)] = one[:, edge : edge + 1]
+            one[:, broad - edge * (x == width - broad) :] = one[:, broad - edge - 1, None]
+            one *= counts[y : y + tall, x : x + broad]
+        return cut, inside, top.float()
+
+
+def look_around(
+    images: NDArray[Any],
+    groups: NDArray[Any] | None,
+    rows: NDArray[np.int64],
+    *,
+    value_range: tuple[float, float],
+    spacing: int,
+    ignore: NDArray[np.bool_] | None = None,
+) -> Scene:
+    """Learn from training clips what moves there.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n_images, height, width, n_channels)
+        Checked stacks.
+    groups : ndarray of shape (n_images,) or None
+        Clip ids.
+    rows : ndarray of int
+        Those that train.
+    value_range : tuple of float
+        What is scaled to 0 and 1.
+    spacing : int
+        Frames between two channels.
+    ignore : ndarray of shape (height, width), bool, default=None
+        True where pixels do not count: nothing moves there.
+
+    Returns
+    -------
+    scene : Scene
+        Backgrounds, objects, sizes and paces.
+    """
+    return learn_scene(
+        _newest(images, value_range, ignore),
+        rows,
+        clip_starts(len(images), groups),
+        n_channels=images.shape[-1],
+        spacing=spacing,
+    )
+
+
+def _newest(
+    images: NDArray[Any], value_range: tuple[float, float], ignore: NDArray[np.bool_] | None
+) -> Read:
+    def read(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        newest = to_tensor(images[rows][..., -1:], value_range, ignore)
+        moments: NDArray[np.float32] = newest[:, 0].numpy()
+        return moments
+
+    return read
+
+
+def region_targets(
+    corrupted: Corrupted, geometry: Geometry, *, fake: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Turn the where of pixels into what D should say of regions.
+
+    A region is irregular where enough of it is corrupted, regular where next to nothing is,
+    and undecided (weight 0) between.
+
+    Parameters
+    ----------
+    corrupted : Corrupted
+        As a corruption returns it.
+    geometry : Geometry
+        Which pixels each region holds.
+    fake : bool, default=False
+        The images are I's work: every touched pixel counts.
+
+    Returns
+    -------
+    regular, weight : Tensor of shape (n_images, n1, n2)
+        1 regular, 0 irregular; how much the region counts.
+    """
+    share = region_mean(corrupted.where, geometry)
+    # In a large region a few pixels suffice: it should say so when it holds a small oddity.
+    enough = min(0.35, 64 / geometry.size**2)
+    regular = (share < enough).float()
+    decided = (share >= enough) | (share <= enough / 7)
+    weight = decided * (1 + (IRREGULAR_WEIGHT - 1) * (1 - regular))
+    return regular, weight if fake else weight * region_mean(corrupted.weight, geometry)
+
+
+class _Turns:
+    """The turns of an epoch, each made while the one before it is played."""
+
+    def __init__(self, batches: DataLoader[Any], prepare: Callable[[Batch], _Turn]) -> None:
+        self.batches = batches
+        self.prepare = prepare
+
+    def __iter__(self) -> Iterator[_Turn]:
+        return ahead(map(self.prepare, self.batches))
+
+
+class AVIDNet(NeuralNet):  # type: ignore[misc]
+    """The game: two modules, two optimisers, one train step.
+
+    Parameters
+    ----------
+    inpainter : Inpainter
+        I, trained in place.
+    detector : Detector
+        D, trained in place.
+    inpainter_corruption : callable
+        What I restores, see `skavid.core.corruption`.
+    detector_corruption : callable or None
+        What D finds; None teaches D by I's work alone, as printed.
+    gamma, sigma : float
+        Eq. 2's noise.
+    loss : {"bce", "lsgan", "hinge", "eq3"}
+        The game's loss, see `skavid.losses`.
+    adversarial_weight : float
+        Weight of the terms in which one network sees the other's work; 0 leaves them out.
+    adversarial_start : float
+        Share of the game, in [0, 1), after which these terms join in.
+    reconstruction_weight : float
+        Weight of I's restoring error; Eq. 3 as printed has none.
+    reconstruction_loss : {"bernoulli", "l1"}
+        How far hidden pixels are from what they were: as the cross-entropy of intensities in
+        [0, 1], or absolutely, as all other pixels are.
+    optimizer_name : {"adamw", "sgd"}
+        Both networks have their own.
+    momentum : float
+        SGD's momentum or AdamW's first beta.
+    average_decay : float
+        Decay of the moving averages of both networks, which are what is kept.
+    n_iter_no_change : int or None
+        Epochs without a better I or D after which the game ends.
+    seed : int
+        Of the corruptions.
+    **kwargs : dict
+        Of `skorch.NeuralNet`: ``max_epochs``, ``lr``, ``device``, ``callbacks``, ``verbose``...
+
+    Attributes
+    ----------
+    inpainter_, detector_ : Module
+        The networks in training.
+    averaged_inpainter_, averaged_detector_ : AveragedModel
+        Their moving averages.
+    best_ : dict
+        For "inpainter" and "detector": the epoch, the figure that chose it, and the weights.
+    stopped_ : str or None
+        Why the game ended before its time.
+    n_played_ : int
+        Epochs of the last game.
+    """
+
+    def __init__(
+        self,
+        inpainter: Inpainter,
+        detector: Detector,
+        *,
+        inpainter_corruption: Corruption,
+        detector_corruption: Corruption | None,
+        gamma: float,
+        sigma: float,
+        loss: str,
+        adversarial_weight: float,
+        adversarial_start: float,
+        reconstruction_weight: float,
+        reconstruction_loss: str,
+        optimizer_name: str,
+        momentum: float,
+        average_decay: float,
+        n_iter_no_change: int | None,
+        seed: int,
+        **kwargs: Any,
+    ) -> None:
+        self.inpainter = inpainter
+        self.detector = detector
+        self.inpainter_corruption = inpainter_corruption
+        self.detector_corruption = detector_corruption
+        self.gamma = gamma
+        self.sigma = sigma
+        self.loss = loss
+        self.adversarial_weight = adversarial_weight
+        self.adversarial_start = adversarial_start
+        self.reconstruction_weight = reconstruction_weight
+        self.reconstruction_loss = reconstruction_loss
+        self.optimizer_name = optimizer_name
+        self.momentum = momentum
+        self.average_decay = average_decay
+        self.n_iter_no_change = n_iter_no_change
+        self.seed = seed
+        super().__init__(module=inpainter, criterion=nn.Identity, **kwargs)
+
+    def initialize_module(self) -> AVIDNet:
+        """Take both networks and start their moving averages."""
+        self.inpainter_ = self.inpainter
+        self.detector_ = self.detector
+        average = Average(self.average_decay)
+        self.averaged_inpainter_ = AveragedModel(self.inpainter, avg_fn=average, use_buffers=True)
+        self.averaged_detector_ = AveragedModel(self.detector, avg_fn=average, use_buffers=True)
+        self.generator_ = Generator().manual_seed(self.seed)
+        self.replay_generator_ = Generator().manual_seed(self.seed + 3)
+        self.replayed_: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.best_: dict[str, dict[str, Any]] = {}
+        self.stopped_: str | None = None
+        self.step_ = 0
+        return self
+
+    def initialize_criterion(self) -> AVIDNet:
+        """Build nothing: the losses are functions."""
+        return self
+
+    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> AVIDNet:
+        """Give each network its own optimiser."""
+        self.inpainter_optimizer_ = self._optimizer(self.inpainter_)
+        self.detector_optimizer_ = self._optimizer(self.detector_)
+        return self
+
+    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        if self.optimizer_name == "sgd":
+            return torch.optim.SGD(network.parameters(), lr=self.lr, **self._inertia())
+        return torch.optim.AdamW(
+            network.parameters(), lr=self.lr, weight_decay=0.01, **self._inertia()
+        )
+
+    def _inertia(self) -> dict[str, Any]:
+        if self.optimizer_name == "sgd":
+            return {"momentum": self.momentum}
+        return {"betas": (self.momentum, 0.999)}
+
+    def get_iterator(self, dataset: _Images, training: bool = False) -> _Turns:
+        """Shuffle the training images into whole batches and corrupt them, one ahead.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            Training images, with the generator of their order.
+        training : bool, default=False
+            Not used: the referee reads held-out images by itself.
+
+        Returns
+        -------
+        turns : iterable
+            An epoch at a time, of ``batch_size`` images each; the last one is filled up with
+            images seen before, since batch statistics of a lone image would be worth nothing.
+        """
+        n = -(-len(dataset) // self.batch_size) * self.batch_size
+        sampler = RandomSampler(dataset, num_samples=n, generator=dataset.generator)
+        batches = DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            collate_fn=_as_it_is,
+            generator=dataset.generator,
+        )
+        return _Turns(batches, self._prepare)
+
+    @torch.no_grad()
+    def _prepare(self, batch: Batch) -> _Turn:
+        batch = batch.to(self.device)
+        task = self._corrupt(self.inpainter_corruption, batch.images, batch.beside)
+        lesson = None
+        if self.detector_corruption is self.inpainter_corruption:
+            lesson = task  # one draw serves both networks
+        elif self.detector_corruption is not None:
+            lesson = self._corrupt(self.detector_corruption, batch.images, batch.beside)
+        return _Turn(batch.images, batch.inside, task, lesson)
+
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Move D and I on one batch; at once where neither sees the other's work.
+
+        Parameters
+        ----------
+        batch : tuple
+            Clean images X, what counts of them, I's task and D's lesson.
+        **fit_params : dict
+            Not used.
+
+        Returns
+        -------
+        step : dict
+            ``loss``, the sum of both networks' losses.
+
+        Notes
+        -----
+        With X~ a corrupted X, Y all ones, l the loss and v the adversarial weight ([1]_, Eq. 3)::
+
+            D:  min  l(D(X~), Y - where) + v l(D(I(X~)), Y - where)
+            I:  min  d(X, I(X~))  + v l(D(I(X~)), Y)
+
+        where X~ is made by each network's own corruption and d is the reconstruction loss.
+        Where X~ is not corrupted it is X; a D without a corruption of its own sees X instead, as
+        printed. D also sees old outputs of I.
+
+        References
+        ----------
+        .. [1] Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection", ACCV 2018.
+        """
+        turn: _Turn = batch
+        self._set_learning_rate()
+        if self._is_adversarial():
+            restored, made = self._restore(turn)
+            detector_loss = self._step_detector(turn, made.detach())
+            inpainter_loss = self._step_inpainter(turn, restored, made)
+        else:
+            inpainter_loss, detector_loss = side_by_side(
+                partial(self._step_inpainter, turn), partial(self._step_detector, turn),
+                device=self.device,
+            )  # fmt: skip
+        self.averaged_inpainter_.update_parameters(self.inpainter_)
+        self.averaged_detector_.update_parameters(self.detector_)
+        self.step_ += 1
+        for name, loss in (("inpainter", inpainter_loss), ("detector", detector_loss)):
+            if not torch.isfinite(loss):
+                raise DivergedError(
+                    f"The {name}'s loss became {loss.item()} in epoch {len(self.history)}; "
+                    f"lower learning_rate (now {self.lr:g}) or take loss='bce'."
+                )
+            self.history.record_batch(f"{name}_loss", loss.item())
+        return {"loss": (inpainter_loss + detector_loss).detach(), "y_pred": None}
+
+    def _corrupt(
+        self, corruption: Corruption, images: Tensor, beside: Neighbours | None
+    ) -> Corrupted:
+        return corruption(
+            images,
+            gamma=self.gamma,
+            sigma=self.sigma,
+            generator=self.generator_,
+            neighbours=beside,
+        )
+
+    def _restore(self, turn: _Turn) -> tuple[Tensor, Tensor]:
+        """Return I(X~), and what I made of X: I(X~) where pixels were hidden, if any were."""
+        task = turn.task
+        restored = self.inpainter_(task.images, task.hidden)
+        if not task.hidden.any():
+            return restored, restored
+        return restored, torch.where(task.hidden > 0, restored, turn.images)
+
+    def _step_detector(self, turn: _Turn, made: Tensor | None = None) -> Tensor:
+        lesson, geometry, loss = turn.lesson, self.detector_.geometry, LOSSES[self.loss]
+        logits = self.detector_(turn.images if lesson is None else lesson.images)
+        if lesson is None:
+            total = loss(logits, torch.ones_like(logits), None)
+        else:
+            # What was not grafted is X: a clean batch beside it would teach little at much cost.
+            regular, weight = region_targets(lesson, geometry)
+            weight = weight * region_mean(turn.inside, geometry)
+            total = loss(logits, regular, weight)
+        if made is not None:
+            fake, *truth = self._replay(made, *region_targets(turn.task, geometry, fake=True))
+            # Fixed statistics: I's work must not shift what D takes for normal.
+            self.detector_.eval()
+            total = total + self.adversarial_weight * loss(self.detector_(fake), *truth)
+            self.detector_.train()
+        _descend(self.detector_optimizer_, total)
+        return total.detach()
+
+    def _replay(
+        self, made: Tensor, regular: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Show D old outputs of I in half of the places, so that it does not forget them."""
+        out = []
+        for new in zip(made, regular, weight, strict=True):
+            coin, place = torch.rand(2, generator=self.replay_generator_).tolist()
+            if len(self.replayed_) < N_REPLAYED:
+                self.replayed_.append(_copied(new))
+                out.append(new)
+            elif coin < 0.5:
+                slot = int(place * N_REPLAYED)
+                old = self.replayed_[slot]
+                self.replayed_[slot] = _copied(new)
+                out.append(old if old[0].shape == new[0].shape else new)
+            else:
+                out.append(new)
+        first, second, third = (torch.stack(parts) for parts in zip(*out, strict=True))
+        return first, second, third
+
+    def _step_inpainter(
+        self, turn: _Turn, restored: Tensor | None = None, made: Tensor | None = None
+    ) -> Tensor:
+        if restored is None:
+            restored, _ = self._restore(turn)
+        images, task = turn.images, turn.task
+        weight = INTACT_WEIGHT + (1 - INTACT_WEIGHT) * task.where[:, None]
+        if task.hidden.any():
+            weight = torch.maximum(weight * INTACT_WEIGHT, task.hidden)
+        error = (images - restored).abs()
+        if self.reconstruction_loss == "bernoulli":
+            shares = restored.clamp(*NEARLY_0_AND_1)
+            entropy = F.binary_cross_entropy(shares, images.clamp(0, 1), reduction="none")
+            error = torch.where(task.hidden > 0, entropy, error)
+        error = (weight * error).sum() / weight.expand_as(images).sum()
+        total = self.reconstruction_weight * error
+        if made is not None:
+            # Fixed batch statistics: I must please D as it judges, not shift its averages.
+            self.detector_.eval()
+            loss = LOSSES[self.loss]
+            pleased = loss(self.detector_(made), None, None, player="inpainter")
+            self.detector_.train()
+            total = total + self.adversarial_weight * pleased
+        _descend(self.inpainter_optimizer_, total)
+        return total.detach()
+
+    def _is_adversarial(self) -> bool:
+        # A D without a lesson of its own learns from I's work alone, from the first step.
+        begins = 0 if self.detector_corruption is None else self.adversarial_start * self.n_steps_
+        return self.adversarial_weight > 0 and self.step_ - self.first_step_ >= begins
+
+    def _set_learning_rate(self) -> None:
+        """Warm up for a twentieth of the game, then a cosine to its end; anew in each game."""
+        step = self.step_ - self.first_step_
+        done = step / max(1, self.n_steps_)
+        warm = min(1.0, (step + 1) / max(1.0, min(200.0, 0.05 * self.n_steps_)))
+        rate = self.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        for optimizer in (self.inpainter_optimizer_, self.detector_optimizer_):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+
+def _copied(parts: tuple[Tensor, ...]) -> Any:
+    # A view would keep its whole batch.
+    return tuple(part.clone() for part in parts)
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+class Average:
+    """An exponential moving average that soon forgets the untrained weights."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+
+    def __call__(self, average: Tensor, new: Tensor, n_averaged: Tensor | int) -> Tensor:
+        decay = min(self.decay, (1 + int(n_averaged)) / (10 + int(n_averaged)))
+        return average * decay + new * (1 - decay) if average.is_floating_point() else new
+
+
+class _Referee(Callback):  # type: ignore[misc]
+    """After each epoch: check both networks on held-out images, keep the best of each, Sec. 4.3.
+
+    I is kept where it restores held-out normal images best, D where it tells regular from
+    irregular regions of a fixed bank of corrupted held-out images best.
+    """
+
+    images: Tensor
+    beside: Neighbours | None
+    bank: list[tuple[Tensor, Corrupted, Corrupted | None]]
+
+    def __init__(self, *, seed: int) -> None:
+        self.seed = seed
+
+    def begin(self, images: Tensor, beside: Neighbours | None) -> None:
+        """Take the held-out images of a new game."""
+        self.images, self.beside, self.bank = images, beside, []
+        self.blind_ = 0
+        self.warned_ = False
+        self.stale_ = 0
+
+    @torch.no_grad()
+    def on_epoch_end(self, net: AVIDNet, dataset_train: Any = None, **kwargs: Any) -> None:
+        for name in ("inpainter", "detector"):
+            batches = net.history[-1, "batches", :, f"{name}_loss"]
+            net.history.record(f"{name}_loss", float(np.mean(batches)))
+        error, auc = self._check(net)
+        net.history.record("valid_inpainter", error)
+        net.history.record("valid_detector_auc", auc)
+        better = [
+            self._keep(net, "inpainter", error, -error),
+            self._keep(net, "detector", auc, auc),
+        ]
+        net.history.record("kept", " and ".join(c for c, b in zip("ID", better, strict=True) if b))
+        self._watch(net, auc, any(better))
+
+    def _check(self, net: AVIDNet) -> tuple[float, float]:
+        """Return I's mean error where it had to restore, and D's region AUC."""
+        self.bank = self.bank or self._corrupted(net)
+        inpainter, detector = net.averaged_inpainter_.eval(), net.averaged_detector_.eval()
+        geometry = net.detector_.geometry
+        errors, truths, scores = [], [], []
+        for images, task, lesson in self.bank:
+            restored = inpainter(task.images, task.hidden)
+            where = task.where[:, None]
+            errors.append(
+                ((images - restored).abs() * where).sum() / (where.expand_as(images).sum() + 1e-6)
+            )
+            seen = restored if lesson is None else lesson.images
+            regular, weight = region_targets(task if lesson is None else lesson, geometry)
+            clean = detector(images)
+            truths += [regular[weight > 0], torch.ones_like(clean).flatten()]
+            scores += [detector(seen)[weight > 0], clean.flatten()]
+        truth, score = torch.cat(truths).cpu().numpy(), torch.cat(scores).cpu().numpy()
+        # A bank without an irregular region (tiny images) cannot tell anything.
+        auc = float(roc_auc_score(truth, score)) if 0 < truth.mean() < 1 else 0.5
+        return float(torch.stack(errors).mean()), auc
+
+    def _corrupted(self, net: AVIDNet) -> list[tuple[Tensor, Corrupted, Corrupted | None]]:
+        """Corrupt the held-out images for I and, where it has a lesson of its own, for D."""
+        generator = net.generator_
+        net.generator_ = Generator().manual_seed(self.seed)
+        bank = []
+        for start in range(0, len(self.images), net.batch_size):
+            part = slice(start, start + net.batch_size)
+            images = self.images[part].to(net.device)
+            beside = self.beside and _slice(self.beside, part, net.device)
+            task = net._corrupt(net.inpainter_corruption, images, beside)
+            lesson = None
+            if net.detector_corruption is not None:
+                lesson = net._corrupt(net.detector_corruption, images, beside)
+            bank.append((images, task, lesson))
+        net.generator_ = generator
+        return bank
+
+    def _keep(self, net: AVIDNet, name: str, figure: float, goodness: float) -> bool:
+        best = net.best_.get(name)
+        if best is not None and not goodness > best["goodness"]:
+            return False
+        average = getattr(net, f"averaged_{name}_").module
+        weights = {
+            key: value.detach().cpu().clone() for key, value in average.state_dict().items()
+        }
+        net.best_[name] = {
+            "epoch": len(net.history),
+            "figure": figure,
+            "goodness": goodness,
+            "weights": weights,
+        }
+        return True
+
+    def _watch(self, net: AVIDNet, auc: float, better: bool) -> None:
+        self.blind_ = self.blind_ + 1 if auc < BLIND_AUC else 0
+        if self.blind_ >= BLIND_CHECKS and not self.warned_:
+            self.warned_ = True
+            warnings.warn(
+                f"The detector cannot tell regular from irregular regions: its AUC on held-out "
+                f"images was below {BLIND_AUC} for {BLIND_CHECKS} epochs in a row "
+                f"(now {auc:.2f}); train longer, or take detector_corruption='grafts' or a lower "
+                f"adversarial_weight (now {net.adversarial_weight:g}).",
+                CollapseWarning,
+                stacklevel=2,
+            )
+        self.stale_ = 0 if better else self.stale_ + 1
+        if net.n_iter_no_change is not None and self.stale_ >= net.n_iter_no_change:
+            net.stopped_ = f"no better network for {self.stale_} epochs"
+            raise KeyboardInterrupt  # skorch's own way to end a training
+
+
+def _go_on(net: AVIDNet, parameters: dict[str, Any]) -> None:
+    """Prepare a net for one more game, under new parameters."""
+    restarted = parameters["optimizer_name"] != net.optimizer_name
+    for name, value in parameters.items():
+        setattr(net, name, value)
+    net.best_.clear()
+    net.stopped_ = None
+    if restarted:
+        net.initialize_optimizer()
+    for name in ("inpainter", "detector"):
+        getattr(net, f"averaged_{name}_").avg_fn.decay = net.average_decay
+        for group in getattr(net, f"{name}_optimizer_").param_groups:
+            group.update(net._inertia())
+
+
+def _slice(beside: Neighbours, part: slice, device: str) -> Neighbours:
+    return beside._replace(**{name: getattr(beside, name)[part].to(device) for name in PER_IMAGE})
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _move(net: AVIDNet, device: str) -> None:
+    """Bring the networks and their optimisers to a device; on the CPU any machine opens them."""
+    net.device = device
+    for name in ("inpainter", "detector"):
+        getattr(net, f"{name}_").to(device)
+        getattr(net, f"averaged_{name}_").to(device)
+        for state in getattr(net, f"{name}_optimizer_").state.values():
+            for key, value in state.items():
+                state[key] = value.to(device) if isinstance(value, Tensor) else value
+
+
+def play(
+    images: NDArray[Any],
+    groups: NDArray[Any] | None,
+    parts: Split,
+    *,
+    value_range: tuple[float, float],
+    scene: Scene | None,
+    geometry: Geometry,
+    inpainter_corruption: Corruption,
+    detector_corruption: Corruption | None,
+    inpainter_width: int,
+    inpainter_depth: int,
+    inpainter_patch: int,
+    detector_width: int,
+    spacing: int | None,
+    crop_size: int | None,
+    ignore: NDArray[np.bool_] | None,
+    max_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    device: str,
+    callbacks: list[Any] | None,
+    verbose: int,
+    net: AVIDNet | None = None,
+    checkpoint: Any = None,
+    **game: Any,
+) -> AVIDNet:
+    """Train a pair of networks on normal images.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n_images, height, width, n_channels)
+        Checked images.
+    groups : ndarray of shape (n_images,) or None
+        Clip ids.
+    parts : Split
+        Which rows train and which are held out.
+    value_range : tuple of float
+        What is scaled to 0 and 1.
+    scene : Scene or None
+        From `look_around`, for stacked video.
+    geometry : Geometry
+        The detector's regions.
+    inpainter_corruption, detector_corruption : callable
+        What I restores and what D finds, see `skavid.core.corruption`; None for D teaches it by
+        I's work alone.
+    inpainter_width, inpainter_depth, inpainter_patch, detector_width : int
+        Sizes of the networks.
+    spacing : int or None
+        Frames between the channels of stacked video; None for images.
+    crop_size : int or None
+        Larger images are trained on crops of this size, in pixels.
+    ignore : ndarray of shape (height, width), bool, or None
+        True where pixels do not count.
+    max_epochs, batch_size : int
+        How long, and how many images at once.
+    learning_rate : float
+        Its peak.
+    seed : int
+        The one source of randomness.
+    device : str
+        Where to train.
+    callbacks : list or None
+        More skorch callbacks.
+    verbose : int
+        0 is silent.
+    net : AVIDNet, optional
+        A net to go on with; it is left alone, a copy plays. It keeps the sizes of its networks
+        and its callbacks.
+    checkpoint : Checkpoint, optional
+        Of `skavid.checkpoint`: where the state of a new training is kept after each epoch,
+        and where it may go on from.
+    **game : dict
+        The other parameters of `AVIDNet`.
+
+    Returns
+    -------
+    net : AVIDNet
+        After the game, on the CPU.
+
+    Raises
+    ------
+    InterruptedGame
+        When the user interrupted it after the first epoch; it carries the net.
+    DivergedError
+        When a loss is no longer finite.
+    """
+    options: dict[str, Any] = {
+        "value_range": value_range,
+        "groups": groups,
+        "spacing": spacing,
+        "scene": scene,
+        "crop_size": crop_size,
+        "ignore": ignore,
+    }
+    game |= {
+        "inpainter_corruption": inpainter_corruption,
+        "detector_corruption": detector_corruption,
+        "lr": learning_rate,
+        "batch_size": batch_size,
+        "verbose": verbose,
+    }
+    if net is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            n_channels = images.shape[-1]
+            inpainter = Inpainter(
+                n_channels,
+                width=inpainter_width,
+                depth=inpainter_depth,
+                patch=inpainter_patch,
+                bounded=game["reconstruction_loss"] == "bernoulli",
+            )
+            detector = Detector(n_channels, geometry=geometry, width=detector_width)
+        # Channels last: a third faster on CPUs.
+        inpainter, detector = (
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for network in (inpainter, detector)
+        )
+        net = AVIDNet(
+            inpainter,
+            detector,
+            seed=seed,
+            device=device,
+            callbacks=[("referee", _Referee(seed=seed + 2)), *(callbacks or [])],
+            train_split=None,
+            **game,
+        ).initialize()
+    else:
+        net = copy.deepcopy(net)
+        _go_on(net, game)
+    # A game that goes on must not repeat the order of its last part.
+    order = Generator().manual_seed(seed + 1 + net.step_)
+    train = _Images(images, parts.train, generator=order, **options)
+    _move(net, device)
+    net.first_step_ = net.step_
+    net.n_steps_ = max_epochs * -(-len(train) // batch_size)
+    referee = dict(net.callbacks_)["referee"]
+    referee.begin(*_bank(images, parts.held_out, seed=seed + 2, options=options))
+    begun = len(net.history)
+    if checkpoint is not None:
+        checkpoint.restore(net, order)
+        net.callbacks_.append(("checkpoint", checkpoint))  # the last one: all is done by then
+    if net.stopped_ is None and (left := max_epochs - len(net.history) + begun):
+        net.partial_fit(train, epochs=left)
+    if checkpoint is not None:
+        net.callbacks_.pop()
+        if net.stopped_ is not None:  # an early stop skips the callbacks behind the referee
+            checkpoint.write(net)
+    if len(net.history) > begun and "valid_inpainter" not in net.history[-1]:
+        net.history.pop()  # an epoch that was interrupted
+    net.n_played_ = len(net.history) - begun
+    # What only a running game needs stays out of pickles.
+    net.replayed_.clear()
+    del referee.images, referee.beside, referee.bank
+    _move(net, "cpu")
+    if net.n_played_ < max_epochs and net.stopped_ is None:
+        if not net.best_:
+            raise KeyboardInterrupt
+        raise InterruptedGame(net)
+    return net
+
+
+def _bank(
+    images: NDArray[Any], rows: NDArray[np.int64], *, seed: int, options: dict[str, Any]
+) -> tuple[Tensor, Neighbours | None]:
+    held_out = _Images(images, rows, generator=Generator().manual_seed(seed), **options)
+    batch = held_out.__getitems__(evenly(len(rows), BANK_SIZE).tolist())
+    return batch.images, batch.beside

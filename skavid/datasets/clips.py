@@ -1,0 +1,365 @@
+"""Clips of a data set as arrays: frames, masks, labels; in memory or in mapped files."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.io import loadmat, whosmat
+from sklearn.utils import Bunch
+
+from skavid.video.files import (
+    PICTURES,
+    check_size,
+    list_pictures,
+    natural,
+    picture_shape,
+    read_frames,
+    save_frames,
+)
+
+__all__: list[str] = []  # a part of ``datasets``: nothing here is promised to users
+
+LARGEST_LIST = 2**16  # bytes; that of Ped1 has 2,000
+LARGEST_MASKS = 2**29  # bytes, unpacked; those of Avenue's longest clip have 331,545,600
+_ENTRY = re.compile(r"\{\s*(end\s*\+\s*1|\d{1,4})\s*\}\s*\.\s*gt_frame\s*=\s*\[([^\]]{0,10000})\]")
+
+
+class Clip(NamedTuple):
+    """A clip of a data set: its number, where its frames are, where its masks are."""
+
+    number: int
+    source: Path
+    masks: Path | None = None
+
+
+# --- frames --------------------------------------------------------------------------------------
+
+
+def load_clips(
+    name: str,
+    clips: list[Clip],
+    subset: str,
+    size: Any,
+    memmap: str | Path | None,
+    read_masks: Callable[[Path], Iterable[NDArray[np.bool_]]],
+) -> Bunch:
+    """Read frames and masks of clips; labels come from the masks."""
+    frames, ids, _ = read_clips(f"{name}-{subset}", clips, size, memmap)
+    labels = np.ones(len(frames), dtype=int)
+    data = Bunch(frames=frames, clips=ids, labels=labels, masks=None, has_masks=None)
+    data.names = [clip.source.stem for clip in clips]
+    if subset == "train":
+        return data
+    shape = frames.shape[1:]
+
+    def masks_of(clip: Clip, n: int) -> Iterator[NDArray[np.bool_]]:
+        if clip.masks is None:
+            yield from (np.zeros(shape, dtype=bool) for _ in range(n))
+            return
+        count = 0
+        whole = picture_shape(clip.source)
+        for mask in read_masks(clip.masks):
+            count += 1
+            yield shrink(mask, whole, shape, clip.masks)
+        if count != n:
+            raise ValueError(
+                f"{clip.source} has {n} frames, but {clip.masks.name} beside it has {count} "
+                "masks; unpack the archive anew."
+            )
+
+    sources = [path for clip in clips for path in (clip.source, clip.masks) if path is not None]
+    data.masks = collect(
+        (mask for clip in clips for mask in masks_of(clip, int((ids == clip.number).sum()))),
+        keep(memmap, f"{name}-masks", sources, size),
+    )
+    for index, mask in enumerate(data.masks):
+        labels[index] = -1 if mask.any() else 1
+    data.has_masks = np.isin(ids, [clip.number for clip in clips if clip.masks is not None])
+    return data
+
+
+def read_clips(
+    name: str, clips: list[Clip], size: Any, memmap: str | Path | None, *, color: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float64]]:
+    """Return frames, and the clip and time of each."""
+    size = check_size(size)
+    rows: list[tuple[float, float]] = []
+    kept = keep(memmap, f"{name}{'-color' * color}", [clip.source for clip in clips], size)
+    beside = None if kept is None else kept.with_suffix(".clips.npy")
+
+    def frames() -> Iterator[tuple[Path, NDArray[np.uint8]]]:
+        for clip in clips:
+            for frame in read_frames(clip.source, size=size, color=color):
+                rows.append((clip.number, frame.time))
+                yield clip.source, frame.image
+        if beside is not None:  # before the frames get their name: where they are, so is this
+            save_frames(beside, np.array(rows, dtype=float))
+
+    if kept is not None and beside is not None and not beside.exists():
+        kept.unlink(missing_ok=True)
+    images = collect(alike(frames()), kept)
+    told = np.array(rows) if beside is None else np.load(beside, allow_pickle=False)
+    return images, told[:, 0].astype(int), told[:, 1]
+
+
+def alike(pictures: Iterable[tuple[Path, NDArray[Any]]]) -> Iterator[NDArray[Any]]:
+    """Pass pictures on as long as they have the size of the first."""
+    first: tuple[Path, tuple[int, ...]] | None = None
+    for path, picture in pictures:
+        first = first or (path, picture.shape)
+        if picture.shape != first[1]:
+            (height, width), (high, wide) = picture.shape[:2], first[1][:2]
+            raise ValueError(
+                f"{path} has {height} x {width} pixels, but {first[0].name} has {high} x {wide} "
+                "pixels; pass size=(height, width) to resize both."
+            )
+        yield picture
+
+
+def read_picture(path: Path, size: Any, color: bool) -> NDArray[np.uint8]:
+    """Read a single picture."""
+    image: NDArray[np.uint8] = next(read_frames(path, size=check_size(size), color=color)).image
+    return image
+
+
+# --- masks and labels ----------------------------------------------------------------------------
+
+
+def read_mask(
+    path: Path | None, picture: Path, shape: tuple[int, ...], *, above: int = 0
+) -> NDArray[np.bool_]:
+    """Read the mask of a single picture; an empty one where it has none."""
+    if path is None:
+        return np.zeros(shape, dtype=bool)
+    return shrink(read_picture(path, None, False) > above, picture_shape(picture), shape, path)
+
+
+def mask_of(folder: Path, picture: Path) -> Path:
+    """Find the mask of a picture: its name with ``_mask``, or its name, maybe with its ending."""
+    for stem in (f"{picture.stem}_mask", picture.stem, picture.name):
+        for suffix in sorted(PICTURES):
+            path = folder / f"{stem}{suffix}"
+            if path != picture and path.is_file():
+                return path
+    raise FileNotFoundError(f"{picture} has no mask {picture.stem}_mask.png in {folder}.")
+
+
+def picture_masks(folder: Path) -> Iterator[NDArray[np.bool_]]:
+    """Read a folder of masks."""
+    # Some are called 001, some frame001: their last number tells their order.
+    for path in sorted(
+        list_pictures(folder), key=lambda p: int((re.findall(r"\d+", p.stem) or ["0"])[-1])
+    ):
+        yield read_picture(path, None, False) > 0
+
+
+def mat_masks(path: Path) -> Iterator[NDArray[np.bool_]]:
+    """Read the cells of ``volLabel`` from a MATLAB file."""
+    _check_unpacked(path)
+    try:
+        # A cell takes eight bytes or more, but loadmat asks for as many as are claimed.
+        if any(math.prod(shape) > LARGEST_MASKS // 8 for _, shape, _ in whosmat(path)):
+            raise ValueError("more cells than bytes")
+        cells = np.ravel(loadmat(path, variable_names=["volLabel"])["volLabel"])
+    except Exception as error:  # of many kinds, for files that are damaged in many ways
+        raise ValueError(f"{path} is no file of masks (volLabel); get it anew.") from error
+    for cell in cells:
+        mask = np.asarray(cell)
+        if mask.dtype.kind not in "biuf":
+            raise ValueError(f"{path} is no file of masks (volLabel); get it anew.")
+        yield mask > 0
+
+
+def _check_unpacked(path: Path) -> None:
+    """Refuse a MATLAB file that unpacks to more than masks ever do, after so many bytes."""
+    n_bytes = 0
+    with path.open("rb") as file:
+        order = "<" if file.read(128).endswith(b"IM") else ">"
+        while len(tag := file.read(8)) == 8:
+            kind, size = struct.unpack(f"{order}II", tag)
+            end = file.tell() + size
+            unpacker = zlib.decompressobj()
+            with suppress(zlib.error):  # SciPy tells whether it matters
+                # 4 KiB unpack to 4 MiB at most.
+                while kind == 15 and (packed := file.read(min(2**12, end - file.tell()))):
+                    n_bytes += len(unpacker.decompress(packed))
+                    if n_bytes > LARGEST_MASKS:
+                        raise ValueError(
+                            f"{path} unpacks to more than {LARGEST_MASKS} bytes, more than masks "
+                            "of a clip ever do; get it anew."
+                        )
+            file.seek(end)
+
+
+def npy_masks(path: Path) -> Iterator[NDArray[np.bool_]]:
+    """Read an array of masks, frame by frame."""
+    for mask in _read_npy(path, 3):
+        yield mask > 0
+
+
+def npy_labels(path: Path, n_frames: int) -> NDArray[np.int64]:
+    """Read a clip's labels, 0 or 1 in the file, 1 or -1 in the house."""
+    marked = _read_npy(path, 1)
+    if len(marked) != n_frames:
+        raise ValueError(f"{path} has {len(marked)} labels, but its clip has {n_frames} frames.")
+    return np.where(marked > 0, -1, 1)
+
+
+def map_array(path: Path) -> NDArray[Any] | None:
+    """Map an array that NumPy wrote; None where the file is none."""
+    try:
+        # Unlike np.load it never opens a zip, nor unpickles.
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception:  # NumPy's parser of headers raises errors of many kinds
+        return None
+    return array
+
+
+def _read_npy(path: Path, n_dims: int) -> NDArray[Any]:
+    array = map_array(path)
+    if array is None:
+        raise ValueError(f"{path} is no array of masks; get it anew.")
+    if array.ndim != n_dims or array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{path} holds {array.dtype} of shape {array.shape}, not numbers of {n_dims} axes."
+        )
+    return array
+
+
+def shrink(
+    mask: NDArray[np.bool_], whole: tuple[int, ...], shape: tuple[int, ...], path: Path
+) -> NDArray[np.bool_]:
+    """Bring a mask to the shape of resized frames: a pixel is set where any below it is."""
+    if mask.shape != tuple(whole):
+        raise ValueError(f"{path} has a mask of shape {mask.shape}, but its frames have {whole}.")
+    small: NDArray[np.bool_] = mask
+    for axis, (long, short) in enumerate(zip(mask.shape, shape, strict=True)):
+        if long == short:
+            continue
+        firsts = np.arange(short) * long // short
+        lasts = -(-np.arange(1, short + 1) * long // short)
+        none = np.zeros_like(small.take([0], axis), dtype=int)
+        sums = np.concatenate([none, small.cumsum(axis)], axis)
+        small = sums.take(lasts, axis) > sums.take(firsts, axis)
+    return small
+
+
+def read_intervals(path: Path, clips: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Read the lines ``TestVideoFile{end+1}.gt_frame = [60:152];``: frames from 1, ends included.
+
+    Nothing of them is run.
+    """
+    with path.open("rb") as file:
+        content = file.read(LARGEST_LIST + 1)
+    if len(content) > LARGEST_LIST:
+        raise ValueError(f"{path} is larger than {LARGEST_LIST} bytes; it is no list of frames.")
+    text = re.sub(r"%.*", "", content.decode("latin-1"))  # comments
+    rows: dict[int, str] = {}
+    for index, row in _ENTRY.findall(text):
+        rows[int(index) if index.isdigit() else max(rows, default=0) + 1] = row
+    labels = np.ones(len(clips), dtype=int)
+    for clip in np.unique(clips).tolist():
+        if clip not in rows:
+            raise ValueError(f"{path} lists {len(rows)} clips, and no frames of clip {clip}.")
+        frames = np.flatnonzero(clips == clip)
+        for interval in (
+            re.sub(r"\s*:\s*", ":", rows[clip]).replace(",", " ").replace(";", " ").split()
+        ):
+            ends = re.fullmatch(r"(\d{1,9})(?::(\d{1,9}))?", interval)
+            first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (0, 0)
+            if not 1 <= first <= last <= len(frames):
+                raise ValueError(
+                    f"{path} has the interval {interval[:40]!r} for clip {clip}, which has frames "
+                    f"1 to {len(frames)}."
+                )
+            labels[frames[first - 1 : last]] = -1
+    return labels
+
+
+def warn_where_apart(
+    data: Bunch,
+    drawn: NDArray[np.int64],
+    names: dict[int, str],
+    source: str,
+    *,
+    first: int,
+    stacklevel: int,
+) -> None:
+    """Warn of frames that have a mask and a label which say different things."""
+    apart = (data.labels != drawn) & data.has_masks
+    told = []
+    for clip in np.unique(data.clips[apart]).tolist():
+        frames = np.flatnonzero(apart[data.clips == clip]) + first
+        told.append(f"{names[clip]} ({_runs(frames)})")
+    if told:
+        warnings.warn(
+            f"{source} and the masks disagree on {int(apart.sum())} frames, {', '.join(told)}; "
+            f"the labels are those of {source}.",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def _runs(numbers: NDArray[np.int64]) -> str:
+    """Write 3, 4, 5, 9 as 3 to 5, 9; of many runs the first three."""
+    cuts = [0, *(np.flatnonzero(np.diff(numbers) > 1) + 1).tolist(), len(numbers)]
+    ends = [(numbers[begin], numbers[end - 1]) for begin, end in pairwise(cuts)]
+    written = [f"{low}" if low == high else f"{low} to {high}" for low, high in ends]
+    return ", ".join(written[:3] + ["..."] * (len(written) > 3))
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+
+def list_folders(root: Path) -> list[Path]:
+    """List the folders in a folder, hidden ones left out."""
+    return sorted((p for p in root.glob("[!.]*") if p.is_dir()), key=natural)
+
+
+def check_there(paths: Iterable[Path], name: str, address: str) -> None:
+    """Name the first file that is missing, before anything is decoded."""
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there; {name} comes from {address}.")
+
+
+# --- in memory or mapped -------------------------------------------------------------------------
+
+
+def keep(memmap: str | Path | None, name: str, sources: list[Path], size: Any) -> Path | None:
+    """Name the file that holds decoded pictures: another source or size is another file."""
+    if memmap is None:
+        return None
+    told = hashlib.sha256(repr(check_size(size)).encode())
+    for source in sources:
+        told.update(f"{source.parent.name}/{source.name}:".encode())
+        for file in [source] if source.is_file() else list_pictures(source):
+            stat = file.stat()
+            told.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns};".encode())
+    folder = Path(memmap).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}-{told.hexdigest()[:16]}.npy"
+
+
+def collect(pictures: Iterable[NDArray[Any]], kept: Path | None) -> NDArray[Any]:
+    """Stack pictures in memory, or in a file that is written once and then mapped."""
+    if kept is None:
+        return np.stack(list(pictures))
+    mapped: NDArray[Any] = (
+        np.load(kept, mmap_mode="r") if kept.exists() else save_frames(kept, pictures)
+    )
+    return mapped

@@ -1,0 +1,449 @@
+"""Data that is drawn, Sec. 4.1: puzzles of digits (IR-MNIST) and a scene under a fixed camera."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import gaussian_filter, zoom
+from sklearn.utils import Bunch, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+
+__all__ = ["make_ir_mnist", "make_moving_shapes"]
+
+_POSITIVE = [Interval(Integral, 1, None, closed="left")]
+_ABOVE_0 = [Interval(Real, 0, None, closed="neither")]
+ODDITIES = ("fast", "large", "shape", "place")
+
+
+@validate_params(  # type: ignore[untyped-decorator]
+    {
+        "n_train": _POSITIVE,
+        "n_test": _POSITIVE,
+        "grid": _POSITIVE,
+        "cell": _POSITIVE,
+        "share_irregular": [Interval(Real, 0, 1, closed="both")],
+        "share_withheld": [Interval(Real, 0, 1, closed="both"), StrOptions({"natural"})],
+        "test_share": [Interval(Real, 0, 1, closed="neither")],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def make_ir_mnist(
+    digits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    test_digits: ArrayLike | None = None,
+    test_labels: ArrayLike | None = None,
+    n_train: int = 5000,
+    n_test: int = 1000,
+    grid: int = 11,
+    cell: int = 28,
+    withheld: int = 3,
+    share_irregular: float = 0.5,
+    share_withheld: float | str = "natural",
+    test_share: float = 0.25,
+    random_state: Any = None,
+) -> Bunch:
+    """Make the puzzles of IR-MNIST: grids of digits, one of which is never seen in training.
+
+    Parameters
+    ----------
+    digits : array-like of shape (n_digits, h, w)
+        Pictures of digits, black at 0 and white at 255 (uint8) or at their maximum.
+    labels : array-like of shape (n_digits,)
+        Which digit each picture shows.
+    test_digits, test_labels : array-like, default=None
+        Pictures for the test puzzles, as MNIST has them. None keeps a share of ``digits`` for
+        them, so that no picture is in both.
+    n_train, n_test : int
+        How many puzzles; the paper has 5000 and 1000.
+    grid : int, default=11
+        Digits along each side of a puzzle.
+    cell : int, default=28
+        Pixels along each side of a digit; pictures of another size are resized.
+    withheld : int, default=3
+        The digit that no training puzzle holds.
+    share_irregular : float, default=0.5
+        Share of the test puzzles that hold it.
+    share_withheld : float or "natural", default="natural"
+        How likely each cell of such a puzzle is to hold it; one cell does where chance gives it
+        none. "natural" is its share among the pictures, a tenth in MNIST.
+    test_share : float, default=0.25
+        Share of the other digits' pictures that is kept for the test puzzles, without
+        ``test_digits``.
+    random_state : int, RandomState instance or None, default=None
+        Chooses the pictures.
+
+    Returns
+    -------
+    data : Bunch
+        ``train`` uint8 (n_train, grid * cell, grid * cell); ``test`` the same for the test
+        puzzles; ``labels`` (n_test,), -1 for puzzles with the withheld digit, else 1;
+        ``region_labels`` (n_test, grid, grid), the same for cells; ``masks`` bool, as ``test``,
+        True in the cells of withheld digits.
+
+    Raises
+    ------
+    ValueError
+        If pictures and labels do not fit each other, or there is no withheld digit to test
+        with or no other one to train with.
+
+    References
+    ----------
+    .. [1] Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection", ACCV 2018,
+       Sec. 4.1. The paper does not say how many threes its test puzzles hold.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skavid.datasets import make_ir_mnist
+    >>> digits = load_digits()
+    >>> data = make_ir_mnist(
+    ...     digits.images, digits.target, n_train=6, n_test=4, grid=3, cell=8, random_state=0
+    ... )
+    >>> data.train.shape, data.test.shape, sorted(data.labels.tolist())
+    ((6, 24, 24), (4, 24, 24), [-1, -1, 1, 1])
+    """
+    rng = check_random_state(random_state)
+    pictures, names = _check_digits(digits, labels, "digits", "labels")
+    if test_digits is None:
+        if test_labels is not None:
+            raise ValueError("test_labels came without test_digits; give both or neither.")
+        order = rng.permutation(len(names))
+        shown, fresh = np.split(order, [round((1 - test_share) * len(names))])
+        # No withheld digit is ever trained with, so that all of them may test.
+        fresh = np.concatenate([fresh, shown[names[shown] == withheld]])
+    else:
+        more, more_names = _check_digits(test_digits, test_labels, "test_digits", "test_labels")
+        if (more.shape[1:], more.dtype) != (pictures.shape[1:], pictures.dtype):
+            raise ValueError(
+                f"test_digits has pictures {_described(more)}, but digits has pictures "
+                f"{_described(pictures)}; bring them to one size and dtype."
+            )
+        shown = np.arange(len(names))
+        fresh = len(names) + np.arange(len(more_names))
+        pictures, names = np.concatenate([pictures, more]), np.concatenate([names, more_names])
+    normal, regular, odd = (
+        _some(shown[names[shown] != withheld], f"other than {withheld} to train with"),
+        _some(fresh[names[fresh] != withheld], f"other than {withheld} to test with"),
+        _some(fresh[names[fresh] == withheld], f"{withheld} to test with"),
+    )
+    train = rng.choice(normal, (n_train, grid, grid))
+    natural = float((names == withheld).mean())
+    share = natural if isinstance(share_withheld, str) else share_withheld
+    where = _place_withheld(n_test, grid, share_irregular, share, rng)
+    test = rng.choice(regular, where.shape)
+    test[where] = rng.choice(odd, where.sum())
+    pictures = _resize(pictures, cell)
+    return Bunch(
+        train=_lay(pictures, train),
+        test=_lay(pictures, test),
+        labels=np.where(where.any(axis=(1, 2)), -1, 1),
+        region_labels=np.where(where, -1, 1),
+        masks=np.kron(where, np.ones((1, cell, cell), dtype=bool)),
+    )
+
+
+@validate_params(  # type: ignore[untyped-decorator]
+    {
+        "n_clips": _POSITIVE,
+        "n_frames": _POSITIVE,
+        "size": [tuple, list],
+        "n_walkers": [Interval(Integral, 0, None, closed="left")],
+        "speed": _ABOVE_0,
+        "scale": _ABOVE_0,
+        "irregular": [tuple, list, StrOptions(set(ODDITIES))],
+        "share": [Interval(Real, 0, 1, closed="right")],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def make_moving_shapes(
+    n_clips: int = 4,
+    n_frames: int = 100,
+    *,
+    size: tuple[int, int] = (96, 128),
+    n_walkers: int = 5,
+    speed: float = 1.0,
+    scale: float = 1.0,
+    irregular: str | tuple[str, ...] = (),
+    share: float = 0.5,
+    random_state: Any = None,
+) -> Bunch:
+    """Draw clips of a fixed camera above a walkway, with exact masks of what is irregular.
+
+    Walkers cross the walkway at about one speed and one size (those further down are nearer and
+    larger), dark or bright before a lawn and a path of some texture. In each clip something
+    irregular may pass, too.
+
+    Parameters
+    ----------
+    n_clips : int, default=4
+        Clips, all of the same scene.
+    n_frames : int, default=100
+        Frames a clip.
+    size : tuple (height, width), default=(96, 128)
+        Of the frames, in pixels, at least 16 x 16.
+    n_walkers : int, default=5
+        Walkers in view at a time.
+    speed : float, default=1.0
+        Mean speed of walkers in pixels a frame; each has 0.7 to 1.3 of it.
+    scale : float, default=1.0
+        Size of what moves; a walker is about ``14 * scale`` pixels high.
+    irregular : str or tuple of str, default=()
+        What passes in the clips, one kind a clip in turn: "fast", a walker at three times the
+        speed; "large", one of 1.8 times the size; "shape", a cart; "place", one that
+        walks on the lawn. () makes clips to train with.
+    share : float, default=0.5
+        Share of a clip's frames in which the irregular one is in view, at least one, in (0, 1];
+        a fast one may need more of them to cross the picture and passes again then.
+    random_state : int, RandomState instance or None, default=None
+        Draws the walkers. The scene itself is always the same for one size.
+
+    Returns
+    -------
+    data : Bunch
+        ``frames`` uint8 (n, H, W); ``clips`` int (n,), from 0; ``labels`` int (n,), -1 where an
+        irregular pixel is to be seen, else 1; ``masks`` bool (n, H, W), True where an irregular
+        one covers more than half of a pixel and nothing before it does; ``kinds`` str (n,), the
+        kind of the clip, or "".
+
+    Raises
+    ------
+    ValueError
+        If ``size`` or ``irregular`` is not as described.
+
+    Examples
+    --------
+    >>> from skavid.datasets import make_moving_shapes
+    >>> data = make_moving_shapes(2, 30, irregular=("fast", "shape"), random_state=0)
+    >>> data.frames.shape, data.masks.shape, sorted(set(data.kinds.tolist()))
+    ((60, 96, 128), (60, 96, 128), ['fast', 'shape'])
+    """
+    if len(size) != 2 or not all(isinstance(n, Integral) and n >= 16 for n in size):
+        raise ValueError(f"size must be (height, width), 16 pixels each at least. Got {size!r}.")
+    kinds = (irregular,) if isinstance(irregular, str) else tuple(irregular)
+    for kind in kinds:
+        if kind not in ODDITIES:
+            raise ValueError(f"irregular must be some of {ODDITIES}. Got {kind!r}.")
+    rng = check_random_state(random_state)
+    height, width = int(size[0]), int(size[1])
+    scene = _scene(height, width)
+    n = n_clips * n_frames
+    frames = np.empty((n, height, width), np.uint8)
+    masks = np.zeros((n, height, width), bool)
+    for clip in range(n_clips):
+        movers = [_walker(height, width, n_frames, speed, scale, rng) for _ in range(n_walkers)]
+        if kinds:
+            kind = kinds[clip % len(kinds)]
+            n_odd = max(1, round(share * n_frames))
+            movers.append(_oddity(kind, height, width, n_frames, n_odd, speed, scale, rng))
+        for time in range(n_frames):
+            row = clip * n_frames + time
+            frames[row], masks[row] = _render(scene, movers, time, rng)
+    return Bunch(
+        frames=frames,
+        clips=np.repeat(np.arange(n_clips), n_frames),
+        labels=np.where(masks.any(axis=(1, 2)), -1, 1),
+        masks=masks,
+        kinds=np.repeat(
+            [kinds[c % len(kinds)] if kinds else "" for c in range(n_clips)], n_frames
+        ),
+    )
+
+
+def _check_digits(
+    digits: Any, labels: Any, digits_name: str, labels_name: str
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    pictures, names = np.asarray(digits), np.asarray(labels)
+    if pictures.ndim != 3 or 0 in pictures.shape:
+        raise ValueError(
+            f"{digits_name} must be pictures of shape (n_digits, h, w). Got {pictures.shape}."
+        )
+    if names.shape != pictures.shape[:1]:
+        raise ValueError(
+            f"{digits_name} has {len(pictures)} pictures, but {labels_name} has the shape "
+            f"{names.shape}; give one label a picture."
+        )
+    if not 0 < pictures.max() < np.inf:  # False for NaN
+        raise ValueError(
+            f"{digits_name} must hold finite intensities, some above 0. Its maximum is "
+            f"{pictures.max()}."
+        )
+    return pictures, names
+
+
+def _described(pictures: NDArray[Any]) -> str:
+    return f"of {pictures.shape[1]} x {pictures.shape[2]} {pictures.dtype}"
+
+
+def _some(indices: NDArray[np.int64], what: str) -> NDArray[np.int64]:
+    if not len(indices):
+        raise ValueError(
+            f"labels leave no digit {what}; withhold another digit or give more pictures."
+        )
+    return indices
+
+
+def _place_withheld(
+    n_test: int, grid: int, share_irregular: float, share: float, rng: np.random.RandomState
+) -> NDArray[np.bool_]:
+    """Choose the cells of the test puzzles that hold the withheld digit."""
+    n_odd = round(share_irregular * n_test)
+    where = np.zeros((n_test, grid * grid), dtype=bool)
+    where[:n_odd] = rng.uniform(size=(n_odd, grid * grid)) < share
+    one = rng.randint(grid * grid, size=n_odd)
+    where[np.arange(n_odd), one] |= ~where[:n_odd].any(axis=1)
+    mixed: NDArray[np.bool_] = where[rng.permutation(n_test)].reshape(n_test, grid, grid)
+    return mixed
+
+
+def _resize(pictures: NDArray[Any], cell: int) -> NDArray[np.uint8]:
+    white = 255 if pictures.dtype == np.uint8 else pictures.max()
+    scaled = pictures.astype(np.float32) * np.float32(255 / white)
+    if pictures.shape[1:] != (cell, cell):
+        factors = (1, cell / pictures.shape[1], cell / pictures.shape[2])
+        scaled = zoom(scaled, factors, order=1, grid_mode=True, mode="nearest")
+    resized: NDArray[np.uint8] = np.round(scaled).clip(0, 255).astype(np.uint8)
+    return resized
+
+
+def _lay(pictures: NDArray[np.uint8], cells: NDArray[np.int64]) -> NDArray[np.uint8]:
+    n, grid, _ = cells.shape
+    side = grid * pictures.shape[1]
+    return pictures[cells].transpose(0, 1, 3, 2, 4).reshape(n, side, side)
+
+
+# --- the scene -----------------------------------------------------------------------------------
+
+_PATH = (0.45, 0.95)  # rows of the walkway, shares of the height
+
+
+class _Mover(NamedTuple):
+    """Something that crosses the picture; lengths in pixels."""
+
+    start: float  # column at time 0
+    pace: float  # columns a frame, negative to the left
+    row: float  # of its feet
+    height: float
+    phase: float  # of its gait
+    grey: float
+    first: int  # frames in which it is there
+    last: int
+    kind: str  # "" for a walker like all others
+
+
+def _scene(height: int, width: int) -> NDArray[np.float64]:
+    """Draw lawn and walkway, the same for one size."""
+    texture = np.random.RandomState(0).normal(size=(height, width))
+    path = (np.arange(height) >= _PATH[0] * height) & (np.arange(height) < _PATH[1] * height)
+    fine, coarse = gaussian_filter(texture, 0.7), gaussian_filter(texture, 3)
+    lawn, paved = 90 + 14 * fine + 60 * coarse, 165 + 3 * fine + 25 * coarse
+    scene: NDArray[np.float64] = np.where(path[:, None], paved, lawn)
+    return scene
+
+
+def _walker(
+    height: int, width: int, n_frames: int, speed: float, scale: float, rng: Any
+) -> _Mover:
+    row = rng.uniform(_PATH[0] + 0.05, _PATH[1] - 0.03) * height
+    pace = rng.choice([-1, 1]) * speed * rng.uniform(0.7, 1.3)
+    tall = 14 * scale * rng.uniform(0.9, 1.1) * (0.7 + 0.5 * row / height)
+    # Somewhere before, within or behind the picture, so that walkers come and go.
+    start = rng.uniform(-tall, width + tall) - pace * rng.uniform(0, n_frames)
+    dark = rng.uniform() < 0.7
+    grey = rng.uniform(20, 70) if dark else rng.uniform(215, 245)
+    return _Mover(start, pace, row, tall, rng.uniform(0, 6.3), grey, 0, n_frames, "")
+
+
+def _oddity(
+    kind: str,
+    height: int,
+    width: int,
+    n_frames: int,
+    n_odd: int,
+    speed: float,
+    scale: float,
+    rng: Any,
+) -> _Mover:
+    one = _walker(height, width, n_frames, speed, scale, rng)
+    first = int(rng.randint(n_frames - n_odd + 1))
+    tall = one.height * (1.8 if kind == "large" else 1.0)
+    pace = one.pace * (3.0 if kind == "fast" else 1.0)
+    row = one.row
+    if kind == "place":
+        row = rng.uniform(0.5, 0.95) * _PATH[0] * height
+        tall = 14 * scale * (0.7 + 0.5 * row / height)
+    # In the picture as long as it is there.
+    begin = rng.uniform(0.15, 0.35) * width if pace > 0 else rng.uniform(0.65, 0.85) * width
+    return one._replace(
+        start=begin - pace * first,
+        pace=pace,
+        row=row,
+        height=tall,
+        first=first,
+        last=first + n_odd,
+        kind=kind,
+    )
+
+
+def _render(
+    scene: NDArray[np.float64], movers: list[_Mover], time: int, rng: Any
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Paint movers from the back to the front; return the frame and what of it is irregular."""
+    height, width = scene.shape
+    picture, mask = scene.copy(), np.zeros((height, width), bool)
+    for one in sorted(movers, key=lambda mover: mover.row):
+        if not one.first <= time < one.last:
+            continue
+        span = width + 2 * one.height
+        column = (one.start + one.pace * time + one.height) % span - one.height
+        window, opacity = _figure(one, column, time, height, width)
+        if opacity.size:
+            under = picture[window]
+            picture[window] = under + opacity * (one.grey - under)
+            seen = opacity > 0.5
+            mask[window] = np.where(seen, bool(one.kind), mask[window])
+    noisy = picture + rng.normal(0, 1.5, picture.shape)
+    return np.round(noisy).clip(0, 255).astype(np.uint8), mask
+
+
+def _figure(
+    one: _Mover, column: float, time: int, height: int, width: int
+) -> tuple[tuple[slice, slice], NDArray[np.float64]]:
+    """Return a window of the picture and how much of each pixel the mover covers."""
+    tall = one.height
+    gait = one.phase + 0.35 * abs(one.pace) * time * 14 / tall
+    top, bottom = one.row - 1.1 * tall, one.row + 2
+    left, right = column - 0.8 * tall, column + 0.8 * tall
+    rows = slice(max(0, int(top)), max(0, min(height, int(bottom) + 1)))
+    columns = slice(max(0, int(left)), max(0, min(width, int(right) + 1)))
+    y = np.arange(rows.start, max(rows.start, rows.stop))[:, None] + 0.5 - one.row
+    x = np.arange(columns.start, max(columns.start, columns.stop))[None] + 0.5 - column
+    if one.kind == "shape":  # a cart: a box on two wheels
+        box = _soft(np.maximum(abs(x) - 0.65 * tall, abs(y + 0.5 * tall) - 0.28 * tall))
+        wheels = [
+            _soft(np.hypot(x - side * 0.4 * tall, y + 0.13 * tall) - 0.13 * tall)
+            for side in (-1, 1)
+        ]
+        return (rows, columns), np.maximum.reduce([box, *wheels])
+    y = y + 0.03 * tall * abs(np.sin(gait))
+    trunk = (np.hypot(x / (0.15 * tall), (y + 0.58 * tall) / (0.24 * tall)) - 1) * 0.15 * tall
+    head = np.hypot(x, y + 0.92 * tall) - 0.1 * tall
+    swing = 0.16 * tall * np.sin(gait)
+    depth = (-y / (0.4 * tall)).clip(0, 1)  # 1 at the hip, 0 at the feet
+    legs = [
+        np.maximum(
+            abs(x - side * swing * (1 - depth)) - 0.06 * tall, abs(y + 0.2 * tall) - 0.2 * tall
+        )
+        for side in (-1, 1)
+    ]
+    return (rows, columns), np.maximum.reduce([_soft(part) for part in (trunk, head, *legs)])
+
+
+def _soft(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Turn signed distances to an edge, in pixels, into coverage."""
+    return np.clip(0.5 - distance, 0, 1)

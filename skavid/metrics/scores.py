@@ -1,0 +1,763 @@
+"""How well scores and maps tell normal from irregular (Sec. 4.2, Fig. 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import auc, roc_auc_score, roc_curve
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+
+from skavid.core.images import check_ignored, check_measured
+from skavid.metrics.overlap import (
+    aupro_score,
+    check_maps,
+    pairs,
+    pro_curve,
+    rbdc_score,
+    region_track_curve,
+    tbdc_score,
+)
+
+__all__ = [
+    "aupro_score",
+    "cell_scores",
+    "clip_auc_score",
+    "equal_error_rate",
+    "make_map_scorer",
+    "pixel_level_auc_score",
+    "pixel_level_curve",
+    "pixel_level_equal_error_rate",
+    "pro_curve",
+    "rbdc_score",
+    "region_level_auc_score",
+    "region_level_equal_error_rate",
+    "region_track_curve",
+    "tbdc_score",
+    "threshold_plane",
+]
+
+RULES = ("pami2014", "cvpr2010", "dual")
+_FPR_GRID = 1001
+
+_SHARE = [Interval(Real, 0, 1, closed="right")]
+_LEVEL = {
+    "y_true": ["array-like"],
+    "y_score": ["array-like"],
+    "rule": [StrOptions(set(RULES))],
+    "overlap": _SHARE,
+    "precision": _SHARE,
+    "ignore": ["array-like", None],
+}
+
+
+def equal_error_rate(
+    y_true: ArrayLike, y_score: ArrayLike, *, pos_label: int | str | None = None
+) -> float:
+    """Find the error rate at the threshold where both kinds of error are equally frequent.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        1 for normal and -1 for irregular samples, as `AVIDDetector.predict` labels them; other
+        pairs of labels with ``pos_label``.
+    y_score : array-like of shape (n_samples,)
+        The higher, the more normal, as `AVIDDetector.score_samples` gives them.
+    pos_label : int or str, default=None
+        The label that high scores belong to; None takes 1. Where 0 means normal and 1
+        irregular, pass ``pos_label=0``: without it the result is 1 - EER, in silence.
+
+    Returns
+    -------
+    eer : float
+        In [0, 1]: 0.5 for scores that say nothing. The ROC curve is interpolated between its
+        vertices.
+
+    Raises
+    ------
+    ValueError
+        If there is one kind of label alone, or ``pos_label`` is none of them.
+
+    See Also
+    --------
+    sklearn.metrics.roc_curve : The curve that this is a point of.
+
+    Notes
+    -----
+    An error is a normal sample that scores below the threshold, or an irregular one that does
+    not. Published figures differ in where they take the thresholds from and in how they
+    interpolate; here every score is a threshold.
+
+    Examples
+    --------
+    >>> from skavid.metrics import equal_error_rate
+    >>> equal_error_rate([1, 1, -1, -1], [0.9, 0.2, 0.3, 0.1])
+    0.5
+    """
+    labels, scores = check_measured("y_true", y_true), check_measured("y_score", y_score)
+    kinds = np.unique(labels)
+    if len(kinds) != 2:
+        raise ValueError(
+            f"y_true must hold normal and irregular samples, two labels. Got {kinds.tolist()}."
+        )
+    if pos_label is not None and pos_label not in kinds:
+        raise ValueError(
+            f"pos_label must be one of {kinds.tolist()}, y_true's. Got {pos_label!r}."
+        )
+    # Normal is the positive class: its false positives are the irregular samples that pass.
+    missed, passed, _ = roc_curve(labels, scores, pos_label=pos_label)
+    return _crossing(missed, passed)
+
+
+@validate_params(_LEVEL, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+def pixel_level_curve(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    rule: str = "pami2014",
+    overlap: float = 0.4,
+    precision: float = 0.05,
+    ignore: ArrayLike | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the ROC curve of frames whose irregular pixels must be found, too.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_frames, H, W), bool
+        Masks, True where a pixel is irregular; a frame is irregular where its mask is not
+        empty.
+    y_score : array-like of shape (n_frames, h, w)
+        Maps, the higher the more irregular, as `AVIDDetector.maps` gives ``evidence``. Maps of
+        another size than the masks are enlarged, each pixel by the nearest.
+    rule : {"pami2014", "cvpr2010", "dual"}, default="pami2014"
+        What a hit is, and what an alarm that misses; see Notes.
+    overlap : float, default=0.4
+        Share of a frame's irregular pixels that must be flagged, in (0, 1].
+    precision : float, default=0.05
+        For "dual": share of the flagged pixels that must be irregular, in (0, 1].
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels of the masks do not count, neither as irregular nor as normal,
+        whatever masks and maps hold there: a frame that is irregular nowhere else is normal.
+
+    Returns
+    -------
+    fpr, tpr : ndarray of shape (n_thresholds,)
+        Rates of false alarms and of hits, exact at every threshold that changes either.
+    thresholds : ndarray of shape (n_thresholds,)
+        Falling from infinity; a pixel is flagged at or above.
+
+    Raises
+    ------
+    ValueError
+        If there is no irregular or no normal frame, or the arrays do not fit each other.
+
+    See Also
+    --------
+    pixel_level_auc_score : The area below.
+    pixel_level_equal_error_rate : The rate at which both errors are equally frequent.
+
+    Notes
+    -----
+    - "pami2014" [1]_, the rule of the paper's Table 1: an irregular frame is a hit if
+      ``overlap`` of its irregular pixels are flagged; a normal frame is a false alarm if any
+      pixel is. Flagged pixels beside the irregular ones of an irregular frame cost nothing:
+      flagging whole frames is not punished.
+    - "cvpr2010" [2]_: an irregular frame with flagged pixels that is no hit counts as a false
+      alarm. The false alarm rate is then their number over that of all frames that are false
+      alarms or rightly left alone, and need not fall with the threshold.
+    - "dual" [3]_: for a hit ``precision`` of the flagged pixels must be irregular, too. The hit
+      rate falls again where the threshold is so low that it flags everything.
+
+    References
+    ----------
+    .. [1] W. Li, V. Mahadevan, N. Vasconcelos, "Anomaly Detection and Localization in Crowded
+       Scenes", PAMI 2014.
+    .. [2] V. Mahadevan et al., "Anomaly Detection in Crowded Scenes", CVPR 2010.
+    .. [3] M. Sabokrou et al., "Real-time anomaly detection and localization in crowded
+       scenes", CVPR Workshops 2015.
+
+    Examples
+    --------
+    >>> from skavid.metrics import pixel_level_curve
+    >>> truth = [[[True, True, False]], [[False, False, False]]]
+    >>> fpr, tpr, thresholds = pixel_level_curve(truth, [[[1, 3, 4]], [[2, 0, 0]]])
+    >>> fpr, tpr, thresholds
+    (array([0., 0., 1.]), array([0., 1., 1.]), array([inf,  3.,  2.]))
+    """
+    masks, maps, counted = check_maps(y_true, y_score, ignore)
+    hits, alarms, astray = _Steps([], []), _Steps([], []), _Steps([], [])
+    n_irregular = 0
+    for mask, scores in pairs(masks, maps, counted):
+        highest = float(scores[counted].max())
+        if not mask.any():
+            alarms.add(highest, 1)
+            continue
+        n_irregular += 1
+        found = np.sort(scores[mask])[::-1]
+        # The smallest whole number of pixels that is this share of them, in spite of rounding.
+        needed = max(1, int(np.ceil(overlap * len(found) - 1e-9)))
+        enough = float(found[needed - 1])
+        if rule == "dual":
+            for threshold, step in _dual_hits(found, scores[counted & ~mask], enough, precision):
+                hits.add(threshold, step)
+            continue
+        hits.add(enough, 1)
+        if rule == "cvpr2010":
+            astray.add(highest, 1)
+            astray.add(enough, -1)
+    n_normal = len(masks) - n_irregular
+    if 0 in (n_irregular, n_normal):
+        kind = "irregular" if n_irregular == 0 else "normal"
+        raise ValueError(f"y_true must hold irregular and normal frames. Got no {kind} one.")
+    thresholds = np.unique(hits.at + alarms.at + astray.at)[::-1].astype(np.float64)
+    beside = astray.total(thresholds)
+    fpr = (alarms.total(thresholds) + beside) / (n_normal + beside)
+    return (
+        np.concatenate([[0], fpr]),
+        np.concatenate([[0], hits.total(thresholds) / n_irregular]),
+        np.concatenate([[np.inf], thresholds]),
+    )
+
+
+@validate_params(_LEVEL, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+def pixel_level_auc_score(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    rule: str = "pami2014",
+    overlap: float = 0.4,
+    precision: float = 0.05,
+    ignore: ArrayLike | None = None,
+) -> float:
+    """Compute the area under the pixel-level ROC curve of frames.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_frames, H, W), bool
+        Masks.
+    y_score : array-like of shape (n_frames, h, w)
+        Maps, the higher the more irregular.
+    rule, overlap, precision : str, float, float
+        As in `pixel_level_curve`.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels do not count, as in `pixel_level_curve`.
+
+    Returns
+    -------
+    area : float
+        In [0, 1], by the trapezoid rule. Under "cvpr2010" and "dual", whose curves turn back,
+        the area below the best hit rate with at most so many false alarms.
+
+    Examples
+    --------
+    >>> from skavid.metrics import pixel_level_auc_score
+    >>> truth = [[[True, True, False]], [[False, False, False]]]
+    >>> pixel_level_auc_score(truth, [[[1, 3, 4]], [[2, 0, 0]]])
+    1.0
+    """
+    fpr, tpr, _ = pixel_level_curve(
+        y_true, y_score, rule=rule, overlap=overlap, precision=precision, ignore=ignore
+    )
+    order = np.lexsort((tpr, fpr))
+    # Where a curve ends before an FPR of 1, it goes on flat.
+    x, y = np.append(fpr[order], 1.0), np.maximum.accumulate(np.append(tpr[order], 0.0))
+    return float(auc(x, y))
+
+
+@validate_params(_LEVEL, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+def pixel_level_equal_error_rate(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    rule: str = "pami2014",
+    overlap: float = 0.4,
+    precision: float = 0.05,
+    ignore: ArrayLike | None = None,
+) -> float:
+    """Find the error rate of frames where misses and false alarms are equally frequent.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_frames, H, W), bool
+        Masks.
+    y_score : array-like of shape (n_frames, h, w)
+        Maps, the higher the more irregular.
+    rule, overlap, precision : str, float, float
+        As in `pixel_level_curve`.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels do not count, as in `pixel_level_curve`.
+
+    Returns
+    -------
+    eer : float
+        In [0, 1], interpolated between the vertices of the curve; where it turns back, the
+        first crossing from high thresholds on.
+
+    Examples
+    --------
+    >>> from skavid.metrics import pixel_level_equal_error_rate
+    >>> truth = [[[True, True, False]], [[False, False, False]]]
+    >>> pixel_level_equal_error_rate(truth, [[[1, 3, 4]], [[2, 0, 0]]])
+    0.0
+    """
+    fpr, tpr, _ = pixel_level_curve(
+        y_true, y_score, rule=rule, overlap=overlap, precision=precision, ignore=ignore
+    )
+    return _crossing(fpr, tpr)
+
+
+def region_level_auc_score(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    cell: int,
+    reduce: str = "max",
+    ignore: ArrayLike | None = None,
+) -> float:
+    """Compute the area under the ROC curve of the cells of a grid.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_images, H, W), bool
+        Masks; a cell is irregular where any of its pixels is.
+    y_score : array-like of shape (n_images, h, w)
+        Maps, the higher the more irregular; enlarged where they are smaller.
+    cell : int
+        Side of a cell in pixels; H and W are multiples of it.
+    reduce : {"max", "mean"}, default="max"
+        How the scores of a cell become one.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels do not count: a cell of such pixels alone is left out, another is
+        judged by the rest of its pixels.
+
+    Returns
+    -------
+    area : float
+        In [0, 1], over all cells of all images: the paper's localisation on IR-MNIST.
+
+    Examples
+    --------
+    >>> from skavid.metrics import region_level_auc_score
+    >>> truth = [[[True, False], [False, False]]]
+    >>> region_level_auc_score(truth, [[[5, 2], [3, 7]]], cell=1)
+    0.666...
+    """
+    return float(roc_auc_score(*_cells(y_true, y_score, cell, reduce, ignore)))
+
+
+def region_level_equal_error_rate(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    cell: int,
+    reduce: str = "max",
+    ignore: ArrayLike | None = None,
+) -> float:
+    """Find the error rate of cells where both kinds of error are equally frequent.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_images, H, W), bool
+        Masks; a cell is irregular where any of its pixels is.
+    y_score : array-like of shape (n_images, h, w)
+        Maps, the higher the more irregular; enlarged where they are smaller.
+    cell : int
+        Side of a cell in pixels; H and W are multiples of it.
+    reduce : {"max", "mean"}, default="max"
+        How the scores of a cell become one.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels do not count: a cell of such pixels alone is left out, another is
+        judged by the rest of its pixels.
+
+    Returns
+    -------
+    eer : float
+        In [0, 1].
+
+    Examples
+    --------
+    >>> from skavid.metrics import region_level_equal_error_rate
+    >>> truth = [[[True, False], [False, False]]]
+    >>> region_level_equal_error_rate(truth, [[[5, 2], [3, 7]]], cell=1)
+    0.333...
+    """
+    irregular, scores = _cells(y_true, y_score, cell, reduce, ignore)
+    return equal_error_rate(np.where(irregular, -1, 1), -scores)
+
+
+@validate_params(  # type: ignore[untyped-decorator]
+    {
+        "y_true": ["array-like"],
+        "y_score": ["array-like"],
+        "groups": ["array-like"],
+        "one_kind": [StrOptions({"skip", "pad"})],
+    },
+    prefer_skip_nested_validation=True,
+)
+def clip_auc_score(
+    y_true: ArrayLike, y_score: ArrayLike, groups: ArrayLike, *, one_kind: str = "skip"
+) -> float:
+    """Compute the mean over clips of the area under the ROC curve, "macro" AUC.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_frames,)
+        1 for normal and -1 for irregular frames.
+    y_score : array-like of shape (n_frames,)
+        The higher, the more normal, as `AVIDDetector.score_samples` gives them.
+    groups : array-like of shape (n_frames,)
+        Clip of each frame.
+    one_kind : {"skip", "pad"}, default="skip"
+        What to do with clips whose frames are all of one kind, which have no such area:
+        leave them out, or give each clip (all of them, as published figures do) one more
+        normal frame with its highest score and one more irregular frame with its lowest.
+
+    Returns
+    -------
+    area : float
+        In [0, 1]. "micro" AUC, all frames in one curve, is scikit-learn's ``roc_auc_score``;
+        macro figures are higher as a rule, as each clip has thresholds of its own.
+
+    Raises
+    ------
+    ValueError
+        If no clip holds both kinds, the labels are others, or the lengths differ.
+
+    Examples
+    --------
+    >>> from skavid.metrics import clip_auc_score
+    >>> clip_auc_score([1, -1, 1, -1], [0.9, 0.8, 0.3, 0.1], [0, 0, 1, 1])
+    1.0
+    """
+    given_arrays = {"y_true": y_true, "y_score": y_score, "groups": groups}
+    labels, scores, clips = (check_measured(*given) for given in given_arrays.items())
+    if not labels.shape == scores.shape == clips.shape == (len(labels),):
+        raise ValueError(
+            "y_true, y_score and groups must be as long as each other. Got shapes "
+            f"{labels.shape}, {scores.shape} and {clips.shape}."
+        )
+    if not np.isin(labels, (-1, 1)).all():
+        raise ValueError(
+            f"y_true must hold 1 (normal) and -1 (irregular). Got {np.unique(labels).tolist()}."
+        )
+    areas = []
+    for clip in np.unique(clips):
+        here = clips == clip
+        kinds, given = labels[here], scores[here]
+        if one_kind == "pad":
+            kinds = np.append(kinds, (1, -1))
+            given = np.append(given, (given.max(), given.min()))
+        if len(np.unique(kinds)) == 2:
+            areas.append(roc_auc_score(kinds, given))
+    if not areas:
+        raise ValueError("groups leave no clip with normal and irregular frames; see one_kind.")
+    return float(np.mean(areas))
+
+
+@validate_params(  # type: ignore[untyped-decorator]
+    {
+        "y_true": ["array-like"],
+        "residual": ["array-like"],
+        "regularity": ["array-like"],
+        "n_levels": [Interval(Integral, 1, None, closed="left")],
+        "ignore": ["array-like", None],
+    },
+    prefer_skip_nested_validation=True,
+)
+def threshold_plane(
+    y_true: ArrayLike,
+    residual: ArrayLike,
+    regularity: ArrayLike,
+    *,
+    n_levels: int = 100,
+    ignore: ArrayLike | None = None,
+) -> Bunch:
+    """Draw the ROC curve of Eq. 4 by moving both thresholds over their whole plane, Fig. 6.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        1 for normal and -1 for irregular samples.
+    residual : array-like of shape (n_samples, ...)
+        R, as `AVIDDetector.maps` gives it: a map a sample (detection), or one figure a sample,
+        a cell or a pixel (localisation).
+    regularity : array-like of shape (n_samples, ...)
+        O, of the same shape.
+    n_levels : int, default=100
+        How many values of zeta to try, quantiles of the samples' lowest regularities, and one
+        that asks I alone. Every value of alpha is tried with each.
+    ignore : array-like of shape (H, W), bool, default=None
+        True where pixels of the maps, of shape (n_samples, H, W), do not count: they flag no
+        sample.
+
+    Returns
+    -------
+    plane : Bunch
+        ``fpr``, 0, 0.001 ... 1; for each the best ``tpr`` that any pair of thresholds reaches
+        with at most so many false alarms, and such a pair, ``alpha`` and ``zeta``.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not fit each other, or there is one kind of label alone.
+
+    See Also
+    --------
+    sklearn.metrics.roc_curve : With the scores, the curve along one ray of this plane.
+
+    Notes
+    -----
+    A sample is flagged where any pixel has ``R >= alpha`` and ``O <= zeta``. Each point of the
+    curve takes the best pair *for these labels*: it is what thresholds could reach at most,
+    and flatters more than the curve along a ray that was chosen without labels.
+
+    Examples
+    --------
+    >>> from skavid.metrics import threshold_plane
+    >>> plane = threshold_plane([1, 1, -1], [0.1, 0.9, 0.8], [0.2, 0.9, 0.1])
+    >>> plane.tpr[[0, -1]], plane.alpha[0], plane.zeta[0]
+    (array([1., 1.]), np.float64(0.8), np.float64(0.1))
+    """
+    labels = check_measured("y_true", y_true)
+    if set(np.unique(labels).tolist()) != {-1, 1}:
+        raise ValueError(
+            "y_true must hold 1 (normal) and -1 (irregular), both. Got "
+            f"{np.unique(labels).tolist()}."
+        )
+    changed = check_measured("residual", residual)
+    regular = check_measured("regularity", regularity)
+    for name, maps in (("residual", changed), ("regularity", regular)):
+        if not np.isfinite(maps).all():
+            raise ValueError(f"{name} holds NaN or infinity; give finite maps.")
+    if changed.shape != regular.shape or changed.shape[:1] != labels.shape:
+        raise ValueError(
+            f"residual has the shape {changed.shape}, regularity {regular.shape}, and y_true "
+            f"{labels.shape}; give both maps of each sample."
+        )
+    if ignore is not None:
+        counted = ~check_ignored(ignore, changed.shape[1:], owner="the maps")
+        changed, regular = changed[:, counted], regular[:, counted]
+    changed, regular = (array.reshape(len(labels), -1) for array in (changed, regular))
+    lowest = regular.min(axis=1)
+    levels = np.quantile(lowest, np.linspace(0, 1, n_levels), method="nearest")
+    zetas = np.unique(np.append(levels, regular.max()))  # the last leaves the word to I alone
+    irregular = labels == -1
+    highest = reach(changed, regular, zetas)
+    best = Bunch(
+        fpr=np.linspace(0, 1, _FPR_GRID),
+        tpr=np.zeros(_FPR_GRID),
+        alpha=np.full(_FPR_GRID, np.inf),
+        zeta=np.full(_FPR_GRID, zetas[0]),
+    )
+    for zeta, flagged_up_to in zip(zetas, highest.T, strict=True):
+        alphas = np.unique(flagged_up_to[flagged_up_to > -np.inf])[::-1]
+        # (n_alphas,): shares of either kind that reach each alpha
+        fpr, tpr = (
+            (kind.sum() - np.searchsorted(np.sort(flagged_up_to[kind]), alphas)) / kind.sum()
+            for kind in (~irregular, irregular)
+        )
+        last = np.searchsorted(fpr, best.fpr + 1e-12, side="right") - 1
+        better = (last >= 0) & (tpr[last] > best.tpr)
+        best.tpr[better] = tpr[last][better]
+        best.alpha[better] = alphas[last][better]
+        best.zeta[better] = zeta
+    return best
+
+
+def make_map_scorer(
+    score_func: Callable[..., float], *, greater_is_better: bool = True, **parameters: Any
+) -> _MapScorer:
+    """Make a scorer of maps for scikit-learn's searches, with masks as y.
+
+    Parameters
+    ----------
+    score_func : callable
+        ``score_func(masks, maps, **parameters)``: `aupro_score`, `pixel_level_auc_score`...
+    greater_is_better : bool, default=True
+        False turns the sign, for error rates.
+    **parameters : dict
+        For ``score_func``.
+
+    Returns
+    -------
+    scorer : callable
+        ``scorer(estimator, X, y)``, to be passed as ``scoring=``; y are masks of shape
+        (n_images, H, W). The maps are the ``evidence`` of ``estimator.maps(X)``; of a Pipeline,
+        of its last step. Stack video before the search: a stacker that was fitted with groups
+        refuses to stack without them.
+
+    See Also
+    --------
+    skavid.NoveltyKFold : Splits images with masks as y.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from skavid import AVIDDetector, NoveltyKFold
+    >>> from skavid.metrics import aupro_score, make_map_scorer
+    >>> X = np.random.default_rng(0).normal(size=(40, 16, 16))
+    >>> masks = np.zeros((40, 16, 16), bool)
+    >>> X[30:, 4:8, 4:8] += 9
+    >>> masks[30:, 4:8, 4:8] = True
+    >>> detector = AVIDDetector(max_epochs=1, random_state=0)
+    >>> scorer = make_map_scorer(aupro_score, max_fpr=0.3)
+    >>> cross_val_score(detector, X, masks, cv=NoveltyKFold(2), scoring=scorer).shape
+    (2,)
+    """
+    return _MapScorer(score_func, 1 if greater_is_better else -1, parameters)
+
+
+@validate_params(  # type: ignore[untyped-decorator]
+    {
+        "maps": ["array-like"],
+        "cell": [Interval(Integral, 1, None, closed="left")],
+        "reduce": [StrOptions({"max", "mean"})],
+    },
+    prefer_skip_nested_validation=True,
+)
+def cell_scores(maps: ArrayLike, cell: int, *, reduce: str = "max") -> NDArray[Any]:
+    """Reduce pixel maps to the square cells of a grid.
+
+    Parameters
+    ----------
+    maps : array-like of shape (n_images, H, W)
+        Evidence, say: the higher, the more irregular. Of a masked array only what is not
+        masked counts.
+    cell : int
+        Side of a cell in pixels; H and W are multiples of it.
+    reduce : {"max", "mean"}, default="max"
+        How the pixels of a cell become one figure.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_images, H // cell, W // cell)
+        One figure a cell.
+
+    Raises
+    ------
+    ValueError
+        If the cells do not tile the maps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.metrics import cell_scores
+    >>> cell_scores(np.arange(16.0).reshape(1, 4, 4), 2)
+    array([[[ 5.,  7.],
+            [13., 15.]]])
+    """
+    array = np.asanyarray(maps)
+    if array.ndim != 3:
+        raise ValueError(f"maps must have the shape (n_images, H, W). Got {array.shape}.")
+    n, height, width = array.shape
+    if height % cell or width % cell:
+        raise ValueError(
+            f"maps are of {height} x {width} pixels, which cells of {cell} x {cell} do not tile; "
+            "crop them or take another cell."
+        )
+    tiles = array.reshape(n, height // cell, cell, width // cell, cell)
+    reduced: NDArray[Any] = (np.max if reduce == "max" else np.mean)(tiles, axis=(2, 4))
+    return reduced
+
+
+class _MapScorer(NamedTuple):
+    """What `make_map_scorer` returns."""
+
+    score_func: Callable[..., float]
+    sign: int
+    parameters: dict[str, Any]
+
+    def __call__(self, estimator: Any, X: Any, y_true: ArrayLike) -> float:
+        if isinstance(estimator, Pipeline):
+            X, estimator = estimator[:-1].transform(X), estimator[-1]
+        evidence = estimator.maps(X).evidence
+        return float(self.sign * self.score_func(y_true, evidence, **self.parameters))
+
+
+def _cells(
+    y_true: ArrayLike, y_score: ArrayLike, cell: int, reduce: str, ignore: ArrayLike | None
+) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """Return of each cell that counts whether it is irregular, and its score."""
+    masks, maps, counted = check_maps(y_true, y_score, ignore)
+    masks, maps = map(np.stack, zip(*pairs(masks, maps, counted), strict=True))
+    judged = np.ma.array(maps, mask=np.broadcast_to(~counted, maps.shape))
+    scores = cell_scores(judged, cell, reduce=reduce)
+    irregular = cell_scores(masks.astype(bool), cell)
+    return irregular[~np.ma.getmaskarray(scores)], scores.compressed()
+
+
+class _Steps(NamedTuple):
+    """A count that changes with a falling threshold: ``by[i]`` from ``at[i]`` on."""
+
+    at: list[float]
+    by: list[int]
+
+    def add(self, threshold: float, step: int) -> None:
+        self.at.append(threshold)
+        self.by.append(step)
+
+    def total(self, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+        order = np.argsort(self.at)
+        rising, steps = np.asarray(self.at)[order], np.asarray(self.by)[order]
+        sums = np.concatenate([np.cumsum(steps[::-1])[::-1], [0]])
+        return np.asarray(sums[np.searchsorted(rising, thresholds, side="left")], float)
+
+
+def _dual_hits(
+    found: NDArray[Any], beside: NDArray[Any], enough: float, precision: float
+) -> list[tuple[float, int]]:
+    """Find where a frame begins (1) and ceases (-1) to be a hit as the threshold falls."""
+    # Below the level that flags more than this, no share of the irregular pixels is enough.
+    most = int(len(found) / precision) + 1
+    if len(beside) > most:
+        beside = -np.partition(-beside, most - 1)[:most]
+        reached = float(beside.min())
+    else:
+        reached = -np.inf
+    levels = np.unique(np.concatenate([found, beside]))[::-1]
+    n_found = len(found) - np.searchsorted(found[::-1], levels, side="left")
+    n_beside = len(beside) - np.searchsorted(np.sort(beside), levels, side="left")
+    exact = n_found >= precision * (n_found + n_beside) - 1e-9
+    hit = exact & (levels <= enough) & (levels >= reached)
+    change = np.flatnonzero(np.diff(np.concatenate([[False], hit]).astype(int)))
+    return [(float(levels[index]), 1 if hit[index] else -1) for index in change]
+
+
+def reach(
+    residual: NDArray[Any], regularity: NDArray[Any], zetas: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Find up to which alpha Eq. 4 flags each sample at each zeta.
+
+    Parameters
+    ----------
+    residual, regularity : ndarray of shape (n_samples, n_pixels)
+        R and O.
+    zetas : ndarray of shape (n_zetas,)
+        Thresholds on the regularity, of its dtype.
+
+    Returns
+    -------
+    highest : ndarray of shape (n_samples, n_zetas), float64
+        The largest residual where D doubts; ``-inf`` where it doubts nothing.
+    """
+    highest = np.full((len(residual), len(zetas)), -np.inf)
+    for row, changed, regular in zip(highest, residual, regularity, strict=True):
+        order = np.argsort(regular)
+        largest = np.maximum.accumulate(changed[order])
+        n_doubted = np.searchsorted(regular[order], zetas, side="right")
+        row[n_doubted > 0] = largest[n_doubted[n_doubted > 0] - 1]
+    return highest
+
+
+def _crossing(fpr: NDArray[Any], tpr: NDArray[Any]) -> float:
+    """Walk along a curve from high thresholds on to where FPR and miss rate meet."""
+    gap = fpr - (1 - tpr)  # from -1 to 1, or to 0 where nothing is hit any more
+    after = int(np.argmax(gap >= 0))
+    share = -gap[after - 1] / (gap[after] - gap[after - 1])
+    return float((1 - share) * fpr[after - 1] + share * fpr[after])

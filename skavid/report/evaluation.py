@@ -1,0 +1,169 @@
+"""What is known to be irregular, and how well a model tells it: ``skavid evaluate`` (Sec. 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from skavid import metrics
+from skavid.datasets.clips import mask_of, picture_masks, read_mask, shrink
+from skavid.datasets.sources import Clip, open_array
+from skavid.wording import counted, there_are
+
+__all__: list[str] = []  # a part of the command line: nothing here is promised to users
+
+EXACT_PIXELS = 2**24  # AUPRO of more takes quantiles of the scores for thresholds
+QUANTILES = 1000
+LABELS = {"normal": 1, "1": 1, "irregular": -1, "-1": -1}
+
+
+def read_labels(path: Path) -> NDArray[np.int64]:
+    """Read a text with one label a line."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path} of labels.")
+    try:
+        words = path.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text; give one label a line.") from error
+    unknown = [word for word in words if word not in LABELS]
+    if unknown:
+        raise ValueError(
+            f"{path} must hold one label a line, normal or irregular (or 1 and -1). Got "
+            f"{unknown[0][:40]!r}."
+        )
+    return np.array([LABELS[word] for word in words], dtype=int)
+
+
+def check_count(path: Path, what: str, found: int, n: int, unit: str) -> None:
+    """Refuse a truth that holds more or less than one label or mask an image, or a frame."""
+    if found != n:
+        raise ValueError(f"{path} holds {counted(found, what)}, but {there_are(n, unit)}.")
+
+
+def read_masks(path: Path, clips: Sequence[Clip], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Read the masks of pictures, by name, or those of frames, in their order."""
+    if path.suffix.lower() == ".npy":
+        array = open_array(path)
+        if array.ndim != 3:
+            raise ValueError(
+                f"{path} has the shape {array.shape}, but masks have (n, height, width)."
+            )
+        masks = [np.asarray(mask) > 0 for mask in array]
+    elif not path.is_dir():
+        raise FileNotFoundError(f"There is no folder and no .npy file {path} of masks.")
+    elif all(clip.kind == "pictures" for clip in clips):
+        masks = _masks_by_name(path, clips, shape)
+    else:
+        # As `skavid segment` writes them, a folder a clip; or all in one.
+        folders = [path / clip.name for clip in clips]
+        if not all(folder.is_dir() for folder in folders):
+            folders = [path]
+        masks = [mask for folder in folders for mask in picture_masks(folder)]
+    if not masks:
+        raise ValueError(f"{path} holds no mask.")
+    return np.stack([shrink(mask, mask.shape, shape, path) for mask in masks])
+
+
+def _masks_by_name(
+    path: Path, clips: Sequence[Clip], shape: tuple[int, int]
+) -> list[NDArray[np.bool_]]:
+    """Read the masks of pictures; a picture without one is normal."""
+    pictures = [(clip, picture) for clip in clips for picture in clip.pictures]
+    found = [_mask_of(path, clip, picture) for clip, picture in pictures]
+    if not any(found):
+        raise FileNotFoundError(
+            f"{path} holds no mask of any picture, such as {pictures[0][1].stem}_mask.png."
+        )
+    return [
+        read_mask(mask, picture, shape) for mask, (_, picture) in zip(found, pictures, strict=True)
+    ]
+
+
+def _mask_of(folder: Path, clip: Clip, picture: Path) -> Path | None:
+    # As `skavid segment` writes them, a folder a clip; or as the pictures lie; or all in one.
+    inner = picture.relative_to(clip.path).parent
+    for place in (folder / clip.prefix / inner, folder / inner, folder):
+        try:
+            return mask_of(place, picture)
+        except FileNotFoundError:
+            continue
+    return None
+
+
+def figures(
+    scores: NDArray[np.float64],
+    evidence: NDArray[np.float32] | None,
+    labels: NDArray[np.int64],
+    masks: NDArray[np.bool_] | None,
+    clip_of: NDArray[Any],
+    ignored: NDArray[np.bool_] | None,
+    unit: str,
+    *,
+    has_masks: NDArray[np.bool_] | None = None,
+) -> dict[str, Any]:
+    """Compute what can be said with this truth; a figure that cannot be said is left out.
+
+    Where `has_masks` is False nobody drew a mask: there the label alone counts.
+    """
+    drawn = np.ones(len(labels), dtype=bool) if has_masks is None else has_masks
+    marked = labels == -1
+    if masks is not None:
+        counts = True if ignored is None else ~ignored
+        marked = np.array([(mask & counts).any() for mask in masks])
+        if ignored is not None:
+            labels = np.where(drawn, np.where(marked, -1, 1), labels)
+    irregular = labels == -1
+    if irregular.all() or not irregular.any():
+        kind = "irregular" if irregular.all() else "normal"
+        raise ValueError(f"the truth says that all {unit}s are {kind}; both kinds are needed.")
+    flagged = scores <= 0
+    result: dict[str, Any] = {
+        "images": len(scores),
+        "irregular": int(irregular.sum()),
+        "auc": float(roc_auc_score(labels, scores)),
+        "eer": metrics.equal_error_rate(labels, scores),
+        "false_alarms": float(flagged[~irregular].mean()),
+        "hits": float(flagged[irregular].mean()),
+    }
+    clips = np.unique(clip_of)
+    mixed = sum(len(np.unique(labels[clip_of == clip])) == 2 for clip in clips)
+    if mixed and len(clips) > 1:
+        result["clip_auc"] = metrics.clip_auc_score(labels, scores, clip_of)
+        result |= {"clips": len(clips), "mixed_clips": mixed}
+    if masks is None or evidence is None or len(np.unique(marked[drawn])) < 2:
+        return result
+    if not drawn.all():
+        masks, evidence = masks[drawn], evidence[drawn]
+    levels = None if evidence.size <= EXACT_PIXELS else QUANTILES
+    return result | {
+        "pixel_auc": metrics.pixel_level_auc_score(masks, evidence, ignore=ignored),
+        "pixel_eer": metrics.pixel_level_equal_error_rate(masks, evidence, ignore=ignored),
+        "aupro": metrics.aupro_score(masks, evidence, n_thresholds=levels, ignore=ignored),
+        "aupro_thresholds": levels,
+    }
+
+
+def figures_text(result: dict[str, Any], unit: str) -> str:
+    """Write figures as a table."""
+    names = {
+        "auc": f"AUC of {unit}s",
+        "eer": f"equal error rate of {unit}s",
+        "clip_auc": f"AUC of {unit}s, mean over the {result.get('mixed_clips')} of "
+        f"{result.get('clips')} clips with both kinds",
+        "pixel_auc": "pixel level AUC (PAMI 2014, 40 %)",
+        "pixel_eer": "pixel level equal error rate",
+        "aupro": "AUPRO (up to 30 % of false alarms)",
+        "false_alarms": f"normal {unit}s flagged, by the model's thresholds",
+        "hits": f"irregular {unit}s flagged",
+    }
+    width = max(map(len, names.values()))
+    lines = [f"{counted(result['images'], unit)}, {result['irregular']} of them irregular"]
+    lines += [
+        f"{text:{width}}  {result[name]:.3f}" for name, text in names.items() if name in result
+    ]
+    return "\n".join(lines)

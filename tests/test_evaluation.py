@@ -1,0 +1,93 @@
+"""What `skavid evaluate` and the report measure, and on which frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from skavid.report import evaluation
+
+LABELS = np.array([1, -1, 1, -1, 1, -1, 1, -1])
+CLIPS = np.repeat([0, 1], 4)
+CORNER = np.zeros((4, 4), dtype=bool)
+CORNER[:2, :2] = True
+
+
+def drawn(labels, clips_with_masks):
+    """Mark the corner of the irregular frames of some clips; nobody looked at the others."""
+    has_masks = np.isin(CLIPS, clips_with_masks)
+    return (labels == -1)[:, None, None] & has_masks[:, None, None] & CORNER, has_masks
+
+
+def evidence_of(labels):
+    return np.where((labels == -1)[:, None, None] & CORNER, 1.0, -1.0).astype(np.float32)
+
+
+def measure(*, masks=None, has_masks=None, ignored=None, labels=LABELS, clips=CLIPS):
+    return evaluation.figures(
+        np.where(labels == 1, 1.0, -1.0), evidence_of(labels), labels, masks, clips, ignored,
+        "frame", has_masks=has_masks,
+    )  # fmt: skip
+
+
+def test_pixels_are_judged_where_somebody_drew_masks_alone():
+    masks, has_masks = drawn(LABELS, [1])
+    found = measure(masks=masks, has_masks=has_masks)
+    assert (found["auc"], found["pixel_eer"], found["pixel_auc"], found["aupro"]) == (1, 0, 1, 1)
+    assert found["irregular"] == 4
+    # Without being told so, the frames that nobody looked at would be false alarms.
+    assert measure(masks=masks)["pixel_eer"] > 0
+
+
+def test_ignored_pixels_change_the_labels_of_frames_with_masks_alone():
+    masks, has_masks = drawn(LABELS, [1])
+    ignored = np.zeros((4, 4), dtype=bool)
+    ignored[2:] = True
+    found = measure(masks=masks, has_masks=has_masks, ignored=ignored)
+    assert (found["auc"], found["irregular"]) == (1, 4)
+    ignored[:2] = True
+    ignored[0, 3] = False
+    masks[7, 0, 3] = True  # what is left to see of the second clip
+    found = measure(masks=masks, has_masks=has_masks, ignored=ignored)
+    assert found["irregular"] == 3
+
+
+def test_masks_that_leave_no_frame_of_one_kind_tell_no_pixel_figure():
+    labels = np.where(CLIPS == 0, 1, -1)
+    masks, has_masks = drawn(labels, [1])
+    found = measure(masks=masks, has_masks=has_masks, labels=labels)
+    assert "pixel_eer" not in found
+    assert found["auc"] == 1
+
+
+def test_the_mean_over_clips_is_that_of_clips_of_both_kinds():
+    labels = np.array([1, 1, 1, 1, 1, -1, 1, -1, -1, -1])
+    clips = np.repeat([0, 1, 2], [4, 4, 2])
+    scores = np.array([0, 0, 0, 0, 1, 2, 4, 3, -9, -9.0])
+    found = evaluation.figures(
+        scores, np.zeros((10, 4, 4), np.float32), labels, None, clips, None, "frame"
+    )
+    assert found["clip_auc"] == 0.5  # of four pairs in the second clip, two are in order
+    assert (found["clips"], found["mixed_clips"]) == (3, 1)
+    text = evaluation.figures_text(found, "frame")
+    assert "AUC of frames, mean over the 1 of 3 clips with both kinds" in text
+    one_kind = evaluation.figures(
+        scores[:8], np.zeros((8, 4, 4), np.float32), np.repeat([1, -1], 4), None, clips[:8], None,
+        "frame",
+    )  # fmt: skip
+    assert "clip_auc" not in one_kind
+
+
+def test_the_overlap_of_many_pixels_takes_quantiles_for_thresholds(monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = np.repeat([1, -1], 4)
+    masks = (labels == -1)[:, None, None] & np.ones((16, 16), bool)
+    masks[:, 8:] = False
+    evidence = (rng.normal(size=masks.shape) + masks).astype(np.float32)
+    given = (-evidence.max(axis=(1, 2)), evidence, labels, masks, CLIPS, None, "image")
+    exact = evaluation.figures(*given)
+    monkeypatch.setattr(evaluation, "EXACT_PIXELS", masks.size - 1)
+    fewer = evaluation.figures(*given)
+    assert (exact["aupro_thresholds"], fewer["aupro_thresholds"]) == (None, evaluation.QUANTILES)
+    assert fewer["aupro"] == pytest.approx(exact["aupro"], abs=0.01)
+    assert fewer["aupro"] != exact["aupro"]
