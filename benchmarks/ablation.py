@@ -22,6 +22,7 @@ import paper
 import torch
 
 from skavid import AVIDDetector, corruption
+from skavid.components import nested
 
 KEPT = paper.ROOT / "benchmarks" / "results" / "ablation"
 EPOCHS = {"ped2": 6, "tiles": 60}
@@ -112,9 +113,9 @@ def main():
             chosen = {**data.parameters, "max_epochs": EPOCHS[name], "random_state": 0}
             began = time.perf_counter()
             with constants(changed):
-                detector = AVIDDetector(**{"features": "pixels", **chosen, **parameters}).fit(
-                    data.train, groups=data.groups
-                )
+                detector = AVIDDetector(
+                    **nested(dict(**{"features": "pixels", **chosen, **parameters}))
+                ).fit(data.train, groups=data.groups)
             seconds = round(time.perf_counter() - began, 1)
             rows = [{"row": row, "seconds": seconds, "levels": judge(data, detector)}]
             if row == "as it is":

@@ -36,6 +36,7 @@ from sklearn.utils import Bunch
 from skorch.callbacks import Callback
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__, datasets
+from skavid.components import nested
 from skavid.core.images import resize
 from skavid.metrics import (
     aupro_score,
@@ -267,11 +268,15 @@ def run(name, read, arguments):
     parameters = {**data.parameters, **dict(arguments.set)}
     snapshots = Snapshots()
     detector = AVIDDetector(
-        **{"features": "pixels", **parameters},
-        callbacks=[snapshots],
-        verbose=1,
-        device=arguments.device,
-        random_state=arguments.seed,
+        **nested(
+            dict(
+                **{"features": "pixels", **parameters},
+                callbacks=[snapshots],
+                verbose=1,
+                device=arguments.device,
+                random_state=arguments.seed,
+            )
+        )
     )
     began = time.perf_counter()
     detector.fit(data.train, groups=data.groups)
@@ -381,7 +386,8 @@ def by_judge(maps):
 def image_scores(maps, detector):
     """Score images by the largest pixel of their map, or by its min_area-th: whoever judges."""
     flat = maps.reshape(len(maps), -1)
-    whole = detector.min_area if detector.min_area_of == "image" else 1
+    processing = detector.component("postprocessing")
+    whole = processing.min_area if processing.min_area_of == "image" else 1
     at = flat.shape[1] - max(1, whole)
     return -np.partition(flat, at, axis=1)[:, at]
 

@@ -37,6 +37,7 @@ from sklearn.utils import Bunch
 from tables import TITLES
 
 from skavid import AVIDDetector
+from skavid.components import nested
 from skavid.core.anomaly_maps import smooth
 
 KEPT = paper.ROOT / "benchmarks" / "results" / "rivals"
@@ -255,7 +256,7 @@ def measure(name, data, seed, anomalib=None):
 
 def judge(data, maps, raw=None):
     """Judge maps as paper.py does; once more after filters of the size that AVID's have there."""
-    parameters = AVIDDetector(**{"features": "pixels", **data.parameters})
+    parameters = AVIDDetector(**nested(dict(**{"features": "pixels", **data.parameters})))
 
     def judged(one):
         scores = {"it": paper.image_scores(one, parameters)}
@@ -263,10 +264,11 @@ def judge(data, maps, raw=None):
 
     figures = {"levels": judged(maps)}
     if raw is not None:
+        processing = parameters.component("postprocessing")
         mean, maximum = (
             usual if size == "auto" else size
             for size, usual in zip(
-                (parameters.smoothing, parameters.widening), VIDEO_FILTERS, strict=True
+                (processing.smoothing, processing.widening), VIDEO_FILTERS, strict=True
             )
         )
         figures["filters"] = [mean, maximum]

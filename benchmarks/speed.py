@@ -36,6 +36,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__
+from skavid.components import nested
 from skavid.core.corruption import grafts, hiding, noise
 from skavid.datasets import make_moving_shapes
 from skavid.estimator import chunk_size
@@ -83,7 +84,7 @@ def video_detector(height, width, **parameters):
     frames, clips = walk.frames, walk.clips
     stacks = TemporalStacker().fit_transform(frames, groups=clips)
     chosen = {**VIDEO, "max_epochs": 1, "random_state": 0, **parameters}
-    return AVIDDetector(**chosen).fit(stacks, groups=clips), frames, stacks
+    return AVIDDetector(**nested(dict(**chosen))).fit(stacks, groups=clips), frames, stacks
 
 
 def cases(*sizes):
@@ -148,7 +149,7 @@ def training():
         def fit(parameters=parameters, images=images, clips=clips):
             ends = Ends()
             chosen = {**parameters, "max_epochs": 3, "random_state": 0, "callbacks": [ends]}
-            detector = AVIDDetector(**chosen).fit(images, groups=clips)
+            detector = AVIDDetector(**nested(dict(**chosen))).fit(images, groups=clips)
             return detector, ends.at[-1] - ends.at[0]
 
         detector, taken = fit()
@@ -398,9 +399,13 @@ def _grow(what, path, n):
         "random_state": 0,
     }
     frames = np.load(path, mmap_mode="r")[: int(n)]
-    detector = AVIDDetector(**small).fit(frames[:64] if what == "score" else frames[: GROWTH[0]])
+    detector = AVIDDetector(**nested(dict(**small))).fit(
+        frames[:64] if what == "score" else frames[: GROWTH[0]]
+    )
     began = time.perf_counter()
-    detector.score_samples(frames) if what == "score" else AVIDDetector(**small).fit(frames)
+    detector.score_samples(frames) if what == "score" else AVIDDetector(
+        **nested(dict(**small))
+    ).fit(frames)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     # Mapped pages that the system keeps for itself count as the process's own: leave them out.
     status = Path("/proc/self/status").read_text()

@@ -28,6 +28,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from skavid import AVIDDetector
+from skavid.components import Corruption, InpainterNetwork, Postprocessing
 from skavid.datasets import load_idx, make_ir_mnist
 from skavid.metrics import cell_scores, equal_error_rate
 from skavid.plotting import IrregularityDisplay
@@ -99,12 +100,9 @@ def main():
 # I fills what is hidden, half a digit at once; maps are averaged over half a digit.
 PARAMETERS = {
     "features": "pixels",
-    "inpainter_corruption": "hiding",
-    "inpainter_patch": 1,
-    "inpainter_depth": 3,
-    "inpainter_width": 12,
-    "hidden_size": (10, 16),
-    "smoothing": 13,
+    "corruption": Corruption(inpainter="hiding", hidden_size=(10, 16)),
+    "inpainter": InpainterNetwork(patch=1, depth=3, width=12),
+    "postprocessing": Postprocessing(smoothing=13),
 }
 
 if __name__ == "__main__":

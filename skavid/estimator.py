@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
+from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch, Tags, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -29,6 +29,17 @@ from torch import Tensor, nn
 
 from skavid import persistence
 from skavid.checkpoint import Checkpoint, fingerprint
+from skavid.components import (
+    COMPONENTS,
+    FORMER_NAMES,
+    ON_FEATURES,
+    AdversarialTraining,
+    Corruption,
+    DetectorNetwork,
+    InpainterNetwork,
+    Postprocessing,
+    as_component,
+)
 from skavid.core import anomaly_maps
 from skavid.core.corruption import CORRUPTIONS, Corrupted, complementary, hiding
 from skavid.core.feature_training import judge, train_pair, warn_if_blind
@@ -42,7 +53,6 @@ from skavid.core.images import (
     value_range,
 )
 from skavid.core.linear import WholeImage
-from skavid.core.losses import LOSSES
 from skavid.core.networks import Detector, Inpainter, in_tiles
 from skavid.core.regions import PAPER_GEOMETRY, Geometry, aligned, lowest_region
 from skavid.core.scene import Scene, clip_begins, evenly
@@ -75,37 +85,35 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
 
 PAPER: dict[str, Any] = {
     "features": "pixels",
-    "inpainter_corruption": "noise",
-    "detector_corruption": None,
     "gamma": 0.4,
-    "geometry": "paper",
-    "inpainter_patch": 1,
-    "inpainter_width": 64,
-    "inpainter_depth": 4,
-    "detector_width": 96,
-    "loss": "eq3",
-    "adversarial_weight": 1.0,
-    "adversarial_start": 0.0,
-    "reconstruction_weight": 0.0,
-    "optimizer": "sgd",
+    "corruption": Corruption(inpainter="noise", detector=None),
+    "inpainter": InpainterNetwork(width=64, depth=4, patch=1),
+    "detector": DetectorNetwork(width=96, geometry="paper"),
+    "training": AdversarialTraining(
+        loss="eq3",
+        adversarial_weight=1.0,
+        adversarial_start=0.0,
+        reconstruction_weight=0.0,
+        optimizer="sgd",
+        momentum=0.9,
+    ),
     "learning_rate": 0.002,
-    "momentum": 0.9,
     "batch_size": 16,
     "fusion": "min",
-    "smoothing": 0,
-    "widening": 0,
+    "postprocessing": Postprocessing(smoothing=0, widening=0),
 }
 
 VIDEO: dict[str, Any] = {
     "features": "pixels",
-    "spacing": 2,
-    "adversarial_weight": 0.0,  # on stacked video it costs time and gains nothing
+    "corruption": Corruption(spacing=2),
+    "detector": DetectorNetwork(region_size="auto"),
+    "training": AdversarialTraining(
+        adversarial_weight=0.0,  # on stacked video it costs time and gains nothing
+        crop_size="auto",
+    ),
     "validation_fraction": 0.2,  # frames of a clip are alike: thresholds want several clips
     "balance": 0.2,  # D is the better one of the two
-    "region_size": "auto",
-    "crop_size": "auto",
-    "smoothing": "auto",
-    "widening": "auto",
+    "postprocessing": Postprocessing(smoothing="auto", widening="auto"),
 }
 
 
@@ -115,15 +123,6 @@ class CalibrationWarning(UserWarning):
 
 # In sizes of what moves: measured on UCSD Ped2, where it is 13 pixels at 120 x 180.
 REGION, CROP, SMOOTHING, WIDENING = 0.3, 7.5, 1.0, 1.5
-
-
-# What only the networks over pixels have.
-PIXELS_ONLY = (
-    "inpainter_corruption", "detector_corruption", "hidden_size", "geometry", "region_size",
-    "inpainter_width", "inpainter_depth", "inpainter_patch", "spacing", "crop_size", "loss",
-    "adversarial_weight", "adversarial_start", "reconstruction_weight", "reconstruction_loss",
-    "optimizer", "momentum", "n_iter_no_change", "channel_reduction", "n_draws", "checkpoint",
-)  # fmt: skip
 
 
 class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -145,77 +144,30 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         it is, frozen; see `skavid.core.features.FrozenFeatures`. On a feature map I is solved in
         closed form and D judges what I changed. "pixels": two networks over the image itself,
         trained from nothing, as the paper has it; `PAPER` and `VIDEO` take it.
-    pooling : {"place", "everywhere"}, default="place"
-        For feature maps: whether I has statistics for each place, and remembers normal images
-        there, or one set of statistics for all places. Images of another size than the training
-        images need "everywhere".
     image_shape : tuple (H, W) or (H, W, C), default=None
         How to read X when it is given as flat rows, as inside a Pipeline.
     value_range : tuple (low, high), default=None
         Intensities that become 0 and 1 inside the networks. None learns them from the
         training images. uint8 images are always 0 to 255. Never clipped.
     gamma : float, default=0.4
-        How strong the noise of Eq. 2 is, in every corruption.
-    sigma : float, default=1.0
-        Standard deviation of eta in Eq. 2, where the value range has length 1.
-    inpainter_corruption : {"noise", "hiding", "grafts"} or callable, default="grafts"
-        What I learns to restore; see `skavid.core.corruption`. "hiding" serves images of many
-        alike objects better, such as puzzles of digits: set `hidden_size` then.
-    detector_corruption : {"noise", "hiding", "grafts"}, callable or None, default="grafts"
-        What D learns to find. None leaves D to what I makes, as the paper prints it.
-    hidden_size : tuple (smallest, largest), default=None
-        Sides in pixels of what "hiding" hides at once; about half of an object serves best.
-        None takes 4 pixels to a quarter of the image.
-    geometry : {"aligned", "paper"}, default="aligned"
-        The regions of D: tiles of ``region_size`` with context around each, or Fig. 2.
-    region_size : int or "auto", default=4
-        Side of an aligned region in pixels, a power of two. For stacked video "auto" takes a
-        third of what moves in the training clips.
-    inpainter_width : int, default=32
-        Feature maps of I at its full resolution.
-    inpainter_depth : int, default=2
-        How often I halves the resolution.
-    inpainter_patch : int, default=4
-        Side in pixels of the patches that I reads and writes as one: several times faster than
-        a U-Net over pixels, which is 1, and copies less of what it should restore. With "hiding"
-        patches want ``reconstruction_loss="bernoulli"``.
-    detector_width : int, default=None
-        Feature maps of D's first layer; None takes 24 over pixels and 64 on feature maps.
-    spacing : int, default=None
-        For stacked video: frames between two channels, as in `TemporalStacker`. Grafts are
-        then cut from what moves and played at other speeds, and ``groups`` are the clips.
-    crop_size : int or "auto", default=None
-        Images larger than this are trained on random crops of this side, in pixels. For
-        stacked video "auto" takes 7.5 times the size of what moves.
-    loss : {"bce", "lsgan", "hinge", "eq3"}, default="bce"
-        The game's loss; see `skavid.losses`.
-    adversarial_weight : float, default=0.01
-        Weight of the terms in which each network sees the other's work. 0 leaves them out.
-    adversarial_start : float, default=0.6
-        Share of the training, in [0, 1), after which these terms join in: networks that know
-        nothing yet have nothing to teach each other.
-    reconstruction_weight : float, default=1.0
-        Weight of I's restoring error, which Eq. 3 as printed does not have.
-    reconstruction_loss : {"l1", "bernoulli"}, default="l1"
-        That error, of hidden pixels: absolute, under which I learns the median of what could be
-        there, or the cross-entropy of intensities as shares, the mean. The median stays dark
-        for long where most pixels are; "bernoulli" served drawn digits of 28 pixels far better,
-        "l1" those of 8. Pixels that were not hidden always count absolutely.
-    optimizer : {"adamw", "sgd"}, default="adamw"
-        Both networks have one of their own.
+        How strong the noise of Eq. 2 is, in every corruption, where the value range has length 1.
+    corruption : Corruption or {"noise", "hiding", "grafts"}, default=None
+        What the networks over pixels learn from; a string is what both do. None is ``"grafts"``.
+    inpainter : InpainterNetwork, default=None
+        How I is built; None takes the defaults of `skavid.components.InpainterNetwork`, and so on
+        for those that follow. Parameters of components are set as everywhere in scikit-learn:
+        ``set_params(inpainter__pooling="everywhere")``, and searched alike.
+    detector : DetectorNetwork, default=None
+        How D is built.
+    training : AdversarialTraining, default=None
+        How both are trained.
     learning_rate : float, default=0.002
         Its peak; a short warm-up comes before and a cosine after it.
-    momentum : float, default=0.9
-        SGD's momentum, or AdamW's first beta.
-    average_decay : float, default=0.998
-        Decay of the moving averages of the weights, which are what is kept.
     max_epochs : int, default=40
         Passes over the training images; on a feature map, where D alone is trained, turns of ten
         batches.
     batch_size : int, default=16
         Images in a training batch; on a feature map, pieces of maps.
-    n_iter_no_change : int, default=None
-        Stop when neither network got better on the held-out images for so many epochs.
     validation_fraction : float, default=0.1
         Share of the images (with ``groups``: of whole clips) that is held out to choose the
         best weights and to calibrate the thresholds. On a feature map, without ``groups``, no
@@ -240,27 +192,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         so that they vary alike among held-out normal images, and on a feature map by how well
         each network finds synthetic anomalies; where one is known to be the better one, give it
         more.
-    channel_reduction : {"max", "mean"}, default="max"
-        How the residual's channels become one.
-    smoothing : int or "auto", default=3
-        Side of the box, in pixels, over which the residual and D's logits are averaged. 0 is
-        Eq. 4 as printed. For stacked video "auto" takes the size of what moves.
-    widening : int or "auto", default=0
-        Side of a maximum filter that widens both maps to the size of an object, in pixels. For
-        stacked video "auto" takes 1.5 times the size of what moves.
-    min_area : int, default=0
-        Pixels that must be irregular together for an image to be irregular. Needs the
-        extra ``image`` for ``min_area_of="patch"``.
-    min_area_of : {"patch", "image"}, default="patch"
-        Whether these pixels must be connected or may lie anywhere in the image.
+    postprocessing : Postprocessing, default=None
+        How maps are averaged, widened and cleared of small patches.
     ignore : array-like of shape (H, W), bool, default=None
         True where pixels do not count, such as a busy road or a burnt-in clock: what they hold
         changes neither the training nor any score or mask. Images then keep the size of the
         training images.
-    n_draws : int, default=8
-        How often an image is hidden and restored when it is scored, where
-        ``inpainter_corruption="hiding"``. Draws come in pairs that together hide every pixel: an
-        odd number is rounded up to the next even one.
     memory : str or object with the joblib.Memory interface, default=None
         Caches trained networks by the training images and the training parameters, and what
         they see in up to 2**26 pixels of images, so that a search over thresholds trains and
@@ -268,12 +205,6 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     warm_start : bool, default=False
         Whether `fit` goes on from the networks of the last call, which keep their sizes and
         their callbacks.
-    checkpoint : str or path, default=None
-        A file that holds the whole state of the training after each epoch. A `fit` that was
-        killed goes on from it, with the same images and parameters, and ends with the same
-        weights as an undisturbed one; where it ended already, nothing is trained. The file stays
-        until you remove it; that of another training is refused. Needs an integer
-        ``random_state``, and `fit` without ``warm_start``; `partial_fit` leaves it alone.
     callbacks : list of skorch callbacks, default=None
         Called during the training.
     verbose : int, default=0
@@ -379,34 +310,16 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "features": [StrOptions({"patches", "imagenet", "pixels"}), nn.Module],
-        "pooling": [StrOptions({"place", "everywhere"})],
         "image_shape": [tuple, list, None],
         "value_range": [tuple, list, None],
         "gamma": [Interval(Real, 0, None, closed="left")],
-        "sigma": [Interval(Real, 0, None, closed="left")],
-        "inpainter_corruption": [StrOptions(set(CORRUPTIONS)), callable],
-        "detector_corruption": [StrOptions(set(CORRUPTIONS)), callable, None],
-        "hidden_size": [tuple, list, None],
-        "geometry": [StrOptions({"aligned", "paper"})],
-        "region_size": [Interval(Integral, 1, 64, closed="both"), StrOptions({"auto"})],
-        "inpainter_width": [Interval(Integral, 1, None, closed="left")],
-        "inpainter_depth": [Interval(Integral, 1, 8, closed="both")],
-        "inpainter_patch": [Interval(Integral, 1, 32, closed="both")],
-        "detector_width": [Interval(Integral, 1, None, closed="left"), None],
-        "spacing": [Interval(Integral, 1, None, closed="left"), None],
-        "crop_size": [Interval(Integral, 8, None, closed="left"), StrOptions({"auto"}), None],
-        "loss": [StrOptions(set(LOSSES))],
-        "adversarial_weight": [Interval(Real, 0, None, closed="left")],
-        "adversarial_start": [Interval(Real, 0, 1, closed="left")],
-        "reconstruction_weight": [Interval(Real, 0, None, closed="left")],
-        "reconstruction_loss": [StrOptions({"bernoulli", "l1"})],
-        "optimizer": [StrOptions({"adamw", "sgd"})],
+        "corruption": [Corruption, StrOptions(set(CORRUPTIONS)), None],
+        "inpainter": [InpainterNetwork, None],
+        "detector": [DetectorNetwork, None],
+        "training": [AdversarialTraining, None],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
-        "average_decay": [Interval(Real, 0, 1, closed="left")],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "zeta": [Interval(Real, 0, 1, closed="neither"), StrOptions({"auto"})],
@@ -414,16 +327,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         "contamination": [Interval(Real, 0, 0.5, closed="right"), StrOptions({"auto"})],
         "fusion": [StrOptions({"min", "mean", "inpainter", "detector"})],
         "balance": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"})],
-        "channel_reduction": [StrOptions({"max", "mean"})],
-        "smoothing": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
-        "widening": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
-        "min_area": [Interval(Integral, 0, None, closed="left")],
-        "min_area_of": [StrOptions({"patch", "image"})],
+        "postprocessing": [Postprocessing, None],
         "ignore": ["array-like", None],
-        "n_draws": [Interval(Integral, 2, None, closed="left")],
         "memory": [None, str, os.PathLike, HasMethods(["cache"])],
         "warm_start": ["boolean"],
-        "checkpoint": [str, os.PathLike, None],
         "callbacks": [list, None],
         "verbose": ["verbose"],
         "device": [str],
@@ -434,34 +341,16 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         *,
         features: Any = "patches",
-        pooling: str = "place",
         image_shape: tuple[int, ...] | None = None,
         value_range: tuple[float, float] | None = None,
         gamma: float = 0.4,
-        sigma: float = 1.0,
-        inpainter_corruption: Any = "grafts",
-        detector_corruption: Any = "grafts",
-        hidden_size: tuple[int, int] | None = None,
-        geometry: str = "aligned",
-        region_size: int | str = 4,
-        inpainter_width: int = 32,
-        inpainter_depth: int = 2,
-        inpainter_patch: int = 4,
-        detector_width: int | None = None,
-        spacing: int | None = None,
-        crop_size: int | str | None = None,
-        loss: str = "bce",
-        adversarial_weight: float = 0.01,
-        adversarial_start: float = 0.6,
-        reconstruction_weight: float = 1.0,
-        reconstruction_loss: str = "l1",
-        optimizer: str = "adamw",
+        corruption: Corruption | str | None = None,
+        inpainter: InpainterNetwork | None = None,
+        detector: DetectorNetwork | None = None,
+        training: AdversarialTraining | None = None,
         learning_rate: float = 0.002,
-        momentum: float = 0.9,
-        average_decay: float = 0.998,
         max_epochs: int = 40,
         batch_size: int = 16,
-        n_iter_no_change: int | None = None,
         validation_fraction: float = 0.1,
         alpha: float | str = "auto",
         zeta: float | str = "auto",
@@ -469,50 +358,26 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         contamination: float | str = "auto",
         fusion: str = "mean",
         balance: float | str = "auto",
-        channel_reduction: str = "max",
-        smoothing: int | str = 3,
-        widening: int | str = 0,
-        min_area: int = 0,
-        min_area_of: str = "patch",
+        postprocessing: Postprocessing | None = None,
         ignore: ArrayLike | None = None,
-        n_draws: int = 8,
         memory: Any = None,
         warm_start: bool = False,
-        checkpoint: str | os.PathLike[str] | None = None,
         callbacks: list[Any] | None = None,
         verbose: int = 0,
         device: str = "auto",
         random_state: Any = None,
     ) -> None:
         self.features = features
-        self.pooling = pooling
         self.image_shape = image_shape
         self.value_range = value_range
         self.gamma = gamma
-        self.sigma = sigma
-        self.inpainter_corruption = inpainter_corruption
-        self.detector_corruption = detector_corruption
-        self.hidden_size = hidden_size
-        self.geometry = geometry
-        self.region_size = region_size
-        self.inpainter_width = inpainter_width
-        self.inpainter_depth = inpainter_depth
-        self.inpainter_patch = inpainter_patch
-        self.detector_width = detector_width
-        self.spacing = spacing
-        self.crop_size = crop_size
-        self.loss = loss
-        self.adversarial_weight = adversarial_weight
-        self.adversarial_start = adversarial_start
-        self.reconstruction_weight = reconstruction_weight
-        self.reconstruction_loss = reconstruction_loss
-        self.optimizer = optimizer
+        self.corruption = corruption
+        self.inpainter = inpainter
+        self.detector = detector
+        self.training = training
         self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.average_decay = average_decay
         self.max_epochs = max_epochs
         self.batch_size = batch_size
-        self.n_iter_no_change = n_iter_no_change
         self.validation_fraction = validation_fraction
         self.alpha = alpha
         self.zeta = zeta
@@ -520,20 +385,57 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.contamination = contamination
         self.fusion = fusion
         self.balance = balance
-        self.channel_reduction = channel_reduction
-        self.smoothing = smoothing
-        self.widening = widening
-        self.min_area = min_area
-        self.min_area_of = min_area_of
+        self.postprocessing = postprocessing
         self.ignore = ignore
-        self.n_draws = n_draws
         self.memory = memory
         self.warm_start = warm_start
-        self.checkpoint = checkpoint
         self.callbacks = callbacks
         self.verbose = verbose
         self.device = device
         self.random_state = random_state
+
+    # --- components ----------------------------------------------------------------------------
+
+    def component(self, name: str) -> Any:
+        """Return the component that a parameter stands for.
+
+        Parameters
+        ----------
+        name : {"corruption", "inpainter", "detector", "training", "postprocessing"}
+            The parameter.
+
+        Returns
+        -------
+        component : Corruption, InpainterNetwork, ...
+            What was given, or one with the default parameters.
+
+        Examples
+        --------
+        >>> from skavid import AVIDDetector
+        >>> AVIDDetector().component("postprocessing").smoothing
+        3
+        """
+        return as_component(name, getattr(self, name))
+
+    def set_params(self, **params: Any) -> AVIDDetector:
+        """Set parameters of the detector and of its components.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters; those of a component as ``inpainter__pooling="everywhere"``. A component
+            that was given, such as one of `VIDEO`, is copied before it is changed.
+
+        Returns
+        -------
+        self : AVIDDetector
+            The detector.
+        """
+        for name in COMPONENTS:
+            if name not in params and any(key.startswith(f"{name}__") for key in params):
+                setattr(self, name, clone(self.component(name)))
+        super().set_params(**params)
+        return self
 
     # --- fitting -------------------------------------------------------------------------------
 
@@ -579,7 +481,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 groups,
                 n_epochs=self.max_epochs,
                 going_on=known is not None,
-                checkpoint=self.checkpoint,
+                checkpoint=self.component("training").checkpoint,
             )
             self.__dict__.pop("extra_", None)  # notes of what was learnt before
         return self
@@ -681,14 +583,17 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         settings: dict[str, Any] = {
             name: getattr(self, name)
             for name in (
-                "gamma", "sigma", "pooling", "learning_rate", "batch_size", "average_decay",
+                "gamma", "learning_rate", "batch_size",
             )
         }  # fmt: skip
         settings |= {
+            "sigma": 1.0,
+            "pooling": self.component("inpainter").pooling,
+            "average_decay": self.component("training").average_decay,
             "features": self.features_,
             "value_range": self.value_range_,
             "ignore": self._ignored(images),
-            "detector_width": self.detector_width or 64,
+            "detector_width": self.component("detector").width or 64,
             "max_epochs": n_epochs,
             "seed": self._seed,
             "device": _check_device(self.device),
@@ -760,49 +665,58 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self.value_range_ = learned if given is None else check_value_range(given)
             height, width, n_channels = images.shape[1:]
             self.image_shape_: tuple[int, int, int] = (height, width, n_channels)
+        for part in COMPONENTS:
+            self.component(part)._validate_params()
         self._check_auto()
         self._check_pixels_only()
         _check_device(self.device)
-        _check_sides(self.hidden_size)
+        _check_sides(self.component("corruption").hidden_size)
         return _check_groups(groups, len(images))
 
     def _check_checkpoint(self) -> None:
-        if self.checkpoint is None:
+        if self.component("training").checkpoint is None:
             return
         if self.warm_start:
             raise ValueError(
-                "checkpoint keeps a training from its beginning, but warm_start=True goes on with "
-                "an earlier one; set one of them."
+                "training__checkpoint keeps a training from its beginning, but warm_start=True "
+                "goes on with an earlier one; set one of them."
             )
         if not isinstance(self.random_state, Integral):
             raise ValueError(
-                f"checkpoint needs an integer random_state, so that a training can be the same "
-                f"again. Got {self.random_state!r}."
+                "training__checkpoint needs an integer random_state, so that a training can be "
+                f"the same again. Got {self.random_state!r}."
             )
 
     def _check_pixels_only(self) -> None:
         if self._on_pixels():
             return
-        defaults = signature(type(self).__init__).parameters
-        for name in PIXELS_ONLY:
-            if getattr(self, name) != defaults[name].default:
-                raise ValueError(
-                    f"{name} is about networks over pixels, but features={self.features!r}; leave "
-                    f"{name} out, or set features='pixels'."
-                )
+        for part, component in COMPONENTS.items():
+            defaults = component().get_params()
+            for name, value in self.component(part).get_params().items():
+                if f"{part}__{name}" not in ON_FEATURES and value != defaults[name]:
+                    raise ValueError(
+                        f"{part}__{name} is about networks over pixels, but "
+                        f"features={self.features!r}; leave it out, or set features='pixels'."
+                    )
 
     def _check_auto(self) -> None:
-        for name in ("region_size", "crop_size", "smoothing", "widening"):
-            if getattr(self, name) == "auto" and self.spacing is None:
+        for part, name in (
+            ("detector", "region_size"), ("training", "crop_size"),
+            ("postprocessing", "smoothing"), ("postprocessing", "widening"),
+        ):  # fmt: skip
+            if (
+                getattr(self.component(part), name) == "auto"
+                and self.component("corruption").spacing is None
+            ):
                 raise ValueError(
-                    f"{name}='auto' is learnt from what moves in stacked video; give spacing, as "
-                    "VIDEO does, or a number of pixels."
+                    f"{part}__{name}='auto' is learnt from what moves in stacked video; give "
+                    "corruption__spacing, as VIDEO does, or a number of pixels."
                 )
 
     def _look_around(
         self, images: NDArray[Any], groups: NDArray[Any] | None, parts: Split
     ) -> Scene | None:
-        if self.spacing is None:
+        if self.component("corruption").spacing is None:
             return None
         look = check_memory(self.memory).cache(look_around)
         scene: Scene = look(
@@ -810,7 +724,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             groups,
             parts.train,
             value_range=self.value_range_,
-            spacing=self.spacing,
+            spacing=self.component("corruption").spacing,
             ignore=self._ignored(images),
         )
         return scene
@@ -828,11 +742,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.object_pace_ = None if scene is None or size is None else scene.pace
         side = size or min(images.shape[1:3]) / 9
 
-        region = self.region_size
+        detector = self.component("detector")
+        region = detector.region_size
         if region == "auto":
             region = 2 ** int(np.clip(round(np.log2(max(REGION * side, 1))), 0, 6))
-        self.geometry_ = aligned(region) if self.geometry == "aligned" else PAPER_GEOMETRY  # type: ignore[arg-type]
-        crop = self.crop_size
+        self.geometry_ = aligned(region) if detector.geometry == "aligned" else PAPER_GEOMETRY
+        crop = self.component("training").crop_size
         self._crop_size = max(32, -(-round(CROP * side) // 8) * 8) if crop == "auto" else crop
         self._auto_filters = {"mean": round(SMOOTHING * side), "maximum": round(WIDENING * side)}
 
@@ -848,23 +763,30 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         checkpoint: str | os.PathLike[str] | None,
     ) -> AVIDNet:
         game: dict[str, Any] = {
-            name: getattr(self, name)
+            name: getattr(self, name) for name in ("batch_size", "learning_rate", "gamma")
+        }
+        inpainter, training = self.component("inpainter"), self.component("training")
+        game |= {
+            f"inpainter_{name}": getattr(inpainter, name) for name in ("width", "depth", "patch")
+        }
+        game |= {
+            name: getattr(training, name)
             for name in (
-                "inpainter_width", "inpainter_depth", "inpainter_patch", "spacing", "batch_size",
-                "learning_rate", "gamma", "sigma", "loss", "adversarial_weight",
-                "adversarial_start", "reconstruction_weight", "reconstruction_loss", "momentum",
-                "average_decay", "n_iter_no_change",
+                "loss", "adversarial_weight", "adversarial_start", "reconstruction_weight",
+                "reconstruction_loss", "momentum", "average_decay", "n_iter_no_change",
             )
         }  # fmt: skip
         game |= {
-            "inpainter_corruption": self._named(self.inpainter_corruption),
-            "detector_corruption": self._named(self.detector_corruption),
-            "detector_width": self.detector_width or 24,
+            "sigma": 1.0,
+            "spacing": self.component("corruption").spacing,
+            "inpainter_corruption": self._named(self.component("corruption").inpainter),
+            "detector_corruption": self._named(self.component("corruption").detector),
+            "detector_width": self.component("detector").width or 24,
             "value_range": self.value_range_,
             "crop_size": self._crop_size,
             "ignore": self._ignored(images),
             "geometry": self.geometry_,
-            "optimizer_name": self.optimizer,
+            "optimizer_name": self.component("training").optimizer,
             "max_epochs": n_epochs,
             "seed": self._seed,
             "device": _check_device(self.device),
@@ -898,21 +820,27 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _decisive(self, game: dict[str, Any], groups: NDArray[Any] | None) -> dict[str, Any]:
         """Name what decides over the weights beside the images, by the names that users know."""
-        given = {name: value for name, value in game.items() if name in self.get_params()}
-        asked = (
-            "inpainter_corruption", "detector_corruption", "hidden_size", "geometry",
-            "optimizer", "validation_fraction", "random_state",
-        )  # fmt: skip
-        given |= {name: getattr(self, name) for name in asked}
+        names = {former: name for former, name in FORMER_NAMES.items() if former in game}
+        given = {names.get(name, name): value for name, value in game.items()}
+        given = {name: value for name, value in given.items() if name in self.get_params(False)}
+        given |= {
+            "validation_fraction": self.validation_fraction,
+            "random_state": self.random_state,
+        }
+        for part in COMPONENTS:
+            given |= {f"{part}__{k}": v for k, v in self.component(part).get_params().items()}
+        not_decisive = {name for name in given if name.startswith("postprocessing__")}
+        for name in not_decisive | {"training__checkpoint"}:
+            del given[name]
         return given | {
-            "region_size": self.geometry_.size,
+            "detector__region_size": self.geometry_.size,
             "device": torch.device(game["device"]).type,
             "groups": groups,
         }
 
     def _named(self, corruption: Any) -> Any:
         if corruption in HIDING:
-            return partial(hiding, size=_check_sides(self.hidden_size))
+            return partial(hiding, size=_check_sides(self.component("corruption").hidden_size))
         return CORRUPTIONS[corruption] if isinstance(corruption, str) else corruption
 
     def _keep(self, net: AVIDNet) -> None:
@@ -1233,7 +1161,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 raise ValueError(
                     f"X has images of shape {size}, but AVIDDetector was fitted on {fitted} and "
                     "knows what is normal at each place; resize them, or fit with "
-                    "pooling='everywhere'."
+                    "inpainter__pooling='everywhere'."
                 )
         return images
 
@@ -1250,8 +1178,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return {
             "fusion": "inpainter" if self._is_blind else self.fusion,
             "balance": self.balance_,
-            "min_area": self.min_area,
-            "min_area_of": self.min_area_of,
+            "min_area": self.component("postprocessing").min_area,
+            "min_area_of": self.component("postprocessing").min_area_of,
         }
 
     def _evidence(self, part: _Look) -> NDArray[np.float32]:
@@ -1281,12 +1209,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         for network in (self.inpainter_, self.detector_):
             for name, weights in network.state_dict().items():
                 digest.update(name.encode() + weights.numpy().tobytes())
-        hides = self.inpainter_corruption in HIDING
-        draws = (self.gamma, self.sigma, self._seed, self.n_draws, self.hidden_size)
+        corruption, processing = self.component("corruption"), self.component("postprocessing")
+        draws = (self.gamma, self._seed, processing.n_draws, corruption.hidden_size)
         return (
             digest.hexdigest(), self.geometry_, self.value_range_, self._filter_sizes(),
-            self.channel_reduction, self.ignore, self.spacing, draws if hides else None,
-            _check_device(self.device),
+            processing.channel_reduction, self.ignore, corruption.spacing,
+            draws if corruption.inpainter in HIDING else None, _check_device(self.device),
         )  # fmt: skip
 
     def _look(
@@ -1349,7 +1277,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Return I(X) and how much I changed each pixel."""
         inpainted = self._inpaint(images, inpainter)
         change = (images - inpainted).abs()
-        reduced = change.amax(1) if self.channel_reduction == "max" else change.mean(1)
+        reduction = self.component("postprocessing").channel_reduction
+        reduced = change.amax(1) if reduction == "max" else change.mean(1)
         residual = anomaly_maps.smooth(
             reduced.cpu().numpy(), **self._filter_sizes(), ignore=ignore
         )
@@ -1372,7 +1301,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return logits
 
     def _filter_sizes(self) -> dict[str, int]:
-        given = {"mean": self.smoothing, "maximum": self.widening}
+        processing = self.component("postprocessing")
+        given = {"mean": processing.smoothing, "maximum": processing.widening}
         return {
             name: self._auto_filters[name] if size == "auto" else int(size)
             for name, size in given.items()
@@ -1380,7 +1310,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _inpaint(self, images: Tensor, inpainter: Inpainter) -> Tensor:
         """Restore images: I(X). Hidden pixels are the mean over draws that hide every pixel."""
-        if self.inpainter_corruption not in HIDING:
+        if self.component("corruption").inpainter not in HIDING:
             return in_tiles(inpainter, images, TILE_PIXELS)
         total, count = torch.zeros_like(images), torch.zeros_like(images)
         for draw in self._draws(images):
@@ -1391,12 +1321,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _draws(self, images: Tensor) -> Iterator[Corrupted]:
         return complementary(
             images,
-            self.n_draws,
+            self.component("postprocessing").n_draws,
             gamma=self.gamma,
-            sigma=self.sigma,
+            sigma=1.0,
             seed=self._seed,
-            video=self.spacing is not None,
-            size=_check_sides(self.hidden_size),
+            video=self.component("corruption").spacing is not None,
+            size=_check_sides(self.component("corruption").hidden_size),
         )
 
     # --- keeping a model -------------------------------------------------------------------------
@@ -1610,8 +1540,9 @@ def _check_size(images: NDArray[Any], geometry: Geometry) -> None:
     height, width = images.shape[1:3]
     if geometry == PAPER_GEOMETRY and min(height, width) < geometry.size:
         raise ValueError(
-            f"X has images of {height} x {width} pixels, but a region of geometry='paper' holds "
-            f"{geometry.size} x {geometry.size}; enlarge them or take geometry='aligned'."
+            f"X has images of {height} x {width} pixels, but a region of "
+            f"detector__geometry='paper' holds {geometry.size} x {geometry.size}; enlarge them or "
+            "take 'aligned'."
         )
 
 
@@ -1619,9 +1550,11 @@ def _check_sides(size: Any) -> tuple[int, int] | None:
     if size is None:
         return None
     if len(size) != 2 or not all(isinstance(side, Integral) for side in size):
-        raise ValueError(f"hidden_size must be two whole numbers of pixels. Got {size!r}.")
+        raise ValueError(
+            f"corruption__hidden_size must be two whole numbers of pixels. Got {size!r}."
+        )
     if not 1 <= size[0] <= size[1]:
-        raise ValueError(f"hidden_size must rise from 1 pixel at least. Got {size!r}.")
+        raise ValueError(f"corruption__hidden_size must rise from 1 pixel at least. Got {size!r}.")
     return int(size[0]), int(size[1])
 
 

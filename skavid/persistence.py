@@ -29,6 +29,7 @@ from sklearn.utils._param_validation import (
 )
 from torch import nn
 
+from skavid.components import COMPONENTS, FORMER_NAMES, flattened, nested
 from skavid.core.corruption import CORRUPTIONS
 from skavid.core.features import (
     FrozenFeatures,
@@ -47,8 +48,8 @@ __all__ = ["FITTED", "load_model", "pack", "save_model", "unpack", "versions"]
 
 # Rises when a file changes its meaning. What a newer release adds may be missing in older files:
 # a parameter takes its default, an attribute must then be optional below.
-FORMAT = 2
-READABLE = (1, 2)  # 1 knew networks over pixels alone
+FORMAT = 3
+READABLE = (1, 2, 3)
 # Bounds on what a file may ask for.
 MOST_HEADER = 2**22  # bytes of JSON; names of features are most of it
 MOST_BYTES = 2**31
@@ -59,7 +60,7 @@ LONGEST_REASON = 500  # characters of an error
 
 # What only serves the training on one machine. A cache, moreover, is read with pickle: a stranger
 # shall not choose it, nor a file to write to.
-NOT_KEPT = ("callbacks", "checkpoint", "memory")
+NOT_KEPT = ("callbacks", "memory", "training__checkpoint")
 
 _HUGE = 1e308  # a Python integer may be larger than any float
 _COUNT = [Interval(Integral, 0, None, closed="left")]
@@ -277,6 +278,7 @@ def pack(
     """
     write = _import_safetensors().numpy.save
     arrays: dict[str, NDArray[Any]] = {}
+    parameters = flattened(parameters)
     given = parameters["features"]
     has_module = isinstance(given, nn.Module)
     if has_module:
@@ -510,8 +512,8 @@ def _audit(
     if _checksum(text, arrays) != checksum:
         raise ValueError("its content does not fit its checksum; it was damaged or changed.")
     parameters = {name: _decode(value, arrays) for name, value in state["parameters"].items()}
-    if state["format"] == 1:
-        parameters["features"] = "pixels"
+    if state["format"] < FORMAT:
+        parameters = _renamed(parameters, state["format"])
     fitted = {name: _decode(value, arrays) for name, value in state["fitted"].items()}
     map_of = state["networks"].get("features", {"kind": None})
     if features is not None and map_of["kind"] != "module":
@@ -523,7 +525,7 @@ def _audit(
                 "it: AVIDDetector.load(path, features=module)."
             )
         parameters["features"] = features
-    _check_parameters(parameters, constraints)
+    parameters = _checked_parameters(parameters, constraints)
     _check_fitted(fitted, state["networks"])
     for part, network in networks.items():
         fitted[f"{part}_"] = _filled(part, network, arrays)
@@ -713,14 +715,32 @@ def _decode(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     raise ValueError(f"it has {value!r}, which means nothing; it was changed.")
 
 
-def _check_parameters(parameters: dict[str, Any], constraints: Mapping[str, list[Any]]) -> None:
-    _check_names("parameter", parameters, set(constraints), set())
-    narrower = {**constraints, **{name: [None] for name in NOT_KEPT}}
+def _renamed(parameters: dict[str, Any], file_format: int) -> dict[str, Any]:
+    """Give parameters of files of release 0.1.0 and of trials after it the names of today."""
+    sigma = parameters.pop("sigma", 1.0)
+    if isinstance(sigma, Real) and isinstance(parameters.get("gamma"), Real):
+        parameters["gamma"] = float(parameters["gamma"] * sigma)  # the noise was their product
+    if file_format == 1:
+        parameters["features"] = "pixels"
+    return {FORMER_NAMES.get(name, name): value for name, value in parameters.items()}
+
+
+def _checked_parameters(
+    parameters: dict[str, Any], constraints: Mapping[str, list[Any]]
+) -> dict[str, Any]:
+    """Check each parameter, and gather those of components."""
+    known = {name: rule for name, rule in constraints.items() if name not in COMPONENTS}
+    for part, component in COMPONENTS.items():
+        rules = component._parameter_constraints
+        known |= {f"{part}__{name}": rule for name, rule in rules.items()}
+    _check_names("parameter", parameters, set(known), set())
+    narrower = {**known, **{name: [None] for name in NOT_KEPT}}
     validate_parameter_constraints(narrower, parameters, "AVIDDetector")
-    for name in ("smoothing", "widening"):
+    for name in ("postprocessing__smoothing", "postprocessing__widening"):
         value = parameters.get(name, 0)
         if not isinstance(value, str):
             validate_parameter_constraints({name: _PIXELS}, {name: value}, "AVIDDetector")
+    return dict.fromkeys(COMPONENTS) | nested(parameters)
 
 
 def _check_fitted(fitted: dict[str, Any], sizes: dict[str, dict[str, Any]]) -> None:

@@ -124,7 +124,7 @@ class IrregularityDisplay:
         if images.ndim == 2:  # flat rows
             height, width, n_channels = estimator.image_shape_
             images = images.reshape(-1, height, width, n_channels)
-        stacked = getattr(estimator, "spacing", None) is not None
+        stacked = estimator.component("corruption").spacing is not None
         shown, restored = (
             pictures[..., -1] if stacked and pictures.ndim == 4 else pictures
             for pictures in (images, maps.inpainted)
@@ -938,10 +938,11 @@ class ThresholdPlaneDisplay:
         ValueError
             If the detector has a ``min_area``, or as in :meth:`from_predictions`.
         """
-        if estimator.min_area > 1:
+        min_area = estimator.component("postprocessing").min_area
+        if min_area > 1:
             raise ValueError(
-                f"estimator has min_area={estimator.min_area}, which this plane does not know; "
-                "set_params(min_area=0) shows its thresholds without."
+                f"estimator has min_area={min_area}, which this plane does not know; "
+                "set_params(postprocessing__min_area=0) shows its thresholds without."
             )
         maps = estimator.maps(X)
         return cls.from_predictions(

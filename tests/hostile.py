@@ -180,6 +180,9 @@ def serve():
     import av
     import PIL.Image
 
+    import skavid.datasets.sources  # with SciPy's readers
+    import skavid.estimator  # noqa: F401
+
     PIL.Image.init()
     av.logging.set_level(None)
     done = []

@@ -18,6 +18,7 @@ import pytest
 
 from skavid import AVIDDetector, TemporalStacker, __version__, cli
 from skavid.cli import main
+from skavid.components import nested
 from skavid.datasets import make_moving_shapes
 from skavid.datasets.sources import list_clips
 from skavid.report.evaluation import read_masks
@@ -34,8 +35,8 @@ COMMANDS = (
 )  # fmt: skip
 SIZE = ["--size", "16", "24"]
 TINY = [
-    "--epochs", "1", "--set", "features=pixels", "--set", "inpainter_width=4",
-    "--set", "detector_width=4",
+    "--epochs", "1", "--set", "features=pixels", "--set", "inpainter__width=4",
+    "--set", "detector__width=4",
 ]  # fmt: skip
 
 
@@ -233,7 +234,6 @@ def test_info_says_what_a_bug_report_needs(capsys):
         "parquet",
         "features",
         "dask",
-        "accelerate",
     }
     assert extras == set(told["extras"])
     assert run(capsys, "info")[1].startswith(f"skavid {__version__}, Python 3")
@@ -259,11 +259,11 @@ def test_info_says_what_a_model_is(capsys, place):
         "Trained 1 epoch on normal.mp4.",
     ]
     assert out.splitlines()[-1] == (
-        "Parameters besides the defaults: detector_width=4, inpainter_width=4."
+        "Parameters besides the defaults: inpainter__width=4, detector__width=4."
     )
     assert ", for a share of 0.4 of false alarms; they rest on 30 frames in 1 clip held" in out
     told = json.loads(run(capsys, "info", place / "model", "--json")[1])
-    assert told["parameters"] == {"detector_width": 4, "inpainter_width": 4}
+    assert told["parameters"] == {"detector__width": 4, "inpainter__width": 4}
     assert (told["target_fpr"], told["fps"]) == (0.4, 10.0)
     assert run(capsys, "info", place / "float-model")[1].startswith(
         f"{place / 'float-model'} reads images given as arrays.\n"
@@ -276,7 +276,7 @@ def test_info_says_what_a_model_is(capsys, place):
 def test_a_video_is_stacked_and_the_model_remembers_how(place):
     detector = AVIDDetector.load(place / "model")
     assert detector.image_shape_ == (16, 24, 3)
-    assert detector.spacing == 2
+    assert detector.component("corruption").spacing == 2
     assert detector.extra_ == {
         "reading": {
             "size": [16, 24],
@@ -358,7 +358,7 @@ def test_a_region_may_be_ignored(place):
         ),
         (
             ["{place}/normal.mp4", "model", "--set", "fusion"],
-            "--set must be name=value, such as min_area=20. Got 'fusion'.",
+            "--set must be name=value, such as balance=0.3. Got 'fusion'.",
         ),
         (
             ["{place}/normal.mp4", "model", "--set", "gamma=-1"],
@@ -1386,7 +1386,14 @@ def test_the_demo_goes_the_whole_way(capsys, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(
         "skavid.estimator.VIDEO",
-        {"spacing": 2, "features": "pixels", "inpainter_width": 4, "detector_width": 4},
+        nested(
+            {
+                "corruption__spacing": 2,
+                "features": "pixels",
+                "inpainter__width": 4,
+                "detector__width": 4,
+            }
+        ),
     )
     code, out, err = run(capsys, "demo", "--epochs", "1")
     assert code == 0

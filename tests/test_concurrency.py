@@ -13,14 +13,20 @@ from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 
 from skavid import AVIDDetector
+from skavid.components import nested
 
 X = np.random.default_rng(1).random((16, 40, 48))
 
 
 @pytest.fixture(scope="module")
 def detector():
-    sizes = {"features": "pixels", "inpainter_width": 4, "detector_width": 4, "inpainter_depth": 1}
-    return AVIDDetector(max_epochs=1, random_state=0, **sizes).fit(X)
+    sizes = {
+        "features": "pixels",
+        "inpainter__width": 4,
+        "detector__width": 4,
+        "inpainter__depth": 1,
+    }
+    return AVIDDetector(**nested(dict(max_epochs=1, random_state=0, **sizes))).fit(X)
 
 
 def test_eight_threads_find_what_one_finds(detector):

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skavid import TemporalStacker, corruption
+from skavid import TemporalStacker
+from skavid.core import corruption
 from skavid.core.corruption import CORRUPTIONS, Neighbours, complementary, grafts, hiding, noise
 from skavid.core.scene import clip_starts, learn_scene
 from skavid.datasets import make_moving_shapes

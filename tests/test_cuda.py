@@ -10,6 +10,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker
+from skavid.components import nested
 from skavid.datasets import make_moving_shapes
 
 from .test_estimator import NORMAL, QUERY, TINY, textures
@@ -24,12 +25,12 @@ pytestmark = [
     "parameters",
     [
         {},
-        {"inpainter_corruption": "hiding"},
+        {"corruption__inpainter": "hiding"},
         {"ignore": np.eye(16, 12) > 0},
     ],
 )
 def test_maps_on_a_gpu_are_those_on_the_cpu(parameters):
-    detector = AVIDDetector(**TINY, **parameters, device="cpu").fit(NORMAL)
+    detector = AVIDDetector(**nested(dict(**TINY, **parameters, device="cpu"))).fit(NORMAL)
     here = detector.maps(QUERY)
     there = detector.set_params(device="cuda").maps(QUERY)
     for name, one in here.items():
@@ -37,7 +38,7 @@ def test_maps_on_a_gpu_are_those_on_the_cpu(parameters):
 
 
 def test_large_images_are_shown_to_a_gpu_in_tiles(monkeypatch):
-    detector = AVIDDetector(**TINY, device="cuda").fit(NORMAL)
+    detector = AVIDDetector(**nested(dict(**TINY, device="cuda"))).fit(NORMAL)
     large = textures(n=1, height=150, width=170)
     whole = detector.maps(large)
     monkeypatch.setattr("skavid.estimator.TILE_PIXELS", 3000)
@@ -47,7 +48,7 @@ def test_large_images_are_shown_to_a_gpu_in_tiles(monkeypatch):
 
 @pytest.mark.parametrize("keep", ["save", "pickle"])
 def test_what_was_trained_on_a_gpu_opens_on_the_cpu(tmp_path, keep):
-    detector = AVIDDetector(**TINY, device="cuda").fit(NORMAL)
+    detector = AVIDDetector(**nested(dict(**TINY, device="cuda"))).fit(NORMAL)
     expected = detector.score_samples(QUERY)
     if keep == "save":
         detector.save(tmp_path / "model")
@@ -64,7 +65,9 @@ def test_video_is_trained_on_a_gpu_the_same_way_each_time():
     clip = make_moving_shapes(2, 20, size=(48, 64), scale=0.5, random_state=0)
     stacks = TemporalStacker().fit_transform(clip.frames, groups=clip.clips)
     detectors = [
-        AVIDDetector(**{**VIDEO, **TINY}, device="cuda").fit(stacks, groups=clip.clips)
+        AVIDDetector(**nested(dict(**{**VIDEO, **TINY}, device="cuda"))).fit(
+            stacks, groups=clip.clips
+        )
         for _ in range(2)
     ]
     first, second = (detector.history_[0]["detector_loss"] for detector in detectors)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import skavid
+import skavid.core
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CODE = re.compile(r"^\.\. code-block:: python\n\n((?:(?: {3}.*)?\n)+)", flags=re.MULTILINE)
@@ -70,7 +71,9 @@ def test_the_gallery_runs_no_example_that_trains_for_minutes():
 def test_the_api_page_lists_every_public_name_once():
     listed = re.findall(r"^   ([\w.]+)$", (DOCS / "api.rst").read_text(), flags=re.MULTILINE)
     addresses: dict[object, set[str]] = {}  # a thing may be passed on by a module above
-    for _, module, _ in pkgutil.iter_modules(skavid.__path__):
+    modules = [name for _, name, _ in pkgutil.iter_modules(skavid.__path__)]
+    modules += [f"core.{name}" for _, name, _ in pkgutil.iter_modules(skavid.core.__path__)]
+    for module in modules:
         loaded = importlib.import_module(f"skavid.{module}")
         for name in loaded.__all__:
             if inspect.isroutine(thing := getattr(loaded, name)) or inspect.isclass(thing):

@@ -18,6 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 
 from skavid import PAPER, VIDEO, AVIDDetector, TemporalStacker
+from skavid.components import nested
 from skavid.core.corruption import hiding, noise
 from skavid.core.training import split
 from skavid.datasets import make_moving_shapes
@@ -25,10 +26,10 @@ from skavid.datasets import make_moving_shapes
 TINY = {
     "max_epochs": 2,
     "features": "pixels",
-    "inpainter_width": 4,
-    "inpainter_depth": 2,
-    "detector_width": 4,
-    "n_draws": 2,
+    "inpainter__width": 4,
+    "inpainter__depth": 2,
+    "detector__width": 4,
+    "postprocessing__n_draws": 2,
     "random_state": 0,
 }
 
@@ -55,7 +56,7 @@ QUERY = np.concatenate([ODD, textures(n=4, seed=2)])
 @pytest.fixture(scope="session")
 def fitted():
     """One small fitted detector for the whole suite; never changed, copied where it must be."""
-    return AVIDDetector(**TINY).fit(NORMAL)
+    return AVIDDetector(**nested(TINY)).fit(NORMAL)
 
 
 def with_thresholds(detector, alpha, zeta, **parameters):
@@ -81,7 +82,11 @@ def test_an_image_is_irregular_exactly_where_its_mask_is_not_empty(
     # Thresholds taken from the maps themselves, so that ties happen.
     alpha = float(data.draw(st.sampled_from(np.unique(maps.residual[maps.residual > 0]).tolist())))
     zeta = float(data.draw(st.sampled_from(np.unique(maps.regularity).tolist())))
-    rule = {"fusion": fusion, "min_area": min_area, "min_area_of": min_area_of}
+    rule = {
+        "fusion": fusion,
+        "postprocessing__min_area": min_area,
+        "postprocessing__min_area_of": min_area_of,
+    }
     detector = with_thresholds(fitted, alpha, zeta, **rule)
     flagged = detector.segment(QUERY).any(axis=(1, 2))
     assert_array_equal(detector.predict(QUERY) == -1, flagged)
@@ -112,7 +117,7 @@ def test_the_mask_is_equation_4_pixel_by_pixel(fitted, data):
 def test_a_higher_alpha_or_a_lower_zeta_never_grows_a_mask_or_lowers_a_score(
     fitted, alphas, zetas, fusion, min_area
 ):
-    rule = {"fusion": fusion, "min_area": min_area}
+    rule = {"fusion": fusion, "postprocessing__min_area": min_area}
     loose = with_thresholds(fitted, alphas[0], zetas[1], **rule)
     for strict in (
         with_thresholds(fitted, alphas[1], zetas[1], **rule),
@@ -124,14 +129,14 @@ def test_a_higher_alpha_or_a_lower_zeta_never_grows_a_mask_or_lowers_a_score(
 
 def test_hiding_by_name_or_as_a_function_is_the_same():
     named, given = (
-        AVIDDetector(**TINY, inpainter_corruption=corruption).fit(NORMAL)
+        AVIDDetector(**nested(dict(**TINY, corruption__inpainter=corruption))).fit(NORMAL)
         for corruption in ("hiding", hiding)
     )
     assert_array_equal(named.score_samples(QUERY), given.score_samples(QUERY))
 
 
 def test_the_residual_is_what_the_inpainter_changed(fitted):
-    plain = copy.copy(fitted).set_params(smoothing=0)
+    plain = copy.copy(fitted).set_params(postprocessing__smoothing=0)
     maps = plain.maps(QUERY)
     assert_allclose(maps.residual, np.abs(QUERY - maps.inpainted) / 255, atol=1e-6)
     assert maps.inpainted.shape == QUERY.shape
@@ -140,19 +145,21 @@ def test_the_residual_is_what_the_inpainter_changed(fitted):
 @pytest.mark.parametrize("family", ["noise", "hiding", "grafts", noise])
 @pytest.mark.parametrize("lesson", ["noise", "hiding", "grafts", None])
 def test_either_network_takes_any_family_of_corruption(family, lesson):
-    parameters = {**TINY, "max_epochs": 1, "adversarial_weight": 0.1}
+    parameters = {**TINY, "max_epochs": 1, "training__adversarial_weight": 0.1}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "X holds", UserWarning)  # few images
         detector = AVIDDetector(
-            **parameters, inpainter_corruption=family, detector_corruption=lesson
+            **nested(dict(**parameters, corruption__inpainter=family, corruption__detector=lesson))
         ).fit(NORMAL)
     assert np.isfinite(detector.score_samples(QUERY)).all()
 
 
 @pytest.mark.parametrize("loss", ["bce", "lsgan", "hinge", "eq3"])
 def test_every_loss_plays_the_game(loss):
-    detector = AVIDDetector(**TINY, loss=loss, adversarial_weight=1.0).fit(NORMAL)
+    detector = AVIDDetector(
+        **nested(dict(**TINY, training__loss=loss, training__adversarial_weight=1.0))
+    ).fit(NORMAL)
     assert len(detector.history_) == detector.n_iter_ == 2
     assert np.isfinite(detector.score_samples(QUERY)).all()
 
@@ -161,14 +168,18 @@ def test_every_loss_plays_the_game(loss):
 def test_the_printed_configuration_runs():
     images = textures(n=8, height=60, width=67)
     detector = AVIDDetector(
-        **{
-            **PAPER,
-            "features": "pixels",
-            "inpainter_width": 4,
-            "detector_width": 6,
-            "max_epochs": 1,
-        },
-        random_state=0,
+        **nested(
+            dict(
+                **{
+                    **PAPER,
+                    "features": "pixels",
+                    "inpainter__width": 4,
+                    "detector__width": 6,
+                    "max_epochs": 1,
+                },
+                random_state=0,
+            )
+        )
     ).fit(images)
     assert detector.maps(images).regularity.shape == images.shape
 
@@ -176,8 +187,8 @@ def test_the_printed_configuration_runs():
 def test_video_parameters_run_on_clips():
     frames = np.random.default_rng(0).integers(0, 255, (24, 24, 20, 3), dtype=np.uint8)
     clips = np.repeat([0, 1, 2], 8)
-    parameters = {**TINY, **VIDEO, "crop_size": 16, "max_epochs": 1}
-    detector = AVIDDetector(**parameters).fit(frames, groups=clips)
+    parameters = {**TINY, **VIDEO, "training__crop_size": 16, "max_epochs": 1}
+    detector = AVIDDetector(**nested(parameters)).fit(frames, groups=clips)
     assert detector.segment(frames).shape == (24, 24, 20)
 
 
@@ -232,8 +243,8 @@ def test_order_and_company_never_change_a_score_of_large_images(fitted, size):
 
 
 def test_two_fits_with_one_seed_are_bitwise_equal_and_another_seed_is_not(fitted):
-    again = AVIDDetector(**TINY).fit(NORMAL)
-    other = AVIDDetector(**{**TINY, "random_state": 1}).fit(NORMAL)
+    again = AVIDDetector(**nested(TINY)).fit(NORMAL)
+    other = AVIDDetector(**nested(dict(**{**TINY, "random_state": 1}))).fit(NORMAL)
     assert_array_equal(again.score_samples(QUERY), fitted.score_samples(QUERY))
     assert (again.alpha_, again.zeta_) == (fitted.alpha_, fitted.zeta_)
     assert (other.score_samples(QUERY) != fitted.score_samples(QUERY)).any()
@@ -254,7 +265,7 @@ def test_global_state_is_left_alone():
         )
 
     before = state()
-    AVIDDetector(**{**TINY, "random_state": None}).fit(NORMAL).maps(QUERY)
+    AVIDDetector(**nested(dict(**{**TINY, "random_state": None}))).fit(NORMAL).maps(QUERY)
     assert state() == before
 
 
@@ -265,7 +276,7 @@ def test_another_size_than_in_fit_is_allowed(fitted):
 
 def test_colour_images_keep_their_channels():
     images = np.stack([NORMAL, NORMAL[:, ::-1], 255 - NORMAL], axis=-1)
-    detector = AVIDDetector(**TINY).fit(images)
+    detector = AVIDDetector(**nested(TINY)).fit(images)
     maps = detector.maps(images[:2])
     assert maps.inpainted.shape == images[:2].shape
     assert maps.residual.shape == images.shape[:0] + (2, 16, 12)
@@ -298,7 +309,9 @@ def held_out(detector, X):
 def test_auto_thresholds_flag_the_promised_share_of_held_out_images(
     fitted, parameters, n, n_flagged
 ):
-    detector = AVIDDetector(**TINY, **parameters).fit(NORMAL) if parameters else fitted
+    detector = (
+        AVIDDetector(**nested(dict(**TINY, **parameters))).fit(NORMAL) if parameters else fitted
+    )
     normal = held_out(detector, NORMAL)
     assert len(normal) == n
     assert (detector.predict(normal) == -1).sum() == n_flagged
@@ -308,21 +321,23 @@ def test_auto_thresholds_flag_the_promised_share_of_held_out_images(
 
 
 def test_an_odd_number_of_draws_is_the_next_even_one():
-    hiding = {**TINY, "max_epochs": 1, "inpainter_corruption": "hiding"}
-    detector = AVIDDetector(**hiding, alpha=0.1, zeta=0.5).fit(NORMAL)
-    scores = {n: detector.set_params(n_draws=n).score_samples(QUERY) for n in (2, 3, 4)}
+    hiding = {**TINY, "max_epochs": 1, "corruption__inpainter": "hiding"}
+    detector = AVIDDetector(**nested(dict(**hiding, alpha=0.1, zeta=0.5))).fit(NORMAL)
+    scores = {
+        n: detector.set_params(postprocessing__n_draws=n).score_samples(QUERY) for n in (2, 3, 4)
+    }
     assert_array_equal(scores[3], scores[4])
     assert (scores[3] != scores[2]).any()
 
 
 def test_given_thresholds_are_used_as_they_are():
-    detector = AVIDDetector(**TINY, alpha=0.123, zeta=0.456).fit(NORMAL)
+    detector = AVIDDetector(**nested(dict(**TINY, alpha=0.123, zeta=0.456))).fit(NORMAL)
     assert (detector.alpha_, detector.zeta_) == (0.123, 0.456)
 
 
 @pytest.mark.parametrize("share", [0.125, 0.25, 0.5])
 def test_contamination_is_the_share_of_training_images_found_irregular(share):
-    detector = AVIDDetector(**TINY, contamination=share).fit(NORMAL)
+    detector = AVIDDetector(**nested(dict(**TINY, contamination=share))).fit(NORMAL)
     assert (detector.predict(NORMAL) == -1).sum() == share * len(NORMAL)
     flagged = detector.segment(NORMAL).any(axis=(1, 2))
     assert_array_equal(flagged, detector.predict(NORMAL) == -1)
@@ -373,7 +388,7 @@ BAD_PARAMETERS = [
 @pytest.mark.parametrize(("name", "value", "message"), BAD_PARAMETERS)
 def test_parameters_out_of_range_are_named_with_what_is_allowed(name, value, message):
     with pytest.raises(ValueError, match=re.escape(RANGE.format(name) + message) + "$"):
-        AVIDDetector(**{name: value}).fit(NORMAL)
+        AVIDDetector(**nested(dict(**{name: value}))).fit(NORMAL)
 
 
 @pytest.mark.parametrize(
@@ -385,8 +400,8 @@ def test_parameters_out_of_range_are_named_with_what_is_allowed(name, value, mes
     ],
 )
 def test_unknown_names_are_answered_with_the_known_ones(name, options):
-    with pytest.raises(ValueError, match=f"^The '{name}' parameter of AVIDDetector") as caught:
-        AVIDDetector(**{name: "product"}).fit(NORMAL)
+    with pytest.raises(ValueError, match=f"^The '{name}' parameter of ") as caught:
+        AVIDDetector(**nested(dict(**{name: "product"}))).fit(NORMAL)
     message = str(caught.value)
     assert message.endswith("Got 'product' instead.")
     assert all(f"'{option}'" in message for option in options)
@@ -405,10 +420,10 @@ FIT_ERRORS = {
         "arrays by clip, and by time within it.",
     ),
     "a region of Fig. 2 larger than the images": (
-        {"geometry": "paper"},
+        {"detector__geometry": "paper"},
         {"X": NORMAL},
-        "X has images of 16 x 12 pixels, but a region of geometry='paper' holds 51 x 51; enlarge "
-        "them or take geometry='aligned'.",
+        "X has images of 16 x 12 pixels, but a region of detector__geometry='paper' holds "
+        "51 x 51; enlarge them or take 'aligned'.",
     ),
     "a device that is not there": (
         {"device": "cuda:99"},
@@ -416,20 +431,20 @@ FIT_ERRORS = {
         "device='cuda:99' is not there; this machine has cpu.",
     ),
     "hidden sizes that fall": (
-        {"hidden_size": (9, 3)},
+        {"corruption__hidden_size": (9, 3)},
         {"X": NORMAL},
-        "hidden_size must rise from 1 pixel at least. Got (9, 3).",
+        "corruption__hidden_size must rise from 1 pixel at least. Got (9, 3).",
     ),
     "a region size between powers of two": (
-        {"region_size": 3},
+        {"detector__region_size": 3},
         {"X": NORMAL},
         "region_size must be a power of two from 1 to 64. Got 3.",
     ),
     "sizes of what moves, of images": (
-        {"smoothing": "auto"},
+        {"postprocessing__smoothing": "auto"},
         {"X": NORMAL},
-        "smoothing='auto' is learnt from what moves in stacked video; give spacing, as VIDEO "
-        "does, or a number of pixels.",
+        "postprocessing__smoothing='auto' is learnt from what moves in stacked video; give "
+        "corruption__spacing, as VIDEO does, or a number of pixels.",
     ),
     "constant images": (
         {},
@@ -551,12 +566,12 @@ def test_a_fit_that_fails_at_any_step_leaves_a_fitted_detector_as_it_was(
 
 
 def test_a_failed_first_fit_leaves_an_unfitted_detector():
-    detector = AVIDDetector(**TINY)
+    detector = AVIDDetector(**nested(TINY))
     with pytest.raises(ValueError, match="constant"):
         detector.fit(np.ones((4, 8, 8)))
     with pytest.raises(NotFittedError):
         detector.predict(QUERY)
-    assert set(vars(detector)) == set(detector.get_params())
+    assert set(vars(detector)) == set(detector.get_params(deep=False))
 
 
 def test_another_channel_count_than_in_fit_is_refused(fitted):
@@ -586,12 +601,12 @@ def test_irregular_labels_in_fit_point_to_the_splitter():
         "on the normal ones alone: NoveltyKFold does so in a search or cross-validation."
     )
     with pytest.warns(UserWarning, match=re.escape(message)):
-        AVIDDetector(**TINY).fit(NORMAL, labels)
+        AVIDDetector(**nested(TINY)).fit(NORMAL, labels)
     masks = np.zeros(NORMAL.shape[:3], dtype=bool)
-    AVIDDetector(**TINY).fit(NORMAL, masks)  # nothing to warn of
+    AVIDDetector(**nested(TINY)).fit(NORMAL, masks)  # nothing to warn of
     masks[1, 0, 0] = True
     with pytest.warns(UserWarning, match=re.escape(message)):
-        AVIDDetector(**TINY).fit(NORMAL, masks)
+        AVIDDetector(**nested(TINY)).fit(NORMAL, masks)
 
 
 # --- stacked video ------------------------------------------------------------------------------
@@ -610,12 +625,12 @@ def test_the_sizes_of_video_follow_what_moves():
         stacks, clips = walkers(scale)
         small = {
             "features": "pixels",
-            "inpainter_width": 4,
-            "detector_width": 4,
+            "inpainter__width": 4,
+            "detector__width": 4,
             "max_epochs": 1,
             "random_state": 0,
         }
-        found[scale] = AVIDDetector(**{**VIDEO, **small}).fit(stacks, groups=clips)
+        found[scale] = AVIDDetector(**nested(dict(**{**VIDEO, **small}))).fit(stacks, groups=clips)
     once, twice = found[1], found[2]
     assert twice.object_size_ == pytest.approx(2 * once.object_size_, rel=0.3)
     assert twice.object_pace_ == pytest.approx(2 * once.object_pace_, rel=0.3)
@@ -627,18 +642,20 @@ def test_the_sizes_of_video_follow_what_moves():
 
 
 def test_a_given_balance_is_used_and_auto_is_learnt():
-    given = AVIDDetector(**TINY, balance=0.125).fit(NORMAL)
+    given = AVIDDetector(**nested(dict(**TINY, balance=0.125))).fit(NORMAL)
     assert given.balance_ == 0.125
-    assert 0 < AVIDDetector(**TINY).fit(NORMAL).balance_ < 1
+    assert 0 < AVIDDetector(**nested(TINY)).fit(NORMAL).balance_ < 1
 
 
 def test_calibration_says_what_the_thresholds_rest_on(fitted):
     assert fitted.calibration_ == {
         "n_images": 2, "n_clips": None, "fpr_bound": 1 / 3, "clip_risk": None,
     }  # fmt: skip
-    given = AVIDDetector(**TINY, alpha=0.1, zeta=0.5, fusion="min").fit(NORMAL)
+    given = AVIDDetector(**nested(dict(**TINY, alpha=0.1, zeta=0.5, fusion="min"))).fit(NORMAL)
     assert given.calibration_ is None
-    given = AVIDDetector(**TINY, alpha=0.1, zeta=0.5).fit(NORMAL)  # whose balance is learnt
+    given = AVIDDetector(**nested(dict(**TINY, alpha=0.1, zeta=0.5))).fit(
+        NORMAL
+    )  # whose balance is learnt
     assert given.calibration_ is None
 
 
@@ -646,13 +663,13 @@ def test_stacked_video_is_trained_once_for_all_thresholds(tmp_path):
     stacks, clips = walkers(1)
     small = {
         "features": "pixels",
-        "inpainter_width": 4,
-        "detector_width": 4,
+        "inpainter__width": 4,
+        "detector__width": 4,
         "max_epochs": 1,
         "random_state": 0,
     }
     for alpha in (0.1, 0.2, 0.3):
-        AVIDDetector(**{**VIDEO, **small}, alpha=alpha, memory=str(tmp_path)).fit(
+        AVIDDetector(**nested(dict(**{**VIDEO, **small}, alpha=alpha, memory=str(tmp_path)))).fit(
             stacks, groups=clips
         )
     for part in ("look_around", "play"):
@@ -750,14 +767,14 @@ def test_a_search_looks_at_the_images_once(tmp_path, monkeypatch, corruption):
         looks.append(1)
         return change(self, *arguments)
 
-    options = {**TINY, "max_epochs": 1, "inpainter_corruption": corruption}
+    options = {**TINY, "max_epochs": 1, "corruption__inpainter": corruption}
     monkeypatch.setattr(AVIDDetector, "_change", counted)
-    plain = AVIDDetector(**options, fusion="min", alpha=0.1, zeta=0.7).fit(NORMAL)
+    plain = AVIDDetector(**nested(dict(**options, fusion="min", alpha=0.1, zeta=0.7))).fit(NORMAL)
     expected = plain.score_samples(QUERY), plain.segment(QUERY), plain.find(QUERY)
     looks.clear()
     for alpha in (0.2, 0.1):
         detector = AVIDDetector(
-            **options, fusion="min", alpha=alpha, zeta=0.7, memory=str(tmp_path)
+            **nested(dict(**options, fusion="min", alpha=alpha, zeta=0.7, memory=str(tmp_path)))
         ).fit(NORMAL)
         found = detector.score_samples(QUERY), detector.segment(QUERY), detector.find(QUERY)
     assert len(looks) == 1
@@ -766,7 +783,7 @@ def test_a_search_looks_at_the_images_once(tmp_path, monkeypatch, corruption):
 
 
 def test_two_threads_find_what_one_does_and_leave_torch_as_it_was(monkeypatch):
-    detector = AVIDDetector(**TINY).fit(NORMAL)
+    detector = AVIDDetector(**nested(TINY)).fit(NORMAL)
     expected = detector.maps(QUERY)
     before = torch.get_num_threads()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
@@ -778,7 +795,7 @@ def test_two_threads_find_what_one_does_and_leave_torch_as_it_was(monkeypatch):
 
 
 def test_large_images_are_scored_in_tiles_with_the_same_numbers(monkeypatch):
-    detector = AVIDDetector(**TINY).fit(NORMAL)
+    detector = AVIDDetector(**nested(TINY)).fit(NORMAL)
     large = textures(n=2, height=150, width=170)
     expected = detector.maps(large)
     monkeypatch.setattr("skavid.estimator.TILE_PIXELS", 3000)
@@ -788,7 +805,7 @@ def test_large_images_are_scored_in_tiles_with_the_same_numbers(monkeypatch):
 
 
 def test_an_error_in_either_network_reaches_the_caller(monkeypatch):
-    detector = AVIDDetector(**TINY).fit(NORMAL)
+    detector = AVIDDetector(**nested(TINY)).fit(NORMAL)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     for name in ("_change", "_doubt"):
         with monkeypatch.context() as patch:
@@ -810,7 +827,9 @@ def test_what_ignored_pixels_hold_changes_nothing(dtype):
     noisy, odd = X.copy(), query.copy()
     noisy[:, ignore] = rng.integers(0, 256, noisy[:, ignore].shape)
     odd[:, ignore] = rng.integers(0, 256, odd[:, ignore].shape)
-    one, other = (AVIDDetector(**TINY, ignore=ignore).fit(images) for images in (X, noisy))
+    one, other = (
+        AVIDDetector(**nested(dict(**TINY, ignore=ignore))).fit(images) for images in (X, noisy)
+    )
     assert_array_equal(one.score_samples(query), other.score_samples(odd))
     assert one.alpha_ == other.alpha_
     seen = one.maps(odd)
@@ -828,13 +847,15 @@ def test_what_ignored_pixels_of_a_video_hold_changes_nothing():
     noisy[:, ignore] = np.random.default_rng(0).integers(0, 256, noisy[:, ignore].shape)
     small = {
         "features": "pixels",
-        "inpainter_width": 4,
-        "detector_width": 4,
+        "inpainter__width": 4,
+        "detector__width": 4,
         "max_epochs": 1,
         "random_state": 0,
     }
     one, other = (
-        AVIDDetector(**{**VIDEO, **small, "crop_size": 40}, ignore=ignore).fit(X, groups=clips)
+        AVIDDetector(
+            **nested(dict(**{**VIDEO, **small, "training__crop_size": 40}, ignore=ignore))
+        ).fit(X, groups=clips)
         for X in (stacks, noisy)
     )
     assert one.object_size_ == other.object_size_
@@ -855,7 +876,7 @@ def test_what_ignored_pixels_of_a_video_hold_changes_nothing():
 ])  # fmt: skip
 def test_pixels_to_ignore_that_make_no_sense_are_refused(ignore, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        AVIDDetector(**TINY, ignore=ignore).fit(NORMAL)
+        AVIDDetector(**nested(dict(**TINY, ignore=ignore))).fit(NORMAL)
 
 
 # --- findings -----------------------------------------------------------------------------------

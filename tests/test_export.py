@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 
 import skavid
 from skavid import PAPER, VIDEO, AVIDDetector, TemporalStacker
+from skavid.components import nested
 from skavid.datasets import load_ucsd_ped2, make_moving_shapes
 from skavid.export import to_onnx, verify_onnx
 
@@ -26,8 +27,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 TINY = {
     "features": "pixels", "max_epochs": 1,
-    "inpainter_width": 4, "inpainter_depth": 2, "detector_width": 4,
-    "n_draws": 4, "random_state": 0,
+    "inpainter__width": 4, "inpainter__depth": 2, "detector__width": 4,
+    "postprocessing__n_draws": 4, "random_state": 0,
 }  # fmt: skip
 SIZES = [(1, 17, 23), (5, 64, 48), (1, 37, 45), (2, 1, 1), (1, 1, 9), (2, 3, 2), (1, 120, 180)]
 
@@ -62,7 +63,7 @@ def shaken(detector):
     height, width, n_channels = detector.image_shape_
     images = pictures(3, 3 * height, 3 * width, n_channels, seed=1)
     spread_logits(detector.detector_, torch.from_numpy(images / 255).float().permute(0, 3, 1, 2))
-    if detector.ignore is not None or detector.inpainter_corruption == "hiding":
+    if detector.ignore is not None or detector.component("corruption").inpainter == "hiding":
         images = images[:, :height, :width]
     maps = detector.maps(images)
     return detector.with_thresholds(
@@ -83,7 +84,7 @@ def spread_logits(network, images):
 
 
 def fit(images, **parameters):
-    return shaken(AVIDDetector(**{**TINY, **parameters}).fit(images))
+    return shaken(AVIDDetector(**nested(dict(**{**TINY, **parameters}))).fit(images))
 
 
 def session_of(path):
@@ -135,17 +136,39 @@ def session(exported):
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"fusion": "mean", "balance": 0.3, "smoothing": 4, "widening": 6},
-        {"fusion": "min", "smoothing": 5, "widening": 5, "region_size": 8},
-        {"fusion": "inpainter", "smoothing": 0, "inpainter_patch": 1, "channel_reduction": "mean"},
-        {"fusion": "detector", "smoothing": 2, "region_size": 1},
-        {"min_area": 9, "min_area_of": "image", "smoothing": 1, "inpainter_corruption": "noise"},
-        {**PAPER, "inpainter_depth": 3},
+        {
+            "fusion": "mean",
+            "balance": 0.3,
+            "postprocessing__smoothing": 4,
+            "postprocessing__widening": 6,
+        },
+        {
+            "fusion": "min",
+            "postprocessing__smoothing": 5,
+            "postprocessing__widening": 5,
+            "detector__region_size": 8,
+        },
+        {
+            "fusion": "inpainter",
+            "postprocessing__smoothing": 0,
+            "inpainter__patch": 1,
+            "postprocessing__channel_reduction": "mean",
+        },
+        {"fusion": "detector", "postprocessing__smoothing": 2, "detector__region_size": 1},
+        {
+            "postprocessing__min_area": 9,
+            "postprocessing__min_area_of": "image",
+            "postprocessing__smoothing": 1,
+            "corruption__inpainter": "noise",
+        },
+        {**PAPER, "inpainter__depth": 3},
     ],
-    ids=lambda parameters: parameters.get("fusion", "mean") + parameters.get("geometry", ""),
+    ids=lambda parameters: (
+        parameters.get("fusion", "mean") + " paper" * ("detector" in parameters)
+    ),
 )
 def test_one_graph_serves_all_sizes_as_the_detector_does(n_channels, parameters, tmp_path):
-    is_paper = parameters.get("geometry") == "paper"
+    is_paper = "detector" in parameters
     side = 56 if is_paper else 16
     detector = fit(pictures(4, side, side, n_channels), **{**parameters, **TINY})
     to_onnx(detector, tmp_path / "detector.onnx")
@@ -237,7 +260,7 @@ def test_stacks_of_video_with_what_is_learnt_from_it(tmp_path):
     scene = make_moving_shapes(3, 12, size=(40, 48), random_state=0)
     stacker = TemporalStacker()
     stacks = stacker.fit_transform(scene.frames, groups=scene.clips)
-    detector = AVIDDetector(**{**VIDEO, **TINY}).fit(stacks, groups=scene.clips)
+    detector = AVIDDetector(**nested(dict(**{**VIDEO, **TINY}))).fit(stacks, groups=scene.clips)
     detector = shaken(detector)
     assert detector._filter_sizes()["mean"] > 1
     to_onnx(detector, tmp_path / "detector.onnx")
@@ -259,11 +282,11 @@ def test_frames_of_ped2(real_data, tmp_path):
     stacks = stacker.fit_transform(train.frames[few], groups=train.clips[few])
     small = {
         "max_epochs": 2,
-        "inpainter_width": 8,
-        "detector_width": 8,
+        "inpainter__width": 8,
+        "detector__width": 8,
         "random_state": 0,
     }
-    detector = AVIDDetector(**VIDEO, **small).fit(stacks, groups=train.clips[few])
+    detector = AVIDDetector(**nested(dict(**VIDEO, **small))).fit(stacks, groups=train.clips[few])
     to_onnx(detector, tmp_path / "detector.onnx")
     some = test.clips <= 2
     X = stacker.fit_transform(test.frames[some], groups=test.clips[some])[::5]
@@ -365,7 +388,9 @@ def test_the_file_says_what_made_it(exported, grey):
 
 
 def test_numbers_of_numpy_are_described_too(grey, tmp_path):
-    detector = copy.copy(grey).set_params(min_area=np.int64(4), min_area_of="image")
+    detector = copy.copy(grey).set_params(
+        postprocessing__min_area=np.int64(4), postprocessing__min_area_of="image"
+    )
     to_onnx(detector, tmp_path / "detector.onnx")
     described = onnx.load(tmp_path / "detector.onnx").metadata_props
     assert {entry.key: entry.value for entry in described}["min_area"] == "4"
@@ -380,12 +405,12 @@ def refuses(error, message, call):
 
 
 def test_connected_patches_are_refused(grey, tmp_path):
-    detector = copy.copy(grey).set_params(min_area=5)
+    detector = copy.copy(grey).set_params(postprocessing__min_area=5)
     refuses(
         ValueError,
         "detector asks for connected patches (min_area=5, min_area_of='patch'), which ONNX has no "
-        "operation for; set min_area=0 or min_area_of='image', and calibrate the thresholds for "
-        "it.",
+        "operation for; set postprocessing__min_area=0 or postprocessing__min_area_of='image', "
+        "and calibrate the thresholds for it.",
         lambda: to_onnx(detector, tmp_path / "detector.onnx"),
     )
     assert not list(tmp_path.iterdir())

@@ -29,24 +29,30 @@ import skavid
 from skavid import VIDEO, AVIDDetector, NoveltyKFold, TemporalStacker
 from skavid.checkpoint import MAGIC
 from skavid.cli import main
+from skavid.components import nested
 from skavid.datasets import make_moving_shapes
 
 from .test_estimator import NORMAL, QUERY
 
-TINY = {"features": "pixels", "inpainter_width": 4, "detector_width": 4, "random_state": 0}
+TINY = {"features": "pixels", "inpainter__width": 4, "detector__width": 4, "random_state": 0}
 EPOCHS = 4
 # Two batches an epoch: old outputs of I are shown again from the third epoch on.
 GAMES = {
-    "images": {"adversarial_weight": 0.5, "adversarial_start": 0.3},
+    "images": {"training__adversarial_weight": 0.5, "training__adversarial_start": 0.3},
     "hiding": {
-        "inpainter_corruption": "hiding",
-        "detector_corruption": None,
-        "reconstruction_loss": "bernoulli",
-        "optimizer": "sgd",
-        "adversarial_weight": 0.5,
-        "n_draws": 2,
+        "corruption__inpainter": "hiding",
+        "corruption__detector": None,
+        "training__reconstruction_loss": "bernoulli",
+        "training__optimizer": "sgd",
+        "training__adversarial_weight": 0.5,
+        "postprocessing__n_draws": 2,
     },
-    "video": {**VIDEO, "adversarial_weight": 0.5, "adversarial_start": 0.0, "crop_size": 16},
+    "video": {
+        **VIDEO,
+        "training__adversarial_weight": 0.5,
+        "training__adversarial_start": 0.0,
+        "training__crop_size": 16,
+    },
 }
 
 
@@ -56,11 +62,11 @@ def clips():
 
 
 def game(name, **parameters):
-    return AVIDDetector(**TINY | {"max_epochs": EPOCHS} | GAMES[name] | parameters)
+    return AVIDDetector(**nested(dict(**TINY | {"max_epochs": EPOCHS} | GAMES[name] | parameters)))
 
 
 def fit(detector):
-    if detector.spacing is None:
+    if detector.component("corruption").spacing is None:
         return detector.fit(NORMAL)
     images, groups = clips()
     return detector.fit(images, groups=groups)
@@ -228,7 +234,7 @@ def test_a_training_that_has_ended_is_not_repeated_whatever_the_thresholds(undis
 
 @pytest.mark.filterwarnings("ignore::skavid.core.training.CollapseWarning")
 def test_a_training_that_stopped_early_has_ended(tmp_path):
-    parameters = {"learning_rate": 1e-12, "n_iter_no_change": 2, "max_epochs": 30}
+    parameters = {"learning_rate": 1e-12, "training__n_iter_no_change": 2, "max_epochs": 30}
     first, second = (
         game("images", checkpoint=tmp_path / "state", callbacks=[Count()], **parameters)
         for _ in range(2)
@@ -243,7 +249,7 @@ def test_a_training_that_stopped_early_has_ended(tmp_path):
 def test_a_detector_that_went_on_can_be_copied_and_trained_further(state):
     detector = fit(game("images", checkpoint=state))
     before = state.read_bytes()
-    assert clone(detector).checkpoint == state
+    assert clone(detector).component("training").checkpoint == state
     detector.partial_fit(NORMAL)
     assert detector.n_iter_ == 1
     assert state.read_bytes() == before
@@ -273,13 +279,18 @@ CURE = "remove it, or name another file."
     [
         ({"max_epochs": 6}, "max_epochs was 4, now it is 6"),
         ({"learning_rate": 0.01}, "learning_rate was 0.002, now it is 0.01"),
-        ({"inpainter_corruption": "noise"}, "inpainter_corruption was grafts, now it is noise"),
+        ({"corruption__inpainter": "noise"}, "corruption__inpainter was grafts, now it is noise"),
         ({"random_state": 1}, "random_state was 0, now it is 1"),
         ({"ignore": np.eye(16, 12) > 0}, "ignore is another"),
         (
-            {"region_size": 8, "momentum": 0.5, "batch_size": 8, "crop_size": 8},
-            "batch_size was 16, now it is 8, momentum was 0.9, now it is 0.5, crop_size was None, "
-            "now it is 8, ...",
+            {
+                "detector__region_size": 8,
+                "training__momentum": 0.5,
+                "batch_size": 8,
+                "training__crop_size": 8,
+            },
+            "batch_size was 16, now it is 8, detector__region_size was 4, now it is 8, "
+            "training__crop_size was None, now it is 8, ...",
         ),
     ],
 )
@@ -367,23 +378,23 @@ class Harm:
     [
         (
             {"random_state": None},
-            "checkpoint needs an integer random_state, so that a training can be the same again. "
-            "Got None.",
+            "training__checkpoint needs an integer random_state, so that a training can be the "
+            "same again. Got None.",
         ),
         (
             {"warm_start": True},
-            "checkpoint keeps a training from its beginning, but warm_start=True goes on with an "
-            "earlier one; set one of them.",
+            "training__checkpoint keeps a training from its beginning, but warm_start=True goes "
+            "on with an earlier one; set one of them.",
         ),
         (
-            {"checkpoint": 3},
-            "The 'checkpoint' parameter of AVIDDetector must be an instance of 'str', an instance "
-            "of 'os.PathLike' or None. Got 3 instead.",
+            {"training__checkpoint": 3},
+            "The 'checkpoint' parameter of AdversarialTraining must be an instance of 'str', an "
+            "instance of 'os.PathLike' or None. Got 3 instead.",
         ),
     ],
 )
 def test_what_a_checkpoint_needs_is_told(tmp_path, parameters, message):
-    detector = game("images", **{"checkpoint": tmp_path / "state", **parameters})
+    detector = game("images", **{"training__checkpoint": tmp_path / "state", **parameters})
     refused(ValueError, message, lambda: fit(detector))
     assert list(tmp_path.iterdir()) == []
 
@@ -455,7 +466,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_before_the_first_epoch(tmp_
     detector = game("images", callbacks=[count])
 
     def attempt(path, kind, why):
-        detector.set_params(checkpoint=path)
+        detector.set_params(training__checkpoint=path)
         refused(kind, f"{path}{why}", lambda: fit(detector))
 
     nowhere = tmp_path / "nowhere"
@@ -550,10 +561,10 @@ def place(tmp_path_factory):
     one = {**TINY, "max_epochs": 1}
     for name, images, more, size, stack in (
         ("pictures", frames, {}, (16, 24), None),
-        ("video", stacks, {"spacing": 2}, (16, 24), stacking),
+        ("video", stacks, {"corruption__spacing": 2}, (16, 24), stacking),
         ("arrays", frames, {}, None, None),
     ):
-        detector = AVIDDetector(**one, **more).fit(images)
+        detector = AVIDDetector(**nested(dict(**one, **more))).fit(images)
         detector.extra_ = {"reading": {"size": size, "color": False, "stacking": stack}}
         detector.save(place / name)
     return place
@@ -694,7 +705,7 @@ def test_a_standard_output_that_is_full_is_told(capsys, place, monkeypatch):
 
 
 FIT = ["--size", "16", "24", "--epochs", "3", "--set", "batch_size=8"]
-FIT += ["--set", "features=pixels", "--set", "inpainter_width=4", "--set", "detector_width=4"]
+FIT += ["--set", "features=pixels", "--set", "inpainter__width=4", "--set", "detector__width=4"]
 
 
 def test_fit_tells_of_a_full_disk_and_of_a_checkpoint_in_no_folder(capsys, place):

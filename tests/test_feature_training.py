@@ -13,11 +13,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skavid import AVIDDetector
+from skavid.components import nested
 from skavid.core.features import FrozenFeatures
 from skavid.core.training import CollapseWarning
 from skavid.estimator import CalibrationWarning
 
-MOMENT = {"max_epochs": 1, "detector_width": 4, "random_state": 0}
+MOMENT = {"max_epochs": 1, "detector__width": 4, "random_state": 0}
 pytestmark = pytest.mark.filterwarnings("ignore:X has rows of:UserWarning")
 
 
@@ -41,10 +42,12 @@ def with_holes(images):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return AVIDDetector(max_epochs=8, detector_width=16, random_state=0).fit(wall(60))
+    return AVIDDetector(**nested({"max_epochs": 8, "detector__width": 16, "random_state": 0})).fit(
+        wall(60)
+    )
 
 
-@parametrize_with_checks([AVIDDetector(**MOMENT)])
+@parametrize_with_checks([AVIDDetector(**nested(MOMENT))])
 def test_scikit_learn_check(estimator, check):
     check(estimator)
 
@@ -83,7 +86,9 @@ def test_what_is_far_from_everything_normal_is_irregular(fitted, spoil):
 def test_black_is_irregular_even_where_the_light_varies_most():
     light = np.random.default_rng(0).uniform(0.4, 1.6, (80, 1, 1))
     images = (light * wall(80)).clip(0, 255).astype(np.uint8)
-    detector = AVIDDetector(max_epochs=4, detector_width=16, random_state=0).fit(images[:60])
+    detector = AVIDDetector(
+        **nested({"max_epochs": 4, "detector__width": 16, "random_state": 0})
+    ).fit(images[:60])
     least = np.percentile(detector.score_samples(images[60:]), 5)
     assert (detector.score_samples(images[:2] * 0) < least).all()
 
@@ -104,7 +109,7 @@ def test_training_images_are_no_more_normal_than_new_ones(fitted):
 
 def test_each_kind_of_normal_image_counts_for_itself():
     kinds = [wall(30), wall(30, seed=1)[:, ::-1] // 2, 255 - wall(30, seed=2)]
-    detector = AVIDDetector(max_epochs=4, detector_width=16, random_state=0)
+    detector = AVIDDetector(**nested({"max_epochs": 4, "detector__width": 16, "random_state": 0}))
     detector.fit(np.concatenate(kinds))
     normal = np.concatenate([wall(10, seed=3), 255 - wall(10, seed=4)])
     scores = detector.score_samples(np.concatenate([normal, with_holes(normal)[0]]))
@@ -128,11 +133,11 @@ def test_a_score_depends_on_its_image_alone(fitted):
 def test_refits_copies_and_files_are_equal_to_the_last_bit(tmp_path):
     pytest.importorskip("safetensors")
     images = wall(12)
-    detector = AVIDDetector(**MOMENT).fit(images)
+    detector = AVIDDetector(**nested(MOMENT)).fit(images)
     scores = detector.score_samples(images)
     detector.save(tmp_path / "model.skavid")
     for other in (
-        AVIDDetector(**MOMENT).fit(images),
+        AVIDDetector(**nested(MOMENT)).fit(images),
         pickle.loads(pickle.dumps(detector)),
         AVIDDetector.load(tmp_path / "model.skavid"),
     ):
@@ -142,16 +147,20 @@ def test_refits_copies_and_files_are_equal_to_the_last_bit(tmp_path):
 def test_global_state_is_left_alone():
     torch.manual_seed(5)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    AVIDDetector(**MOMENT).fit(wall(8)).score_samples(wall(2))
+    AVIDDetector(**nested(MOMENT)).fit(wall(8)).score_samples(wall(2))
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
 
 
 def test_partial_fit_gives_the_statistics_of_all_images_in_any_order():
     images = wall(30)
-    at_once = AVIDDetector(**MOMENT, pooling="place", value_range=(0, 255)).fit(images)
+    at_once = AVIDDetector(
+        **nested(dict(**MOMENT, inpainter__pooling="place", value_range=(0, 255)))
+    ).fit(images)
     for parts in ([images[:12], images[12:]], [images[12:], images[:12]]):
-        detector = AVIDDetector(**MOMENT, pooling="place", value_range=(0, 255))
+        detector = AVIDDetector(
+            **nested(dict(**MOMENT, inpainter__pooling="place", value_range=(0, 255)))
+        )
         for part in parts:
             detector.partial_fit(part)
         assert int(detector.inpainter_.n_images) == 30
@@ -167,7 +176,9 @@ def test_pixels_that_do_not_count_change_nothing():
     ignore[:16, :16] = True
     images = wall(12)
     busy = np.where(ignore, np.random.default_rng(0).integers(0, 256, images.shape), images)
-    detector = AVIDDetector(**MOMENT, ignore=ignore, value_range=(0, 255)).fit(images)
+    detector = AVIDDetector(**nested(dict(**MOMENT, ignore=ignore, value_range=(0, 255)))).fit(
+        images
+    )
     scores = detector.score_samples(images)
     np.testing.assert_array_equal(detector.score_samples(busy.astype(np.uint8)), scores)
     again = clone(detector).fit(busy.astype(np.uint8))
@@ -177,17 +188,21 @@ def test_pixels_that_do_not_count_change_nothing():
 
 def test_another_size_needs_statistics_that_serve_every_place():
     images, large = wall(12), wall(2, size=(60, 80))
-    everywhere = AVIDDetector(**MOMENT, pooling="everywhere").fit(images)
+    everywhere = AVIDDetector(**nested(dict(**MOMENT, inpainter__pooling="everywhere"))).fit(
+        images
+    )
     assert everywhere.segment(large).shape == (2, 60, 80)
-    place = AVIDDetector(**MOMENT, pooling="place").fit(images)
+    place = AVIDDetector(**nested(dict(**MOMENT, inpainter__pooling="place"))).fit(images)
     with pytest.raises(ValueError, match=r"shape \(60, 80\), but .* fitted on \(48, 40\)"):
         place.segment(large)
 
 
 def test_a_search_over_thresholds_trains_once(tmp_path):
-    detector = AVIDDetector(**MOMENT, memory=str(tmp_path)).fit(wall(12))
+    detector = AVIDDetector(**nested(dict(**MOMENT, memory=str(tmp_path)))).fit(wall(12))
     kept = sorted(tmp_path.rglob("output.pkl"))
-    clone(detector).set_params(alpha=0.3, zeta=0.2, fusion="min", smoothing=5).fit(wall(12))
+    clone(detector).set_params(alpha=0.3, zeta=0.2, fusion="min", postprocessing__smoothing=5).fit(
+        wall(12)
+    )
     assert len([one for one in sorted(tmp_path.rglob("output.pkl"))
                 if "train_pair" in str(one)]) == len(
         [one for one in kept if "train_pair" in str(one)]) == 1  # fmt: skip
@@ -206,19 +221,19 @@ def test_a_grid_of_round_thresholds_ranks_images_differently(fitted):
 
 
 def test_parameters_of_networks_over_pixels_are_refused_by_name():
-    with pytest.raises(ValueError, match="inpainter_width is about networks over pixels"):
-        AVIDDetector(inpainter_width=8).fit(wall(8))
+    with pytest.raises(ValueError, match="inpainter__width is about networks over pixels"):
+        AVIDDetector(**nested({"inpainter__width": 8})).fit(wall(8))
 
 
 def test_too_few_images_for_the_rate_are_told_with_the_number_that_would_do():
     with pytest.warns(CalibrationWarning, match="X holds 12 images.* 99 would do"):
-        AVIDDetector(**MOMENT).fit(wall(12))
+        AVIDDetector(**nested(MOMENT)).fit(wall(12))
 
 
 def test_a_detector_that_finds_no_synthetic_anomaly_gets_no_vote():
     noise = np.random.default_rng(0).normal(size=(8, 4, 4))
     with pytest.warns(CollapseWarning, match="the inpainter alone decides"):
-        detector = AVIDDetector(**MOMENT, learning_rate=1e-12).fit(noise)
+        detector = AVIDDetector(**nested(dict(**MOMENT, learning_rate=1e-12))).fit(noise)
     alone = copy.copy(detector).set_params(fusion="inpainter")
     np.testing.assert_array_equal(detector.score_samples(noise), alone.score_samples(noise))
 
@@ -226,7 +241,7 @@ def test_a_detector_that_finds_no_synthetic_anomaly_gets_no_vote():
 def test_a_module_of_the_user_is_used_as_it_is():
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 6, 4, 4), torch.nn.ReLU())
-    detector = AVIDDetector(**MOMENT, features=network).fit(wall(12))
+    detector = AVIDDetector(**nested(dict(**MOMENT, features=network))).fit(wall(12))
     assert detector.features_.n_features == 6
     assert detector.segment(wall(2)).shape == (2, 48, 40)
 
@@ -234,7 +249,7 @@ def test_a_module_of_the_user_is_used_as_it_is():
 def test_a_file_keeps_which_module_of_the_user_was_used_and_takes_no_other(tmp_path):
     torch.manual_seed(0)
     network, other = (torch.nn.Conv2d(1, 6, 4, 4) for _ in range(2))
-    detector = AVIDDetector(**MOMENT, features=network).fit(wall(12))
+    detector = AVIDDetector(**nested(dict(**MOMENT, features=network))).fit(wall(12))
     detector.save(tmp_path / "model")
     same = AVIDDetector.load(tmp_path / "model", features=network)
     np.testing.assert_array_equal(same.segment(wall(2)), detector.segment(wall(2)))
@@ -249,7 +264,7 @@ def test_a_file_keeps_which_module_of_the_user_was_used_and_takes_no_other(tmp_p
 
 
 def test_a_file_without_a_module_refuses_one(tmp_path):
-    AVIDDetector(**MOMENT).fit(wall(12)).save(tmp_path / "model")
+    AVIDDetector(**nested(MOMENT)).fit(wall(12)).save(tmp_path / "model")
     with pytest.raises(ValueError, match="leave features out"):
         AVIDDetector.load(tmp_path / "model", features=torch.nn.Conv2d(1, 6, 4, 4))
 
@@ -267,7 +282,9 @@ def test_onnx_says_what_the_detector_says(features, shape, pooling, tmp_path):
     from skavid.export import to_onnx, verify_onnx
 
     images = np.random.default_rng(0).integers(0, 256, (24, *shape), dtype=np.uint8)
-    detector = AVIDDetector(**MOMENT, features=features, pooling=pooling).fit(images)
+    detector = AVIDDetector(
+        **nested(dict(**MOMENT, features=features, inpainter__pooling=pooling))
+    ).fit(images)
     to_onnx(detector, tmp_path / "model.onnx")
     worst = verify_onnx(detector, tmp_path / "model.onnx", images)
     assert worst.mask == 0

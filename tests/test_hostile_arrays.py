@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 from skavid import AVIDDetector, TemporalStacker
+from skavid.components import nested
 from skavid.metrics import (
     cell_scores,
     clip_auc_score,
@@ -27,7 +28,7 @@ from skavid.metrics import (
 
 SMALL = {
     "features": "pixels", "max_epochs": 1,
-    "inpainter_width": 2, "detector_width": 2, "inpainter_depth": 1,
+    "inpainter__width": 2, "detector__width": 2, "inpainter__depth": 1,
     "random_state": 0,
 }  # fmt: skip
 NORMAL = np.random.default_rng(0).integers(0, 100, (12, 12, 10))
@@ -36,7 +37,7 @@ SHAPE = (4, 12, 10)
 
 @pytest.fixture(scope="module")
 def detector():
-    return AVIDDetector(**SMALL).fit(NORMAL)
+    return AVIDDetector(**nested(SMALL)).fit(NORMAL)
 
 
 def state():
@@ -58,7 +59,7 @@ USES = {
     "maps": lambda detector, X: detector.maps(X).inpainted,
     "TemporalStacker": lambda _, X: TemporalStacker(spacing=1).fit_transform(X),
 }
-FIT = {"fit": lambda _, X: AVIDDetector(**SMALL).fit(X).score_samples(NORMAL[:2])}
+FIT = {"fit": lambda _, X: AVIDDetector(**nested(SMALL)).fit(X).score_samples(NORMAL[:2])}
 
 # --- good arrays in odd clothes ------------------------------------------------------------------
 
@@ -237,8 +238,9 @@ def test_the_smallest_and_the_longest_images_are_taken_or_refused(detector, use,
 @pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-45, 1e-30, 1e38, 1e300])
 def test_units_do_not_matter_down_to_the_smallest_number(scale):
     X = NORMAL * scale
-    found = AVIDDetector(**SMALL).fit(X).score_samples(X)
-    np.testing.assert_allclose(found, AVIDDetector(**SMALL).fit(NORMAL).score_samples(NORMAL),
+    found = AVIDDetector(**nested(SMALL)).fit(X).score_samples(X)
+    expected = AVIDDetector(**nested(SMALL)).fit(NORMAL).score_samples(NORMAL)
+    np.testing.assert_allclose(found, expected,
                                rtol=1e-3, atol=1e-3)  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from skavid import AVIDDetector
+from skavid.components import nested
 from skavid.datasets.clips import mat_masks
 from skavid.video.files import _FFMPEG, load_frames
 from tests.hostile import Reader, damages
@@ -78,8 +79,13 @@ def intervals(path):
 
 def model(path):
     X = np.random.default_rng(0).random((24, 16, 16))
-    sizes = {"features": "pixels", "inpainter_width": 2, "detector_width": 2, "inpainter_depth": 1}
-    AVIDDetector(max_epochs=1, random_state=0, **sizes).fit(X).save(path)
+    sizes = {
+        "features": "pixels",
+        "inpainter__width": 2,
+        "detector__width": 2,
+        "inpainter__depth": 1,
+    }
+    AVIDDetector(**nested(dict(max_epochs=1, random_state=0, **sizes))).fit(X).save(path)
 
 
 FILES = {

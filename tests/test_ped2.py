@@ -14,14 +14,16 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import Pipeline
 
 from skavid import VIDEO, AVIDDetector, NoveltyKFold, TemporalStacker
+from skavid.components import nested
 from skavid.datasets import load_ucsd_ped2
 from skavid.metrics import make_map_scorer, pixel_level_auc_score
 
 pytestmark = pytest.mark.slow
 
 SMALL = {
-    **VIDEO, "max_epochs": 1, "inpainter_width": 4, "detector_width": 8, "crop_size": 40,
-    "learning_rate": 0.005, "smoothing": 3, "widening": 0, "random_state": 0,
+    **VIDEO, "max_epochs": 1, "inpainter__width": 4, "detector__width": 8,
+    "training__crop_size": 40, "learning_rate": 0.005, "postprocessing__smoothing": 3,
+    "postprocessing__widening": 0, "random_state": 0,
 }  # fmt: skip
 
 
@@ -57,7 +59,9 @@ def labelled(ped2):
 def test_a_pipeline_of_frames_gives_what_stacking_first_gives(ped2):
     train, test = ped2["train"], ped2["test"]
     with config_context(enable_metadata_routing=True):
-        pipeline = Pipeline([("stack", TemporalStacker()), ("avid", AVIDDetector(**SMALL))])
+        pipeline = Pipeline(
+            [("stack", TemporalStacker()), ("avid", AVIDDetector(**nested(SMALL)))]
+        )
         pipeline.fit(train["frames"], groups=train["clips"])
         decision = pipeline.decision_function(test["frames"], groups=test["clips"])
         found = pipeline.predict(test["frames"], groups=test["clips"])
@@ -69,7 +73,7 @@ def test_a_pipeline_of_frames_gives_what_stacking_first_gives(ped2):
     assert_array_equal(found, np.where(decision < 0, -1, 1))
 
     stacker = TemporalStacker()
-    detector = AVIDDetector(**SMALL)
+    detector = AVIDDetector(**nested(SMALL))
     detector.fit(
         stacker.fit_transform(train["frames"], groups=train["clips"]), groups=train["clips"]
     )
@@ -86,7 +90,7 @@ def test_a_search_over_stacked_frames_mixes_no_clip(labelled, tmp_path):
         assert not set(clips[train]) & set(clips[test])
         assert (labels[train] == 1).all()
     grid = {"alpha": [0.02, 0.1], "zeta": [0.2, 0.6]}
-    detector = AVIDDetector(**SMALL, memory=str(tmp_path))
+    detector = AVIDDetector(**nested(dict(**SMALL, memory=str(tmp_path))))
     with config_context(enable_metadata_routing=True):
         search = GridSearchCV(
             detector, grid, cv=cv, scoring="roc_auc", refit=False, error_score="raise"
@@ -117,7 +121,7 @@ def test_folds_of_whole_clips_train_on_normal_frames_alone(ped2):
     stacks = TemporalStacker().fit_transform(train["frames"], groups=train["clips"])
     with config_context(enable_metadata_routing=True):
         shares = cross_val_score(
-            AVIDDetector(**SMALL),
+            AVIDDetector(**nested(SMALL)),
             stacks,
             params={"groups": train["clips"]},
             cv=GroupKFold(2),
@@ -128,7 +132,7 @@ def test_folds_of_whole_clips_train_on_normal_frames_alone(ped2):
 
 def test_a_search_inside_a_pipeline_fails_or_warns_but_never_mixes_clips_in_silence(ped2):
     test = ped2["test"]
-    pipeline = Pipeline([("stack", TemporalStacker()), ("avid", AVIDDetector(**SMALL))])
+    pipeline = Pipeline([("stack", TemporalStacker()), ("avid", AVIDDetector(**nested(SMALL)))])
     search = GridSearchCV(
         pipeline,
         {"avid__alpha": [0.05]},

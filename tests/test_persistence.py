@@ -26,6 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skavid import PAPER, VIDEO, AVIDDetector, TemporalStacker, persistence
+from skavid.components import flattened, nested
 from skavid.core.corruption import noise
 from skavid.datasets import make_moving_shapes
 from skavid.persistence import FITTED, MOST_HEADER, pack, unpack
@@ -37,8 +38,8 @@ DATA = Path(__file__).parent / "data"
 SMALL = {
     "max_epochs": 1,
     "features": "pixels",
-    "inpainter_width": 2,
-    "detector_width": 2,
+    "inpainter__width": 2,
+    "detector__width": 2,
     "random_state": 0,
 }
 NETWORKS = ("inpainter_", "detector_")
@@ -62,7 +63,9 @@ def stacks():
 
 
 def fit(parameters, X, **arguments):
-    return AVIDDetector(**{**SMALL, "inpainter_depth": 1, **parameters}).fit(X, **arguments)
+    return AVIDDetector(**nested(dict(**{**SMALL, "inpainter__depth": 1, **parameters}))).fit(
+        X, **arguments
+    )
 
 
 def numbered(rows):
@@ -72,23 +75,25 @@ def numbered(rows):
 MODELS = {
     "images": lambda: (fit({}, NORMAL), ODD),
     "bytes in colour": lambda: (
-        fit({"hidden_size": (2, 6)}, np.stack([NORMAL.astype(np.uint8)] * 3, -1)),
+        fit({"corruption__hidden_size": (2, 6)}, np.stack([NORMAL.astype(np.uint8)] * 3, -1)),
         np.stack([ODD.astype(np.uint8)] * 3, -1),
     ),
     "hiding, bounded": lambda: (
         fit(
-            {"inpainter_corruption": "hiding", "n_draws": 2, "inpainter_patch": 1,
-             "reconstruction_loss": "bernoulli"},
+            {
+                "corruption__inpainter": "hiding", "postprocessing__n_draws": 2,
+                "inpainter__patch": 1, "training__reconstruction_loss": "bernoulli",
+            },
             NORMAL,
         ),
         ODD,
     ),
     "the paper's": lambda: (
-        fit({**PAPER, **SMALL, "inpainter_depth": 2, "batch_size": 4}, waves(8, 52, 52)),
+        fit({**PAPER, **SMALL, "inpainter__depth": 2, "batch_size": 4}, waves(8, 52, 52)),
         waves(3, 52, 52) * 2,
     ),
     "clips": lambda: (
-        fit({**VIDEO, "crop_size": 32}, stacks()[0], groups=stacks()[1]),
+        fit({**VIDEO, "training__crop_size": 32}, stacks()[0], groups=stacks()[1]),
         stacks()[0][:9],
     ),
     "named rows": lambda: (
@@ -173,7 +178,7 @@ def test_a_loaded_detector_is_equal_to_the_last_bit(models, name, tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_attribute_of_a_fitted_detector_is_kept_or_known_not_to_be(models, name):
     detector, _ = models[name]
-    attributes = set(vars(detector)) - set(detector.get_params())
+    attributes = set(vars(detector)) - set(detector.get_params(deep=False))
     assert attributes - set(FITTED) == {"net_", *NETWORKS}
 
 
@@ -184,7 +189,11 @@ def test_a_loaded_detector_saves_the_same_text_again(fitted, written):
 
 def test_the_networks_may_have_other_sizes_than_the_parameters_say_now(fitted, tmp_path):
     changed = copy.copy(fitted).set_params(
-        features="pixels", inpainter_width=7, detector_width=9, inpainter_patch=1, region_size=8
+        features="pixels",
+        inpainter__width=7,
+        detector__width=9,
+        inpainter__patch=1,
+        detector__region_size=8,
     )
     changed.save(tmp_path / "model.skavid")
     loaded = AVIDDetector.load(tmp_path / "model.skavid")
@@ -208,7 +217,7 @@ ARRAYS = {
 def test_arrays_come_along_among_parameters_and_attributes(fitted, array):
     value = ARRAYS[array]
     constraints = {**AVIDDetector._parameter_constraints, "ignore": [np.ndarray, None]}
-    given = {**fitted.get_params(), "ignore": value}
+    given = {**fitted.get_params(deep=False), "ignore": value}
     attributes = {**vars(fitted), "calibration_": {"nested": [(value, 1)]}}
     parameters, kept = unpack(pack(given, attributes, constraints), constraints)
     for found in (parameters["ignore"], kept["calibration_"]["nested"][0][0]):
@@ -236,7 +245,7 @@ def test_the_file_is_read_by_safetensors_and_json_alone(fitted, tmp_path):
         said = json.loads(file.metadata()["skavid"])
         weights = file.get_tensor("inpainter.correct.weight")
     assert_array_equal(weights, fitted.inpainter_.correct.weight.numpy())
-    assert said["parameters"] == json.loads(json.dumps(fitted.get_params()))
+    assert said["parameters"] == json.loads(json.dumps(flattened(fitted.get_params())))
     card = said["model_card"]
     assert card["trained_on"]["n_images"] == 24
     assert card["trained_on"]["n_held_out"] == fitted.calibration_["n_images"]
@@ -289,7 +298,8 @@ def test_loading_unpickles_nothing(written, monkeypatch):
 def test_a_detector_of_the_first_release_scores_as_it_did():
     # Written at 0.1.0: fit(parameters, NORMAL) with these, all else by default.
     parameters = {
-        **SMALL, "inpainter_depth": 1, "inpainter_corruption": "hiding", "hidden_size": (2, 6),
+        **SMALL, "inpainter__depth": 1, "corruption__inpainter": "hiding",
+        "corruption__hidden_size": (2, 6),
         "max_epochs": 4, "alpha": 0.05, "zeta": 0.4, "balance": 0.5,
     }  # fmt: skip
     loaded = AVIDDetector.load(DATA / "model-0.1.0.skavid")
@@ -342,7 +352,8 @@ def test_skops_keeps_a_pipeline_and_needs_trust_in_one_type():
     skops = pytest.importorskip("skops.io")
     rows = NORMAL.reshape(24, -1)
     pipeline = make_pipeline(
-        MinMaxScaler(), AVIDDetector(**SMALL, inpainter_depth=1, image_shape=(16, 16))
+        MinMaxScaler(),
+        AVIDDetector(**nested(dict(**SMALL, inpainter__depth=1, image_shape=(16, 16)))),
     ).fit(rows)
     data = skops.dumps(pipeline)
     assert skops.get_untrusted_types(data=data) == ["skavid.estimator.AVIDDetector"]
@@ -380,18 +391,18 @@ def test_an_unfitted_detector_is_not_saved(tmp_path):
 
 UNKEEPABLE = {
     "a corruption of one's own": (
-        {"inpainter_corruption": noise},
+        {"corruption__inpainter": noise},
         {},
-        f"inpainter_corruption is a function, {noise!r}, which a file without code cannot keep; "
-        "keep the detector with joblib, or call set_params(inpainter_corruption='noise') if it "
+        f"corruption__inpainter is a function, {noise!r}, which a file without code cannot keep; "
+        "keep the detector with joblib, or call set_params(corruption__inpainter='noise') if it "
         "is never fitted again.",
     ),
     "a function of another's": (
-        {"detector_corruption": print},
+        {"corruption__detector": print},
         {},
-        f"detector_corruption is a function, {print!r}, which a file without code cannot keep; "
-        "keep the detector with joblib, or call set_params(detector_corruption='grafts') if it is "
-        "never fitted again.",
+        f"corruption__detector is a function, {print!r}, which a file without code cannot keep; "
+        "keep the detector with joblib, or call set_params(corruption__detector='grafts') if it "
+        "is never fitted again.",
     ),
     "an object": (
         {"value_range": (0, 1j)},
@@ -400,10 +411,10 @@ UNKEEPABLE = {
         "lists or arrays.",
     ),
     "an array of objects": (
-        {"hidden_size": (np.array([{}]), 1)},
+        {"corruption__hidden_size": (np.array([{}]), 1)},
         {},
-        "hidden_size.0 is an array of object, which cannot be kept; convert it to numbers or "
-        "bool.",
+        "corruption__hidden_size.0 is an array of object, which cannot be kept; convert it to "
+        "numbers or bool.",
     ),
     "a parameter set wrongly since": (
         {"gamma": -1},
@@ -619,12 +630,12 @@ BAD_FILES = {
         "what it says of itself is no JSON; it was changed.",
     ),
     "a later format": (
-        put("format", value=3),
-        "it has the format 3, but skavid 0.1.0 reads formats up to 2; update skavid.",
+        put("format", value=4),
+        "it has the format 4, but skavid 0.1.0 reads formats up to 3; update skavid.",
     ),
     "no format": (
         drop("format"),
-        "it has the format None, but skavid 0.1.0 reads formats up to 2; update skavid.",
+        "it has the format None, but skavid 0.1.0 reads formats up to 3; update skavid.",
     ),
     "an entry of a later release": (
         put("more", value={}),
@@ -649,7 +660,7 @@ BAD_FILES = {
     "changed, with the old checksum": (
         lambda data: join(
             split(data)[0],
-            split(data)[1].replace('"smoothing": 3', '"smoothing": 5'),
+            split(data)[1].replace('"gamma": 0.4', '"gamma": 0.5'),
             split(data)[2],
             checksum=False,
         ),
@@ -679,8 +690,8 @@ BAD_FILES = {
         "the 'memory' parameter of AVIDDetector must be None. Got '/tmp' instead.",
     ),
     "an unknown corruption": (
-        put("parameters", "detector_corruption", value="os.system"),
-        "the 'detector_corruption' parameter of AVIDDetector must be a str among {}, a "
+        put("parameters", "corruption__detector", value="os.system"),
+        "the 'corruption__detector' parameter of AVIDDetector must be a str among {}, a "
         "callable or None. Got 'os.system' instead.",
     ),
     "a wide network": (put("networks", "inpainter", "width", value=200), SIZE),
@@ -710,9 +721,9 @@ BAD_FILES = {
     ),
     "regions of another detector": (put("fitted", "geometry_", value={"$tuple": [8, 8]}), SIZE),
     "a wide filter": (
-        put("parameters", "smoothing", value=2**40),
-        "the 'smoothing' parameter of AVIDDetector must be an int in the range [0, 32768]. Got "
-        "1099511627776 instead.",
+        put("parameters", "postprocessing__smoothing", value=2**40),
+        "the 'postprocessing__smoothing' parameter of AVIDDetector must be an int in the range "
+        "[0, 32768]. Got 1099511627776 instead.",
     ),
     "a wide filter of what moves": (
         put("fitted", "_auto_filters", "mean", value=2**40),
@@ -850,9 +861,9 @@ def test_what_is_no_file_is_refused_at_once(kind, tmp_path):
 
 
 def test_parameters_that_an_older_release_did_not_have_take_their_defaults(written):
-    older = drop("parameters", "min_area")(written)
+    older = drop("parameters", "gamma")(written)
     loaded = AVIDDetector()._restore(*unpack(older, AVIDDetector._parameter_constraints))
-    assert loaded.min_area == AVIDDetector().min_area
+    assert loaded.gamma == AVIDDetector().gamma
 
 
 def test_bytes_that_are_no_bool_become_one(fitted):

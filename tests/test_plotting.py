@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
 
 from skavid import AVIDDetector
+from skavid.components import nested
 from skavid.core.anomaly_maps import FUSIONS, evidence, move_thresholds, regularity
 from skavid.core.training import BLIND_AUC
 from skavid.metrics import equal_error_rate
@@ -252,7 +253,7 @@ def test_images_of_one_colour_are_drawn():
 def test_of_stacked_video_the_newest_frame_is_drawn_in_grey():
     stacks = np.random.default_rng(0).uniform(size=(2, 8, 8, 3))
     detector = Fake()
-    detector.spacing = 2
+    detector.set_params(corruption__spacing=2)
     display = IrregularityDisplay.from_estimator(detector, stacks)
     first, restored = (display.axes_[1, k].images[0].get_array() for k in (0, 1))
     np.testing.assert_array_equal(first, stacks[1, ..., -1])
@@ -831,12 +832,16 @@ def fitted():
     rng = np.random.default_rng(0)
     X = rng.normal(100, 20, size=(40, 16, 16))
     detector = AVIDDetector(
-        max_epochs=1,
-        features="pixels",
-        inpainter_width=4,
-        detector_width=4,
-        target_fpr=0.5,
-        random_state=0,
+        **nested(
+            {
+                "max_epochs": 1,
+                "features": "pixels",
+                "inpainter__width": 4,
+                "detector__width": 4,
+                "target_fpr": 0.5,
+                "random_state": 0,
+            }
+        )
     ).fit(X)
     test = rng.normal(100, 20, size=(12, 16, 16))
     test[6:, 4:10, 4:10] += np.linspace(20, 150, 6)[:, None, None]
@@ -920,7 +925,9 @@ def test_a_plane_does_not_know_min_area_and_says_so(fitted):
         "its thresholds without."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        ThresholdPlaneDisplay.from_estimator(copy.deepcopy(detector).set_params(min_area=3), X, y)
+        ThresholdPlaneDisplay.from_estimator(
+            copy.deepcopy(detector).set_params(postprocessing__min_area=3), X, y
+        )
 
 
 # --- how they look ----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from numpydoc.validate import validate
 
 import skavid
 import skavid.core
+from skavid.components import nested
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = [name for _, name, _ in pkgutil.iter_modules(skavid.__path__)]
@@ -103,7 +104,6 @@ PUBLIC = {
     "skavid.report": ["write_report"],
     "skavid.distributed": [
         "causal_mean",
-        "fit_distributed",
         "maps",
         "score_samples",
         "segment",
@@ -124,9 +124,10 @@ PUBLIC = {
     ],
 }
 METHODS = [
-    "calibrate", "decision_function", "find", "fit", "fit_predict", "get_metadata_routing",
-    "get_params", "load", "maps", "partial_fit", "predict", "save", "score_samples", "segment",
-    "set_fit_request", "set_params", "set_partial_fit_request", "with_thresholds",
+    "calibrate", "component", "decision_function", "find", "fit", "fit_predict",
+    "get_metadata_routing", "get_params", "load", "maps", "partial_fit", "predict", "save",
+    "score_samples", "segment", "set_fit_request", "set_params", "set_partial_fit_request",
+    "with_thresholds",
 ]  # fmt: skip
 FUNCTIONS = ["datasets", "metrics", "report", "video"]
 # What may be given without its name: arrays, and the one thing that a function is about.
@@ -235,7 +236,7 @@ def test_the_oldest_releases_are_the_lower_bounds():
     lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
     oldest = dict(line.split("==") for line in lines if "==" in line)
     assert oldest == {name: bound for name, bound in bounds.items() if name in oldest}
-    assert {"torch", "scikit-learn", "numpy", "onnx", "accelerate"} <= set(oldest)
+    assert {"torch", "scikit-learn", "numpy", "onnx"} <= set(oldest)
 
 
 def test_parameters_of_the_detector_are_keyword_only_and_match_the_named_sets():
@@ -243,7 +244,7 @@ def test_parameters_of_the_detector_are_keyword_only_and_match_the_named_sets():
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
     for chosen in (skavid.PAPER, skavid.VIDEO):
-        skavid.AVIDDetector(**chosen)._validate_params()
+        skavid.AVIDDetector(**nested(chosen))._validate_params()
         assert set(chosen) <= set(signature.parameters)
     assert set(skavid.AVIDDetector._parameter_constraints) == set(signature.parameters)
 
@@ -267,7 +268,7 @@ def test_importing_skavid_imports_no_extra():
         "for module in pkgutil.iter_modules(skavid.__path__, 'skavid.'):\n"
         "    __import__(module.name)\n"
         "extras = {'matplotlib', 'av', 'onnx', 'onnxruntime', 'skimage', 'PIL', 'dask',\n"
-        "    'safetensors', 'skops', 'accelerate'}\n"
+        "    'safetensors', 'skops'}\n"
         "print(sorted(extras & set(sys.modules)))\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -23,7 +23,8 @@ from scipy.special import logit
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
-from skavid import AVIDDetector, report
+from skavid import AVIDDetector
+from skavid.components import nested
 from skavid.metrics import (
     aupro_score,
     clip_auc_score,
@@ -31,6 +32,7 @@ from skavid.metrics import (
     pixel_level_auc_score,
     pixel_level_equal_error_rate,
 )
+from skavid.report import page as report
 from skavid.report.page import STEP, write_report
 from tests.browser import Browser, find_chromium
 
@@ -66,8 +68,8 @@ def pictures(n):
 @pytest.fixture(scope="module")
 def detector():
     images = RNG.normal(100, 15, size=(40, 16, 16)).astype(np.float32)
-    tiny = {"features": "pixels", "inpainter_width": 4, "detector_width": 4, "max_epochs": 1}
-    return AVIDDetector(**tiny, value_range=(0, 255), random_state=0).fit(images)
+    tiny = {"features": "pixels", "inpainter__width": 4, "detector__width": 4, "max_epochs": 1}
+    return AVIDDetector(**nested(dict(**tiny, value_range=(0, 255), random_state=0))).fit(images)
 
 
 @pytest.fixture
@@ -292,7 +294,7 @@ def test_the_header_tells_of_parameters_thresholds_and_versions(detector, tmp_pa
         "40 normal images of 16 x 16 pixels, 1 channel, intensities 0 to 255; 4 of them were held "
         "out"
     ) in words
-    assert "inpainter_width=4" in words
+    assert "inpainter__width=4" in words
     assert "batch_size" not in words  # as by default
     n = detector.calibration_["n_images"]
     assert (
@@ -355,7 +357,8 @@ def test_the_header_tells_of_the_sources_that_the_command_line_notes(
     detector, tmp_path, drawn_once
 ):
     twin = detector.with_thresholds(0.2, 0.4)
-    twin.spacing, twin.image_shape_ = 2, (16, 16, 3)  # as if it had learnt from video
+    twin.set_params(corruption__spacing=2)
+    twin.image_shape_ = (16, 16, 3)  # as if it had learnt from video
     twin.extra_ = {"trained_on": ["monday.mp4", "<b>.mp4"]}
     assert (
         "40 normal frames of 16 x 16 pixels, 3 moments of a video, intensities 0 to 255, from "
@@ -415,18 +418,18 @@ def test_rows_colour_and_stacks_are_drawn(tmp_path, drawn_once):
     colour = RNG.integers(0, 255, size=(20, 16, 16, 3), dtype=np.uint8)
     tiny = {
         "features": "pixels",
-        "inpainter_width": 4,
-        "detector_width": 4,
+        "inpainter__width": 4,
+        "detector__width": 4,
         "max_epochs": 1,
         "random_state": 0,
     }
     rows = colour.reshape(20, -1)
-    fitted = AVIDDetector(**tiny, image_shape=(16, 16, 3)).fit(rows)
+    fitted = AVIDDetector(**nested(dict(**tiny, image_shape=(16, 16, 3)))).fit(rows)
     page = written(fitted, tmp_path, rows[:3], masks=np.ones((3, 16, 16), bool))
     assert len(page.data()["images"]) == 3
     worst = np.argmin(fitted.score_samples(rows[:3]))
     np.testing.assert_array_equal(decoded(first_picture(page)), colour[worst])
-    fitted.spacing = 2  # as if the channels were three moments
+    fitted.set_params(corruption__spacing=2)  # as if the channels were three moments
     page = written(fitted, tmp_path, rows[:3])
     np.testing.assert_array_equal(decoded(first_picture(page)), colour[worst, ..., 2])
 
@@ -491,8 +494,8 @@ def test_memory_holds_the_maps_of_the_shown_images_alone(detector, tmp_path, dra
 
 def test_the_parts_of_the_page_are_installed_with_the_package():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
-    listed = project["tool"]["setuptools"]["package-data"]["skavid"]
-    parts = {one.name for one in Path(report.__file__).parent.glob("report.*")} - {"report.py"}
+    listed = project["tool"]["setuptools"]["package-data"]["skavid.report"]
+    parts = {one.name for one in Path(report.__file__).parent.glob("report.*")}
     assert parts == {one for one in listed if one.startswith("report.")} != set()
 
 
@@ -746,7 +749,12 @@ def masks_of(browser, shape, alpha=0, zeta=0):
 
 @pytest.mark.parametrize("fusion", ["min", "mean", "inpainter", "detector"])
 @pytest.mark.parametrize(
-    "min_area", [{}, {"min_area": 6}, {"min_area": 20, "min_area_of": "image"}]
+    "min_area",
+    [
+        {},
+        {"postprocessing__min_area": 6},
+        {"postprocessing__min_area": 20, "postprocessing__min_area_of": "image"},
+    ],
 )
 def test_the_page_segments_as_the_detector_does(opened, detector, fusion, min_area):
     if "min_area_of" not in min_area and min_area:

@@ -108,7 +108,9 @@ def test_puzzles_are_judged_by_cells_too(rivals, name):
     masks[5:, 8:, :8] = True
     data = Bunch(
         train=images[:30], test=images[30:], labels=np.repeat([1, -1], [5, 5]), masks=masks,
-        cell=8, test_groups=None, parameters={"min_area": 20, "min_area_of": "image"},
+        cell=8, test_groups=None, parameters={
+            "postprocessing__min_area": 20, "postprocessing__min_area_of": "image",
+        },
     )  # fmt: skip
     figures = rivals.measure(name, data, 0)
     assert figures["trained on"] == "120 cells"
@@ -117,7 +119,7 @@ def test_puzzles_are_judged_by_cells_too(rivals, name):
 
 
 def test_frames_alone_are_judged_where_there_is_no_map(rivals, scene):
-    data = Bunch(**scene, test_groups=None, parameters={"smoothing": 3})
+    data = Bunch(**scene, test_groups=None, parameters={"postprocessing__smoothing": 3})
     with_maps = rivals.measure("z-score of pixels", data, 0)
     assert set(with_maps["levels"]) == set(with_maps["levels_filtered"])
     assert set(with_maps["levels"]) == {"frame", "pixel"}

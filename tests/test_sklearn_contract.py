@@ -21,14 +21,15 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skavid import VIDEO, AVIDDetector, NoveltyKFold, TemporalStacker
+from skavid.components import nested
 
 TINY = {
     "max_epochs": 1,
     "features": "pixels",
-    "inpainter_width": 4,
-    "inpainter_depth": 1,
-    "detector_width": 4,
-    "n_draws": 2,
+    "inpainter__width": 4,
+    "inpainter__depth": 1,
+    "detector__width": 4,
+    "postprocessing__n_draws": 2,
     "random_state": 0,
 }
 
@@ -36,7 +37,7 @@ TINY = {
 pytestmark = pytest.mark.filterwarnings("ignore:X has rows of:UserWarning")
 
 
-@parametrize_with_checks([AVIDDetector(**TINY)])
+@parametrize_with_checks([AVIDDetector(**nested(TINY))])
 def test_scikit_learn_check(estimator, check):
     check(estimator)
 
@@ -69,7 +70,7 @@ def rows_and_labels(n=60):
     return rows, labels
 
 
-DETECTOR = AVIDDetector(**TINY, image_shape=(8, 6))
+DETECTOR = AVIDDetector(**nested(dict(**TINY, image_shape=(8, 6))))
 
 
 def test_detector_ends_a_pipeline_of_flat_rows():
@@ -154,10 +155,10 @@ def test_fit_touches_no_parameter():
 def test_clip_ids_reach_stacker_and_detector_through_a_pipeline():
     frames = np.random.default_rng(0).normal(size=(24, 12, 10)).astype(np.float32)
     clips = np.repeat([0, 1, 2], 8)
-    parameters = {**TINY, **VIDEO, "crop_size": None, "max_epochs": 1}
+    parameters = {**TINY, **VIDEO, "training__crop_size": None, "max_epochs": 1}
     by_hand = TemporalStacker().fit_transform(frames, groups=clips)
-    expected = AVIDDetector(**parameters).fit(by_hand, groups=clips).predict(by_hand)
+    expected = AVIDDetector(**nested(parameters)).fit(by_hand, groups=clips).predict(by_hand)
     with config_context(enable_metadata_routing=True):
-        pipeline = make_pipeline(TemporalStacker(), AVIDDetector(**parameters))
+        pipeline = make_pipeline(TemporalStacker(), AVIDDetector(**nested(parameters)))
         pipeline.fit(frames, groups=clips)
         np.testing.assert_array_equal(pipeline.predict(frames, groups=clips), expected)

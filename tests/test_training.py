@@ -17,7 +17,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 
-from skavid import AVIDDetector, NoveltyKFold, training
+from skavid import AVIDDetector, NoveltyKFold
+from skavid.components import nested
+from skavid.core import training
 from skavid.core.corruption import Corrupted, grafts
 from skavid.core.regions import PAPER_GEOMETRY, aligned
 from skavid.core.training import CollapseWarning, DivergedError, region_targets, split
@@ -78,7 +80,7 @@ def test_averages_forget_untrained_weights_soon_and_are_what_is_kept():
     average = training.Average(0.998)
     assert average(torch.tensor(0.0), torch.tensor(1.0), 0) == pytest.approx(0.9)
     assert average(torch.tensor(0.0), torch.tensor(1.0), 10**6) == pytest.approx(0.002)
-    detector = AVIDDetector(**TINY).fit(NORMAL)
+    detector = AVIDDetector(**nested(TINY)).fit(NORMAL)
     kept = detector.net_.best_["detector"]["weights"]
     for name, weight in detector.detector_.state_dict().items():
         assert torch.equal(weight, kept[name])
@@ -87,13 +89,17 @@ def test_averages_forget_untrained_weights_soon_and_are_what_is_kept():
 def test_training_teaches_both_networks():
     images = textures(n=64, height=24, width=24)
     detector = AVIDDetector(
-        **{
-            **TINY,
-            "max_epochs": 25,
-            "features": "pixels",
-            "inpainter_width": 8,
-            "detector_width": 8,
-        }
+        **nested(
+            dict(
+                **{
+                    **TINY,
+                    "max_epochs": 25,
+                    "features": "pixels",
+                    "inpainter__width": 8,
+                    "detector__width": 8,
+                }
+            )
+        )
     ).fit(images)
     first, last = detector.history_[0], detector.history_[-1]
     assert last["valid_inpainter"] < 0.7 * first["valid_inpainter"]
@@ -101,7 +107,7 @@ def test_training_teaches_both_networks():
 
 
 def test_interruption_keeps_the_best_networks_and_says_so():
-    detector = AVIDDetector(**{**TINY, "max_epochs": 9}, callbacks=[Interrupt(3)])
+    detector = AVIDDetector(**nested(dict(**{**TINY, "max_epochs": 9}, callbacks=[Interrupt(3)])))
     message = "The training was interrupted after epoch 2; the best networks so far are kept"
     with pytest.warns(ConvergenceWarning, match=re.escape(message)):
         detector.fit(NORMAL)
@@ -110,24 +116,24 @@ def test_interruption_keeps_the_best_networks_and_says_so():
 
 
 def test_interruption_before_the_first_epoch_ends_is_an_interruption():
-    detector = AVIDDetector(**TINY, callbacks=[Interrupt(1)])
+    detector = AVIDDetector(**nested(dict(**TINY, callbacks=[Interrupt(1)])))
     with pytest.raises(KeyboardInterrupt):
         detector.fit(NORMAL)
-    assert set(vars(detector)) == set(detector.get_params())
+    assert set(vars(detector)) == set(detector.get_params(deep=False))
 
 
 @pytest.mark.filterwarnings("ignore::skavid.core.training.CollapseWarning")
 def test_the_game_stops_early_when_neither_network_gets_better():
     parameters = {**TINY, "max_epochs": 60, "learning_rate": 1e-12}
-    detector = AVIDDetector(**parameters, n_iter_no_change=3).fit(NORMAL)
+    detector = AVIDDetector(**nested(dict(**parameters, training__n_iter_no_change=3))).fit(NORMAL)
     assert detector.n_iter_ < 60
     assert detector.net_.stopped_ == "no better network for 3 epochs"
 
 
 def test_a_blind_detector_raises_an_alarm():
-    parameters = {**TINY, "max_epochs": 6, "learning_rate": 1e-12, "detector_corruption": "noise"}
+    parameters = {**TINY, "max_epochs": 6, "learning_rate": 1e-12, "corruption__detector": "noise"}
     with pytest.warns(CollapseWarning) as caught:
-        AVIDDetector(**parameters, gamma=0.0, alpha=0.1, zeta=0.5).fit(NORMAL)
+        AVIDDetector(**nested(dict(**parameters, gamma=0.0, alpha=0.1, zeta=0.5))).fit(NORMAL)
     assert len(caught) == 1
     assert re.fullmatch(
         r"The detector cannot tell regular from irregular regions: its AUC on held-out images was "
@@ -142,7 +148,7 @@ def test_divergence_is_an_error_that_says_what_to_change():
         made = torch.full_like(images, float("inf"))
         return Corrupted(made, torch.zeros_like(made), made[:, 0] * 0 + 1, made[:, 0] * 0 + 1)
 
-    detector = AVIDDetector(**TINY, inpainter_corruption=explode)
+    detector = AVIDDetector(**nested(dict(**TINY, corruption__inpainter=explode)))
     message = (
         "The inpainter's loss became nan in epoch 1; lower learning_rate (now 0.002) or take "
         "loss='bce'."
@@ -153,7 +159,7 @@ def test_divergence_is_an_error_that_says_what_to_change():
 
 
 def test_partial_fit_goes_on_and_leaves_copies_alone():
-    detector = AVIDDetector(**TINY).fit(NORMAL)
+    detector = AVIDDetector(**nested(TINY)).fit(NORMAL)
     before = copy.deepcopy(detector)
     shared = copy.copy(detector)
     detector.partial_fit(NORMAL)
@@ -163,13 +169,13 @@ def test_partial_fit_goes_on_and_leaves_copies_alone():
 
 
 def test_partial_fit_begins_where_nothing_was_fitted():
-    detector = AVIDDetector(**TINY).partial_fit(NORMAL)
+    detector = AVIDDetector(**nested(TINY)).partial_fit(NORMAL)
     assert len(detector.history_) == detector.n_iter_ == 1
 
 
 def test_warm_start_goes_on_and_a_cold_start_begins_anew():
-    warm = AVIDDetector(**TINY, warm_start=True).fit(NORMAL).fit(NORMAL)
-    cold = AVIDDetector(**TINY).fit(NORMAL).fit(NORMAL)
+    warm = AVIDDetector(**nested(dict(**TINY, warm_start=True))).fit(NORMAL).fit(NORMAL)
+    cold = AVIDDetector(**nested(TINY)).fit(NORMAL).fit(NORMAL)
     assert (len(warm.history_), warm.n_iter_) == (4, 2)
     assert (len(cold.history_), cold.n_iter_) == (2, 2)
 
@@ -183,8 +189,10 @@ def test_held_out_images_are_corrupted_once_whatever_the_epochs():
 
     def made(max_epochs):
         calls.clear()
-        corruptions = {"inpainter_corruption": count, "detector_corruption": count}
-        detector = AVIDDetector(**{**TINY, **corruptions, "max_epochs": max_epochs}).fit(NORMAL)
+        corruptions = {"corruption__inpainter": count, "corruption__detector": count}
+        detector = AVIDDetector(
+            **nested(dict(**{**TINY, **corruptions, "max_epochs": max_epochs}))
+        ).fit(NORMAL)
         return len(calls), sum(len(row["batches"]) for row in detector.net_.history)
 
     first, third = made(1), made(3)
@@ -200,7 +208,9 @@ class Rates(Callback):
 
 def test_each_game_has_a_learning_rate_of_its_own_that_falls_to_its_end():
     images = textures(n=80)
-    detector = AVIDDetector(**{**TINY, "max_epochs": 6}, callbacks=[Rates()]).fit(images)
+    detector = AVIDDetector(**nested(dict(**{**TINY, "max_epochs": 6}, callbacks=[Rates()]))).fit(
+        images
+    )
     detector.partial_fit(images)
     rates = dict(detector.net_.callbacks_)["Rates"].seen
     first, second = rates[: 6 * 5], rates[6 * 5 :]
@@ -212,8 +222,8 @@ def test_each_game_has_a_learning_rate_of_its_own_that_falls_to_its_end():
 
 
 def test_a_fitted_net_holds_no_training_image():
-    detector = AVIDDetector(**TINY).fit(NORMAL)
-    large = AVIDDetector(**TINY).fit(textures(n=200))
+    detector = AVIDDetector(**nested(TINY)).fit(NORMAL)
+    large = AVIDDetector(**nested(TINY)).fit(textures(n=200))
     assert len(pickle.dumps(large)) < 1.3 * len(pickle.dumps(detector))
 
 
@@ -228,7 +238,7 @@ GRID = {"alpha": [0.02, 0.05, 0.1, 0.2, 0.4], "zeta": [0.1, 0.3, 0.5, 0.7, 0.9]}
 
 def search(memory, n_jobs=None, grid=GRID):
     images, labels = labelled()
-    detector = AVIDDetector(**{**TINY, "max_epochs": 1}, memory=memory)
+    detector = AVIDDetector(**nested(dict(**{**TINY, "max_epochs": 1}, memory=memory)))
     return GridSearchCV(detector, grid, cv=NoveltyKFold(3), scoring="roc_auc", n_jobs=n_jobs).fit(
         images, labels
     )
@@ -265,21 +275,23 @@ def test_a_search_without_memory_or_with_two_processes_finds_the_same(tmp_path):
 
 
 def test_a_warm_start_minds_new_parameters_and_counts_its_own_epochs():
-    detector = AVIDDetector(**TINY, warm_start=True).fit(NORMAL)
-    detector.set_params(learning_rate=0.001, max_epochs=1, momentum=0.5).fit(NORMAL)
+    detector = AVIDDetector(**nested(dict(**TINY, warm_start=True))).fit(NORMAL)
+    detector.set_params(learning_rate=0.001, max_epochs=1, training__momentum=0.5).fit(NORMAL)
     assert (detector.net_.lr, detector.net_.momentum) == (0.001, 0.5)
     assert (detector.n_iter_, len(detector.history_)) == (1, 3)
 
 
 def test_a_warm_start_keeps_the_regions_of_its_detector():
-    detector = AVIDDetector(**TINY, warm_start=True).fit(NORMAL)
-    detector.set_params(region_size=8).fit(NORMAL)
+    detector = AVIDDetector(**nested(dict(**TINY, warm_start=True))).fit(NORMAL)
+    detector.set_params(detector__region_size=8).fit(NORMAL)
     assert detector.geometry_ == detector.detector_.geometry == aligned(4)
     assert detector.segment(QUERY).shape == QUERY.shape
 
 
 def test_a_warm_start_after_an_interruption_counts_whole_epochs():
-    detector = AVIDDetector(**{**TINY, "max_epochs": 9}, callbacks=[Interrupt(3)], warm_start=True)
+    detector = AVIDDetector(
+        **nested(dict(**{**TINY, "max_epochs": 9}, callbacks=[Interrupt(3)], warm_start=True))
+    )
     with pytest.warns(ConvergenceWarning, match="interrupted after epoch 2;"):
         detector.fit(NORMAL)
     dict(detector.net_.callbacks_)["Interrupt"].epoch = None
@@ -292,9 +304,11 @@ def test_a_warm_start_after_an_interruption_counts_whole_epochs():
 def test_an_interruption_is_told_after_an_early_stop_too():
     parameters = {**TINY, "max_epochs": 60, "learning_rate": 1e-12, "warm_start": True}
     callback = Interrupt(0)
-    detector = AVIDDetector(**parameters, n_iter_no_change=3, callbacks=[callback]).fit(NORMAL)
+    detector = AVIDDetector(
+        **nested(dict(**parameters, training__n_iter_no_change=3, callbacks=[callback]))
+    ).fit(NORMAL)
     dict(detector.net_.callbacks_)["Interrupt"].epoch = detector.n_iter_ + 2
-    detector.set_params(learning_rate=0.002, n_iter_no_change=None)
+    detector.set_params(learning_rate=0.002, training__n_iter_no_change=None)
     with pytest.warns(ConvergenceWarning, match="interrupted after epoch"):
         detector.fit(NORMAL)
     assert detector.n_iter_ == 1
@@ -302,12 +316,14 @@ def test_an_interruption_is_told_after_an_early_stop_too():
 
 @pytest.mark.parametrize(("optimizer", "key"), [("adamw", "betas"), ("sgd", "momentum")])
 def test_a_warm_start_applies_momentum_decay_and_optimiser(optimizer, key):
-    detector = AVIDDetector(**TINY, warm_start=True).fit(NORMAL)
-    detector.set_params(optimizer=optimizer, momentum=0.5, average_decay=0.9).fit(NORMAL)
+    detector = AVIDDetector(**nested(dict(**TINY, warm_start=True))).fit(NORMAL)
+    detector.set_params(
+        training__optimizer=optimizer, training__momentum=0.5, training__average_decay=0.9
+    ).fit(NORMAL)
     net = detector.net_
     for network in ("inpainter", "detector"):
         (group,) = getattr(net, f"{network}_optimizer_").param_groups
-        assert group[key] == {"betas": (0.5, 0.999), "momentum": 0.5}[key]
+        assert group[key] == {"betas": (0.5, 0.999), "training__momentum": 0.5}[key]
         assert getattr(net, f"averaged_{network}_").avg_fn.decay == 0.9
 
 
@@ -318,15 +334,19 @@ def test_an_inpainter_of_patches_learns_hidden_pixels_as_shares():
         **TINY,
         "max_epochs": 30,
         "features": "pixels",
-        "inpainter_width": 16,
-        "inpainter_depth": 1,
+        "inpainter__width": 16,
+        "inpainter__depth": 1,
     }
     detector = AVIDDetector(
-        **parameters,
-        inpainter_corruption="hiding",
-        inpainter_patch=4,
-        reconstruction_loss="bernoulli",
-        adversarial_weight=0,
+        **nested(
+            dict(
+                **parameters,
+                corruption__inpainter="hiding",
+                inpainter__patch=4,
+                training__reconstruction_loss="bernoulli",
+                training__adversarial_weight=0,
+            )
+        )
     ).fit(stripes)
     losses = [row["inpainter_loss"] for row in detector.history_]
     assert losses[0] > 0.5

@@ -15,6 +15,7 @@ from sklearn.utils import Bunch
 
 from skavid import TemporalStacker
 from skavid.cli.watch import Events, Feed, Viewer, watch
+from skavid.components import nested
 from skavid.datasets.sources import Reading
 from skavid.video import BrokenVideoError, Frame
 
@@ -245,12 +246,16 @@ def test_findings_are_those_of_the_detector():
 
     X = np.random.default_rng(0).normal(size=(30, 16, 16))
     detector = AVIDDetector(
-        max_epochs=1,
-        features="pixels",
-        inpainter_width=4,
-        detector_width=4,
-        target_fpr=0.5,
-        random_state=0,
+        **nested(
+            {
+                "max_epochs": 1,
+                "features": "pixels",
+                "inpainter__width": 4,
+                "detector__width": 4,
+                "target_fpr": 0.5,
+                "random_state": 0,
+            }
+        )
     ).fit(X)
     viewer = Viewer(detector)
     seen = viewer.look(list(X))

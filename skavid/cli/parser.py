@@ -226,7 +226,7 @@ remembers how its sources were read. Without --epochs about 100,000 images are l
   skavid fit UCSDped2/ model --dataset ucsd-ped2   the training part of a data set
   skavid fit mvtec/bottle/ model --dataset mvtec   that of one category
   skavid fit normal.mp4 model --checkpoint state   may be killed, and goes on
-  skavid fit normal.mp4 model --set detector_width=32 --set fusion=min""",
+  skavid fit normal.mp4 model --set detector__width=32 --set fusion=min""",
     )
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help="normal pictures or videos")

@@ -72,7 +72,7 @@ def to_onnx(detector: AVIDDetector, path: str | os.PathLike[str], *, dtype: str 
         If ``detector`` is no AVIDDetector.
     ValueError
         If ``dtype`` is unknown, or the detector looks for connected patches (``min_area`` above
-        1 with ``min_area_of="patch"``), which ONNX has no operation for.
+        1 with ``postprocessing__min_area_of="patch"``), which ONNX has no operation for.
     OSError
         If the file cannot be written. Nothing is left behind then.
 
@@ -88,7 +88,7 @@ def to_onnx(detector: AVIDDetector, path: str | os.PathLike[str], *, dtype: str 
     (n, height, width), all float32 but for the mask, which is bool.
 
     Any number, height and width of images will do, except that ``ignore`` and
-    ``inpainter_corruption="hiding"`` fix height and width to those of the training images. The
+    ``corruption__inpainter="hiding"`` fix height and width to those of the training images. The
     graph is of opset 17. Its metadata hold the version, value range, thresholds and what else
     made it: names as they are, numbers in JSON.
 
@@ -119,11 +119,12 @@ def to_onnx(detector: AVIDDetector, path: str | os.PathLike[str], *, dtype: str 
     detector._validate_params()
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be 'uint8' or 'float32'. Got {dtype!r}.")
-    if detector.min_area > 1 and detector.min_area_of == "patch":
+    processing = detector.component("postprocessing")
+    if processing.min_area > 1 and processing.min_area_of == "patch":
         raise ValueError(
-            f"detector asks for connected patches (min_area={detector.min_area}, "
-            "min_area_of='patch'), which ONNX has no operation for; set min_area=0 or "
-            "min_area_of='image', and calibrate the thresholds for it."
+            f"detector asks for connected patches (min_area={processing.min_area}, "
+            "min_area_of='patch'), which ONNX has no operation for; set postprocessing__min_area=0"
+            " or postprocessing__min_area_of='image', and calibrate the thresholds for it."
         )
     graph = _Graph(onnx)
     _write_judgement(graph, detector, dtype)
@@ -268,21 +269,21 @@ def _metadata(detector: AVIDDetector, dtype: str) -> dict[str, Any]:
         "skavid_version": __version__,
         "image_shape": detector.image_shape_,
         "value_range": (0, 255) if dtype == "uint8" else detector.value_range_,
-        "spacing": detector.spacing,
+        "spacing": detector.component("corruption").spacing,
         "alpha": detector.alpha_,
         "zeta": detector.zeta_,
         "fusion": detector.fusion,
         "balance": detector.balance_,
         "smoothing": detector._filter_sizes()["mean"],
         "widening": detector._filter_sizes()["maximum"],
-        "min_area": detector.min_area,
+        "min_area": detector.component("postprocessing").min_area,
         "target_fpr": detector.target_fpr,
     }
 
 
 def _is_fixed(detector: AVIDDetector) -> bool:
     """Tell whether the graph serves images of the training images' size alone."""
-    if detector.ignore is not None or detector.inpainter_corruption in HIDING:
+    if detector.ignore is not None or detector.component("corruption").inpainter in HIDING:
         return True
     return not detector._on_pixels() and not detector.inpainter_.is_pooled
 
@@ -369,7 +370,11 @@ def _write_judgement(g: _Graph, detector: AVIDDetector, dtype: str) -> None:
     # D's logits with their sign turned, so that both maps are the higher the more irregular.
     if detector._on_pixels():
         change = g("Abs", g("Sub", images, _restore(g, detector, images, size)))
-        reduce = "ReduceMax" if detector.channel_reduction == "max" else "ReduceMean"
+        reduce = (
+            "ReduceMax"
+            if detector.component("postprocessing").channel_reduction == "max"
+            else "ReduceMean"
+        )
         changed = g(reduce, change, axes=[1], keepdims=0)  # (n, h, w)
         doubted = g("Neg", _lowest_region(g, detector, _score_regions(g, detector, images), size))
     else:
@@ -391,8 +396,9 @@ def _write_judgement(g: _Graph, detector: AVIDDetector, dtype: str) -> None:
 
     margins = _inpainter_margin(g, residual), _detector_margin(g, doubted, regularity)
     evidence = _join(g, detector, *margins)
-    if detector.min_area > 1:
-        evidence = _cut_at_largest(g, evidence, detector.min_area)
+    min_area = detector.component("postprocessing").min_area
+    if min_area > 1:
+        evidence = _cut_at_largest(g, evidence, min_area)
     evidence = g("Identity", evidence, name="anomaly_map")
     g("GreaterOrEqual", evidence, 0.0, name="mask")
     g("Sub", 0.0, g("ReduceMax", evidence, axes=[1, 2], keepdims=0), name="score")
@@ -416,7 +422,7 @@ def _scale(g: _Graph, detector: AVIDDetector, dtype: str) -> str:
 def _restore(g: _Graph, detector: AVIDDetector, images: str, size: tuple[str, str]) -> str:
     """Compute I(X), as AVIDDetector does."""
     network = detector.inpainter_
-    if detector.inpainter_corruption not in HIDING:
+    if detector.component("corruption").inpainter not in HIDING:
         # One more channel of zeros: nothing is hidden.
         seen = g("Pad", images, [0, 0, 0, 0, 0, 1, 0, 0])
         return g("Add", images, _correct(g, network, seen, size))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import inspect
 import io
 import json
 import math
@@ -35,6 +34,7 @@ from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from skavid import __version__
+from skavid.components import all_parameters
 from skavid.core import anomaly_maps
 from skavid.core.images import from_tensor
 from skavid.core.scene import clip_begins, clip_starts
@@ -477,7 +477,7 @@ def _picture(
 
     low, high = detector._units(images)
     scaled = (image.astype(np.float64) - low) / (high - low)
-    grey = image.shape[-1] != 3 or detector.spacing is not None
+    grey = image.shape[-1] != 3 or detector.component("corruption").spacing is not None
     seen = scaled[..., -1] if grey else scaled  # of stacked video the newest moment
     picture = Image.fromarray(np.round(seen.clip(0, 1) * 255).astype(np.uint8))
     return _png(picture.reduce(reduced) if reduced > 1 else picture)
@@ -738,7 +738,7 @@ def _rests_on(detector: AVIDDetector) -> str:
                 f"{basis['clip_risk']:.2g}."
             )
     if not isinstance(detector.contamination, str):
-        kind = "image" if detector.spacing is None else "frame"
+        kind = "image" if detector.component("corruption").spacing is None else "frame"
         words += (
             f" Both were then moved so that a share of {detector.contamination:g} of the training "
             f"{kind}s was found irregular."
@@ -755,12 +755,12 @@ def _changed_parameters(detector: AVIDDetector) -> list[str]:
     short = Repr()
     short.maxother = short.maxstring = 200
     changed = []
-    for name, parameter in inspect.signature(type(detector)).parameters.items():
-        value = getattr(detector, name)
+    usual = all_parameters(type(detector)())
+    for name, value in all_parameters(detector).items():
         if name == "ignore" and value is not None:
             share = float(np.mean(np.asarray(value)))
             changed.append(f"ignore=a mask of {100 * share:.3g} % of the pixels")
-        elif (written := short.repr(value)) != repr(parameter.default):
+        elif (written := short.repr(value)) != repr(usual[name]):
             changed.append(f"{name}={written}")
     return changed
 
@@ -768,7 +768,7 @@ def _changed_parameters(detector: AVIDDetector) -> list[str]:
 def _learnt_from(detector: AVIDDetector) -> str:
     height, width, n_channels = detector.image_shape_
     low, high = detector.value_range_
-    stacked = detector.spacing is not None
+    stacked = detector.component("corruption").spacing is not None
     known = getattr(detector, "_trained_on", {})
     kind = "normal frame" if stacked else "normal image"
     number = f"{kind}s" if "n_images" not in known else counted(known["n_images"], kind)
@@ -969,8 +969,8 @@ def _rule(detector: AVIDDetector, images: NDArray[Any], kind: str) -> dict[str, 
         "fusion": detector.fusion,
         "balance": detector.balance_,
         "step": STEP,
-        "minArea": int(detector.min_area),
-        "minAreaOf": detector.min_area_of,
+        "minArea": int(detector.component("postprocessing").min_area),
+        "minAreaOf": detector.component("postprocessing").min_area_of,
         "reduced": _reduction(images),
         "kind": kind,
     }

@@ -1,0 +1,386 @@
+"""Groups of parameters of `AVIDDetector`: small scikit-learn components, checked by themselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils._param_validation import Interval, StrOptions
+
+__all__ = [
+    "AdversarialTraining",
+    "Corruption",
+    "DetectorNetwork",
+    "InpainterNetwork",
+    "Postprocessing",
+]
+
+CORRUPTIONS = ("noise", "hiding", "grafts")
+_COUNT = [Interval(Integral, 1, None, closed="left")]
+_PIXELS = [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})]
+_SHARE = [Interval(Real, 0, 1, closed="left")]
+_WEIGHT = [Interval(Real, 0, None, closed="left")]
+
+
+class _Component(BaseEstimator):  # type: ignore[misc]
+    """Parameters that belong together; equal where all of them are."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Component) or type(self) is not type(other):
+            return False
+        return bool(self.get_params() == other.get_params())
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Corruption(_Component):
+    """What the networks learn from: how normal images are corrupted (Sec. 3.1 and 3.2).
+
+    For ``features="pixels"``. On a feature map D learns from synthetic anomalies.
+
+    Parameters
+    ----------
+    inpainter : {"noise", "hiding", "grafts"} or callable, default="grafts"
+        What I learns to restore; see `skavid.core.corruption`. "hiding" serves images of many
+        alike objects better, such as puzzles of digits: set `hidden_size` then.
+    detector : {"noise", "hiding", "grafts"}, callable or None, default="grafts"
+        What D learns to find. None leaves D to what I makes, as the paper prints it.
+    hidden_size : tuple (smallest, largest), default=None
+        Sides in pixels of what "hiding" hides at once; about half of an object serves best.
+        None takes 4 pixels to a quarter of the image.
+    spacing : int, default=None
+        For stacked video: frames between two channels, as in `TemporalStacker`. Synthetic
+        anomalies are then cut from what moves and move at other speeds, and ``groups`` are the
+        clips.
+
+    Examples
+    --------
+    >>> from skavid import AVIDDetector
+    >>> from skavid.components import Corruption
+    >>> detector = AVIDDetector(features="pixels", corruption=Corruption(inpainter="hiding"))
+    >>> detector.set_params(corruption__hidden_size=(4, 8)).corruption
+    Corruption(hidden_size=(4, 8), inpainter='hiding')
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "inpainter": [StrOptions(set(CORRUPTIONS)), callable],
+        "detector": [StrOptions(set(CORRUPTIONS)), callable, None],
+        "hidden_size": [tuple, list, None],
+        "spacing": [*_COUNT, None],
+    }
+
+    def __init__(
+        self,
+        *,
+        inpainter: str | Callable[..., Any] = "grafts",
+        detector: str | Callable[..., Any] | None = "grafts",
+        hidden_size: tuple[int, int] | None = None,
+        spacing: int | None = None,
+    ) -> None:
+        self.inpainter = inpainter
+        self.detector = detector
+        self.hidden_size = hidden_size
+        self.spacing = spacing
+
+
+class InpainterNetwork(_Component):
+    """How I is built (Sec. 3.1).
+
+    Parameters
+    ----------
+    pooling : {"place", "everywhere"}, default="place"
+        For feature maps: whether I has statistics for each place, and remembers normal images
+        there, or one set of statistics for all places. Images of another size than the training
+        images need "everywhere".
+    width : int, default=32
+        For ``features="pixels"``, as what follows: feature maps of I at its full resolution.
+    depth : int, default=2
+        How often I halves the resolution, up to 8.
+    patch : int, default=4
+        Side in pixels of the patches that I reads and writes as one, up to 32: several times
+        faster than a U-Net over pixels, which is 1, and copies less of what it should restore.
+        With "hiding" patches want ``reconstruction_loss="bernoulli"``.
+
+    Examples
+    --------
+    >>> from skavid import AVIDDetector
+    >>> from skavid.components import InpainterNetwork
+    >>> AVIDDetector(inpainter=InpainterNetwork(pooling="everywhere")).inpainter.pooling
+    'everywhere'
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "pooling": [StrOptions({"place", "everywhere"})],
+        "width": _COUNT,
+        "depth": [Interval(Integral, 1, 8, closed="both")],
+        "patch": [Interval(Integral, 1, 32, closed="both")],
+    }
+
+    def __init__(
+        self, *, pooling: str = "place", width: int = 32, depth: int = 2, patch: int = 4
+    ) -> None:
+        self.pooling = pooling
+        self.width = width
+        self.depth = depth
+        self.patch = patch
+
+
+class DetectorNetwork(_Component):
+    """How D is built (Sec. 3.2).
+
+    Parameters
+    ----------
+    width : int, default=None
+        Feature maps of D's first layer; None takes 24 over pixels and 64 on feature maps.
+    geometry : {"aligned", "paper"}, default="aligned"
+        For ``features="pixels"``, as what follows. The regions of D: tiles of `region_size` with
+        context around each, or Fig. 2.
+    region_size : int or "auto", default=4
+        Side of an aligned region in pixels, a power of two up to 64. For stacked video "auto"
+        takes a third of what moves in the training clips.
+
+    Examples
+    --------
+    >>> from skavid.components import DetectorNetwork
+    >>> DetectorNetwork(region_size=8)
+    DetectorNetwork(region_size=8)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "width": [*_COUNT, None],
+        "geometry": [StrOptions({"aligned", "paper"})],
+        "region_size": [Interval(Integral, 1, 64, closed="both"), StrOptions({"auto"})],
+    }
+
+    def __init__(
+        self,
+        *,
+        width: int | None = None,
+        geometry: str = "aligned",
+        region_size: int | str = 4,
+    ) -> None:
+        self.width = width
+        self.geometry = geometry
+        self.region_size = region_size
+
+
+class AdversarialTraining(_Component):
+    """How both networks are trained (Sec. 3.3 and 4.3), beside epochs and learning rate.
+
+    Parameters
+    ----------
+    average_decay : float, default=0.998
+        Decay of the moving averages of the weights, which are what is kept.
+    loss : {"bce", "lsgan", "hinge", "eq3"}, default="bce"
+        For ``features="pixels"``, as what follows: the adversarial loss; see `skavid.losses`.
+    adversarial_weight : float, default=0.01
+        Weight of the terms in which each network sees the other's work. 0 leaves them out.
+    adversarial_start : float, default=0.6
+        Share of the training, in [0, 1), after which these terms join in: networks that know
+        nothing yet have nothing to teach each other.
+    reconstruction_weight : float, default=1.0
+        Weight of I's restoring error, which Eq. 3 as printed does not have.
+    reconstruction_loss : {"l1", "bernoulli"}, default="l1"
+        That error, of hidden pixels: absolute, under which I learns the median of what could be
+        there, or the cross-entropy of intensities as shares, the mean. The median stays dark
+        for long where most pixels are; "bernoulli" served drawn digits of 28 pixels far better,
+        "l1" those of 8. Pixels that were not hidden always count absolutely.
+    optimizer : {"adamw", "sgd"}, default="adamw"
+        Both networks have one of their own.
+    momentum : float, default=0.9
+        SGD's momentum, or AdamW's first beta.
+    n_iter_no_change : int, default=None
+        Stop when neither network got better on the held-out images for so many epochs.
+    crop_size : int or "auto", default=None
+        Images larger than this are trained on random crops of this side, in pixels. For
+        stacked video "auto" takes 7.5 times the size of what moves.
+    checkpoint : str or path, default=None
+        A file that holds the whole state of the training after each epoch. A `fit` that was
+        killed goes on from it, with the same images and parameters, and ends with the same
+        weights as an undisturbed one; where it ended already, nothing is trained. The file stays
+        until you remove it; that of another training is refused. Needs an integer
+        ``random_state``, and `fit` without ``warm_start``; `partial_fit` leaves it alone.
+
+    Examples
+    --------
+    >>> from skavid import AVIDDetector
+    >>> from skavid.components import AdversarialTraining
+    >>> training = AdversarialTraining(loss="hinge", adversarial_start=0.0)
+    >>> AVIDDetector(features="pixels", training=training).training.loss
+    'hinge'
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "average_decay": _SHARE,
+        "loss": [StrOptions({"bce", "lsgan", "hinge", "eq3"})],
+        "adversarial_weight": _WEIGHT,
+        "adversarial_start": _SHARE,
+        "reconstruction_weight": _WEIGHT,
+        "reconstruction_loss": [StrOptions({"bernoulli", "l1"})],
+        "optimizer": [StrOptions({"adamw", "sgd"})],
+        "momentum": _SHARE,
+        "n_iter_no_change": [*_COUNT, None],
+        "crop_size": [Interval(Integral, 8, None, closed="left"), StrOptions({"auto"}), None],
+        "checkpoint": [str, os.PathLike, None],
+    }
+
+    def __init__(
+        self,
+        *,
+        average_decay: float = 0.998,
+        loss: str = "bce",
+        adversarial_weight: float = 0.01,
+        adversarial_start: float = 0.6,
+        reconstruction_weight: float = 1.0,
+        reconstruction_loss: str = "l1",
+        optimizer: str = "adamw",
+        momentum: float = 0.9,
+        n_iter_no_change: int | None = None,
+        crop_size: int | str | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.average_decay = average_decay
+        self.loss = loss
+        self.adversarial_weight = adversarial_weight
+        self.adversarial_start = adversarial_start
+        self.reconstruction_weight = reconstruction_weight
+        self.reconstruction_loss = reconstruction_loss
+        self.optimizer = optimizer
+        self.momentum = momentum
+        self.n_iter_no_change = n_iter_no_change
+        self.crop_size = crop_size
+        self.checkpoint = checkpoint
+
+
+class Postprocessing(_Component):
+    """What is done to both maps before they are joined, and to the evidence after (Sec. 3.4).
+
+    Parameters
+    ----------
+    smoothing : int or "auto", default=3
+        Side of the box, in pixels, over which the residual and D's logits are averaged. 0 is
+        Eq. 4 as printed. For stacked video "auto" takes the size of what moves.
+    widening : int or "auto", default=0
+        Side of a maximum filter that widens both maps to the size of an object, in pixels. For
+        stacked video "auto" takes 1.5 times the size of what moves.
+    min_area : int, default=0
+        Pixels that must be irregular together for an image to be irregular. Needs the
+        extra ``image`` for ``min_area_of="patch"``.
+    min_area_of : {"patch", "image"}, default="patch"
+        Whether these pixels must be connected or may lie anywhere in the image.
+    channel_reduction : {"max", "mean"}, default="max"
+        For ``features="pixels"``, as what follows: how the residual's channels become one.
+    n_draws : int, default=8
+        How often an image is hidden and restored when it is scored, where I learnt to restore
+        what was hidden; at least 2. Draws come in pairs that together hide every pixel: an odd
+        number is rounded up to the next even one.
+
+    Examples
+    --------
+    >>> from skavid import AVIDDetector
+    >>> AVIDDetector().set_params(postprocessing__min_area=20).postprocessing
+    Postprocessing(min_area=20)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "smoothing": _PIXELS,
+        "widening": _PIXELS,
+        "min_area": [Interval(Integral, 0, None, closed="left")],
+        "min_area_of": [StrOptions({"patch", "image"})],
+        "channel_reduction": [StrOptions({"max", "mean"})],
+        "n_draws": [Interval(Integral, 2, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        smoothing: int | str = 3,
+        widening: int | str = 0,
+        min_area: int = 0,
+        min_area_of: str = "patch",
+        channel_reduction: str = "max",
+        n_draws: int = 8,
+    ) -> None:
+        self.smoothing = smoothing
+        self.widening = widening
+        self.min_area = min_area
+        self.min_area_of = min_area_of
+        self.channel_reduction = channel_reduction
+        self.n_draws = n_draws
+
+
+COMPONENTS: dict[str, type[BaseEstimator]] = {
+    "corruption": Corruption,
+    "inpainter": InpainterNetwork,
+    "detector": DetectorNetwork,
+    "training": AdversarialTraining,
+    "postprocessing": Postprocessing,
+}
+"""The parameters of `AVIDDetector` that hold a component, and of which class."""
+
+ON_FEATURES = {
+    "inpainter__pooling", "detector__width", "training__average_decay",
+    "postprocessing__smoothing", "postprocessing__widening", "postprocessing__min_area",
+    "postprocessing__min_area_of",
+}  # fmt: skip
+"""Parameters of components that feature maps have, too; the others are about pixels alone."""
+
+_FORMER = {
+    "inpainter_corruption": "corruption__inpainter",
+    "detector_corruption": "corruption__detector",
+    "pooling": "inpainter__pooling",
+    **{f"inpainter_{name}": f"inpainter__{name}" for name in ("width", "depth", "patch")},
+    "detector_width": "detector__width",
+}
+FORMER_NAMES = _FORMER | {
+    name: f"{part}__{name}"
+    for part, component in COMPONENTS.items()
+    for name in component._parameter_constraints
+    if f"{part}__{name}" not in _FORMER.values()
+}
+"""What parameters of components were called before release 0.1.0's successor."""
+
+
+def as_component(part: str, given: Any) -> Any:
+    """Return the component that a parameter stands for: by default, or by its name."""
+    if given is None:
+        return COMPONENTS[part]()
+    if isinstance(given, str):  # a corruption, of both networks
+        return COMPONENTS[part](inpainter=given, detector=given)
+    return given
+
+
+def flattened(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace components by their own parameters, under nested names; None stands for itself."""
+    flat = {name: value for name, value in parameters.items() if name not in COMPONENTS}
+    for part in COMPONENTS:
+        if parameters.get(part) is not None:
+            inner = as_component(part, parameters[part]).get_params(deep=False)
+            flat |= {f"{part}__{name}": value for name, value in inner.items()}
+    return flat
+
+
+def all_parameters(detector: Any) -> dict[str, Any]:
+    """Return all parameters of a detector, those of its components under nested names."""
+    components = {part: detector.component(part) for part in COMPONENTS}
+    return flattened(detector.get_params(deep=False) | components)
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather parameters that have their former names, or nested ones, into components."""
+    gathered: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {}
+    for name, value in flat.items():
+        part, _, inner = FORMER_NAMES.get(name, name).partition("__")
+        if inner:
+            parts.setdefault(part, {})[inner] = value
+        else:
+            gathered[part] = value
+    for part, values in parts.items():
+        given = gathered.get(part)
+        component = COMPONENTS[part]() if given is None else clone(given)
+        gathered[part] = component.set_params(**values)
+    return gathered
