@@ -8,7 +8,8 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 from sklearn.base import BaseEstimator, clone
-from sklearn.utils._param_validation import Interval, StrOptions
+
+from skavid.sklearn_private import Interval, StrOptions
 
 __all__ = [
     "AdversarialTraining",

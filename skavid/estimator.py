@@ -20,10 +20,8 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils import Bunch, Tags, check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, check_memory
 from torch import Tensor, nn
 
@@ -65,6 +63,8 @@ from skavid.core.training import (
     play,
     split,
 )
+from skavid.exceptions import CalibrationWarning, InterruptedTrainingWarning
+from skavid.sklearn_private import HasMethods, Interval, StrOptions, fit_context
 from skavid.wording import counted
 
 __all__ = ["PAPER", "VIDEO", "AVIDDetector"]
@@ -79,9 +79,7 @@ CLIP_RISK = 0.1  # a share of clips with too many false alarms that is worth a w
 HIDING = ("hiding", hiding)
 _Network = TypeVar("_Network", bound=nn.Module)
 
-# OpenMP's threads are not in a forked child, which would wait for them for ever.
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+_IMPORTED_IN = os.getpid()
 
 PAPER: dict[str, Any] = {
     "features": "pixels",
@@ -115,10 +113,6 @@ VIDEO: dict[str, Any] = {
     "balance": 0.2,  # D is the better one of the two
     "postprocessing": Postprocessing(smoothing="auto", widening="auto"),
 }
-
-
-class CalibrationWarning(UserWarning):
-    """Normal images, or clips of them, are too few for the rate of false alarms asked for."""
 
 
 # In sizes of what moves: measured on UCSD Ped2, where it is 13 pixels at 120 x 180.
@@ -439,7 +433,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     # --- fitting -------------------------------------------------------------------------------
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(
         self, X: ArrayLike, y: ArrayLike | None = None, *, groups: ArrayLike | None = None
     ) -> AVIDDetector:
@@ -486,7 +480,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self.__dict__.pop("extra_", None)  # notes of what was learnt before
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(
         self, X: ArrayLike, y: ArrayLike | None = None, *, groups: ArrayLike | None = None
     ) -> AVIDDetector:
@@ -528,6 +522,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         going_on: bool,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
+        _guard_forked()
         groups = self._check_training(images, y, groups, going_on=going_on)
         # Not check_random_state(None): that would draw from NumPy's global state.
         given = self.random_state
@@ -610,7 +605,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             warnings.warn(
                 f"The training was interrupted after epoch {pair.net.n_played_}; what D learnt so "
                 "far is kept.",
-                ConvergenceWarning,
+                InterruptedTrainingWarning,
                 stacklevel=4,
             )
         self._is_blind = warn_if_blind(pair)
@@ -813,7 +808,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 f"so far are kept (I of epoch {net.best_['inpainter']['epoch']}, D of epoch "
                 f"{net.best_['detector']['epoch']})."
                 + ("" if checkpoint is None else f" The same fit goes on from {checkpoint}."),
-                ConvergenceWarning,
+                InterruptedTrainingWarning,
                 stacklevel=5,
             )
             return net
@@ -1224,6 +1219,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         On the image I(X) is there anyway; on a feature map it is looked for once more.
         """
+        _guard_forked()
         device = _check_device(self.device)
         inpainter, detector = _placed(self.inpainter_, device), _placed(self.detector_, device)
         looker: tuple[Any, ...] | None = None
@@ -1490,6 +1486,12 @@ def _warn_if_few(basis: dict[str, Any], target_fpr: float, *, stacklevel: int = 
             CalibrationWarning,
             stacklevel=stacklevel,
         )
+
+
+def _guard_forked() -> None:
+    """Use one thread in a forked child, which would wait for ever for OpenMP's other ones."""
+    if os.getpid() != _IMPORTED_IN:
+        torch.set_num_threads(1)
 
 
 @contextmanager

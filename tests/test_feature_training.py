@@ -15,8 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skavid import AVIDDetector
 from skavid.components import nested
 from skavid.core.features import FrozenFeatures
-from skavid.core.training import CollapseWarning
-from skavid.estimator import CalibrationWarning
+from skavid.exceptions import CalibrationWarning, CollapseWarning
 
 MOMENT = {"max_epochs": 1, "detector__width": 4, "random_state": 0}
 pytestmark = pytest.mark.filterwarnings("ignore:X has rows of:UserWarning")

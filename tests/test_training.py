@@ -22,7 +22,8 @@ from skavid.components import nested
 from skavid.core import training
 from skavid.core.corruption import Corrupted, grafts
 from skavid.core.regions import PAPER_GEOMETRY, aligned
-from skavid.core.training import CollapseWarning, DivergedError, region_targets, split
+from skavid.core.training import region_targets, split
+from skavid.exceptions import CollapseWarning, DivergedError
 
 from .test_estimator import NORMAL, QUERY, TINY, textures
 
@@ -122,7 +123,7 @@ def test_interruption_before_the_first_epoch_ends_is_an_interruption():
     assert set(vars(detector)) == set(detector.get_params(deep=False))
 
 
-@pytest.mark.filterwarnings("ignore::skavid.core.training.CollapseWarning")
+@pytest.mark.filterwarnings("ignore::skavid.exceptions.CollapseWarning")
 def test_the_game_stops_early_when_neither_network_gets_better():
     parameters = {**TINY, "max_epochs": 60, "learning_rate": 1e-12}
     detector = AVIDDetector(**nested(dict(**parameters, training__n_iter_no_change=3))).fit(NORMAL)
@@ -300,7 +301,7 @@ def test_a_warm_start_after_an_interruption_counts_whole_epochs():
     assert [row["epoch"] for row in detector.history_] == [1, 2, 3, 4]
 
 
-@pytest.mark.filterwarnings("ignore::skavid.core.training.CollapseWarning")
+@pytest.mark.filterwarnings("ignore::skavid.exceptions.CollapseWarning")
 def test_an_interruption_is_told_after_an_early_stop_too():
     parameters = {**TINY, "max_epochs": 60, "learning_rate": 1e-12, "warm_start": True}
     callback = Interrupt(0)

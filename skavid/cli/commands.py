@@ -70,9 +70,9 @@ EXTRAS = {
 
 def fit(arguments: argparse.Namespace, console: Console) -> int:
     """Train, and write a model."""
-    from skavid.core.training import DivergedError
     from skavid.datasets import sources
     from skavid.estimator import VIDEO, AVIDDetector, _check_device
+    from skavid.exceptions import DivergedError
 
     model = _check_model_target(arguments.model, "the last argument is the model to write")
     if arguments.checkpoint is not None:

@@ -64,9 +64,10 @@ class Console:
         """Tell warnings in one line each; those of other libraries are not for users."""
 
         def show(message: Any, category: Any, *_: Any) -> None:
-            text = _reworded(str(message))
-            self.was_interrupted |= text.startswith("The training was interrupted")
-            self.say(f"Note: {text}")
+            from skavid.exceptions import InterruptedTrainingWarning
+
+            self.was_interrupted |= issubclass(category, InterruptedTrainingWarning)
+            self.say(f"Note: {_reworded(str(message))}")
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -35,7 +35,8 @@ from skavid.core.losses import bce
 from skavid.core.networks import ResidualDetector
 from skavid.core.regions import Geometry, aligned, region_mean
 from skavid.core.scene import evenly
-from skavid.core.training import Average, CollapseWarning, region_targets
+from skavid.core.training import Average, region_targets
+from skavid.exceptions import CollapseWarning
 
 __all__ = ["judge", "train_pair", "warn_if_blind"]
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 from skorch import NeuralNet
 from skorch.callbacks import Callback
@@ -28,11 +27,10 @@ from skavid.core.networks import Detector, Inpainter
 from skavid.core.regions import Geometry, region_mean
 from skavid.core.scene import Read, Scene, background, clip_starts, evenly, learn_scene
 from skavid.core.threads import ahead, side_by_side
+from skavid.exceptions import CollapseWarning, DivergedError
 
 __all__ = [
     "AVIDNet",
-    "CollapseWarning",
-    "DivergedError",
     "InterruptedGame",
     "look_around",
     "play",
@@ -48,14 +46,6 @@ BLIND_CHECKS = 5
 NEARLY_0_AND_1 = (1e-4, 1 - 1e-4)
 IRREGULAR_WEIGHT = 2.5  # irregular regions are rare: each counts this much more for D
 INTACT_WEIGHT = 0.1  # what an intact pixel counts for I, beside 1 for a corrupted one
-
-
-class CollapseWarning(ConvergenceWarning):  # type: ignore[misc]
-    """D could not tell regular from irregular regions for several epochs."""
-
-
-class DivergedError(RuntimeError):
-    """A loss was no longer finite."""
 
 
 class InterruptedGame(Exception):

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from skavid.datasets.clips import (
     Clip,
@@ -40,6 +39,7 @@ from skavid.datasets.clips import (
     warn_where_apart,
 )
 from skavid.datasets.synthetic import make_ir_mnist, make_moving_shapes
+from skavid.sklearn_private import Interval, StrOptions, validate_params
 from skavid.video.files import check_size, list_pictures, natural, read_frames
 
 __all__ = [

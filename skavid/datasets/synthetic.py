@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter, zoom
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+
+from skavid.sklearn_private import Interval, StrOptions, validate_params
 
 __all__ = ["make_ir_mnist", "make_moving_shapes"]
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, validate_params
 
 from skavid.core.images import check_ignored, check_measured, resize
 from skavid.core.scene import clip_begins
+from skavid.sklearn_private import Interval, validate_params
 
 __all__ = ["aupro_score", "pro_curve", "rbdc_score", "region_track_curve", "tbdc_score"]
 

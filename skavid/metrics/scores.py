@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import auc, roc_auc_score, roc_curve
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from skavid.core.images import check_ignored, check_measured
 from skavid.metrics.overlap import (
@@ -23,6 +22,7 @@ from skavid.metrics.overlap import (
     region_track_curve,
     tbdc_score,
 )
+from skavid.sklearn_private import Interval, StrOptions, validate_params
 
 __all__ = [
     "aupro_score",

@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
-from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from skavid import __version__
@@ -41,6 +40,7 @@ from skavid.core.scene import clip_begins, clip_starts
 from skavid.estimator import AVIDDetector
 from skavid.plotting import HistoryDisplay, RocDisplay, ScoreOverTimeDisplay
 from skavid.report import evaluation
+from skavid.sklearn_private import Interval, validate_params
 from skavid.wording import clock, counted, listed
 from skavid.writing import check_target, replace
 

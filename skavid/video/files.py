@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_dilation, binary_erosion
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from skavid.core.images import check_ignored, resize
+from skavid.sklearn_private import Interval, StrOptions, validate_params
 from skavid.wording import counted
 from skavid.writing import beside, naming, opened
 

@@ -1,0 +1,28 @@
+"""Warnings and errors with names of their own, for programs that react to them."""
+
+from __future__ import annotations
+
+from sklearn.exceptions import ConvergenceWarning
+
+__all__ = [
+    "CalibrationWarning",
+    "CollapseWarning",
+    "DivergedError",
+    "InterruptedTrainingWarning",
+]
+
+
+class CalibrationWarning(UserWarning):
+    """Normal images, or clips of them, are too few for the rate of false alarms asked for."""
+
+
+class CollapseWarning(ConvergenceWarning):  # type: ignore[misc]
+    """D could not tell regular from irregular regions for several epochs."""
+
+
+class DivergedError(RuntimeError):
+    """A loss was no longer finite."""
+
+
+class InterruptedTrainingWarning(ConvergenceWarning):  # type: ignore[misc]
+    """The user interrupted a training; what was learnt so far is kept."""
