@@ -36,7 +36,7 @@ from sklearn.utils import Bunch
 from skorch.callbacks import Callback
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__, datasets
-from skavid.components import nested
+from skavid.components import flattened, nested
 from skavid.core.images import resize
 from skavid.metrics import (
     aupro_score,
@@ -280,7 +280,10 @@ def run(name, read, arguments):
     )
     began = time.perf_counter()
     detector.fit(data.train, groups=data.groups)
-    if detector.n_iter_ < detector.max_epochs and detector.n_iter_no_change is None:
+    if (
+        detector.n_iter_ < detector.max_epochs
+        and detector.component("training").n_iter_no_change is None
+    ):
         raise KeyboardInterrupt  # the detector kept what it had; a benchmark must not
     trained = time.perf_counter()
     maps = detector.maps(data.test)
@@ -292,7 +295,7 @@ def run(name, read, arguments):
         "form": arguments.name or ("reduced" if arguments.reduced else "full"),
         "seed": arguments.seed,
         "protocol": data.protocol,
-        "parameters": parameters,
+        "parameters": flattened(parameters),
         "environment": environment(arguments.device),
         "seconds": {
             "fit": round(trained - began, 1),

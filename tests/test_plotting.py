@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
 
 from skavid import AVIDDetector
-from skavid.components import nested
+from skavid.components import Corruption, as_component, nested
 from skavid.core.anomaly_maps import FUSIONS, evidence, move_thresholds, regularity
 from skavid.core.training import BLIND_AUC
 from skavid.metrics import equal_error_rate
@@ -44,6 +44,12 @@ class Fake:
     """Maps that are easy to recognise."""
 
     image_shape_ = (12, 10, 1)
+
+    def __init__(self, corruption=None):
+        self.corruption = corruption
+
+    def component(self, name):
+        return as_component(name, getattr(self, name))
 
     def maps(self, X):
         images = X if X.ndim > 2 else X.reshape(-1, *self.image_shape_[:2])
@@ -253,7 +259,7 @@ def test_images_of_one_colour_are_drawn():
 def test_of_stacked_video_the_newest_frame_is_drawn_in_grey():
     stacks = np.random.default_rng(0).uniform(size=(2, 8, 8, 3))
     detector = Fake()
-    detector.set_params(corruption__spacing=2)
+    detector.corruption = Corruption(spacing=2)
     display = IrregularityDisplay.from_estimator(detector, stacks)
     first, restored = (display.axes_[1, k].images[0].get_array() for k in (0, 1))
     np.testing.assert_array_equal(first, stacks[1, ..., -1])
@@ -921,8 +927,8 @@ def test_the_point_in_use_finds_what_the_detector_predicts(fitted, fusion):
 def test_a_plane_does_not_know_min_area_and_says_so(fitted):
     detector, X, y = fitted
     message = (
-        "estimator has min_area=3, which this plane does not know; set_params(min_area=0) shows "
-        "its thresholds without."
+        "estimator has min_area=3, which this plane does not know; "
+        "set_params(postprocessing__min_area=0) shows its thresholds without."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ThresholdPlaneDisplay.from_estimator(

@@ -324,7 +324,7 @@ def test_a_warm_start_applies_momentum_decay_and_optimiser(optimizer, key):
     net = detector.net_
     for network in ("inpainter", "detector"):
         (group,) = getattr(net, f"{network}_optimizer_").param_groups
-        assert group[key] == {"betas": (0.5, 0.999), "training__momentum": 0.5}[key]
+        assert group[key] == {"betas": (0.5, 0.999), "momentum": 0.5}[key]
         assert getattr(net, f"averaged_{network}_").avg_fn.decay == 0.9
 
 
