@@ -1,5 +1,5 @@
 """Faults of surfaces and parts
-===========================
+============================
 
 Real faults, found by a detector that has seen faultless pictures alone::
 
