@@ -1,4 +1,4 @@
-"""The state of a game on disk, so that a fit that was killed goes on (Sec. 3.3).
+"""The state of a training on disk, so that a fit that was killed goes on (Sec. 3.3).
 
 Nothing in a file is run: tensors and numbers are read by ``torch.load(weights_only=True)``.
 """
@@ -82,7 +82,7 @@ def _written(value: Any) -> str:
 
 
 class Checkpoint(Callback):  # type: ignore[misc]
-    """The file of a game: read before it, written at the end of each epoch.
+    """The file of a training: read before it, written at the end of each epoch.
 
     Parameters
     ----------
@@ -112,12 +112,12 @@ class Checkpoint(Callback):  # type: ignore[misc]
         self._is_there = self._state is not None
 
     def restore(self, net: AVIDNet, order: Generator) -> None:
-        """Bring a new game to where the file's is; without a file, leave it at its beginning.
+        """Bring a new training to where the file's is; without a file, leave it at its beginning.
 
         Parameters
         ----------
         net : AVIDNet
-            On its device; its referee is ready, and no epoch is played.
+            On its device; its validation batch is ready, and no epoch was trained.
         order : Generator
             Of the order and the crops of the training images.
         """

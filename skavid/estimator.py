@@ -57,11 +57,11 @@ from skavid.core.scene import Scene, clip_begins, evenly
 from skavid.core.threads import side_by_side
 from skavid.core.training import (
     AVIDNet,
-    InterruptedGame,
+    InterruptedTraining,
     Split,
     look_around,
-    play,
     split,
+    train_networks,
 )
 from skavid.exceptions import CalibrationWarning, InterruptedTrainingWarning
 from skavid.sklearn_private import HasMethods, Interval, StrOptions, fit_context
@@ -256,7 +256,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         it (Sec. 4.3); on a feature map ``region_auc``, how well each tells synthetic anomalies
         from normal regions.
     n_iter_ : int
-        Epochs played in the last call.
+        Epochs of the last call.
 
     See Also
     --------
@@ -484,7 +484,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def partial_fit(
         self, X: ArrayLike, y: ArrayLike | None = None, *, groups: ArrayLike | None = None
     ) -> AVIDDetector:
-        """Go on with the game for one epoch and calibrate the thresholds anew.
+        """Go on with the training for one epoch and calibrate the thresholds anew.
 
         Parameters
         ----------
@@ -537,7 +537,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if not going_on:
             self._measure(scene, images)
         _check_size(images, self.geometry_)
-        net = self._play(
+        net = self._train(
             images, groups, parts, scene, n_epochs, going_on=going_on, checkpoint=checkpoint
         )
         self._keep(net)
@@ -601,16 +601,16 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             arguments = images, rows, held_out, settings
             with _cached(train_pair, check_memory(self.memory), arguments) as train:
                 pair = train(images, rows, held_out, **watched, **settings)
-        if pair.net.n_played_ < n_epochs:
+        if pair.net.n_trained_ < n_epochs:
             warnings.warn(
-                f"The training was interrupted after epoch {pair.net.n_played_}; what D learnt so "
-                "far is kept.",
+                f"The training was interrupted after epoch {pair.net.n_trained_}; what D learnt "
+                "so far is kept.",
                 InterruptedTrainingWarning,
                 stacklevel=4,
             )
         self._is_blind = warn_if_blind(pair)
         self.inpainter_, self.detector_, self.whole_ = pair.inpainter, pair.detector, pair.whole
-        self.net_, self.history_, self.n_iter_ = pair.net, pair.history, pair.net.n_played_
+        self.net_, self.history_, self.n_iter_ = pair.net, pair.history, pair.net.n_trained_
         self.checkpoint_: dict[str, dict[str, Any]] = {
             "inpainter": {"epoch": 0, "region_auc": pair.region_auc[0]},
             "detector": {"epoch": len(pair.history), "region_auc": pair.region_auc[1]},
@@ -746,7 +746,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._crop_size = max(32, -(-round(CROP * side) // 8) * 8) if crop == "auto" else crop
         self._auto_filters = {"mean": round(SMOOTHING * side), "maximum": round(WIDENING * side)}
 
-    def _play(
+    def _train(
         self,
         images: NDArray[Any],
         groups: NDArray[Any] | None,
@@ -757,21 +757,21 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         going_on: bool,
         checkpoint: str | os.PathLike[str] | None,
     ) -> AVIDNet:
-        game: dict[str, Any] = {
+        settings: dict[str, Any] = {
             name: getattr(self, name) for name in ("batch_size", "learning_rate", "gamma")
         }
         inpainter, training = self.component("inpainter"), self.component("training")
-        game |= {
+        settings |= {
             f"inpainter_{name}": getattr(inpainter, name) for name in ("width", "depth", "patch")
         }
-        game |= {
+        settings |= {
             name: getattr(training, name)
             for name in (
                 "loss", "adversarial_weight", "adversarial_start", "reconstruction_weight",
                 "reconstruction_loss", "momentum", "average_decay", "n_iter_no_change",
             )
         }  # fmt: skip
-        game |= {
+        settings |= {
             "sigma": 1.0,
             "spacing": self.component("corruption").spacing,
             "inpainter_corruption": self._named(self.component("corruption").inpainter),
@@ -793,15 +793,17 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "scene": scene,
         }
         if checkpoint is not None:
-            found = fingerprint(images, self._decisive(game, groups))
+            found = fingerprint(images, self._decisive(settings, groups))
             watched["checkpoint"] = Checkpoint(checkpoint, found)
         try:
             if going_on:
-                return play(images, groups, parts, net=self.net_, **watched, **game)
-            with _cached(play, check_memory(self.memory), (images, groups, parts, game)) as train:
-                net: AVIDNet = train(images, groups, parts, **watched, **game)
+                return train_networks(images, groups, parts, net=self.net_, **watched, **settings)
+            with _cached(
+                train_networks, check_memory(self.memory), (images, groups, parts, settings)
+            ) as train:
+                net: AVIDNet = train(images, groups, parts, **watched, **settings)
                 return net
-        except InterruptedGame as interrupted:
+        except InterruptedTraining as interrupted:
             net = interrupted.net
             warnings.warn(
                 f"The training was interrupted after epoch {len(net.history)}; the best networks "
@@ -813,10 +815,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
             return net
 
-    def _decisive(self, game: dict[str, Any], groups: NDArray[Any] | None) -> dict[str, Any]:
+    def _decisive(self, settings: dict[str, Any], groups: NDArray[Any] | None) -> dict[str, Any]:
         """Name what decides over the weights beside the images, by the names that users know."""
-        names = {former: name for former, name in FORMER_NAMES.items() if former in game}
-        given = {names.get(name, name): value for name, value in game.items()}
+        names = {former: name for former, name in FORMER_NAMES.items() if former in settings}
+        given = {names.get(name, name): value for name, value in settings.items()}
         given = {name: value for name, value in given.items() if name in self.get_params(False)}
         given |= {
             "validation_fraction": self.validation_fraction,
@@ -829,7 +831,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             del given[name]
         return given | {
             "detector__region_size": self.geometry_.size,
-            "device": torch.device(game["device"]).type,
+            "device": torch.device(settings["device"]).type,
             "groups": groups,
         }
 
@@ -854,7 +856,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.history_ = [
             {key: value for key, value in row.items() if key in _HISTORY} for row in net.history
         ]
-        self.n_iter_ = net.n_played_
+        self.n_iter_ = net.n_trained_
 
     def _calibrate(
         self,

@@ -6,22 +6,17 @@ the newest releases; what changes there is mended here.
 
 from __future__ import annotations
 
-from sklearn.base import _fit_context as fit_context
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import HasMethods as HasMethods
+from sklearn.utils._param_validation import Interval as Interval
+from sklearn.utils._param_validation import StrOptions as StrOptions
 from sklearn.utils._param_validation import (
-    HasMethods,
-    Interval,
-    StrOptions,
-    validate_parameter_constraints,
-    validate_params,
+    validate_parameter_constraints as validate_parameter_constraints,
 )
-from sklearn.utils._set_output import _get_output_config as get_output_config
+from sklearn.utils._param_validation import validate_params as validate_params
+from sklearn.utils._set_output import _get_output_config
 
-__all__ = [
-    "HasMethods",
-    "Interval",
-    "StrOptions",
-    "fit_context",
-    "get_output_config",
-    "validate_parameter_constraints",
-    "validate_params",
-]
+fit_context = _fit_context
+get_output_config = _get_output_config
+
+__all__: list[str] = []  # nothing here is promised to users

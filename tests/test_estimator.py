@@ -545,7 +545,7 @@ def test_a_refused_fit_says_why_and_leaves_a_fitted_detector_as_it_was(fitted, c
     )
 
 
-@pytest.mark.parametrize("step", ["_check_training", "_play", "_keep", "_calibrate"])
+@pytest.mark.parametrize("step", ["_check_training", "_train", "_keep", "_calibrate"])
 def test_a_fit_that_fails_at_any_step_leaves_a_fitted_detector_as_it_was(
     fitted, step, monkeypatch
 ):
@@ -672,7 +672,7 @@ def test_stacked_video_is_trained_once_for_all_thresholds(tmp_path):
         AVIDDetector(**nested(dict(**{**VIDEO, **small}, alpha=alpha, memory=str(tmp_path)))).fit(
             stacks, groups=clips
         )
-    for part in ("look_around", "play"):
+    for part in ("look_around", "train_networks"):
         assert len(list(tmp_path.rglob(f"{part}/*/output.pkl"))) == 1
 
 

@@ -245,7 +245,7 @@ def search(memory, n_jobs=None, grid=GRID):
     )
 
 
-def kept(folder, function="play"):
+def kept(folder, function="train_networks"):
     """Count the results of a function that joblib has stored."""
     return len(list(folder.rglob(f"{function}/*/output.pkl")))
 

@@ -245,7 +245,7 @@ def grafts(
 
     Pieces of images come from another place, at another scale or orientation, with another
     brightness, or as thin lines and specks of noise. Pieces of stacked video are the objects of
-    the training clips, cut out by a matte: played 1.5 to 3 times faster than they and most
+    the training clips, cut out by a matte: moved 1.5 to 3 times faster than they and most
     others move, carried without a gait, deformed, or a still texture that slides. Decoys are
     pieces of another image put at their own place (video: in their own row) at their own scale
     and speed: D must learn what is irregular, not what a seam looks like.

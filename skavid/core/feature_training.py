@@ -532,14 +532,14 @@ def _fit_detector(net: ResidualNet, maps: _Maps, max_epochs: int) -> None:
         net.callbacks_.pop(0)  # its maps stay out of pickles
     if len(net.history) > begun and "valid_detector_auc" not in net.history[-1]:
         net.history.pop()  # an epoch that was interrupted
-    net.n_played_ = len(net.history) - begun
+    net.n_trained_ = len(net.history) - begun
     net.detector_.cpu()
     net.averaged_.cpu()
     net.device = "cpu"
     for state in net.optimizer_.state.values():
         for key, value in state.items():
             state[key] = value.cpu() if isinstance(value, Tensor) else value
-    if net.n_played_ == 0:
+    if net.n_trained_ == 0:
         raise KeyboardInterrupt
 
 
@@ -568,7 +568,7 @@ def _region_auc(
 
 def _history(net: ResidualNet, error: float, begun: float) -> list[dict[str, Any]]:
     """Tell of each epoch; I was there before the first one, whose time includes its own."""
-    rows = net.history[len(net.history) - net.n_played_ :]
+    rows = net.history[len(net.history) - net.n_trained_ :]
     before = time.perf_counter() - begun - sum(row["dur"] for row in rows)
     return [
         {

@@ -30,7 +30,7 @@ __all__ = [
 PLATE_FRAMES = 32  # of a clip, whose median is its background
 SCENE_FRAMES = 400  # in which objects are sought
 MOST_OBJECTS = 2000
-SPEED_UP = 3  # the fastest that an object is played, as a multiple of its own speed
+SPEED_UP = 3  # the fastest that an object moves, as a multiple of its own speed
 N_PACES = 200  # objects whose pace tells over how many frames to measure it
 FAINT, CLEAR = 0.35, 0.85  # of the threshold between still and moving: edges of a matte
 

@@ -1,4 +1,4 @@
-"""The game of Sec. 3.3 and Eq. 3: I and D are trained against each other on normal images."""
+"""The adversarial training of Sec. 3.3 and Eq. 3, on normal images alone."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from skavid.exceptions import CollapseWarning, DivergedError
 
 __all__ = [
     "AVIDNet",
-    "InterruptedGame",
+    "InterruptedTraining",
     "look_around",
-    "play",
     "split",
+    "train_networks",
 ]
 
-BANK_SIZE = 64  # held-out images that referee the game after each epoch
+BANK_SIZE = 64  # held-out images that judge both networks after each epoch
 PER_IMAGE = ("plate", "top", "gain", "level")  # of Neighbours: a row an image
 CUT_EDGE = 8  # pixels beside the edge of a crop that D is not asked about
 N_REPLAYED = 64  # old outputs of I that D is shown again
@@ -48,8 +48,8 @@ IRREGULAR_WEIGHT = 2.5  # irregular regions are rare: each counts this much more
 INTACT_WEIGHT = 0.1  # what an intact pixel counts for I, beside 1 for a corrupted one
 
 
-class InterruptedGame(Exception):
-    """The user interrupted a game that has a best pair already.
+class InterruptedTraining(Exception):
+    """The user interrupted a training that has a best pair already.
 
     Parameters
     ----------
@@ -329,7 +329,7 @@ def region_targets(
 
 
 class _Turns:
-    """The turns of an epoch, each made while the one before it is played."""
+    """The turns of an epoch, each made while the one before it is used."""
 
     def __init__(self, batches: DataLoader[Any], prepare: Callable[[Batch], _Turn]) -> None:
         self.batches = batches
@@ -340,7 +340,7 @@ class _Turns:
 
 
 class AVIDNet(NeuralNet):  # type: ignore[misc]
-    """The game: two modules, two optimisers, one train step.
+    """The adversarial training: two modules, two optimisers, one train step.
 
     Parameters
     ----------
@@ -355,11 +355,11 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
     gamma, sigma : float
         Eq. 2's noise.
     loss : {"bce", "lsgan", "hinge", "eq3"}
-        The game's loss, see `skavid.losses`.
+        The adversarial loss, see `skavid.losses`.
     adversarial_weight : float
         Weight of the terms in which one network sees the other's work; 0 leaves them out.
     adversarial_start : float
-        Share of the game, in [0, 1), after which these terms join in.
+        Share of the training, in [0, 1), after which these terms join in.
     reconstruction_weight : float
         Weight of I's restoring error; Eq. 3 as printed has none.
     reconstruction_loss : {"bernoulli", "l1"}
@@ -372,7 +372,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
     average_decay : float
         Decay of the moving averages of both networks, which are what is kept.
     n_iter_no_change : int or None
-        Epochs without a better I or D after which the game ends.
+        Epochs without a better I or D after which the training ends.
     seed : int
         Of the corruptions.
     **kwargs : dict
@@ -387,9 +387,9 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
     best_ : dict
         For "inpainter" and "detector": the epoch, the figure that chose it, and the weights.
     stopped_ : str or None
-        Why the game ended before its time.
-    n_played_ : int
-        Epochs of the last game.
+        Why the training ended before its time.
+    n_trained_ : int
+        Epochs of the last training.
     """
 
     def __init__(
@@ -649,7 +649,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         return self.adversarial_weight > 0 and self.step_ - self.first_step_ >= begins
 
     def _set_learning_rate(self) -> None:
-        """Warm up for a twentieth of the game, then a cosine to its end; anew in each game."""
+        """Warm up for a twentieth of each training, then follow a cosine to its end."""
         step = self.step_ - self.first_step_
         done = step / max(1, self.n_steps_)
         warm = min(1.0, (step + 1) / max(1.0, min(200.0, 0.05 * self.n_steps_)))
@@ -696,7 +696,7 @@ class _Referee(Callback):  # type: ignore[misc]
         self.seed = seed
 
     def begin(self, images: Tensor, beside: Neighbours | None) -> None:
-        """Take the held-out images of a new game."""
+        """Take the held-out images of a new training."""
         self.images, self.beside, self.bank = images, beside, []
         self.blind_ = 0
         self.warned_ = False
@@ -791,7 +791,7 @@ class _Referee(Callback):  # type: ignore[misc]
 
 
 def _go_on(net: AVIDNet, parameters: dict[str, Any]) -> None:
-    """Prepare a net for one more game, under new parameters."""
+    """Prepare a net for one more training, under new parameters."""
     restarted = parameters["optimizer_name"] != net.optimizer_name
     for name, value in parameters.items():
         setattr(net, name, value)
@@ -824,7 +824,7 @@ def _move(net: AVIDNet, device: str) -> None:
                 state[key] = value.to(device) if isinstance(value, Tensor) else value
 
 
-def play(
+def train_networks(
     images: NDArray[Any],
     groups: NDArray[Any] | None,
     parts: Split,
@@ -850,7 +850,7 @@ def play(
     verbose: int,
     net: AVIDNet | None = None,
     checkpoint: Any = None,
-    **game: Any,
+    **settings: Any,
 ) -> AVIDNet:
     """Train a pair of networks on normal images.
 
@@ -892,22 +892,22 @@ def play(
     verbose : int
         0 is silent.
     net : AVIDNet, optional
-        A net to go on with; it is left alone, a copy plays. It keeps the sizes of its networks
-        and its callbacks.
+        A net to go on with; it is left alone, a copy is trained. It keeps the sizes of its
+        networks and its callbacks.
     checkpoint : Checkpoint, optional
         Of `skavid.checkpoint`: where the state of a new training is kept after each epoch,
         and where it may go on from.
-    **game : dict
+    **settings : dict
         The other parameters of `AVIDNet`.
 
     Returns
     -------
     net : AVIDNet
-        After the game, on the CPU.
+        After the training, on the CPU.
 
     Raises
     ------
-    InterruptedGame
+    InterruptedTraining
         When the user interrupted it after the first epoch; it carries the net.
     DivergedError
         When a loss is no longer finite.
@@ -920,7 +920,7 @@ def play(
         "crop_size": crop_size,
         "ignore": ignore,
     }
-    game |= {
+    settings |= {
         "inpainter_corruption": inpainter_corruption,
         "detector_corruption": detector_corruption,
         "lr": learning_rate,
@@ -936,7 +936,7 @@ def play(
                 width=inpainter_width,
                 depth=inpainter_depth,
                 patch=inpainter_patch,
-                bounded=game["reconstruction_loss"] == "bernoulli",
+                bounded=settings["reconstruction_loss"] == "bernoulli",
             )
             detector = Detector(n_channels, geometry=geometry, width=detector_width)
         # Channels last: a third faster on CPUs.
@@ -951,12 +951,12 @@ def play(
             device=device,
             callbacks=[("referee", _Referee(seed=seed + 2)), *(callbacks or [])],
             train_split=None,
-            **game,
+            **settings,
         ).initialize()
     else:
         net = copy.deepcopy(net)
-        _go_on(net, game)
-    # A game that goes on must not repeat the order of its last part.
+        _go_on(net, settings)
+    # A training that goes on must not repeat the order of its last part.
     order = Generator().manual_seed(seed + 1 + net.step_)
     train = _Images(images, parts.train, generator=order, **options)
     _move(net, device)
@@ -976,15 +976,15 @@ def play(
             checkpoint.write(net)
     if len(net.history) > begun and "valid_inpainter" not in net.history[-1]:
         net.history.pop()  # an epoch that was interrupted
-    net.n_played_ = len(net.history) - begun
-    # What only a running game needs stays out of pickles.
+    net.n_trained_ = len(net.history) - begun
+    # What only a running training needs stays out of pickles.
     net.replayed_.clear()
     del referee.images, referee.beside, referee.bank
     _move(net, "cpu")
-    if net.n_played_ < max_epochs and net.stopped_ is None:
+    if net.n_trained_ < max_epochs and net.stopped_ is None:
         if not net.best_:
             raise KeyboardInterrupt
-        raise InterruptedGame(net)
+        raise InterruptedTraining(net)
     return net
 
 
