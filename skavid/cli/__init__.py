@@ -1,9 +1,4 @@
 """The command line, ``skavid``."""
 
-from skavid.cli.parser import (
-    main,
-)
-
-__all__ = [
-    "main",
-]
+from skavid.cli.parser import *
+from skavid.cli.parser import __all__ as __all__

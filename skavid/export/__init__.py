@@ -1,11 +1,4 @@
 """A fitted detector as one ONNX graph."""
 
-from skavid.export.graph import (
-    to_onnx,
-    verify_onnx,
-)
-
-__all__ = [
-    "to_onnx",
-    "verify_onnx",
-]
+from skavid.export.graph import *
+from skavid.export.graph import __all__ as __all__

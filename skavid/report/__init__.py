@@ -1,9 +1,4 @@
 """A page to hand on, and how well a model does on labelled data."""
 
-from skavid.report.page import (
-    write_report,
-)
-
-__all__ = [
-    "write_report",
-]
+from skavid.report.page import *
+from skavid.report.page import __all__ as __all__

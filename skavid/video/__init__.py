@@ -1,27 +1,4 @@
 """Videos and pictures in, overlays out."""
 
-from skavid.video.files import (
-    BrokenVideoError,
-    Frame,
-    OverlayWriter,
-    count_frames,
-    draw_overlay,
-    load_frames,
-    read_frames,
-    read_pairs,
-    save_frames,
-    write_overlay,
-)
-
-__all__ = [
-    "BrokenVideoError",
-    "Frame",
-    "OverlayWriter",
-    "count_frames",
-    "draw_overlay",
-    "load_frames",
-    "read_frames",
-    "read_pairs",
-    "save_frames",
-    "write_overlay",
-]
+from skavid.video.files import *
+from skavid.video.files import __all__ as __all__
