@@ -342,7 +342,7 @@ FORMER_NAMES = _FORMER | {
     for name in component._parameter_constraints
     if f"{part}__{name}" not in _FORMER.values()
 }
-"""What parameters of components were called before release 0.1.0's successor."""
+"""What files of release 0.1.0 call the parameters of components."""
 
 
 def as_component(part: str, given: Any) -> Any:
