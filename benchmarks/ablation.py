@@ -114,7 +114,7 @@ def main():
             began = time.perf_counter()
             with constants(changed):
                 detector = AVIDDetector(
-                    **nested(dict(**{"features": "pixels", **chosen, **parameters}))
+                    **nested({"features": "pixels", **chosen, **parameters})
                 ).fit(data.train, groups=data.groups)
             seconds = round(time.perf_counter() - began, 1)
             rows = [{"row": row, "seconds": seconds, "levels": judge(data, detector)}]

@@ -256,7 +256,7 @@ def measure(name, data, seed, anomalib=None):
 
 def judge(data, maps, raw=None):
     """Judge maps as paper.py does; once more after filters of the size that AVID's have there."""
-    parameters = AVIDDetector(**nested(dict(**{"features": "pixels", **data.parameters})))
+    parameters = AVIDDetector(**nested({"features": "pixels", **data.parameters}))
 
     def judged(one):
         scores = {"it": paper.image_scores(one, parameters)}

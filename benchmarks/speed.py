@@ -84,7 +84,7 @@ def video_detector(height, width, **parameters):
     frames, clips = walk.frames, walk.clips
     stacks = TemporalStacker().fit_transform(frames, groups=clips)
     chosen = {**VIDEO, "max_epochs": 1, "random_state": 0, **parameters}
-    return AVIDDetector(**nested(dict(**chosen))).fit(stacks, groups=clips), frames, stacks
+    return AVIDDetector(**nested(chosen)).fit(stacks, groups=clips), frames, stacks
 
 
 def cases(*sizes):
@@ -149,7 +149,7 @@ def training():
         def fit(parameters=parameters, images=images, clips=clips):
             ends = Ends()
             chosen = {**parameters, "max_epochs": 3, "random_state": 0, "callbacks": [ends]}
-            detector = AVIDDetector(**nested(dict(**chosen))).fit(images, groups=clips)
+            detector = AVIDDetector(**nested(chosen)).fit(images, groups=clips)
             return detector, ends.at[-1] - ends.at[0]
 
         detector, taken = fit()
@@ -399,13 +399,13 @@ def _grow(what, path, n):
         "random_state": 0,
     }
     frames = np.load(path, mmap_mode="r")[: int(n)]
-    detector = AVIDDetector(**nested(dict(**small))).fit(
+    detector = AVIDDetector(**nested(small)).fit(
         frames[:64] if what == "score" else frames[: GROWTH[0]]
     )
     began = time.perf_counter()
-    detector.score_samples(frames) if what == "score" else AVIDDetector(
-        **nested(dict(**small))
-    ).fit(frames)
+    detector.score_samples(frames) if what == "score" else AVIDDetector(**nested(small)).fit(
+        frames
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     # Mapped pages that the system keeps for itself count as the process's own: leave them out.
     status = Path("/proc/self/status").read_text()

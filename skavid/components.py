@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from sklearn.base import BaseEstimator, clone
 
+from skavid.core.corruption import CORRUPTIONS
+from skavid.core.losses import LOSSES
 from skavid.sklearn_private import Interval, StrOptions
 
 __all__ = [
@@ -19,7 +21,6 @@ __all__ = [
     "Postprocessing",
 ]
 
-CORRUPTIONS = ("noise", "hiding", "grafts")
 _COUNT = [Interval(Integral, 1, None, closed="left")]
 _PIXELS = [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})]
 _SHARE = [Interval(Real, 0, 1, closed="left")]
@@ -216,7 +217,7 @@ class AdversarialTraining(_Component):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "average_decay": _SHARE,
-        "loss": [StrOptions({"bce", "lsgan", "hinge", "eq3"})],
+        "loss": [StrOptions(set(LOSSES))],
         "adversarial_weight": _WEIGHT,
         "adversarial_start": _SHARE,
         "reconstruction_weight": _WEIGHT,

@@ -29,7 +29,6 @@ from skavid import persistence
 from skavid.checkpoint import Checkpoint, fingerprint
 from skavid.components import (
     COMPONENTS,
-    FORMER_NAMES,
     ON_FEATURES,
     AdversarialTraining,
     Corruption,
@@ -817,18 +816,13 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _decisive(self, settings: dict[str, Any], groups: NDArray[Any] | None) -> dict[str, Any]:
         """Name what decides over the weights beside the images, by the names that users know."""
-        names = {former: name for former, name in FORMER_NAMES.items() if former in settings}
-        given = {names.get(name, name): value for name, value in settings.items()}
-        given = {name: value for name, value in given.items() if name in self.get_params(False)}
-        given |= {
-            "validation_fraction": self.validation_fraction,
-            "random_state": self.random_state,
-        }
-        for part in COMPONENTS:
-            given |= {f"{part}__{k}": v for k, v in self.component(part).get_params().items()}
-        not_decisive = {name for name in given if name.startswith("postprocessing__")}
-        for name in not_decisive | {"training__checkpoint"}:
-            del given[name]
+        own = self.get_params(deep=False)
+        given = {name: value for name, value in settings.items() if name in own}
+        given |= {name: own[name] for name in ("validation_fraction", "random_state")}
+        for part in ("corruption", "inpainter", "detector", "training"):
+            inner = self.component(part).get_params()
+            given |= {f"{part}__{name}": value for name, value in inner.items()}
+        del given["training__checkpoint"]
         return given | {
             "detector__region_size": self.geometry_.size,
             "device": torch.device(settings["device"]).type,

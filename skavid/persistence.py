@@ -30,7 +30,6 @@ from skavid.core.features import (
     FrozenFeatures,
     ImageNetFeatures,
     PatchFeatures,
-    fingerprint,
     make_features,
 )
 from skavid.core.images import check_value_range
@@ -419,7 +418,7 @@ def _feature_sizes(
             "kind": _kind(features),
             "n_channels": features.n_channels,
             "enlarge": features.enlarge,
-            "sha256": fingerprint(features) if _kind(features) == "module" else None,
+            "sha256": _fingerprint(features) if _kind(features) == "module" else None,
         },
         "inpainter": {
             "n_features": inpainter.n_features,
@@ -461,6 +460,14 @@ def _model_card(parameters: dict[str, Any], fitted: dict[str, Any]) -> dict[str,
         "n_epochs": len(fitted["history_"]),
         "kept_epochs": fitted["checkpoint_"],
     }
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """Tell a feature map of the user from others, by its weights and by what it is fed."""
+    fed = {name: getattr(module, name) for name in ("n_channels", "enlarge")}
+    fed |= {name: getattr(module, name).tolist() for name in ("mean", "spread")}
+    weights = {name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
+    return _checksum(repr(fed), weights)
 
 
 def _checksum(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -778,7 +785,7 @@ def _own_features(
 ) -> nn.Module:
     """Take the module of the user that the detector was fitted with, and no other."""
     module = make_features(given, image_shape)
-    if fingerprint(module) != kept["sha256"]:
+    if _fingerprint(module) != kept["sha256"]:
         raise ValueError(
             "features has other weights than the module that it was fitted with; give that one."
         )

@@ -244,7 +244,7 @@ def test_order_and_company_never_change_a_score_of_large_images(fitted, size):
 
 def test_two_fits_with_one_seed_are_bitwise_equal_and_another_seed_is_not(fitted):
     again = AVIDDetector(**nested(TINY)).fit(NORMAL)
-    other = AVIDDetector(**nested(dict(**{**TINY, "random_state": 1}))).fit(NORMAL)
+    other = AVIDDetector(**nested({**TINY, "random_state": 1})).fit(NORMAL)
     assert_array_equal(again.score_samples(QUERY), fitted.score_samples(QUERY))
     assert (again.alpha_, again.zeta_) == (fitted.alpha_, fitted.zeta_)
     assert (other.score_samples(QUERY) != fitted.score_samples(QUERY)).any()
@@ -265,7 +265,7 @@ def test_global_state_is_left_alone():
         )
 
     before = state()
-    AVIDDetector(**nested(dict(**{**TINY, "random_state": None}))).fit(NORMAL).maps(QUERY)
+    AVIDDetector(**nested({**TINY, "random_state": None})).fit(NORMAL).maps(QUERY)
     assert state() == before
 
 
@@ -388,7 +388,7 @@ BAD_PARAMETERS = [
 @pytest.mark.parametrize(("name", "value", "message"), BAD_PARAMETERS)
 def test_parameters_out_of_range_are_named_with_what_is_allowed(name, value, message):
     with pytest.raises(ValueError, match=re.escape(RANGE.format(name) + message) + "$"):
-        AVIDDetector(**nested(dict(**{name: value}))).fit(NORMAL)
+        AVIDDetector(**nested({name: value})).fit(NORMAL)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_parameters_out_of_range_are_named_with_what_is_allowed(name, value, mes
 )
 def test_unknown_names_are_answered_with_the_known_ones(name, options):
     with pytest.raises(ValueError, match=f"^The '{name}' parameter of ") as caught:
-        AVIDDetector(**nested(dict(**{name: "product"}))).fit(NORMAL)
+        AVIDDetector(**nested({name: "product"})).fit(NORMAL)
     message = str(caught.value)
     assert message.endswith("Got 'product' instead.")
     assert all(f"'{option}'" in message for option in options)
@@ -630,7 +630,7 @@ def test_the_sizes_of_video_follow_what_moves():
             "max_epochs": 1,
             "random_state": 0,
         }
-        found[scale] = AVIDDetector(**nested(dict(**{**VIDEO, **small}))).fit(stacks, groups=clips)
+        found[scale] = AVIDDetector(**nested({**VIDEO, **small})).fit(stacks, groups=clips)
     once, twice = found[1], found[2]
     assert twice.object_size_ == pytest.approx(2 * once.object_size_, rel=0.3)
     assert twice.object_pace_ == pytest.approx(2 * once.object_pace_, rel=0.3)

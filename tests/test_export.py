@@ -84,7 +84,7 @@ def spread_logits(network, images):
 
 
 def fit(images, **parameters):
-    return shaken(AVIDDetector(**nested(dict(**{**TINY, **parameters}))).fit(images))
+    return shaken(AVIDDetector(**nested({**TINY, **parameters})).fit(images))
 
 
 def session_of(path):
@@ -260,7 +260,7 @@ def test_stacks_of_video_with_what_is_learnt_from_it(tmp_path):
     scene = make_moving_shapes(3, 12, size=(40, 48), random_state=0)
     stacker = TemporalStacker()
     stacks = stacker.fit_transform(scene.frames, groups=scene.clips)
-    detector = AVIDDetector(**nested(dict(**{**VIDEO, **TINY}))).fit(stacks, groups=scene.clips)
+    detector = AVIDDetector(**nested({**VIDEO, **TINY})).fit(stacks, groups=scene.clips)
     detector = shaken(detector)
     assert detector._filter_sizes()["mean"] > 1
     to_onnx(detector, tmp_path / "detector.onnx")

@@ -62,7 +62,7 @@ def clips():
 
 
 def game(name, **parameters):
-    return AVIDDetector(**nested(dict(**TINY | {"max_epochs": EPOCHS} | GAMES[name] | parameters)))
+    return AVIDDetector(**nested(TINY | {"max_epochs": EPOCHS} | GAMES[name] | parameters))
 
 
 def fit(detector):

@@ -63,7 +63,7 @@ def stacks():
 
 
 def fit(parameters, X, **arguments):
-    return AVIDDetector(**nested(dict(**{**SMALL, "inpainter__depth": 1, **parameters}))).fit(
+    return AVIDDetector(**nested({**SMALL, "inpainter__depth": 1, **parameters})).fit(
         X, **arguments
     )
 

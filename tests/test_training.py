@@ -91,15 +91,13 @@ def test_training_teaches_both_networks():
     images = textures(n=64, height=24, width=24)
     detector = AVIDDetector(
         **nested(
-            dict(
-                **{
-                    **TINY,
-                    "max_epochs": 25,
-                    "features": "pixels",
-                    "inpainter__width": 8,
-                    "detector__width": 8,
-                }
-            )
+            {
+                **TINY,
+                "max_epochs": 25,
+                "features": "pixels",
+                "inpainter__width": 8,
+                "detector__width": 8,
+            }
         )
     ).fit(images)
     first, last = detector.history_[0], detector.history_[-1]
@@ -191,9 +189,9 @@ def test_held_out_images_are_corrupted_once_whatever_the_epochs():
     def made(max_epochs):
         calls.clear()
         corruptions = {"corruption__inpainter": count, "corruption__detector": count}
-        detector = AVIDDetector(
-            **nested(dict(**{**TINY, **corruptions, "max_epochs": max_epochs}))
-        ).fit(NORMAL)
+        detector = AVIDDetector(**nested({**TINY, **corruptions, "max_epochs": max_epochs})).fit(
+            NORMAL
+        )
         return len(calls), sum(len(row["batches"]) for row in detector.net_.history)
 
     first, third = made(1), made(3)

@@ -275,6 +275,7 @@ def test_a_patch_that_rests_on_earlier_frames_is_said_to():
                 evidence=np.full((1, 1, 1), level, np.float32),
                 residual=np.full((1, 1, 1), 0.2 if seen else 0.05, np.float32),
                 regularity=np.full((1, 1, 1), 0.2 if seen else 0.9, np.float32),
+                whole=np.zeros(1, bool),
             )
 
     viewer = Viewer(Maps(), steady=2)

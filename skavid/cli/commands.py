@@ -554,7 +554,7 @@ def _rows(chunk: list[Look], seen: Bunch) -> list[dict[str, Any]]:
             "time": None if look.time is None else round(look.time, 4),
             "score": float(score),
             "irregular": bool(score <= 0),
-            "as_a_whole": bool(score <= 0 and is_whole),
+            "as_a_whole": bool(is_whole),
         }
         for look, score, is_whole in zip(chunk, seen.scores, seen.whole, strict=True)
     ]
@@ -589,7 +589,7 @@ def score(arguments: argparse.Namespace, console: Console) -> int:
                 write(_rows(chunk, seen))
                 n += len(chunk)
                 n_irregular += int((seen.scores <= 0).sum())
-                n_whole += int(((seen.scores <= 0) & seen.whole).sum())
+                n_whole += int(seen.whole.sum())
         if arguments.output is not None:
             result = {
                 "images": n,
@@ -661,7 +661,7 @@ def segment(arguments: argparse.Namespace, console: Console) -> int:
                         write(look, seen, row)
                 n += len(chunk)
                 n_irregular += int((seen.scores <= 0).sum())
-                n_whole += int(((seen.scores <= 0) & seen.whole).sum())
+                n_whole += int(seen.whole.sum())
             moments = odd.finish()
         written = [str(target) for target in targets.values() if target is not None]
         result = {
@@ -726,7 +726,7 @@ def _writers(
             if look.time is not None:
                 image |= {"frame": look.index, "time": round(look.time, 4)}
             image["score"] = float(seen.scores[row])
-            image["as_a_whole"] = bool(seen.scores[row] <= 0 and seen.whole[row])
+            image["as_a_whole"] = bool(seen.whole[row])
             found = viewer.find(seen, row)
             mask = seen.evidence[row] >= 0
             coco.write(image, outputs.described(found, mask, (height, width)))

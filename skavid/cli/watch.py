@@ -51,7 +51,7 @@ class Viewer:
         self._before: list[NDArray[np.float32]] = []
 
     def look(self, images: Sequence[NDArray[Any]]) -> Bunch:
-        """Return the maps ``evidence``, ``residual``, ``regularity``; ``scores`` and ``whole``."""
+        """Return the maps, ``scores``, and which images are irregular as a ``whole``."""
         seen = self.detector.maps(np.stack(images))
         if self.steady > 1:
             before = len(self._before)
@@ -59,6 +59,7 @@ class Viewer:
             self._before = list(evidence[-(self.steady - 1) :])
             seen.evidence = causal_mean(evidence, self.steady)[before:]
         seen.scores = anomaly_maps.score(seen.evidence)
+        seen.whole = seen.whole & (seen.scores <= 0)
         return seen
 
     def find(self, seen: Bunch, row: int) -> list[anomaly_maps.Finding]:

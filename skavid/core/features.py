@@ -21,7 +21,6 @@ __all__ = [
     "ImageNetFeatures",
     "PatchFeatures",
     "enlargement",
-    "fingerprint",
     "make_features",
 ]
 
@@ -480,39 +479,6 @@ def make_features(features: Any, image_shape: tuple[int, int, int]) -> FeatureMa
         )
     module.region_size, module.n_features = size, found.shape[1]
     return module
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Tell a feature map of the user from others: a hash of its weights and of what it is fed.
-
-    Parameters
-    ----------
-    module : Module
-        From `make_features`.
-
-    Returns
-    -------
-    digest : str
-        SHA-256, in hexadecimal digits. The code of the module is not part of it.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skavid.core.features import fingerprint, make_features
-    >>> network = torch.nn.Conv2d(1, 5, 4, stride=4)
-    >>> same = fingerprint(make_features(network, (16, 16, 1)))
-    >>> fingerprint(make_features(network, (32, 32, 1))) == same
-    True
-    """
-    found = hashlib.sha256()
-    fed = {name: getattr(module, name, None) for name in ("n_channels", "enlarge")}
-    fed |= {name: getattr(module, name).tolist() for name in ("mean", "spread")}
-    found.update(repr(fed).encode())
-    for name, tensor in module.state_dict().items():
-        array = tensor.detach().cpu().contiguous()
-        found.update(f"\0{name}\0{array.dtype}\0{tuple(array.shape)}\0".encode())
-        found.update(array.numpy().tobytes())
-    return found.hexdigest()
 
 
 def _check_channels(n_channels: int) -> None:
