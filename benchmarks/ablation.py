@@ -34,18 +34,18 @@ TRAININGS = {
     "ped2": [
         ("as it is", {}, {}),
         ("no moving average of weights", {"average_decay": 0.0}, {}),
-        ("no decoys", {}, {"VIDEO_DECOYS": False}),
+        ("no hard negatives", {}, {"VIDEO_HARD_NEGATIVES": False}),
         ("only things that are too fast", {}, {"VIDEO_KINDS": {"skip": 1.0}}),
         ("only things that slide", {}, {"VIDEO_KINDS": {"slide": 1.0}}),
         ("only things of another shape", {}, {"VIDEO_KINDS": {"warp": 1.0}}),
         ("adversarial terms, weight 0.01, late", {"adversarial_weight": 0.01}, {}),
         ("regions of 8 px", {"region_size": 8}, {}),
-        ("I fills what is hidden", {"inpainter_corruption": "hiding"}, {}),
+        ("I fills what is hidden", {"inpainter_corruption": "masking"}, {}),
     ],
     "tiles": [
         ("as it is", {}, {}),
         ("no moving average of weights", {"average_decay": 0.0}, {}),
-        ("no decoys", {}, {"DECOY_SHARE": 0.0}),
+        ("no hard negatives", {}, {"HARD_NEGATIVE_SHARE": 0.0}),
         ("only pasted pieces", {}, {"IMAGE_KINDS": {"place": 0.4, "swap": 0.3, "turn": 0.3}}),
         ("only changed levels, lines and specks", {}, {
             "IMAGE_KINDS": {"level": 0.4, "line": 0.4, "noise": 0.2},
@@ -57,7 +57,7 @@ TRAININGS = {
 }  # fmt: skip
 READINGS = [
     ("no averaging over space", {"smoothing": 0}),
-    ("no widening", {"widening": 0}),
+    ("no dilation", {"dilation": 0}),
     ("the lesser of both margins, Eq. 4", {"fusion": "min"}),
     ("the mean of both margins, I weighs half", {"fusion": "mean", "balance": 0.5}),
     ("the mean of both margins, I weighs a fifth", {"fusion": "mean", "balance": 0.2}),

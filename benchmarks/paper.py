@@ -159,13 +159,13 @@ def puzzles():
             # Up to half a digit is hidden at once, maps are averaged over half a digit. An image
             # is as irregular as its 1000th pixel: a natural share of threes is many small ones.
             parameters={
-                "inpainter_corruption": "hiding",
+                "inpainter_corruption": "masking",
                 "inpainter_width": 64,
                 "detector_width": 16,
                 "adversarial_weight": 0.0,
                 "validation_fraction": 0.04,
                 "reconstruction_loss": "bernoulli",
-                "hidden_size": (4, 14),
+                "mask_size": (4, 14),
                 "smoothing": 13,
                 "min_area": 1000,
                 "min_area_of": "image",
@@ -302,7 +302,7 @@ def run(name, read, arguments):
             "a test image": round((scored - trained) / len(data.test), 5),
         },
         "levels": levels(data, judged, scores),
-        "object": [detector.object_size_, detector.object_pace_],
+        "object": [detector.object_size_, detector.object_speed_],
         "balance": detector.balance_,
         "thresholds": {
             "alpha": detector.alpha_,

@@ -268,7 +268,7 @@ def judge(data, maps, raw=None):
         mean, maximum = (
             usual if size == "auto" else size
             for size, usual in zip(
-                (processing.smoothing, processing.widening), VIDEO_FILTERS, strict=True
+                (processing.smoothing, processing.dilation), VIDEO_FILTERS, strict=True
             )
         )
         figures["filters"] = [mean, maximum]

@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__
 from skavid.components import nested
-from skavid.core.corruption import grafts, hiding, noise
+from skavid.core.corruption import masking, noise, synthetic_anomalies
 from skavid.datasets import make_moving_shapes
 from skavid.estimator import chunk_size
 from skavid.export import to_onnx
@@ -135,7 +135,7 @@ def scoring():
 def training():
     """Train an epoch, and the bare networks on as many ready batches; means of four."""
     _, _, stacks = video_detector(120, 180)
-    games = {
+    trainings = {
         "images of 128 x 128, the defaults": (
             {"features": "pixels"},
             image_detector()[1].repeat(16, 0),
@@ -144,7 +144,7 @@ def training():
         "stacks of 120 x 180, VIDEO": (VIDEO, stacks.repeat(32, 0), np.arange(80 * 32) // 320),
     }
     figures = {}
-    for name, (parameters, images, clips) in games.items():
+    for name, (parameters, images, clips) in trainings.items():
 
         def fit(parameters=parameters, images=images, clips=clips):
             ends = Ends()
@@ -219,8 +219,10 @@ def corruption():
     def corrupt(family):
         return lambda: family(batch, gamma=0.4, sigma=1.0, generator=generator)
 
-    made = seconds(REPETITIONS, *(corrupt(family) for family in (noise, hiding, grafts)))
-    return {"a batch, seconds": dict(zip(("noise", "hiding", "grafts"), made, strict=True))}
+    made = seconds(
+        REPETITIONS, *(corrupt(family) for family in (noise, masking, synthetic_anomalies))
+    )
+    return {"a batch, seconds": dict(zip(("noise", "masking", "synthetic"), made, strict=True))}
 
 
 def live():

@@ -39,7 +39,7 @@ def main():
     for name, corrupt in CORRUPTIONS.items():
         made = corrupt(images, gamma=0.4, sigma=1.0, generator=generator)
         busiest = made.where.sum((1, 2)).argsort(descending=True)[:3].tolist()
-        for index in busiest if name == "grafts" else range(3):
+        for index in busiest if name == "synthetic" else range(3):
             row = next(rows)
             shown = (images[index, 0], made.images[index, 0])
             shown += (made.where[index], made.weight[index])

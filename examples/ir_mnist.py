@@ -100,7 +100,7 @@ def main():
 # I fills what is hidden, half a digit at once; maps are averaged over half a digit.
 PARAMETERS = {
     "features": "pixels",
-    "corruption": Corruption(inpainter="hiding", hidden_size=(10, 16)),
+    "corruption": Corruption(inpainter="masking", mask_size=(10, 16)),
     "inpainter": InpainterNetwork(patch=1, depth=3, width=12),
     "postprocessing": Postprocessing(smoothing=13),
 }

@@ -37,7 +37,7 @@ PARTS = (
     "inpainter_", "detector_", "averaged_inpainter_", "averaged_detector_",
     "inpainter_optimizer_", "detector_optimizer_",
 )  # fmt: skip
-COUNTS = ("blind_", "warned_", "stale_")  # of the referee
+COUNTS = ("blind_", "warned_", "stale_")  # of the validation
 
 
 def fingerprint(images: NDArray[Any], given: Mapping[str, Any]) -> dict[str, str]:
@@ -150,7 +150,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
         net.best_, net.stopped_, net.step_ = state["best"], state["stopped"], state["step"]
         callbacks = dict(net.callbacks_)
         for name in COUNTS:
-            setattr(callbacks["referee"], name, state["referee"][name])
+            setattr(callbacks["validation"], name, state["validation"][name])
         callbacks["train_loss"].best_score_ = min(row["train_loss"] for row in state["history"])
         net.history.extend(state["history"])
 
@@ -173,7 +173,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
         net : AVIDNet
             At the end of an epoch.
         """
-        referee = dict(net.callbacks_)["referee"]
+        validation = dict(net.callbacks_)["validation"]
         state = {
             "fingerprint": self.fingerprint,
             **{name: getattr(net, name).state_dict() for name in PARTS},
@@ -184,7 +184,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
             "best": net.best_,
             "stopped": net.stopped_,
             "step": net.step_,
-            "referee": {name: getattr(referee, name) for name in COUNTS},
+            "validation": {name: getattr(validation, name) for name in COUNTS},
             "history": json.dumps(net.history, default=_plain),
         }
         if not self._is_there and self.path.exists():

@@ -45,13 +45,13 @@ class Corruption(_Component):
 
     Parameters
     ----------
-    inpainter : {"noise", "hiding", "grafts"} or callable, default="grafts"
-        What I learns to restore; see `skavid.core.corruption`. "hiding" serves images of many
-        alike objects better, such as puzzles of digits: set `hidden_size` then.
-    detector : {"noise", "hiding", "grafts"}, callable or None, default="grafts"
+    inpainter : {"noise", "masking", "synthetic"} or callable, default="synthetic"
+        What I learns to restore; see `skavid.core.corruption`. "masking" serves images of many
+        alike objects better, such as puzzles of digits: set `mask_size` then.
+    detector : {"noise", "masking", "synthetic"}, callable or None, default="synthetic"
         What D learns to find. None leaves D to what I makes, as the paper prints it.
-    hidden_size : tuple (smallest, largest), default=None
-        Sides in pixels of what "hiding" hides at once; about half of an object serves best.
+    mask_size : tuple (smallest, largest), default=None
+        Sides in pixels of what "masking" masks at once; about half of an object serves best.
         None takes 4 pixels to a quarter of the image.
     spacing : int, default=None
         For stacked video: frames between two channels, as in `TemporalStacker`. Synthetic
@@ -62,29 +62,29 @@ class Corruption(_Component):
     --------
     >>> from skavid import AVIDDetector
     >>> from skavid.components import Corruption
-    >>> detector = AVIDDetector(features="pixels", corruption=Corruption(inpainter="hiding"))
-    >>> detector.set_params(corruption__hidden_size=(4, 8)).corruption
-    Corruption(hidden_size=(4, 8), inpainter='hiding')
+    >>> detector = AVIDDetector(features="pixels", corruption=Corruption(inpainter="masking"))
+    >>> detector.set_params(corruption__mask_size=(4, 8)).corruption
+    Corruption(mask_size=(4, 8), inpainter='masking')
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "inpainter": [StrOptions(set(CORRUPTIONS)), callable],
         "detector": [StrOptions(set(CORRUPTIONS)), callable, None],
-        "hidden_size": [tuple, list, None],
+        "mask_size": [tuple, list, None],
         "spacing": [*_COUNT, None],
     }
 
     def __init__(
         self,
         *,
-        inpainter: str | Callable[..., Any] = "grafts",
-        detector: str | Callable[..., Any] | None = "grafts",
-        hidden_size: tuple[int, int] | None = None,
+        inpainter: str | Callable[..., Any] = "synthetic",
+        detector: str | Callable[..., Any] | None = "synthetic",
+        mask_size: tuple[int, int] | None = None,
         spacing: int | None = None,
     ) -> None:
         self.inpainter = inpainter
         self.detector = detector
-        self.hidden_size = hidden_size
+        self.mask_size = mask_size
         self.spacing = spacing
 
 
@@ -104,7 +104,7 @@ class InpainterNetwork(_Component):
     patch : int, default=4
         Side in pixels of the patches that I reads and writes as one, up to 32: several times
         faster than a U-Net over pixels, which is 1, and copies less of what it should restore.
-        With "hiding" patches want ``reconstruction_loss="bernoulli"``.
+        With "masking" patches want ``reconstruction_loss="bernoulli"``.
 
     Examples
     --------
@@ -186,10 +186,10 @@ class AdversarialTraining(_Component):
     reconstruction_weight : float, default=1.0
         Weight of I's restoring error, which Eq. 3 as printed does not have.
     reconstruction_loss : {"l1", "bernoulli"}, default="l1"
-        That error, of hidden pixels: absolute, under which I learns the median of what could be
+        That error, of masked pixels: absolute, under which I learns the median of what could be
         there, or the cross-entropy of intensities as shares, the mean. The median stays dark
         for long where most pixels are; "bernoulli" served drawn digits of 28 pixels far better,
-        "l1" those of 8. Pixels that were not hidden always count absolutely.
+        "l1" those of 8. Pixels that were not masked always count absolutely.
     optimizer : {"adamw", "sgd"}, default="adamw"
         Both networks have one of their own.
     momentum : float, default=0.9
@@ -265,7 +265,7 @@ class Postprocessing(_Component):
     smoothing : int or "auto", default=3
         Side of the box, in pixels, over which the residual and D's logits are averaged. 0 is
         Eq. 4 as printed. For stacked video "auto" takes the size of what moves.
-    widening : int or "auto", default=0
+    dilation : int or "auto", default=0
         Side of a maximum filter that widens both maps to the size of an object, in pixels. For
         stacked video "auto" takes 1.5 times the size of what moves.
     min_area : int, default=0
@@ -276,8 +276,8 @@ class Postprocessing(_Component):
     channel_reduction : {"max", "mean"}, default="max"
         For ``features="pixels"``, as what follows: how the residual's channels become one.
     n_draws : int, default=8
-        How often an image is hidden and restored when it is scored, where I learnt to restore
-        what was hidden; at least 2. Draws come in pairs that together hide every pixel: an odd
+        How often an image is masked and restored when it is scored, where I learnt to restore
+        what was masked; at least 2. Draws come in pairs that together mask every pixel: an odd
         number is rounded up to the next even one.
 
     Examples
@@ -289,7 +289,7 @@ class Postprocessing(_Component):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "smoothing": _PIXELS,
-        "widening": _PIXELS,
+        "dilation": _PIXELS,
         "min_area": [Interval(Integral, 0, None, closed="left")],
         "min_area_of": [StrOptions({"patch", "image"})],
         "channel_reduction": [StrOptions({"max", "mean"})],
@@ -300,14 +300,14 @@ class Postprocessing(_Component):
         self,
         *,
         smoothing: int | str = 3,
-        widening: int | str = 0,
+        dilation: int | str = 0,
         min_area: int = 0,
         min_area_of: str = "patch",
         channel_reduction: str = "max",
         n_draws: int = 8,
     ) -> None:
         self.smoothing = smoothing
-        self.widening = widening
+        self.dilation = dilation
         self.min_area = min_area
         self.min_area_of = min_area_of
         self.channel_reduction = channel_reduction
@@ -325,7 +325,7 @@ COMPONENTS: dict[str, type[BaseEstimator]] = {
 
 ON_FEATURES = {
     "inpainter__pooling", "detector__width", "training__average_decay",
-    "postprocessing__smoothing", "postprocessing__widening", "postprocessing__min_area",
+    "postprocessing__smoothing", "postprocessing__dilation", "postprocessing__min_area",
     "postprocessing__min_area_of",
 }  # fmt: skip
 """Parameters of components that feature maps have, too; the others are about pixels alone."""
@@ -337,13 +337,21 @@ _FORMER = {
     **{f"inpainter_{name}": f"inpainter__{name}" for name in ("width", "depth", "patch")},
     "detector_width": "detector__width",
 }
-FORMER_NAMES = _FORMER | {
-    name: f"{part}__{name}"
-    for part, component in COMPONENTS.items()
-    for name in component._parameter_constraints
-    if f"{part}__{name}" not in _FORMER.values()
-}
-"""What files of release 0.1.0 call the parameters of components."""
+FORMER_NAMES = (
+    _FORMER
+    | {
+        name: f"{part}__{name}"
+        for part, component in COMPONENTS.items()
+        for name in component._parameter_constraints
+        if f"{part}__{name}" not in _FORMER.values()
+    }
+    | {
+        "hidden_size": "corruption__mask_size",
+        "widening": "postprocessing__dilation",
+        "ignore": "ignore_mask",
+    }
+)
+"""What files of release 0.1.0 call parameters, and what they are called now."""
 
 
 def as_component(part: str, given: Any) -> Any:

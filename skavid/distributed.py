@@ -301,10 +301,10 @@ def _prepare(function: str, detector: Any, X: Any) -> tuple[Any, tuple[int, ...]
         )
     X = _check_array(X)
     shape = detector._check(_one(X)).shape[1:]
-    twin = copy.copy(detector)
-    twin.__dict__.pop("net_", None)  # half of the bytes, and no worker trains
-    twin.callbacks = None
-    return X, shape, dask.delayed(twin, traverse=False)
+    copied = copy.copy(detector)
+    copied.__dict__.pop("net_", None)  # half of the bytes, and no worker trains
+    copied.callbacks = None
+    return X, shape, dask.delayed(copied, traverse=False)
 
 
 def _one(X: Any) -> NDArray[Any]:

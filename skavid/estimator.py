@@ -38,7 +38,7 @@ from skavid.components import (
     as_component,
 )
 from skavid.core import anomaly_maps
-from skavid.core.corruption import CORRUPTIONS, Corrupted, complementary, hiding
+from skavid.core.corruption import CORRUPTIONS, Corrupted, complementary, masking
 from skavid.core.feature_training import judge, train_pair, warn_if_blind
 from skavid.core.features import PatchFeatures, make_features
 from skavid.core.images import (
@@ -75,7 +75,7 @@ FEATURE_CHUNK = 8
 TILE_PIXELS = 2**21  # larger images are shown to the networks in tiles
 CALIBRATION_PIXELS = 2**26
 CLIP_RISK = 0.1  # a share of clips with too many false alarms that is worth a warning
-HIDING = ("hiding", hiding)
+MASKING = ("masking", masking)
 _Network = TypeVar("_Network", bound=nn.Module)
 
 _IMPORTED_IN = os.getpid()
@@ -97,7 +97,7 @@ PAPER: dict[str, Any] = {
     "learning_rate": 0.002,
     "batch_size": 16,
     "fusion": "min",
-    "postprocessing": Postprocessing(smoothing=0, widening=0),
+    "postprocessing": Postprocessing(smoothing=0, dilation=0),
 }
 
 VIDEO: dict[str, Any] = {
@@ -110,7 +110,7 @@ VIDEO: dict[str, Any] = {
     ),
     "validation_fraction": 0.2,  # frames of a clip are alike: thresholds want several clips
     "balance": 0.2,  # D is the better one of the two
-    "postprocessing": Postprocessing(smoothing="auto", widening="auto"),
+    "postprocessing": Postprocessing(smoothing="auto", dilation="auto"),
 }
 
 
@@ -144,8 +144,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         training images. uint8 images are always 0 to 255. Never clipped.
     gamma : float, default=0.4
         How strong the noise of Eq. 2 is, in every corruption, where the value range has length 1.
-    corruption : Corruption or {"noise", "hiding", "grafts"}, default=None
-        What the networks over pixels learn from; a string is what both do. None is ``"grafts"``.
+    corruption : Corruption or {"noise", "masking", "synthetic"}, default=None
+        What the networks over pixels learn from; a string is what both do, None ``"synthetic"``.
     inpainter : InpainterNetwork, default=None
         How I is built; None takes the defaults of `skavid.components.InpainterNetwork`, and so on
         for those that follow. Parameters of components are set as everywhere in scikit-learn:
@@ -187,7 +187,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         more.
     postprocessing : Postprocessing, default=None
         How maps are averaged, widened and cleared of small patches.
-    ignore : array-like of shape (H, W), bool, default=None
+    ignore_mask : array-like of shape (H, W), bool, default=None
         True where pixels do not count, such as a busy road or a burnt-in clock: what they hold
         changes neither the training nor any score or mask. Images then keep the size of the
         training images.
@@ -224,7 +224,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     object_size_ : float or None
         Typical side in pixels of what moves in the training clips, and what "auto" sizes are
         taken from; None where nothing moves and for images.
-    object_pace_ : float or None
+    object_speed_ : float or None
         Its typical speed in pixels a frame.
     alpha_, zeta_ : float
         The thresholds of Eq. 4 in use.
@@ -294,7 +294,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     whole_: WholeImage
     _is_blind = False  # files of 0.1.0 do not say
     object_size_: float | None
-    object_pace_: float | None
+    object_speed_: float | None
     _crop_size: Any
 
     # Clip ids travel by metadata routing without being asked for.
@@ -321,7 +321,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         "fusion": [StrOptions({"min", "mean", "inpainter", "detector"})],
         "balance": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"})],
         "postprocessing": [Postprocessing, None],
-        "ignore": ["array-like", None],
+        "ignore_mask": ["array-like", None],
         "memory": [None, str, os.PathLike, HasMethods(["cache"])],
         "warm_start": ["boolean"],
         "callbacks": [list, None],
@@ -352,7 +352,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         fusion: str = "mean",
         balance: float | str = "auto",
         postprocessing: Postprocessing | None = None,
-        ignore: ArrayLike | None = None,
+        ignore_mask: ArrayLike | None = None,
         memory: Any = None,
         warm_start: bool = False,
         callbacks: list[Any] | None = None,
@@ -379,7 +379,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.fusion = fusion
         self.balance = balance
         self.postprocessing = postprocessing
-        self.ignore = ignore
+        self.ignore_mask = ignore_mask
         self.memory = memory
         self.warm_start = warm_start
         self.callbacks = callbacks
@@ -467,7 +467,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         with _all_or_nothing(self):
             self._check_checkpoint()
             known = self._known_shape() if self.warm_start else None
-            images = check_images(X, fitted_shape=known, **self._door())
+            images = check_images(X, fitted_shape=known, **self._input_checks())
             self._fit(
                 images,
                 y,
@@ -501,14 +501,14 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         with _all_or_nothing(self):
             known = self._known_shape()
-            images = check_images(X, fitted_shape=known, **self._door())
+            images = check_images(X, fitted_shape=known, **self._input_checks())
             self._fit(images, y, groups, n_epochs=1, going_on=known is not None)
         return self
 
     def _known_shape(self) -> tuple[int, int, int] | None:
         return getattr(self, "image_shape_", None)
 
-    def _door(self) -> dict[str, Any]:
+    def _input_checks(self) -> dict[str, Any]:
         return {"image_shape": self.image_shape, "estimator": self, "min_images": 2}
 
     def _fit(
@@ -569,7 +569,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if not going_on:
             self.features_ = make_features(self.features, self.image_shape_)
             self.geometry_ = aligned(self.features_.region_size)
-            self.object_size_ = self.object_pace_ = self._crop_size = None
+            self.object_size_ = self.object_speed_ = self._crop_size = None
             self._auto_filters = {"mean": 0, "maximum": 0}
         # Frames of a clip are alike: only whole clips can be left out.
         rows = np.arange(len(images)) if groups is None else parts.train
@@ -586,7 +586,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "average_decay": self.component("training").average_decay,
             "features": self.features_,
             "value_range": self.value_range_,
-            "ignore": self._ignored(images),
+            "ignore_mask": self._ignored(images),
             "detector_width": self.component("detector").width or 64,
             "max_epochs": n_epochs,
             "seed": self._seed,
@@ -626,13 +626,13 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self, scores: NDArray[np.float32], size: tuple[int, int], ignored: float
     ) -> NDArray[np.float32]:
         """Bring scores of regions (the higher, the more normal) to pixels."""
-        ignore = None if self.ignore is None else check_ignored(self.ignore, size)
+        ignore_mask = None if self.ignore_mask is None else check_ignored(self.ignore_mask, size)
         lowest = lowest_region(scores, self.geometry_, *size)
         smooth: NDArray[np.float32] = -anomaly_maps.smooth(
-            -lowest, **self._filter_sizes(), ignore=ignore
+            -lowest, **self._filter_sizes(), ignore_mask=ignore_mask
         )
-        if ignore is not None:
-            smooth[:, ignore] = ignored
+        if ignore_mask is not None:
+            smooth[:, ignore_mask] = ignored
         return smooth
 
     def _check_training(
@@ -664,7 +664,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._check_auto()
         self._check_pixels_only()
         _check_device(self.device)
-        _check_sides(self.component("corruption").hidden_size)
+        _check_sides(self.component("corruption").mask_size)
         return _check_groups(groups, len(images))
 
     def _check_checkpoint(self) -> None:
@@ -696,7 +696,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _check_auto(self) -> None:
         for part, name in (
             ("detector", "region_size"), ("training", "crop_size"),
-            ("postprocessing", "smoothing"), ("postprocessing", "widening"),
+            ("postprocessing", "smoothing"), ("postprocessing", "dilation"),
         ):  # fmt: skip
             if (
                 getattr(self.component(part), name) == "auto"
@@ -719,21 +719,21 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             parts.train,
             value_range=self.value_range_,
             spacing=self.component("corruption").spacing,
-            ignore=self._ignored(images),
+            ignore_mask=self._ignored(images),
         )
         return scene
 
     def _ignored(self, images: NDArray[Any]) -> NDArray[np.bool_] | None:
         """Check which pixels do not count."""
-        if self.ignore is None:
+        if self.ignore_mask is None:
             return None
-        return check_ignored(self.ignore, images.shape[1:3])
+        return check_ignored(self.ignore_mask, images.shape[1:3])
 
     def _measure(self, scene: Scene | None, images: NDArray[Any]) -> None:
         """Bring all sizes to the scale of what moves; where nothing does, of the image."""
         size = None if scene is None else scene.size
         self.object_size_ = size
-        self.object_pace_ = None if scene is None or size is None else scene.pace
+        self.object_speed_ = None if scene is None or size is None else scene.speed
         side = size or min(images.shape[1:3]) / 9
 
         detector = self.component("detector")
@@ -778,7 +778,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "detector_width": self.component("detector").width or 24,
             "value_range": self.value_range_,
             "crop_size": self._crop_size,
-            "ignore": self._ignored(images),
+            "ignore_mask": self._ignored(images),
             "geometry": self.geometry_,
             "optimizer_name": self.component("training").optimizer,
             "max_epochs": n_epochs,
@@ -830,8 +830,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         }
 
     def _named(self, corruption: Any) -> Any:
-        if corruption in HIDING:
-            return partial(hiding, size=_check_sides(self.component("corruption").hidden_size))
+        if corruption in MASKING:
+            return partial(masking, size=_check_sides(self.component("corruption").mask_size))
         return CORRUPTIONS[corruption] if isinstance(corruption, str) else corruption
 
     def _keep(self, net: AVIDNet) -> None:
@@ -988,10 +988,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         anomaly_maps.check_thresholds(alpha, zeta)
-        twin = copy.copy(self)
-        twin.set_params(alpha=float(alpha), zeta=float(zeta), contamination="auto")
-        twin.alpha_, twin.zeta_, twin.calibration_ = float(alpha), float(zeta), None
-        return twin
+        copied = copy.copy(self)
+        copied.set_params(alpha=float(alpha), zeta=float(zeta), contamination="auto")
+        copied.alpha_, copied.zeta_, copied.calibration_ = float(alpha), float(zeta), None
+        return copied
 
     # --- looking at images -----------------------------------------------------------------------
 
@@ -1103,7 +1103,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             I changes, in the units of `alpha`;
             ``regularity``, D's score in [0, 1] of the least regular region that holds a pixel;
             ``evidence``, >= 0 where a pixel is irregular. These three (n_images, H, W), after
-            ``smoothing`` and ``widening``. Beside them ``whole``, bool (n_images,): True where
+            ``smoothing`` and ``dilation``. Beside them ``whole``, bool (n_images,): True where
             the image as a whole is farther from normal than any training image (black, dimmed,
             out of focus); never for ``features="pixels"``.
         """
@@ -1201,11 +1201,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             for name, weights in network.state_dict().items():
                 digest.update(name.encode() + weights.numpy().tobytes())
         corruption, processing = self.component("corruption"), self.component("postprocessing")
-        draws = (self.gamma, self._seed, processing.n_draws, corruption.hidden_size)
+        draws = (self.gamma, self._seed, processing.n_draws, corruption.mask_size)
         return (
             digest.hexdigest(), self.geometry_, self.value_range_, self._filter_sizes(),
-            processing.channel_reduction, self.ignore, corruption.spacing,
-            draws if corruption.inpainter in HIDING else None, _check_device(self.device),
+            processing.channel_reduction, self.ignore_mask, corruption.spacing,
+            draws if corruption.inpainter in MASKING else None, _check_device(self.device),
         )  # fmt: skip
 
     def _look(
@@ -1264,7 +1264,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @torch.inference_mode()
     def _change(
-        self, images: Tensor, inpainter: Inpainter, ignore: NDArray[np.bool_] | None
+        self, images: Tensor, inpainter: Inpainter, ignore_mask: NDArray[np.bool_] | None
     ) -> tuple[Tensor, NDArray[np.float32]]:
         """Return I(X) and how much I changed each pixel."""
         inpainted = self._inpaint(images, inpainter)
@@ -1272,29 +1272,29 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         reduction = self.component("postprocessing").channel_reduction
         reduced = change.amax(1) if reduction == "max" else change.mean(1)
         residual = anomaly_maps.smooth(
-            reduced.cpu().numpy(), **self._filter_sizes(), ignore=ignore
+            reduced.cpu().numpy(), **self._filter_sizes(), ignore_mask=ignore_mask
         )
-        if ignore is not None:
-            residual[:, ignore] = 0
+        if ignore_mask is not None:
+            residual[:, ignore_mask] = 0
         return inpainted.cpu(), residual
 
     @torch.inference_mode()
     def _doubt(
-        self, images: Tensor, detector: Detector, ignore: NDArray[np.bool_] | None
+        self, images: Tensor, detector: Detector, ignore_mask: NDArray[np.bool_] | None
     ) -> NDArray[np.float32]:
         """Return how regular D finds the region of each pixel, as logits."""
         scores = in_tiles(detector, images, TILE_PIXELS).float().cpu().numpy()
         lowest = lowest_region(scores, self.geometry_, *images.shape[2:])
         logits: NDArray[np.float32] = -anomaly_maps.smooth(
-            -lowest, **self._filter_sizes(), ignore=ignore
+            -lowest, **self._filter_sizes(), ignore_mask=ignore_mask
         )
-        if ignore is not None:  # D is sure of what does not count
-            logits[:, ignore] = anomaly_maps.LOG_LIMIT
+        if ignore_mask is not None:  # D is sure of what does not count
+            logits[:, ignore_mask] = anomaly_maps.LOG_LIMIT
         return logits
 
     def _filter_sizes(self) -> dict[str, int]:
         processing = self.component("postprocessing")
-        given = {"mean": processing.smoothing, "maximum": processing.widening}
+        given = {"mean": processing.smoothing, "maximum": processing.dilation}
         return {
             name: self._auto_filters[name] if size == "auto" else int(size)
             for name, size in given.items()
@@ -1302,12 +1302,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _inpaint(self, images: Tensor, inpainter: Inpainter) -> Tensor:
         """Restore images: I(X). Hidden pixels are the mean over draws that hide every pixel."""
-        if self.component("corruption").inpainter not in HIDING:
+        if self.component("corruption").inpainter not in MASKING:
             return in_tiles(inpainter, images, TILE_PIXELS)
         total, count = torch.zeros_like(images), torch.zeros_like(images)
         for draw in self._draws(images):
-            total += draw.hidden * inpainter(draw.images, draw.hidden)
-            count += draw.hidden
+            total += draw.masked * inpainter(draw.images, draw.masked)
+            count += draw.masked
         return total / count
 
     def _draws(self, images: Tensor) -> Iterator[Corrupted]:
@@ -1318,7 +1318,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             sigma=1.0,
             seed=self._seed,
             video=self.component("corruption").spacing is not None,
-            size=_check_sides(self.component("corruption").hidden_size),
+            size=_check_sides(self.component("corruption").mask_size),
         )
 
     # --- keeping a model -------------------------------------------------------------------------
@@ -1549,10 +1549,10 @@ def _check_sides(size: Any) -> tuple[int, int] | None:
         return None
     if len(size) != 2 or not all(isinstance(side, Integral) for side in size):
         raise ValueError(
-            f"corruption__hidden_size must be two whole numbers of pixels. Got {size!r}."
+            f"corruption__mask_size must be two whole numbers of pixels. Got {size!r}."
         )
     if not 1 <= size[0] <= size[1]:
-        raise ValueError(f"corruption__hidden_size must rise from 1 pixel at least. Got {size!r}.")
+        raise ValueError(f"corruption__mask_size must rise from 1 pixel at least. Got {size!r}.")
     return int(size[0]), int(size[1])
 
 

@@ -74,7 +74,7 @@ FITTED: dict[str, list[Any]] = {
     "value_range_": [tuple],
     "geometry_": [tuple],
     "object_size_": [Interval(Real, 0, None, closed="neither"), None],
-    "object_pace_": [Interval(Real, 0, None, closed="left"), None],
+    "object_speed_": [Interval(Real, 0, None, closed="left"), None],
     "alpha_": [Interval(Real, 0, _HUGE, closed="neither")],
     "zeta_": [Interval(Real, 0, 1, closed="neither")],
     "balance_": _SHARE,
@@ -93,6 +93,8 @@ FITTED: dict[str, list[Any]] = {
 """The attributes of a fitted detector that are kept beside its networks, and what they may be."""
 
 OPTIONAL = {"feature_names_in_", "_trained_on", "extra_", "_is_blind"}
+
+_FORMER_CORRUPTIONS = {"grafts": "synthetic", "hiding": "masking"}  # of release 0.1.0
 
 _SIZES: dict[str, dict[str, list[Any]]] = {
     "inpainter": {
@@ -338,7 +340,7 @@ def _keepable(name: str, value: Any) -> Any:
             f"{name} is a module, {type(value).__name__}, which a file without code cannot keep."
         )
     if callable(value):
-        own = next((own for own, known in CORRUPTIONS.items() if known is value), "grafts")
+        own = next((own for own, known in CORRUPTIONS.items() if known is value), "synthetic")
         raise ValueError(
             f"{name} is a function, {value!r}, which a file without code cannot keep; keep the "
             f"detector with joblib, or call set_params({name}={own!r}) if it is never fitted "
@@ -522,6 +524,8 @@ def _audit(
     if state["format"] < FORMAT:
         parameters = _renamed(parameters, state["format"])
     fitted = {name: _decode(value, arrays) for name, value in state["fitted"].items()}
+    if "object_pace_" in fitted:  # release 0.1.0
+        fitted["object_speed_"] = fitted.pop("object_pace_")
     map_of = state["networks"].get("features", {"kind": None})
     if features is not None and map_of["kind"] != "module":
         raise ValueError("it has no module of yours as features; leave features out.")
@@ -729,6 +733,10 @@ def _renamed(parameters: dict[str, Any], file_format: int) -> dict[str, Any]:
         parameters["gamma"] = float(parameters["gamma"] * sigma)  # the noise was their product
     if file_format == 1:
         parameters["features"] = "pixels"
+    for name in ("inpainter_corruption", "detector_corruption"):
+        value = parameters.get(name)
+        if isinstance(value, str):
+            parameters[name] = _FORMER_CORRUPTIONS.get(value, value)
     return {FORMER_NAMES.get(name, name): value for name, value in parameters.items()}
 
 
@@ -743,7 +751,7 @@ def _checked_parameters(
     _check_names("parameter", parameters, set(known), set())
     narrower = {**known, **{name: [None] for name in NOT_KEPT}}
     validate_parameter_constraints(narrower, parameters, "AVIDDetector")
-    for name in ("postprocessing__smoothing", "postprocessing__widening"):
+    for name in ("postprocessing__smoothing", "postprocessing__dilation"):
         value = parameters.get(name, 0)
         if not isinstance(value, str):
             validate_parameter_constraints({name: _PIXELS}, {name: value}, "AVIDDetector")

@@ -164,8 +164,9 @@ def test_python_m_skavid_is_the_command_line():
     ("words", "message"),
     [
         (
-            ["report", "a", "b", "--steady", "5"],
-            "skavid report: unrecognized arguments: --steady 5 (`skavid report --help` shows how)",
+            ["report", "a", "b", "--average-frames", "5"],
+            "skavid report: unrecognized arguments: --average-frames 5 (`skavid report --help` "
+            "shows how)",
         ),
         (
             ["fit", "--sede", "3", "a.mp4", "m"],
@@ -194,8 +195,8 @@ def test_python_m_skavid_is_the_command_line():
             "between them (`skavid fit --help` shows how)",
         ),
         (
-            ["watch", "model", "0", "--patience", "soon"],
-            "skavid watch: argument --patience: must be a number above 0, not 'soon' "
+            ["watch", "model", "0", "--max-gap", "soon"],
+            "skavid watch: argument --max-gap: must be a number above 0, not 'soon' "
             "(`skavid watch --help` shows how)",
         ),
     ],
@@ -331,7 +332,7 @@ def test_a_region_may_be_ignored(place):
     words = ["fit", place / "normal.mp4", "model", *TINY, *SIZE, "--ignore", place / "left.png"]
     assert main([*map(str, words), "--quiet"]) == 0
     np.testing.assert_array_equal(
-        AVIDDetector.load("model").ignore, (np.arange(24) < 6)[None].repeat(16, 0)
+        AVIDDetector.load("model").ignore_mask, (np.arange(24) < 6)[None].repeat(16, 0)
     )
 
 
@@ -527,7 +528,7 @@ def test_scores_are_those_of_the_library(capsys, place):
 
 def test_steady_scores_average_the_evidence_of_the_frames_before(capsys, place, monkeypatch):
     monkeypatch.setattr("skavid.cli.commands.CHUNK", 7)
-    words = ["score", place / "loose", place / "today.mp4", "--steady", "4", "--json"]
+    words = ["score", place / "loose", place / "today.mp4", "--average-frames", "4", "--json"]
     code, out, _ = run(capsys, *words)
     assert code == 0
     images = stacks(load_frames(place / "today.mp4", size=(16, 24)).frames)
@@ -724,7 +725,7 @@ def test_ctrl_c_keeps_the_rows_so_far(capsys, place, monkeypatch):
 
 def test_segment_writes_all_that_was_seen(capsys, place, tmp_path):
     words = ["--overlay", "odd.mp4", "--masks", "masks", "--coco", "boxes.json"]
-    words += ["--scores", "scores.csv", "--patience", "0.25"]
+    words += ["--scores", "scores.csv", "--max-gap", "0.25"]
     code, out, _ = run(capsys, "segment", place / "loose", place / "today.mp4", *words, "--json")
     assert code == 0
     told = json.loads(out)
@@ -1021,7 +1022,7 @@ def test_what_is_ignored_is_no_part_of_the_truth(capsys, place):
     assert code == 0
     told = json.loads(out)
     left = (np.arange(24) < 6)[None].repeat(16, 0)
-    detector = AVIDDetector.load(place / "loose").set_params(ignore=left)
+    detector = AVIDDetector.load(place / "loose").set_params(ignore_mask=left)
     images = stacks(load_frames(place / "today.mp4", size=(16, 24)).frames)
     large = np.array([read_picture(p) for p in sorted((place / "truth").iterdir())])
     masks = large.reshape(30, 16, 2, 24, 2).any(axis=(2, 4)) & ~left
@@ -1243,12 +1244,12 @@ def test_a_report_that_cannot_be_is_refused(capsys, place, tmp_path, words, mess
 # --- watch ---------------------------------------------------------------------------------------
 
 
-def expected_events(scores, times, patience):
+def expected_events(scores, times, max_gap):
     """Find events the slow way: irregular moments, joined where none is further from the next."""
     moments = [(time, -score) for time, score in zip(times, scores, strict=True) if score <= 0]
     events = []
     for time, peak in moments:
-        if events and time - events[-1][-1][0] <= patience:
+        if events and time - events[-1][-1][0] <= max_gap:
             events[-1].append((time, peak))
         else:
             events.append([(time, peak)])
@@ -1257,7 +1258,7 @@ def expected_events(scores, times, patience):
 
 def test_watch_tells_when_events_begin_and_end(capsys, place, tmp_path):
     words = ["watch", place / "loose", place / "today.mp4", "--as-fast-as-possible"]
-    code, out, err = run(capsys, *words, "--patience", "0.15")
+    code, out, err = run(capsys, *words, "--max-gap", "0.15")
     assert code == 0
     told = [json.loads(line) for line in out.splitlines()]
     video = load_frames(place / "today.mp4", size=(16, 24))
@@ -1294,7 +1295,7 @@ def test_watch_posts_events_and_goes_on_where_nobody_listens(capsys, place):
     try:
         hook = f"http://127.0.0.1:{server.server_port}/alarm?key=secret"
         words = ["watch", place / "loose", place / "today.mp4", "--as-fast-as-possible"]
-        code, out, err = run(capsys, *words, "--patience", "0.15", "--webhook", hook)
+        code, out, err = run(capsys, *words, "--max-gap", "0.15", "--webhook", hook)
     finally:
         server.shutdown()
         thread.join()

@@ -1,4 +1,4 @@
-"""The three families of corruption: Eq. 2's noise, hiding, grafts with decoys."""
+"""The three families of corruption: Eq. 2, masking, synthetic anomalies with hard negatives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from skavid import TemporalStacker
 from skavid.core import corruption
-from skavid.core.corruption import CORRUPTIONS, Neighbours, complementary, grafts, hiding, noise
+from skavid.core.corruption import (
+    CORRUPTIONS,
+    Neighbours,
+    complementary,
+    masking,
+    noise,
+    synthetic_anomalies,
+)
 from skavid.core.scene import clip_starts, learn_scene
 from skavid.datasets import make_moving_shapes
 
@@ -35,12 +42,12 @@ def drawn(n=8):
         spacing=2,
     )
     rows = np.linspace(0, len(images) - 1, n).astype(int)
-    plate = torch.stack([seen.plates[start] for start in starts[rows]])
-    return images[rows], beside(n, seen, plate[:, None])
+    background = torch.stack([seen.backgrounds[start] for start in starts[rows]])
+    return images[rows], beside(n, seen, background[:, None])
 
 
-def beside(n, seen, plate):
-    return Neighbours(seen, plate, torch.zeros(n), torch.ones(n), torch.zeros(n), 2)
+def beside(n, seen, background):
+    return Neighbours(seen, background, torch.zeros(n), torch.ones(n), torch.zeros(n), 2)
 
 
 SEEN = drawn()[1].scene
@@ -55,10 +62,10 @@ def test_each_family_keeps_shapes_ranges_and_its_input(name, height, width, n, c
     before = images.clone()
     for neighbours in (None, beside(n, SEEN, images[:, :1])):
         made = CORRUPTIONS[name](images, **EQ2, generator=seeded(1), neighbours=neighbours)
-        assert made.images.shape == made.hidden.shape == images.shape
+        assert made.images.shape == made.masked.shape == images.shape
         assert made.where.shape == made.weight.shape == (n, height, width)
         assert torch.isfinite(made.images).all()
-        for share in (made.where, made.weight, made.hidden):
+        for share in (made.where, made.weight, made.masked):
             assert share.min() >= 0
             assert share.max() <= 1
     assert torch.equal(images, before)
@@ -88,26 +95,26 @@ def test_noise_has_the_spread_of_equation_2_on_every_pixel(gamma, sigma):
     assert change.std().item() == pytest.approx(gamma * sigma, rel=0.03)
     assert change.mean().item() == pytest.approx(0, abs=0.02)
     assert made.where.min() == 1
-    assert made.hidden.max() == 0
+    assert made.masked.max() == 0
 
 
-def test_hiding_keeps_visible_pixels_and_says_nothing_of_hidden_ones():
+def test_masking_keeps_visible_pixels_and_says_nothing_of_hidden_ones():
     images = torch.rand(16, 1, 32, 32, generator=seeded())
-    made = hiding(images, **EQ2, generator=seeded(1))
-    visible = made.hidden == 0
+    made = masking(images, **EQ2, generator=seeded(1))
+    visible = made.masked == 0
     assert torch.equal(made.images[visible], images[visible])
     # What is filled in depends on the hidden pixels by their mean alone.
     other = torch.where(visible, images, images.flip(0))
     filled = made.images - images.mean((2, 3), True)
-    again = hiding(other, **EQ2, generator=seeded(1)).images - other.mean((2, 3), True)
+    again = masking(other, **EQ2, generator=seeded(1)).images - other.mean((2, 3), True)
     torch.testing.assert_close(filled[~visible], again[~visible])
-    assert 0.3 < made.hidden.mean() < 0.7
+    assert 0.3 < made.masked.mean() < 0.7
 
 
-def test_hiding_knows_blocks_stripes_and_in_video_whole_channels():
+def test_masking_knows_blocks_stripes_and_in_video_whole_channels():
     images = torch.rand(64, 3, 32, 32, generator=seeded())
     neighbours = beside(64, SEEN, images[:, :1])
-    hidden = hiding(images, **EQ2, generator=seeded(1), neighbours=neighbours).hidden
+    hidden = masking(images, **EQ2, generator=seeded(1), neighbours=neighbours).masked
     rows = (hidden == hidden[..., :1]).flatten(1).all(1)
     columns = (hidden == hidden[:, :, :1]).flatten(1).all(1)
     channels = hidden.sum(1).flatten(1).max(1).values == 1
@@ -115,7 +122,7 @@ def test_hiding_knows_blocks_stripes_and_in_video_whole_channels():
     assert columns.any()
     assert channels.any()
     assert (~rows & ~columns & ~channels).any()
-    still = hiding(images, **EQ2, generator=seeded(1)).hidden
+    still = masking(images, **EQ2, generator=seeded(1)).masked
     assert torch.equal(still[:, 0], still[:, 2]), "images lose all channels of a pixel at once"
 
 
@@ -123,7 +130,7 @@ def test_hiding_knows_blocks_stripes_and_in_video_whole_channels():
 def test_complementary_draws_hide_every_pixel_equally_often(height, width, n_draws):
     images = torch.rand(2, 3, height, width)
     draws = list(complementary(images, n_draws, **EQ2, seed=3, video=True))
-    times = torch.stack([draw.hidden for draw in draws]).sum(0)
+    times = torch.stack([draw.masked for draw in draws]).sum(0)
     assert len(draws) == n_draws + n_draws % 2
     assert torch.equal(times, torch.full_like(times, len(draws) // 2))
 
@@ -137,48 +144,54 @@ def test_a_draw_of_an_image_does_not_depend_on_its_neighbours():
 
 
 @pytest.mark.parametrize("video", [False, True])
-def test_grafts_change_only_what_they_own_up_to_or_a_decoy(video, monkeypatch):
+def test_synthetic_anomalies_change_only_what_they_own_up_to_or_a_hard_negative(
+    video, monkeypatch
+):
     images, neighbours = drawn(n=64)
 
-    def graft():
-        made = grafts(images, **EQ2, generator=seeded(1), neighbours=neighbours if video else None)
+    def made_with_change():
+        made = synthetic_anomalies(
+            images, **EQ2, generator=seeded(1), neighbours=neighbours if video else None
+        )
         change = (made.images - images).abs().amax(1)
         # Neither corrupted nor undecided, but for the last of a soft edge.
         return made, change, change[(made.where <= 0.05) & (made.weight > 0)]
 
-    made, change, beside_grafts = graft()
-    assert beside_grafts.max() > 0.5, "decoys change what is called regular"
-    with monkeypatch.context() as without_decoys:
-        without_decoys.setattr(corruption, "DECOY_SHARE", 0.0)
-        without_decoys.setattr(corruption, "VIDEO_DECOYS", False)
-        assert graft()[2].max() < 0.05, "nothing else does"
-    assert (made.where > 0.5).flatten(1).any(1).float().mean() > 0.3, "most images hold a graft"
+    made, change, beside_anomalies = made_with_change()
+    assert beside_anomalies.max() > 0.5, "hard negatives change what is called regular"
+    with monkeypatch.context() as without_hard_negatives:
+        without_hard_negatives.setattr(corruption, "HARD_NEGATIVE_SHARE", 0.0)
+        without_hard_negatives.setattr(corruption, "VIDEO_HARD_NEGATIVES", False)
+        assert made_with_change()[2].max() < 0.05, "nothing else does"
+    assert (made.where > 0.5).flatten(1).any(1).float().mean() > 0.3, (
+        "most images hold a synthetic anomaly"
+    )
     assert (made.where > 0.5).float().mean() < 0.5, "most pixels stay normal"
     # Where it says that a pixel is corrupted, something changed nearby.
     near = torch.nn.functional.max_pool2d(change[:, None], 5, 1, 2)[:, 0]
     assert near[made.where > 0.5].min() > 0.01
 
 
-def test_a_decoy_changes_the_image_and_is_no_irregularity(monkeypatch):
-    def only_decoys(*args):
+def test_a_hard_negative_changes_the_image_and_is_no_irregularity(monkeypatch):
+    def only_hard_negatives(*args):
         piece = original(*args)
         return piece._replace(
             irregular=torch.zeros_like(piece.irregular), active=torch.ones_like(piece.active)
         )
 
     original = corruption._image_piece
-    monkeypatch.setattr(corruption, "_image_piece", only_decoys)
+    monkeypatch.setattr(corruption, "_image_piece", only_hard_negatives)
     images = torch.rand(16, 1, 32, 32, generator=seeded())
-    made = grafts(images, **EQ2, generator=seeded(1))
+    made = synthetic_anomalies(images, **EQ2, generator=seeded(1))
     assert not torch.equal(made.images, images)
     assert made.where.max() == 0
     assert made.weight.min() == 1
 
 
-def test_an_invisible_graft_is_undecided():
+def test_an_invisible_anomaly_is_undecided():
     images = torch.full((16, 1, 32, 32), 0.5)
-    images[:, :, 0, 0] = 1.0  # some contrast, far from most grafts
-    made = grafts(images, gamma=0.0, sigma=1.0, generator=seeded(1))
+    images[:, :, 0, 0] = 1.0  # some contrast, far from most synthetic anomalies
+    made = synthetic_anomalies(images, gamma=0.0, sigma=1.0, generator=seeded(1))
     change = (made.images - images).abs().amax(1, keepdim=True)
     unchanged = torch.nn.functional.max_pool2d(change, 5, 1, 2)[:, 0] < 1e-3
     assert (made.weight == 0).any()
@@ -186,9 +199,9 @@ def test_an_invisible_graft_is_undecided():
     assert ((made.weight == 0) & (made.where > 0.05)).sum() == 0
 
 
-def test_grafts_in_video_change_what_moves_and_not_the_empty_ground():
+def test_synthetic_anomalies_in_video_change_what_moves_and_not_the_empty_ground():
     images, neighbours = drawn(n=64)
-    made = grafts(images, **EQ2, generator=seeded(1), neighbours=neighbours)
+    made = synthetic_anomalies(images, **EQ2, generator=seeded(1), neighbours=neighbours)
     foreign = made.where > 0.5
     moved = (made.images[:, 0] - made.images[:, -1]).abs()
     assert moved[foreign].mean() > 3 * moved.mean()
@@ -198,15 +211,15 @@ def test_grafts_in_video_change_what_moves_and_not_the_empty_ground():
 
 def test_what_is_pasted_shares_the_brightness_of_its_image():
     images, neighbours = drawn(n=64)
-    plain = grafts(images, **EQ2, generator=seeded(1), neighbours=neighbours)
+    plain = synthetic_anomalies(images, **EQ2, generator=seeded(1), neighbours=neighbours)
     darker = neighbours._replace(
-        plate=0.5 * neighbours.plate, gain=neighbours.gain * 0.5, level=neighbours.level
+        background=0.5 * neighbours.background, gain=neighbours.gain * 0.5, level=neighbours.level
     )
-    dark = grafts(0.5 * images, **EQ2, generator=seeded(1), neighbours=darker)
+    dark = synthetic_anomalies(0.5 * images, **EQ2, generator=seeded(1), neighbours=darker)
     torch.testing.assert_close(dark.images, 0.5 * plain.images)
 
 
-def test_stacks_in_which_nothing_moves_get_the_grafts_of_images():
+def test_stacks_in_which_nothing_moves_get_the_synthetic_anomalies_of_images():
     images = torch.rand(8, 3, 32, 32, generator=seeded())
     nothing = learn_scene(
         lambda rows: np.zeros((len(rows), 32, 32), np.float32),
@@ -215,13 +228,15 @@ def test_stacks_in_which_nothing_moves_get_the_grafts_of_images():
         n_channels=3,
         spacing=2,
     )
-    made = grafts(images, **EQ2, generator=seeded(1), neighbours=beside(8, nothing, images[:, :1]))
-    still = grafts(images, **EQ2, generator=seeded(1))
+    made = synthetic_anomalies(
+        images, **EQ2, generator=seeded(1), neighbours=beside(8, nothing, images[:, :1])
+    )
+    still = synthetic_anomalies(images, **EQ2, generator=seeded(1))
     assert torch.equal(made.images, still.images)
 
 
 @given(factor=st.sampled_from([2, 3, 4]), strength=st.floats(0.3, 1.0))
-def test_grafts_learn_their_scales_from_the_images(factor, strength):
+def test_synthetic_anomalies_learn_their_scales_from_the_images(factor, strength):
     small = torch.rand(4, 1, 12, 12, generator=seeded())
     large = strength * small.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     torch.testing.assert_close(corruption._contrast(large), strength * corruption._contrast(small))

@@ -25,8 +25,8 @@ pytestmark = [
     "parameters",
     [
         {},
-        {"corruption__inpainter": "hiding"},
-        {"ignore": np.eye(16, 12) > 0},
+        {"corruption__inpainter": "masking"},
+        {"ignore_mask": np.eye(16, 12) > 0},
     ],
 )
 def test_maps_on_a_gpu_are_those_on_the_cpu(parameters):

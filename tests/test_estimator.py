@@ -19,7 +19,7 @@ from sklearn.exceptions import NotFittedError
 
 from skavid import PAPER, VIDEO, AVIDDetector, TemporalStacker
 from skavid.components import nested
-from skavid.core.corruption import hiding, noise
+from skavid.core.corruption import masking, noise
 from skavid.core.training import split
 from skavid.datasets import make_moving_shapes
 
@@ -127,10 +127,10 @@ def test_a_higher_alpha_or_a_lower_zeta_never_grows_a_mask_or_lowers_a_score(
         assert (strict.score_samples(QUERY) >= loose.score_samples(QUERY)).all()
 
 
-def test_hiding_by_name_or_as_a_function_is_the_same():
+def test_masking_by_name_or_as_a_function_is_the_same():
     named, given = (
         AVIDDetector(**nested(dict(**TINY, corruption__inpainter=corruption))).fit(NORMAL)
-        for corruption in ("hiding", hiding)
+        for corruption in ("masking", masking)
     )
     assert_array_equal(named.score_samples(QUERY), given.score_samples(QUERY))
 
@@ -142,8 +142,8 @@ def test_the_residual_is_what_the_inpainter_changed(fitted):
     assert maps.inpainted.shape == QUERY.shape
 
 
-@pytest.mark.parametrize("family", ["noise", "hiding", "grafts", noise])
-@pytest.mark.parametrize("lesson", ["noise", "hiding", "grafts", None])
+@pytest.mark.parametrize("family", ["noise", "masking", "synthetic", noise])
+@pytest.mark.parametrize("lesson", ["noise", "masking", "synthetic", None])
 def test_either_network_takes_any_family_of_corruption(family, lesson):
     parameters = {**TINY, "max_epochs": 1, "training__adversarial_weight": 0.1}
     with warnings.catch_warnings():
@@ -321,8 +321,8 @@ def test_auto_thresholds_flag_the_promised_share_of_held_out_images(
 
 
 def test_an_odd_number_of_draws_is_the_next_even_one():
-    hiding = {**TINY, "max_epochs": 1, "corruption__inpainter": "hiding"}
-    detector = AVIDDetector(**nested(dict(**hiding, alpha=0.1, zeta=0.5))).fit(NORMAL)
+    masked = {**TINY, "max_epochs": 1, "corruption__inpainter": "masking"}
+    detector = AVIDDetector(**nested(dict(**masked, alpha=0.1, zeta=0.5))).fit(NORMAL)
     scores = {
         n: detector.set_params(postprocessing__n_draws=n).score_samples(QUERY) for n in (2, 3, 4)
     }
@@ -431,9 +431,9 @@ FIT_ERRORS = {
         "device='cuda:99' is not there; this machine has cpu.",
     ),
     "hidden sizes that fall": (
-        {"corruption__hidden_size": (9, 3)},
+        {"corruption__mask_size": (9, 3)},
         {"X": NORMAL},
-        "corruption__hidden_size must rise from 1 pixel at least. Got (9, 3).",
+        "corruption__mask_size must rise from 1 pixel at least. Got (9, 3).",
     ),
     "a region size between powers of two": (
         {"detector__region_size": 3},
@@ -633,7 +633,7 @@ def test_the_sizes_of_video_follow_what_moves():
         found[scale] = AVIDDetector(**nested({**VIDEO, **small})).fit(stacks, groups=clips)
     once, twice = found[1], found[2]
     assert twice.object_size_ == pytest.approx(2 * once.object_size_, rel=0.3)
-    assert twice.object_pace_ == pytest.approx(2 * once.object_pace_, rel=0.3)
+    assert twice.object_speed_ == pytest.approx(2 * once.object_speed_, rel=0.3)
     assert twice.geometry_.size == 2 * once.geometry_.size
     # One clip of four is held out: a new one is as likely the worse of the two.
     assert once.calibration_ == {
@@ -758,7 +758,7 @@ def test_a_detector_with_other_thresholds_shares_the_networks(fitted):
         fitted.with_thresholds(0.05, 2)
 
 
-@pytest.mark.parametrize("corruption", ["grafts", "hiding"])
+@pytest.mark.parametrize("corruption", ["synthetic", "masking"])
 def test_a_search_looks_at_the_images_once(tmp_path, monkeypatch, corruption):
     looks = []
     change = AVIDDetector._change
@@ -820,31 +820,32 @@ def test_an_error_in_either_network_reaches_the_caller(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
 def test_what_ignored_pixels_hold_changes_nothing(dtype):
-    ignore = np.zeros((16, 12), dtype=bool)
-    ignore[2:9, 3:11] = True
+    ignore_mask = np.zeros((16, 12), dtype=bool)
+    ignore_mask[2:9, 3:11] = True
     rng = np.random.default_rng(0)
     X, query = NORMAL.astype(dtype), QUERY.astype(dtype)
     noisy, odd = X.copy(), query.copy()
-    noisy[:, ignore] = rng.integers(0, 256, noisy[:, ignore].shape)
-    odd[:, ignore] = rng.integers(0, 256, odd[:, ignore].shape)
+    noisy[:, ignore_mask] = rng.integers(0, 256, noisy[:, ignore_mask].shape)
+    odd[:, ignore_mask] = rng.integers(0, 256, odd[:, ignore_mask].shape)
     one, other = (
-        AVIDDetector(**nested(dict(**TINY, ignore=ignore))).fit(images) for images in (X, noisy)
+        AVIDDetector(**nested(dict(**TINY, ignore_mask=ignore_mask))).fit(images)
+        for images in (X, noisy)
     )
     assert_array_equal(one.score_samples(query), other.score_samples(odd))
     assert one.alpha_ == other.alpha_
     seen = one.maps(odd)
-    assert (seen.evidence[:, ignore] < 0).all()
-    assert (seen.residual[:, ignore] == 0).all()
-    assert_array_equal(seen.inpainted[:, ignore], odd[:, ignore])
-    assert not one.with_thresholds(1e-6, 1 - 1e-6).segment(odd)[:, ignore].any()
+    assert (seen.evidence[:, ignore_mask] < 0).all()
+    assert (seen.residual[:, ignore_mask] == 0).all()
+    assert_array_equal(seen.inpainted[:, ignore_mask], odd[:, ignore_mask])
+    assert not one.with_thresholds(1e-6, 1 - 1e-6).segment(odd)[:, ignore_mask].any()
 
 
 def test_what_ignored_pixels_of_a_video_hold_changes_nothing():
     stacks, clips = walkers(1)
-    ignore = np.zeros(stacks.shape[1:3], dtype=bool)
-    ignore[20:] = True
+    ignore_mask = np.zeros(stacks.shape[1:3], dtype=bool)
+    ignore_mask[20:] = True
     noisy = stacks.copy()
-    noisy[:, ignore] = np.random.default_rng(0).integers(0, 256, noisy[:, ignore].shape)
+    noisy[:, ignore_mask] = np.random.default_rng(0).integers(0, 256, noisy[:, ignore_mask].shape)
     small = {
         "features": "pixels",
         "inpainter__width": 4,
@@ -854,7 +855,9 @@ def test_what_ignored_pixels_of_a_video_hold_changes_nothing():
     }
     one, other = (
         AVIDDetector(
-            **nested(dict(**{**VIDEO, **small, "training__crop_size": 40}, ignore=ignore))
+            **nested(
+                dict(**{**VIDEO, **small, "training__crop_size": 40}, ignore_mask=ignore_mask)
+            )
         ).fit(X, groups=clips)
         for X in (stacks, noisy)
     )
@@ -862,7 +865,7 @@ def test_what_ignored_pixels_of_a_video_hold_changes_nothing():
     assert_array_equal(one.score_samples(stacks[:5]), other.score_samples(noisy[:5]))
 
 
-@pytest.mark.parametrize(("ignore", "message"), [
+@pytest.mark.parametrize(("ignore_mask", "message"), [
     (
         np.zeros((16, 12), np.uint8),
         "ignore must be a boolean array of shape (H, W), True where pixels do not count. Got "
@@ -874,9 +877,9 @@ def test_what_ignored_pixels_of_a_video_hold_changes_nothing():
     ),
     (np.ones((16, 12), bool), "ignore leaves no pixel that counts; leave some False."),
 ])  # fmt: skip
-def test_pixels_to_ignore_that_make_no_sense_are_refused(ignore, message):
+def test_pixels_to_ignore_that_make_no_sense_are_refused(ignore_mask, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        AVIDDetector(**nested(dict(**TINY, ignore=ignore))).fit(NORMAL)
+        AVIDDetector(**nested(dict(**TINY, ignore_mask=ignore_mask))).fit(NORMAL)
 
 
 # --- findings -----------------------------------------------------------------------------------

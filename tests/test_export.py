@@ -63,7 +63,7 @@ def shaken(detector):
     height, width, n_channels = detector.image_shape_
     images = pictures(3, 3 * height, 3 * width, n_channels, seed=1)
     spread_logits(detector.detector_, torch.from_numpy(images / 255).float().permute(0, 3, 1, 2))
-    if detector.ignore is not None or detector.component("corruption").inpainter == "hiding":
+    if detector.ignore_mask is not None or detector.component("corruption").inpainter == "masking":
         images = images[:, :height, :width]
     maps = detector.maps(images)
     return detector.with_thresholds(
@@ -114,7 +114,7 @@ def assert_same(found, detector, images):
 
 @pytest.fixture(scope="module")
 def grey():
-    return fit(pictures(12, 16, 12, 1), fusion="min", smoothing=3, widening=2)
+    return fit(pictures(12, 16, 12, 1), fusion="min", smoothing=3, dilation=2)
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +140,12 @@ def session(exported):
             "fusion": "mean",
             "balance": 0.3,
             "postprocessing__smoothing": 4,
-            "postprocessing__widening": 6,
+            "postprocessing__dilation": 6,
         },
         {
             "fusion": "min",
             "postprocessing__smoothing": 5,
-            "postprocessing__widening": 5,
+            "postprocessing__dilation": 5,
             "detector__region_size": 8,
         },
         {
@@ -218,9 +218,12 @@ def test_floats_have_the_units_of_the_training_images(low, tmp_path):
 
 
 @pytest.mark.parametrize("loss", ["bernoulli", "l1"])
-def test_hiding_is_done_as_the_detector_does_it(loss, tmp_path):
+def test_masking_is_done_as_the_detector_does_it(loss, tmp_path):
     detector = fit(
-        pictures(12, 16, 12, 3), inpainter_corruption="hiding", reconstruction_loss=loss, spacing=1
+        pictures(12, 16, 12, 3),
+        inpainter_corruption="masking",
+        reconstruction_loss=loss,
+        spacing=1,
     )
     path = tmp_path / "detector.onnx"
     to_onnx(detector, path)
@@ -233,7 +236,7 @@ def test_hiding_is_done_as_the_detector_does_it(loss, tmp_path):
     assert len(onnx.load(path).SerializeToString()) < 4 * (2 * n_weights + 100_000)
     message = (
         f"X has images of 16 x 13 pixels, but the graph in {path} takes 16 x 12 alone, for "
-        "ignore and hiding fix the size."
+        "ignore_mask and masking fix the size."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         verify_onnx(detector, path, pictures(1, 16, 13, 3))
@@ -241,17 +244,19 @@ def test_hiding_is_done_as_the_detector_does_it(loss, tmp_path):
 
 @pytest.mark.parametrize("smoothing", [0, 4])
 def test_pixels_that_do_not_count_change_nothing(smoothing, tmp_path):
-    ignore = np.zeros((16, 12), dtype=bool)
-    ignore[3:8, 5:] = True
-    detector = fit(pictures(12, 16, 12, 1), ignore=ignore, smoothing=smoothing, widening=3)
+    ignore_mask = np.zeros((16, 12), dtype=bool)
+    ignore_mask[3:8, 5:] = True
+    detector = fit(
+        pictures(12, 16, 12, 1), ignore_mask=ignore_mask, smoothing=smoothing, dilation=3
+    )
     to_onnx(detector, tmp_path / "detector.onnx")
     session = session_of(tmp_path / "detector.onnx")
     images = pictures(3, 16, 12, 1, seed=5)
     found = run(session, images)
     assert_same(found, detector, images)
-    assert not found["mask"][:, ignore].any()
+    assert not found["mask"][:, ignore_mask].any()
     assert found["mask"].any()
-    other = np.where(ignore[..., None], pictures(3, 16, 12, 1, seed=6), images)
+    other = np.where(ignore_mask[..., None], pictures(3, 16, 12, 1, seed=6), images)
     for name, values in run(session, other).items():
         assert_array_equal(values, found[name])
 
@@ -383,7 +388,7 @@ def test_the_file_says_what_made_it(exported, grey):
     assert {name: json.loads(value) for name, value in described.items()} == {
         "image_shape": [16, 12, 1], "value_range": [0, 255], "spacing": None,
         "alpha": grey.alpha_, "zeta": grey.zeta_, "balance": grey.balance_,
-        "smoothing": 3, "widening": 2, "min_area": 0, "target_fpr": 0.01,
+        "smoothing": 3, "dilation": 2, "min_area": 0, "target_fpr": 0.01,
     }  # fmt: skip
 
 

@@ -39,8 +39,8 @@ EPOCHS = 4
 # Two batches an epoch: old outputs of I are shown again from the third epoch on.
 GAMES = {
     "images": {"training__adversarial_weight": 0.5, "training__adversarial_start": 0.3},
-    "hiding": {
-        "corruption__inpainter": "hiding",
+    "masking": {
+        "corruption__inpainter": "masking",
         "corruption__detector": None,
         "training__reconstruction_loss": "bernoulli",
         "training__optimizer": "sgd",
@@ -279,9 +279,12 @@ CURE = "remove it, or name another file."
     [
         ({"max_epochs": 6}, "max_epochs was 4, now it is 6"),
         ({"learning_rate": 0.01}, "learning_rate was 0.002, now it is 0.01"),
-        ({"corruption__inpainter": "noise"}, "corruption__inpainter was grafts, now it is noise"),
+        (
+            {"corruption__inpainter": "noise"},
+            "corruption__inpainter was synthetic, now it is noise",
+        ),
         ({"random_state": 1}, "random_state was 0, now it is 1"),
-        ({"ignore": np.eye(16, 12) > 0}, "ignore is another"),
+        ({"ignore_mask": np.eye(16, 12) > 0}, "ignore_mask is another"),
         (
             {
                 "detector__region_size": 8,

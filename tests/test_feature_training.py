@@ -171,18 +171,18 @@ def test_partial_fit_gives_the_statistics_of_all_images_in_any_order():
 
 
 def test_pixels_that_do_not_count_change_nothing():
-    ignore = np.zeros((48, 40), dtype=bool)
-    ignore[:16, :16] = True
+    ignore_mask = np.zeros((48, 40), dtype=bool)
+    ignore_mask[:16, :16] = True
     images = wall(12)
-    busy = np.where(ignore, np.random.default_rng(0).integers(0, 256, images.shape), images)
-    detector = AVIDDetector(**nested(dict(**MOMENT, ignore=ignore, value_range=(0, 255)))).fit(
-        images
-    )
+    busy = np.where(ignore_mask, np.random.default_rng(0).integers(0, 256, images.shape), images)
+    detector = AVIDDetector(
+        **nested(dict(**MOMENT, ignore_mask=ignore_mask, value_range=(0, 255)))
+    ).fit(images)
     scores = detector.score_samples(images)
     np.testing.assert_array_equal(detector.score_samples(busy.astype(np.uint8)), scores)
     again = clone(detector).fit(busy.astype(np.uint8))
     np.testing.assert_array_equal(again.score_samples(images), scores)
-    assert not detector.segment(busy.astype(np.uint8))[:, ignore].any()
+    assert not detector.segment(busy.astype(np.uint8))[:, ignore_mask].any()
 
 
 def test_another_size_needs_statistics_that_serve_every_place():

@@ -195,16 +195,16 @@ def frames_of(seed, n=7, side=4, levels=5):
 
 def hide(seed, masks, share):
     """Choose pixels that do not count; the first does."""
-    ignore = np.random.default_rng(seed).random(masks.shape[1:]) < share
-    ignore[0, 0] = False
-    return ignore
+    ignore_mask = np.random.default_rng(seed).random(masks.shape[1:]) < share
+    ignore_mask[0, 0] = False
+    return ignore_mask
 
 
-def slow_pixel_rates(masks, maps, ignore, threshold, rule, overlap, precision):
+def slow_pixel_rates(masks, maps, ignore_mask, threshold, rule, overlap, precision):
     """Judge frame after frame at one threshold, by the words of the rule."""
     hits = alarms = left_alone = irregular = 0
-    for mask, scores in zip(masks & ~ignore, maps, strict=True):
-        flagged = (scores >= threshold) & ~ignore
+    for mask, scores in zip(masks & ~ignore_mask, maps, strict=True):
+        flagged = (scores >= threshold) & ~ignore_mask
         if not mask.any():
             alarms += flagged.any()
             left_alone += not flagged.any()
@@ -228,9 +228,9 @@ def slow_pixel_rates(masks, maps, ignore, threshold, rule, overlap, precision):
 )
 def test_pixel_level_rates_are_those_of_every_threshold(rule, seed, overlap, precision, share):
     masks, maps = frames_of(seed)
-    ignore = hide(seed, masks, share)
+    ignore_mask = hide(seed, masks, share)
     parameters = {"rule": rule, "overlap": overlap, "precision": precision}
-    fpr, tpr, thresholds = pixel_level_curve(masks, maps, ignore=ignore, **parameters)
+    fpr, tpr, thresholds = pixel_level_curve(masks, maps, ignore_mask=ignore_mask, **parameters)
     assert fpr[0] == tpr[0] == 0
     assert thresholds[0] == np.inf
     assert (np.diff(thresholds) < 0).all()
@@ -238,7 +238,7 @@ def test_pixel_level_rates_are_those_of_every_threshold(rule, seed, overlap, pre
         # The curve stays as it is between its thresholds.
         last = np.flatnonzero(thresholds >= level)[-1]
         assert (fpr[last], tpr[last]) == pytest.approx(
-            slow_pixel_rates(masks, maps, ignore, level, rule, overlap, precision)
+            slow_pixel_rates(masks, maps, ignore_mask, level, rule, overlap, precision)
         )
 
 
@@ -350,14 +350,16 @@ def flood(mask):
     return regions
 
 
-def slow_aupro(masks, maps, ignore, limit):
+def slow_aupro(masks, maps, ignore_mask, limit):
     """Anomalib's published definition: every threshold, then trapezes up to the limit."""
-    regions = [(k, region) for k, mask in enumerate(masks & ~ignore) for region in flood(mask)]
+    regions = [
+        (k, region) for k, mask in enumerate(masks & ~ignore_mask) for region in flood(mask)
+    ]
     corners = [(0.0, 0.0)]
     for threshold in np.unique(maps)[::-1]:
         flagged = maps >= threshold
         overlaps = [np.mean([flagged[k, i, j] for i, j in region]) for k, region in regions]
-        corners.append((flagged[~masks & ~ignore].mean(), float(np.mean(overlaps))))
+        corners.append((flagged[~masks & ~ignore_mask].mean(), float(np.mean(overlaps))))
     area = 0.0
     for (x0, y0), (x1, y1) in pairwise(corners):
         if x0 >= limit or x1 == x0:
@@ -375,9 +377,9 @@ def slow_aupro(masks, maps, ignore, limit):
 )
 def test_aupro_agrees_with_its_definition(seed, limit, share):
     masks, maps = frames_of(seed, levels=9)
-    ignore = hide(seed, masks, share)
-    assert aupro_score(masks, maps, max_fpr=limit, ignore=ignore) == pytest.approx(
-        slow_aupro(masks, maps, ignore, limit)
+    ignore_mask = hide(seed, masks, share)
+    assert aupro_score(masks, maps, max_fpr=limit, ignore_mask=ignore_mask) == pytest.approx(
+        slow_aupro(masks, maps, ignore_mask, limit)
     )
 
 
@@ -404,12 +406,12 @@ def test_aupro_counts_small_and_large_regions_alike_and_never_exceeds_1():
 # --- regions and tracks --------------------------------------------------------------------------
 
 
-def slow_regions_and_tracks(masks, maps, ignore, clips, threshold, min_iou, min_share):
+def slow_regions_and_tracks(masks, maps, ignore_mask, clips, threshold, min_iou, min_share):
     """Match found with true regions as sets of pixels; follow tracks by shared neighbours."""
-    flagged = (maps >= threshold) & ~ignore
+    flagged = (maps >= threshold) & ~ignore_mask
     true, found = (
         [(k, region) for k, mask in enumerate(pictures) for region in flood(mask)]
-        for pictures in (masks & ~ignore, flagged)
+        for pictures in (masks & ~ignore_mask, flagged)
     )
 
     def meets(one, other):
@@ -447,7 +449,7 @@ def slow_regions_and_tracks(masks, maps, ignore, clips, threshold, min_iou, min_
 )
 def test_regions_and_tracks_agree_with_sets_of_pixels(seed, min_iou, min_share, share):
     masks, maps = frames_of(seed, side=5)
-    ignore, clips = hide(seed, masks, share), np.array([0, 0, 0, 1, 1, 2, 2])
+    ignore_mask, clips = hide(seed, masks, share), np.array([0, 0, 0, 1, 1, 2, 2])
     curve = region_track_curve(
         masks,
         maps,
@@ -455,13 +457,13 @@ def test_regions_and_tracks_agree_with_sets_of_pixels(seed, min_iou, min_share, 
         min_iou=min_iou,
         min_share=min_share,
         thresholds=[1, 3, 4, 9],
-        ignore=ignore,
+        ignore_mask=ignore_mask,
     )
     assert curve.thresholds.tolist() == [9, 4, 3, 1]
     for index, threshold in enumerate(curve.thresholds):
         rates = (curve.false_regions[index], curve.regions[index], curve.tracks[index])
         assert rates == pytest.approx(
-            slow_regions_and_tracks(masks, maps, ignore, clips, threshold, min_iou, min_share)
+            slow_regions_and_tracks(masks, maps, ignore_mask, clips, threshold, min_iou, min_share)
         )
 
 
@@ -538,22 +540,22 @@ def pictures_to_judge(seed, scale):
     return masks, rng.normal(size=(4, 8 // scale, 6 // scale)).astype(np.float32)
 
 
-def all_figures(masks, maps, ignore):
+def all_figures(masks, maps, ignore_mask):
     """Return what every measure over masks and maps says."""
-    curve = region_track_curve(masks, maps, n_thresholds=6, min_iou=0.3, ignore=ignore)
-    cells = {"cell": 2, "ignore": ignore}
+    curve = region_track_curve(masks, maps, n_thresholds=6, min_iou=0.3, ignore_mask=ignore_mask)
+    cells = {"cell": 2, "ignore_mask": ignore_mask}
     figures = [
         *curve.values(),
-        *pro_curve(masks, maps, ignore=ignore),
-        *pro_curve(masks, maps, n_thresholds=7, ignore=ignore),
-        aupro_score(masks, maps, ignore=ignore),
-        rbdc_score(masks, maps, n_thresholds=4, ignore=ignore),
-        tbdc_score(masks, maps, n_thresholds=4, ignore=ignore),
+        *pro_curve(masks, maps, ignore_mask=ignore_mask),
+        *pro_curve(masks, maps, n_thresholds=7, ignore_mask=ignore_mask),
+        aupro_score(masks, maps, ignore_mask=ignore_mask),
+        rbdc_score(masks, maps, n_thresholds=4, ignore_mask=ignore_mask),
+        tbdc_score(masks, maps, n_thresholds=4, ignore_mask=ignore_mask),
         *(region_level_auc_score(masks, maps, reduce=way, **cells) for way in ("max", "mean")),
         region_level_equal_error_rate(masks, maps, **cells),
     ]
     for rule in ("pami2014", "cvpr2010", "dual"):
-        options = {"rule": rule, "precision": 0.4, "ignore": ignore}
+        options = {"rule": rule, "precision": 0.4, "ignore_mask": ignore_mask}
         figures += [
             *pixel_level_curve(masks, maps, **options),
             pixel_level_auc_score(masks, maps, **options),
@@ -571,13 +573,15 @@ def assert_same_figures(some, others):
 def test_what_masks_and_maps_hold_in_pixels_that_do_not_count_changes_no_figure(seed, share):
     masks, maps = pictures_to_judge(seed, 1)
     rng = np.random.default_rng(seed)
-    ignore = rng.random((8, 6)) < share
-    ignore[4, 0] = False
+    ignore_mask = rng.random((8, 6)) < share
+    ignore_mask[4, 0] = False
     other_masks, other_maps = masks.copy(), maps.copy()
-    other_masks[:, ignore] = rng.random((4, ignore.sum())) < 0.5
-    other_maps[:, ignore] = rng.choice([-np.inf, -9, 0, 9, np.inf, np.nan], (4, ignore.sum()))
+    other_masks[:, ignore_mask] = rng.random((4, ignore_mask.sum())) < 0.5
+    other_maps[:, ignore_mask] = rng.choice(
+        [-np.inf, -9, 0, 9, np.inf, np.nan], (4, ignore_mask.sum())
+    )
     assert_same_figures(
-        all_figures(masks, maps, ignore), all_figures(other_masks, other_maps, ignore)
+        all_figures(masks, maps, ignore_mask), all_figures(other_masks, other_maps, ignore_mask)
     )
 
 
@@ -596,18 +600,18 @@ def test_to_ignore_nothing_changes_nothing(seed, scale):
 )
 def test_to_ignore_rows_at_the_border_is_to_crop_the_pictures(seed, scale, top, bottom):
     masks, maps = pictures_to_judge(seed, scale)
-    ignore = np.ones((8, 6), dtype=bool)
-    ignore[top:bottom] = False
+    ignore_mask = np.ones((8, 6), dtype=bool)
+    ignore_mask[top:bottom] = False
     cropped = masks[:, top:bottom], maps[:, top // scale : bottom // scale]
-    assert_same_figures(all_figures(masks, maps, ignore), all_figures(*cropped, None))
+    assert_same_figures(all_figures(masks, maps, ignore_mask), all_figures(*cropped, None))
 
 
 def test_a_frame_that_is_irregular_only_where_pixels_do_not_count_is_normal():
     masks = np.zeros((3, 2, 2), dtype=bool)
     masks[0, 0, 0] = masks[1, 1, 1] = True
-    ignore = np.array([[False, False], [False, True]])
+    ignore_mask = np.array([[False, False], [False, True]])
     maps = np.array([[[2.0, 0], [0, 9]], [[1.0, 0], [0, 9]], [[0.0, 0], [0, 9]]])
-    fpr, tpr, thresholds = pixel_level_curve(masks, maps, ignore=ignore)
+    fpr, tpr, thresholds = pixel_level_curve(masks, maps, ignore_mask=ignore_mask)
     assert thresholds.tolist() == [np.inf, 2, 1, 0]
     assert fpr.tolist() == [0, 0, 1 / 2, 1]
     assert tpr.tolist() == [0, 1, 1, 1]
@@ -616,14 +620,14 @@ def test_a_frame_that_is_irregular_only_where_pixels_do_not_count_is_normal():
 def test_regions_that_pixels_which_do_not_count_cut_in_two_are_two():
     masks = np.zeros((1, 1, 7), dtype=bool)
     masks[0, 0, :5] = True
-    ignore = np.zeros((1, 7), dtype=bool)
-    ignore[0, 1] = True
+    ignore_mask = np.zeros((1, 7), dtype=bool)
+    ignore_mask[0, 1] = True
     maps = np.array([[[9.0, 8, 7, 7, 0, 0, 7]]])
-    fpr, pro, thresholds = pro_curve(masks, maps, ignore=ignore)
+    fpr, pro, thresholds = pro_curve(masks, maps, ignore_mask=ignore_mask)
     assert thresholds.tolist() == [np.inf, 9, 7, 0]
     assert fpr.tolist() == [0, 0, 1 / 2, 1]
     assert pro == pytest.approx([0, 1 / 2, 5 / 6, 1])
-    curve = region_track_curve(masks, maps, thresholds=[9, 7], ignore=ignore)
+    curve = region_track_curve(masks, maps, thresholds=[9, 7], ignore_mask=ignore_mask)
     assert (curve.n_regions, curve.n_tracks) == (2, 2)
     assert curve.regions.tolist() == [1 / 2, 1]
     assert curve.false_regions.tolist() == [0, 1]
@@ -633,17 +637,17 @@ def test_what_passes_behind_pixels_that_do_not_count_is_one_track_where_it_has_a
     masks = np.zeros((3, 1, 3), dtype=np.uint8)
     for frame in range(3):
         masks[frame, 0, frame] = 7
-    ignore = np.array([[False, True, False]])
-    masks[:, ignore] += 200  # a number that is no track
+    ignore_mask = np.array([[False, True, False]])
+    masks[:, ignore_mask] += 200  # a number that is no track
     maps = np.full(masks.shape, 0.5)
-    curve = region_track_curve(masks, maps, thresholds=[1], ignore=ignore)
+    curve = region_track_curve(masks, maps, thresholds=[1], ignore_mask=ignore_mask)
     assert (curve.n_regions, curve.n_tracks) == (2, 1)
     for void in (0, 1, 255, -1):  # numbers that pixels which do not count bear in some data sets
-        marked = np.where(ignore, void, masks == 7)
-        curve = region_track_curve(marked, maps, thresholds=[1], ignore=ignore)
+        marked = np.where(ignore_mask, void, masks == 7)
+        curve = region_track_curve(marked, maps, thresholds=[1], ignore_mask=ignore_mask)
         assert (curve.n_regions, curve.n_tracks) == (2, 2)
-        assert aupro_score(marked, maps, ignore=ignore) == aupro_score(
-            masks == 7, maps, ignore=ignore
+        assert aupro_score(marked, maps, ignore_mask=ignore_mask) == aupro_score(
+            masks == 7, maps, ignore_mask=ignore_mask
         )
 
 
@@ -651,14 +655,17 @@ def test_what_passes_behind_pixels_that_do_not_count_is_one_track_where_it_has_a
 @given(seed=st.integers(0, 999), share=st.sampled_from([0.2, 0.7]))
 def test_a_cell_counts_by_those_of_its_pixels_that_count(reduce, seed, share):
     masks, maps = pictures_to_judge(seed, 1)
-    ignore = np.random.default_rng(seed).random((8, 6)) < share
+    ignore_mask = np.random.default_rng(seed).random((8, 6)) < share
     labels, scores = [], []
     for image, i, j in np.ndindex(4, 4, 3):
         tile = np.s_[2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
         pixels = [
             (bool(irregular), float(score))
             for irregular, score, hidden in zip(
-                masks[image][tile].flat, maps[image][tile].flat, ignore[tile].flat, strict=True
+                masks[image][tile].flat,
+                maps[image][tile].flat,
+                ignore_mask[tile].flat,
+                strict=True,
             )
             if not hidden
         ]
@@ -667,7 +674,7 @@ def test_a_cell_counts_by_those_of_its_pixels_that_count(reduce, seed, share):
             values = [score for _, score in pixels]
             scores.append(max(values) if reduce == "max" else sum(values) / len(values))
     assume(len(set(labels)) == 2)
-    options = {"cell": 2, "reduce": reduce, "ignore": ignore}
+    options = {"cell": 2, "reduce": reduce, "ignore_mask": ignore_mask}
     assert region_level_auc_score(masks, maps, **options) == pytest.approx(
         roc_auc_score(labels, scores)
     )
@@ -687,9 +694,9 @@ def test_no_pixel_that_does_not_count_flags_a_sample_in_the_plane(seed):
     rng = np.random.default_rng(seed)
     labels = np.repeat([1, -1], 5)
     residual, regularity = rng.integers(1, 5, (2, 10, 3, 4)) / 5
-    ignore = hide(seed, residual, 0.5)
-    plane = threshold_plane(labels, residual, regularity, ignore=ignore)
-    left = threshold_plane(labels, residual[:, ~ignore], regularity[:, ~ignore])
+    ignore_mask = hide(seed, residual, 0.5)
+    plane = threshold_plane(labels, residual, regularity, ignore_mask=ignore_mask)
+    left = threshold_plane(labels, residual[:, ~ignore_mask], regularity[:, ~ignore_mask])
     assert_same_figures(plane.values(), left.values())
 
 
@@ -733,13 +740,15 @@ def test_a_search_takes_masks_as_y_and_scores_maps():
 
 def test_a_scorer_passes_on_which_pixels_do_not_count():
     masks, maps = frames_of(11, n=12)
-    ignore = hide(11, masks, 0.4)
-    seen = np.where(ignore, 9.0, maps)
-    scorer = make_map_scorer(aupro_score, max_fpr=0.5, ignore=ignore)
-    assert scorer(Painter(), seen, masks) == aupro_score(masks, maps, max_fpr=0.5, ignore=ignore)
+    ignore_mask = hide(11, masks, 0.4)
+    seen = np.where(ignore_mask, 9.0, maps)
+    scorer = make_map_scorer(aupro_score, max_fpr=0.5, ignore_mask=ignore_mask)
+    assert scorer(Painter(), seen, masks) == aupro_score(
+        masks, maps, max_fpr=0.5, ignore_mask=ignore_mask
+    )
     search = GridSearchCV(
         Painter(), {"sign": [1, -1]}, cv=NoveltyKFold(2), scoring=scorer, refit=False
-    ).fit(np.where(ignore, 9.0, maps + 10.0 * masks), masks)
+    ).fit(np.where(ignore_mask, 9.0, maps + 10.0 * masks), masks)
     assert search.best_params_ == {"sign": 1}
     assert search.best_score_ == 1
 
@@ -849,7 +858,7 @@ def test_what_does_not_fit_is_refused(call, message):
         threshold_plane,
     ],
 )
-@pytest.mark.parametrize(("ignore", "message"), [
+@pytest.mark.parametrize(("ignore_mask", "message"), [
     (
         np.zeros((4, 4), np.uint8),
         "ignore must be a boolean array of shape (H, W), True where pixels do not count. Got "
@@ -866,11 +875,11 @@ def test_what_does_not_fit_is_refused(call, message):
     ),
     (np.ones((4, 4), bool), "ignore leaves no pixel that counts; leave some False."),
 ])  # fmt: skip
-def test_pixels_to_ignore_that_make_no_sense_are_refused(judge, ignore, message):
+def test_pixels_to_ignore_that_make_no_sense_are_refused(judge, ignore_mask, message):
     message = message.format("maps" if judge is threshold_plane else "masks")
     arrays = [MASKS, np.zeros((2, 4, 4))]
     options = {"cell": 2} if judge.__name__.startswith("region_level") else {}
     if judge is threshold_plane:
         arrays = [np.array([1, -1]), arrays[1], arrays[1]]
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        judge(*arrays, ignore=ignore, **options)
+        judge(*arrays, ignore_mask=ignore_mask, **options)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 SMALL = {
     **VIDEO, "max_epochs": 1, "inpainter__width": 4, "detector__width": 8,
     "training__crop_size": 40, "learning_rate": 0.005, "postprocessing__smoothing": 3,
-    "postprocessing__widening": 0, "random_state": 0,
+    "postprocessing__dilation": 0, "random_state": 0,
 }  # fmt: skip
 
 

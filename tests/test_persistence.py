@@ -75,13 +75,13 @@ def numbered(rows):
 MODELS = {
     "images": lambda: (fit({}, NORMAL), ODD),
     "bytes in colour": lambda: (
-        fit({"corruption__hidden_size": (2, 6)}, np.stack([NORMAL.astype(np.uint8)] * 3, -1)),
+        fit({"corruption__mask_size": (2, 6)}, np.stack([NORMAL.astype(np.uint8)] * 3, -1)),
         np.stack([ODD.astype(np.uint8)] * 3, -1),
     ),
-    "hiding, bounded": lambda: (
+    "masking, bounded": lambda: (
         fit(
             {
-                "corruption__inpainter": "hiding", "postprocessing__n_draws": 2,
+                "corruption__inpainter": "masking", "postprocessing__n_draws": 2,
                 "inpainter__patch": 1, "training__reconstruction_loss": "bernoulli",
             },
             NORMAL,
@@ -216,11 +216,11 @@ ARRAYS = {
 @pytest.mark.parametrize("array", ARRAYS)
 def test_arrays_come_along_among_parameters_and_attributes(fitted, array):
     value = ARRAYS[array]
-    constraints = {**AVIDDetector._parameter_constraints, "ignore": [np.ndarray, None]}
-    given = {**fitted.get_params(deep=False), "ignore": value}
+    constraints = {**AVIDDetector._parameter_constraints, "ignore_mask": [np.ndarray, None]}
+    given = {**fitted.get_params(deep=False), "ignore_mask": value}
     attributes = {**vars(fitted), "calibration_": {"nested": [(value, 1)]}}
     parameters, kept = unpack(pack(given, attributes, constraints), constraints)
-    for found in (parameters["ignore"], kept["calibration_"]["nested"][0][0]):
+    for found in (parameters["ignore_mask"], kept["calibration_"]["nested"][0][0]):
         assert_array_equal(found, value)
         assert found.dtype == value.dtype.newbyteorder("=")
         assert found.shape == value.shape
@@ -298,8 +298,8 @@ def test_loading_unpickles_nothing(written, monkeypatch):
 def test_a_detector_of_the_first_release_scores_as_it_did():
     # Written at 0.1.0: fit(parameters, NORMAL) with these, all else by default.
     parameters = {
-        **SMALL, "inpainter__depth": 1, "corruption__inpainter": "hiding",
-        "corruption__hidden_size": (2, 6),
+        **SMALL, "inpainter__depth": 1, "corruption__inpainter": "masking",
+        "corruption__mask_size": (2, 6),
         "max_epochs": 4, "alpha": 0.05, "zeta": 0.4, "balance": 0.5,
     }  # fmt: skip
     loaded = AVIDDetector.load(DATA / "model-0.1.0.skavid")
@@ -395,14 +395,14 @@ UNKEEPABLE = {
         {},
         f"corruption__inpainter is a function, {noise!r}, which a file without code cannot keep; "
         "keep the detector with joblib, or call set_params(corruption__inpainter='noise') if it "
-        "is never fitted again.",
+        "it is never fitted again.",
     ),
     "a function of another's": (
         {"corruption__detector": print},
         {},
         f"corruption__detector is a function, {print!r}, which a file without code cannot keep; "
-        "keep the detector with joblib, or call set_params(corruption__detector='grafts') if it "
-        "is never fitted again.",
+        "keep the detector with joblib, or call set_params(corruption__detector='synthetic') if "
+        "it is never fitted again.",
     ),
     "an object": (
         {"value_range": (0, 1j)},
@@ -411,9 +411,9 @@ UNKEEPABLE = {
         "lists or arrays.",
     ),
     "an array of objects": (
-        {"corruption__hidden_size": (np.array([{}]), 1)},
+        {"corruption__mask_size": (np.array([{}]), 1)},
         {},
-        "corruption__hidden_size.0 is an array of object, which cannot be kept; convert it to "
+        "corruption__mask_size.0 is an array of object, which cannot be kept; convert it to "
         "numbers or bool.",
     ),
     "a parameter set wrongly since": (
@@ -867,12 +867,12 @@ def test_parameters_that_an_older_release_did_not_have_take_their_defaults(writt
 
 
 def test_bytes_that_are_no_bool_become_one(fitted):
-    constraints = {**AVIDDetector._parameter_constraints, "ignore": [np.ndarray]}
-    parameters = {**fitted.get_params(), "ignore": np.array([True, False])}
+    constraints = {**AVIDDetector._parameter_constraints, "ignore_mask": [np.ndarray]}
+    parameters = {**fitted.get_params(), "ignore_mask": np.array([True, False])}
     header, text, body = split(pack(parameters, vars(fitted), constraints))
-    start, stop = header["array.ignore"]["data_offsets"]
+    start, stop = header["array.ignore_mask"]["data_offsets"]
     found = unpack(join(header, text, body[:start] + bytes([1, 0]) + body[stop:]), constraints)[0][
-        "ignore"
+        "ignore_mask"
     ]
     assert found.tobytes() == bytes([1, 0])
     spoilt = body[:start] + bytes([255, 0]) + body[stop:]

@@ -44,7 +44,7 @@ WITHOUT_EXAMPLES = {
     "core.scene.Scene",
     "core.scene.background",
     "core.scene.learn_scene",
-    "core.scene.matte",
+    "core.scene.foreground",
     "core.feature_training.judge",  # parts of AVIDDetector
     "core.feature_training.train_pair",
     "core.feature_training.warn_if_blind",

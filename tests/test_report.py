@@ -215,7 +215,7 @@ def test_ignored_pixels_are_no_part_of_any_metric(detector, tmp_path, drawn_once
     ignored[:12, :12] = True  # all of the squares
     masks = MASKS.copy()
     masks[:4, 14:, 14:] = True
-    twin = detector.with_thresholds(0.2, 0.4).set_params(ignore=ignored)
+    twin = detector.with_thresholds(0.2, 0.4).set_params(ignore_mask=ignored)
     y = np.where(masks.any(axis=(1, 2)), -1, 1)
     page = written(twin, tmp_path, X, y=y, masks=masks)
     labels = np.where(np.arange(24) < 4, -1, 1)
@@ -223,9 +223,9 @@ def test_ignored_pixels_are_no_part_of_any_metric(detector, tmp_path, drawn_once
     expected = [
         roc_auc_score(labels, twin.score_samples(X)),
         equal_error_rate(labels, twin.score_samples(X)),
-        pixel_level_auc_score(masks, evidence, overlap=0.4, ignore=ignored),
-        pixel_level_equal_error_rate(masks, evidence, overlap=0.4, ignore=ignored),
-        aupro_score(masks, evidence, max_fpr=0.3, ignore=ignored),
+        pixel_level_auc_score(masks, evidence, overlap=0.4, ignore_mask=ignored),
+        pixel_level_equal_error_rate(masks, evidence, overlap=0.4, ignore_mask=ignored),
+        aupro_score(masks, evidence, max_fpr=0.3, ignore_mask=ignored),
     ]
     assert [float(one["value"]) for one in page.all("data")] == expected
     assert "Ignored pixels do not count." in page.words()
@@ -308,7 +308,7 @@ def test_the_header_tells_of_parameters_thresholds_and_versions(detector, tmp_pa
     ("parameters", "words"),
     [
         ({}, "Both were given, not calibrated."),
-        ({"ignore": np.eye(16, dtype=bool)}, "ignore=a mask of 6.25 % of the pixels"),
+        ({"ignore_mask": np.eye(16, dtype=bool)}, "ignore=a mask of 6.25 % of the pixels"),
         ({"contamination": 0.1}, "so that a share of 0.1 of the training images was found"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What moves in training clips: backgrounds, objects, sizes and paces."""
+"""What moves in training clips: backgrounds, objects, sizes and speeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from skavid import TemporalStacker
-from skavid.core.scene import background, clip_begins, clip_starts, learn_scene, matte
+from skavid.core.scene import background, clip_begins, clip_starts, foreground, learn_scene
 from skavid.datasets import make_moving_shapes
 
 
@@ -24,7 +24,7 @@ def look(data, spacing=2):
 @pytest.mark.parametrize(("speed", "scale"), [(1.0, 1.0), (2.0, 1.6), (0.5, 0.8)])
 def test_pace_and_size_are_those_that_were_drawn(speed, scale):
     seen = look(make_moving_shapes(2, 60, speed=speed, scale=scale, random_state=0))
-    assert seen.pace == pytest.approx(speed, rel=0.25)
+    assert seen.speed == pytest.approx(speed, rel=0.25)
     # A walker is about 14 px high and half as broad, its trace over a stack broader.
     travel = 4 * speed
     assert seen.size == pytest.approx(np.sqrt(14 * scale * (7 * scale + travel)), rel=0.3)
@@ -49,7 +49,7 @@ def test_nothing_is_found_where_nothing_moves():
         frames.__getitem__, np.arange(30), np.zeros(30, int), n_channels=3, spacing=2
     )
     assert seen.size is None
-    assert seen.pace == 0
+    assert seen.speed == 0
     assert len(seen.moments) == 0
 
 
@@ -57,7 +57,7 @@ def test_windows_never_reach_into_another_clip():
     data = make_moving_shapes(2, 24, random_state=0)
     data.frames[:24] //= 4  # the first clip is dark
     seen = look(data)
-    dark = seen.backgrounds.amax((1, 2)) < 0.27
+    dark = seen.window_backgrounds.amax((1, 2)) < 0.27
     newest, oldest = seen.moments[:, 0].float(), seen.moments[:, -1].float()
     assert dark.any()
     assert (~dark).any()
@@ -68,7 +68,7 @@ def test_windows_never_reach_into_another_clip():
 def test_a_matte_is_opaque_where_the_change_is_clear_and_empty_where_it_is_faint():
     change = torch.zeros(1, 1, 9, 20)
     change[..., 10:] = 0.5
-    opacity = matte(change, 0.2)
+    opacity = foreground(change, 0.2)
     assert opacity[..., :8].max() == 0
     assert opacity[..., 12:].min() == 1
 

@@ -20,7 +20,7 @@ from skorch.callbacks import Callback
 from skavid import AVIDDetector, NoveltyKFold
 from skavid.components import nested
 from skavid.core import training
-from skavid.core.corruption import Corrupted, grafts
+from skavid.core.corruption import Corrupted, synthetic_anomalies
 from skavid.core.regions import PAPER_GEOMETRY, aligned
 from skavid.core.training import region_targets, split
 from skavid.exceptions import CollapseWarning, DivergedError
@@ -137,7 +137,8 @@ def test_a_blind_detector_raises_an_alarm():
     assert re.fullmatch(
         r"The detector cannot tell regular from irregular regions: its AUC on held-out images was "
         r"below 0\.55 for 5 epochs in a row \(now 0\.\d\d\); train longer, or take "
-        r"detector_corruption='grafts' or a lower adversarial_weight \(now 0\.01\)\.",
+        r"corruption__detector='synthetic' or a lower "
+        r"training__adversarial_weight \(now 0\.01\)\.",
         str(caught[0].message),
     )
 
@@ -184,7 +185,7 @@ def test_held_out_images_are_corrupted_once_whatever_the_epochs():
 
     def count(images, **drawing):
         calls.append(len(images))
-        return grafts(images, **drawing)
+        return synthetic_anomalies(images, **drawing)
 
     def made(max_epochs):
         calls.clear()
@@ -340,7 +341,7 @@ def test_an_inpainter_of_patches_learns_hidden_pixels_as_shares():
         **nested(
             dict(
                 **parameters,
-                corruption__inpainter="hiding",
+                corruption__inpainter="masking",
                 inpainter__patch=4,
                 training__reconstruction_loss="bernoulli",
                 training__adversarial_weight=0,

@@ -36,8 +36,8 @@ def feed(monkeypatch, read, **more):
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 3), st.floats(-2, 2)), max_size=40), st.floats(0.1, 4))
-def test_events_join_irregular_moments_that_are_near_each_other(steps, patience):
-    events, told = Events(patience), []
+def test_events_join_irregular_moments_that_are_near_each_other(steps, max_gap):
+    events, told = Events(max_gap), []
     moment, irregular = 0.0, []
     for step, score in steps:
         moment += step
@@ -47,7 +47,7 @@ def test_events_join_irregular_moments_that_are_near_each_other(steps, patience)
     told += list(events.close())
     expected = []
     for at, peak in irregular:
-        if not expected or at - expected[-1][-1][0] > patience:
+        if not expected or at - expected[-1][-1][0] > max_gap:
             expected.append([])
         expected[-1].append((at, peak))
     ended = [event for phase, event in told if phase == "end"]
@@ -172,7 +172,7 @@ def test_a_long_watch_of_a_bad_camera_loses_no_event_and_no_memory(monkeypatch):
         if len(looks) == 20_000:
             watched.stop()
 
-    watch(watched, Glance(), Events(patience=1e9), told.append, on_look=on_look)
+    watch(watched, Glance(), Events(max_gap=1e9), told.append, on_look=on_look)
     assert [index for index, _ in looks] == list(range(20_000))
     assert watched.n_skipped == 0
     late = np.array([moment for _, moment in looks]) - moments[:20_000]
@@ -278,6 +278,6 @@ def test_a_patch_that_rests_on_earlier_frames_is_said_to():
                 whole=np.zeros(1, bool),
             )
 
-    viewer = Viewer(Maps(), steady=2)
+    viewer = Viewer(Maps(), average_frames=2)
     carried = [viewer.find(viewer.look([np.zeros((1, 1))]), 0)[0].carried_by for _ in range(2)]
     assert carried == ["both", "earlier"]

@@ -52,7 +52,7 @@ COLUMNS: dict[str, type] = {
     "source": str, "frame": int, "time": float, "score": float, "irregular": bool,
     "as_a_whole": bool,
 }  # fmt: skip
-NOT_SET = {"callbacks", "ignore", "image_shape", "memory"}
+NOT_SET = {"callbacks", "ignore_mask", "image_shape", "memory"}
 NOT_TOLD = NOT_SET | {
     "device", "max_epochs", "random_state", "target_fpr", "training__checkpoint",
 }  # fmt: skip
@@ -106,7 +106,7 @@ def fit(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.ignore is not None:
         size = reading.size or sources.open_array(Path(clips[0].path)).shape[1:3]
         example = clips[0] if clips else None
-        detector.ignore = sources.read_ignore(arguments.ignore, size, example)
+        detector.ignore_mask = sources.read_ignore(arguments.ignore, size, example)
     with _folder_beside(model) as folder:
         if arguments.dataset:
             images, ids = _load_dataset(arguments, reading, "train")[:2]
@@ -339,10 +339,10 @@ def _fit_report(detector: AVIDDetector, reading: Reading, result: dict[str, Any]
     ]
     size = detector.object_size_
     if reading.stacking is not None and size is None:
-        lines.append("Nothing moves in these clips, so no size and no pace was learnt.")
+        lines.append("Nothing moves in these clips, so no size and no speed was learnt.")
     elif size is not None:
         lines.append(
-            f"What moves is about {size:.0f} pixels large and moves {detector.object_pace_:.2g} "
+            f"What moves is about {size:.0f} pixels large and moves {detector.object_speed_:.2g} "
             "pixels a frame."
         )
         if size < SMALL_OBJECT and reading.size is not None:
@@ -396,7 +396,7 @@ def _model_facts(detector: AVIDDetector) -> dict[str, Any]:
         "target_fpr": detector.target_fpr,
         "rests_on": detector.calibration_,
         "object_size": detector.object_size_,
-        "object_pace": detector.object_pace_,
+        "object_pace": detector.object_speed_,
         "n_epochs": len(detector.history_),
     }
 
@@ -437,7 +437,7 @@ def _ignore(
 
     from skavid.datasets import sources
 
-    own = None if detector.ignore is None else np.asarray(detector.ignore)
+    own = None if detector.ignore_mask is None else np.asarray(detector.ignore_mask)
     if arguments.ignore is None:
         return own
     size = reading.size or detector.image_shape_[:2]
@@ -445,7 +445,7 @@ def _ignore(
     both = more if own is None else more | own
     if both.all():
         raise ValueError(f"{arguments.ignore} and the model's own leave no pixel that counts.")
-    detector.set_params(ignore=both)
+    detector.set_params(ignore_mask=both)
     return both
 
 
@@ -577,7 +577,7 @@ def score(arguments: argparse.Namespace, console: Console) -> int:
         outputs.check_table(arguments.output)
     detector, reading, clips, _ = _open(arguments, console, {"--output": arguments.output})
     n = n_irregular = n_whole = 0
-    viewer = Viewer(detector, steady=arguments.steady)
+    viewer = Viewer(detector, average_frames=arguments.average_frames)
     with CtrlC() as stop:
         with ExitStack() as exits:
             write = None
@@ -643,11 +643,11 @@ def segment(arguments: argparse.Namespace, console: Console) -> int:
     is_drawn = any((arguments.overlay, arguments.masks, arguments.coco))
     moments: list[dict[str, Any]] = []
     n = n_irregular = n_whole = 0
-    viewer = Viewer(detector, steady=arguments.steady)
+    viewer = Viewer(detector, average_frames=arguments.average_frames)
     with CtrlC() as stop:
         with ExitStack() as exits:
             writers: list[_Writer] | None = None
-            odd = _OddMoments(arguments.patience)
+            odd = _OddMoments(arguments.max_gap)
             for chunk, seen, is_first in _looks(
                 clips, viewer, reading, console, stop, whole=is_drawn
             ):
@@ -749,7 +749,7 @@ def _writers(
             )
         if arguments.overlay.suffix.lower() == ".mp4":
             video = exits.enter_context(
-                OverlayWriter(arguments.overlay, fps=_frame_rate(chunk), ignore=ignored)
+                OverlayWriter(arguments.overlay, fps=_frame_rate(chunk), ignore_mask=ignored)
             )
 
             def write_frame(look: Look, seen: Bunch, row: int) -> None:
@@ -766,7 +766,9 @@ def _writers(
             def write_picture(look: Look, seen: Bunch, row: int) -> None:
                 assert look.whole is not None
                 mask, regular = seen.evidence[row] >= 0, seen.regularity[row]
-                picture = draw_overlay(look.whole, mask=mask, regularity=regular, ignore=ignored)
+                picture = draw_overlay(
+                    look.whole, mask=mask, regularity=regular, ignore_mask=ignored
+                )
                 with naming(arguments.overlay):
                     outputs.save_picture(drawn, name_of(look), picture)
 
@@ -798,8 +800,8 @@ def _frame_rate(chunk: list[Look]) -> float:
 class _OddMoments:
     """The irregular times of clips; pictures that are no video have none."""
 
-    def __init__(self, patience: float) -> None:
-        self.patience = patience
+    def __init__(self, max_gap: float) -> None:
+        self.max_gap = max_gap
         self.moments: list[dict[str, Any]] = []
         self._name: str | None = None
 
@@ -809,7 +811,7 @@ class _OddMoments:
 
         self._close()
         self._name = name
-        self._events = Events(self.patience)
+        self._events = Events(self.max_gap)
 
     def push(self, look: Look, score: float) -> None:
         """Take the next image."""
@@ -926,7 +928,7 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> int:
     else:
         detector, reading, clips, ignored = _open(arguments, console, {})
         labels, masks = _truth(arguments, clips, reading, detector)
-    viewer = Viewer(detector, steady=arguments.steady)
+    viewer = Viewer(detector, average_frames=arguments.average_frames)
     has_masks: NDArray[np.bool_] | None = None  # None: somebody looked at all
     scores: list[NDArray[np.float64]] = []
     clip_of: list[int] = []
@@ -1148,7 +1150,7 @@ def watch(arguments: argparse.Namespace, console: Console) -> int:
 
     console.say(f"Watching {name}, {reading.describe()}. Ctrl-C ends it.")
     n_seen = 0
-    events = Events(arguments.patience)
+    events = Events(arguments.max_gap)
     with CtrlC(on_stop=feed.stop) as stop, console.progress(None, "frame") as bar:
 
         def on_look(look: Look, score: float) -> None:
@@ -1161,7 +1163,7 @@ def watch(arguments: argparse.Namespace, console: Console) -> int:
         try:
             watch(
                 feed,
-                Viewer(detector, steady=arguments.steady),
+                Viewer(detector, average_frames=arguments.average_frames),
                 events,
                 tell,
                 snapshots=arguments.snapshots,

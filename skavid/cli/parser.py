@@ -264,7 +264,7 @@ remembers how its sources were read. Without --epochs about 100,000 images are l
         metavar="NAME=VALUE",
         help="a parameter of AVIDDetector; may be given more than once",
     )
-    _add_looking(parser, steady=False)
+    _add_looking(parser, average_frames=False)
 
 
 def _add_score(added: Any) -> None:
@@ -278,7 +278,7 @@ Score pictures or frames: a row each, irregular where the score is 0 or less.
 {SOURCES}""",
         """\
   skavid score model today.mp4 > scores.csv
-  skavid score model today.mp4 --output scores.parquet --steady 5
+  skavid score model today.mp4 --output scores.parquet --average-frames 5
   skavid score model parts/ --json | grep true""",
     )
     _add_model(parser, "SOURCE")
@@ -306,7 +306,7 @@ are in pixels of the pictures as they are, whatever size the model looks at.
   skavid segment model today.mp4                   lists the odd moments
   skavid segment model today.mp4 --overlay odd.mp4
   skavid segment model parts/ --masks masks --coco boxes.json
-  skavid segment model today.mp4 --overlay odd.mp4 --steady 5 --ignore road.png""",
+  skavid segment model today.mp4 --overlay odd.mp4 --average-frames 5 --ignore road.png""",
     )
     _add_model(parser, "SOURCE")
     add = parser.add_argument
@@ -355,7 +355,7 @@ Find new thresholds on normal data that was not trained on, without training.
         metavar="MODEL",
         help="write another model (default: this one gets the thresholds)",
     )
-    _add_looking(parser, steady=False)
+    _add_looking(parser, average_frames=False)
 
 
 def _add_evaluate(added: Any) -> None:
@@ -413,7 +413,7 @@ opens in any browser and fetches nothing.
         help="how many images to show, the most irregular ones (default: 12)",
     )
     _add_truth(parser)
-    _add_looking(parser, steady=False)
+    _add_looking(parser, average_frames=False)
 
 
 def _add_watch(added: Any) -> None:
@@ -424,12 +424,12 @@ def _add_watch(added: Any) -> None:
         """\
 Watch a camera, and tell of events as they happen: a line of JSON when one begins, and one when it
 ends, with start, end and peak in seconds, boxes and a snapshot. A camera that is lost is tried
-again. A file is played at its own pace.""",
+again. A file is played at its own speed.""",
         """\
   skavid watch model 0                                   the first camera
   skavid watch model rtsp://camera/stream >> events.jsonl
   skavid watch model today.mp4 --as-fast-as-possible
-  skavid watch model 0 --steady 5 --webhook https://example.org/alarm""",
+  skavid watch model 0 --average-frames 5 --webhook https://example.org/alarm""",
     )
     add = parser.add_argument
     _add_model(parser, None)
@@ -556,11 +556,11 @@ def _add_truth(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_looking(parser: argparse.ArgumentParser, *, steady: bool = True) -> None:
+def _add_looking(parser: argparse.ArgumentParser, *, average_frames: bool = True) -> None:
     add = parser.add_argument
-    if steady:
+    if average_frames:
         add(
-            "--steady",
+            "--average-frames",
             type=_whole(1),
             default=1,
             metavar="N",
@@ -582,7 +582,7 @@ def _add_looking(parser: argparse.ArgumentParser, *, steady: bool = True) -> Non
 
 def _add_patience(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--patience",
+        "--max-gap",
         type=_number,
         default=2.0,
         metavar="SECONDS",

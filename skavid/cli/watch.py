@@ -41,9 +41,9 @@ MOST_WAITING = 100  # events for a webhook that does not answer
 class Viewer:
     """Look at images in their order of time, with evidence that may be averaged over them."""
 
-    def __init__(self, detector: AVIDDetector, *, steady: int = 1) -> None:
+    def __init__(self, detector: AVIDDetector, *, average_frames: int = 1) -> None:
         self.detector = detector
-        self.steady = steady
+        self.average_frames = average_frames
         self.begin()
 
     def begin(self) -> None:
@@ -53,11 +53,11 @@ class Viewer:
     def look(self, images: Sequence[NDArray[Any]]) -> Bunch:
         """Return the maps, ``scores``, and which images are irregular as a ``whole``."""
         seen = self.detector.maps(np.stack(images))
-        if self.steady > 1:
+        if self.average_frames > 1:
             before = len(self._before)
             evidence = np.concatenate([*(one[None] for one in self._before), seen.evidence])
-            self._before = list(evidence[-(self.steady - 1) :])
-            seen.evidence = causal_mean(evidence, self.steady)[before:]
+            self._before = list(evidence[-(self.average_frames - 1) :])
+            seen.evidence = causal_mean(evidence, self.average_frames)[before:]
         seen.scores = anomaly_maps.score(seen.evidence)
         seen.whole = seen.whole & (seen.scores <= 0)
         return seen
@@ -87,16 +87,16 @@ class Event:
 
 
 class Events:
-    """Make events of scores: one ends when nothing was irregular for ``patience`` seconds."""
+    """Make events of scores: one ends when nothing was irregular for ``max_gap`` seconds."""
 
-    def __init__(self, patience: float) -> None:
-        self.patience = patience
+    def __init__(self, max_gap: float) -> None:
+        self.max_gap = max_gap
         self.count = 0
         self.open: Event | None = None
 
     def push(self, moment: float, score: float) -> Iterator[tuple[str, Event]]:
         """Take the next score; tell which event ends, begins or has its "peak" so far."""
-        if self.open is not None and moment - self.open.end > self.patience:
+        if self.open is not None and moment - self.open.end > self.max_gap:
             yield from self.close()
         if score > 0:
             return
@@ -134,7 +134,7 @@ class Feed:
 
     Iterate over it: each item is the newest image, or None where the source was lost and found
     again. Where images come faster than they are looked at, some are left out (``n_skipped``),
-    but never from the stacks, so that the pace of what moves stays right.
+    but never from the stacks, so that the speed of what moves stays right.
     """
 
     def __init__(
@@ -357,8 +357,10 @@ def watch(
         if snapshots is not None and whole is not None:
             stamp = f"{began_at:%Y%m%dT%H%M%S}-" if feed.is_live else ""
             path = snapshots / f"{feed.name}-{stamp}{event.number:04d}.png"
-            ignored = viewer.detector.ignore
-            drawn = draw_overlay(whole, mask=mask, regularity=seen.regularity[0], ignore=ignored)
+            ignored = viewer.detector.ignore_mask
+            drawn = draw_overlay(
+                whole, mask=mask, regularity=seen.regularity[0], ignore_mask=ignored
+            )
             with naming(path):
                 snapshots.mkdir(parents=True, exist_ok=True)
                 with beside(path) as part:

@@ -51,7 +51,7 @@ def smooth(
     *,
     mean: int = 0,
     maximum: int = 0,
-    ignore: NDArray[np.bool_] | None = None,
+    ignore_mask: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """Bring maps to the scale of an object: a box mean, then a maximum filter.
 
@@ -63,7 +63,7 @@ def smooth(
         Side of the box over which pixels are averaged. 0 and 1 leave them alone.
     maximum : int, default=0
         Side of the box whose maximum a pixel takes. 0 and 1 leave them alone.
-    ignore : ndarray of shape (height, width), bool, default=None
+    ignore_mask : ndarray of shape (height, width), bool, default=None
         True where pixels do not count: there, too, stands the median, of those that do.
 
     Returns
@@ -85,11 +85,11 @@ def smooth(
     if not smoothed.size:
         return smoothed
     counted = smoothed.reshape(len(smoothed), -1)
-    if ignore is not None:
-        counted = smoothed[:, ~ignore]
+    if ignore_mask is not None:
+        counted = smoothed[:, ~ignore_mask]
     middle = np.median(counted, axis=1)[:, None, None]
-    if ignore is not None:
-        smoothed[:, ignore] = middle[:, 0]
+    if ignore_mask is not None:
+        smoothed[:, ignore_mask] = middle[:, 0]
     if mean > 1:
         wide = ndimage.uniform_filter(smoothed - middle, (1, mean, mean), np.float64, "constant")
         smoothed = (wide + middle).astype(np.float32)

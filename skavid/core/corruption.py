@@ -14,16 +14,24 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from skavid.core.scene import SPEED_UP, Scene, matte
+from skavid.core.scene import SPEED_UP, Scene, foreground
 
-__all__ = ["CORRUPTIONS", "Corrupted", "Neighbours", "complementary", "grafts", "hiding", "noise"]
+__all__ = [
+    "CORRUPTIONS",
+    "Corrupted",
+    "Neighbours",
+    "complementary",
+    "masking",
+    "noise",
+    "synthetic_anomalies",
+]
 
 N_PIECES = 4  # pieces that are pasted into an image at the most
 
-DECOY_SHARE = 0.15  # of the pieces of images
-VIDEO_DECOYS = True  # every second piece of video is a decoy
+HARD_NEGATIVE_SHARE = 0.15  # of the pieces of images
+VIDEO_HARD_NEGATIVES = True  # every second piece of video is a hard negative
 
-# Share of each kind of graft; evidence for a mix over any single kind: docs, user guide, method.
+# Share of each kind; evidence for a mix over any single one: docs, user guide, method.
 IMAGE_KINDS = {
     "place": 0.2,
     "swap": 0.25,
@@ -43,8 +51,8 @@ class Corrupted(NamedTuple):
     ----------
     images : Tensor of shape (n_images, n_channels, height, width)
         X~, the corrupted images, float32, not clipped.
-    hidden : Tensor of the same shape
-        1 where a pixel was hidden from I, else 0.
+    masked : Tensor of the same shape
+        1 where a pixel was masked from I, else 0.
     where : Tensor of shape (n_images, height, width)
         How much a pixel is corrupted, in [0, 1], with soft edges.
     weight : Tensor of shape (n_images, height, width)
@@ -52,7 +60,7 @@ class Corrupted(NamedTuple):
     """
 
     images: Tensor
-    hidden: Tensor
+    masked: Tensor
     where: Tensor
     weight: Tensor
 
@@ -64,7 +72,7 @@ class Neighbours(NamedTuple):
     ----------
     scene : Scene
         The objects of the training clips.
-    plate : Tensor of shape (n_images, 1, height, width)
+    background : Tensor of shape (n_images, 1, height, width)
         The background of the clip: where it differs from an image, something moves.
     top : Tensor of shape (n_images,)
         Which row of the frame the image begins at, in pixels.
@@ -76,7 +84,7 @@ class Neighbours(NamedTuple):
     """
 
     scene: Scene
-    plate: Tensor
+    background: Tensor
     top: Tensor
     gain: Tensor
     level: Tensor
@@ -112,7 +120,7 @@ def noise(
     Returns
     -------
     corrupted : Corrupted
-        Corrupted everywhere, nothing hidden.
+        Corrupted everywhere, nothing masked.
 
     References
     ----------
@@ -133,7 +141,7 @@ def noise(
     return Corrupted(noisy, torch.zeros_like(images), everywhere, everywhere.clone())
 
 
-def hiding(
+def masking(
     images: Tensor,
     *,
     gamma: float,
@@ -153,33 +161,33 @@ def hiding(
     generator : torch.Generator
         On the CPU; advanced by the call.
     neighbours : Neighbours, optional
-        Given for stacked video, where hiding whole channels (moments) is one of the kinds.
+        Given for stacked video, where masking whole channels (moments) is one of the kinds.
     size : tuple (smallest, largest), optional
-        Sides of what is hidden at once, in pixels; from 4 pixels to a quarter of the image
+        Sides of what is masked at once, in pixels; from 4 pixels to a quarter of the image
         when None. Half of an object hides best what only the object's other half can tell.
 
     Returns
     -------
     corrupted : Corrupted
-        Corrupted where hidden.
+        Corrupted where masked.
 
     Examples
     --------
     >>> import torch
-    >>> from skavid.core.corruption import hiding
+    >>> from skavid.core.corruption import masking
     >>> generator = torch.Generator().manual_seed(0)
     >>> x = torch.rand(2, 1, 32, 32)
-    >>> hidden = hiding(x, gamma=0.4, sigma=1.0, generator=generator).hidden
-    >>> hidden.shape, hidden.unique().tolist()
+    >>> masked = masking(x, gamma=0.4, sigma=1.0, generator=generator).masked
+    >>> masked.shape, masked.unique().tolist()
     (torch.Size([2, 1, 32, 32]), [0.0, 1.0])
     """
-    kinds = _hiding_kinds(len(images), images.shape[1], neighbours is not None, generator)
+    kinds = _mask_kinds(len(images), images.shape[1], neighbours is not None, generator)
     low, high = size or _sizes(*images.shape[2:])
     sides = _log_uniform(low, high + 1, (len(images), 1), generator).floor().long()
-    hidden = _masks(kinds, sides, images.shape[1:], generator).to(images.device)
-    where = hidden.amax(1)
+    masked = _masks(kinds, sides, images.shape[1:], generator).to(images.device)
+    where = masked.amax(1)
     eta = _eta(images, gamma * sigma, generator)
-    return Corrupted(_fill(images, hidden, eta), hidden, where, torch.ones_like(where))
+    return Corrupted(_fill(images, masked, eta), masked, where, torch.ones_like(where))
 
 
 def complementary(
@@ -204,13 +212,13 @@ def complementary(
     n_draws : int
         How many draws; an odd number is rounded up to the next even one.
     gamma, sigma : float
-        Eq. 2's noise, as in `hiding`.
+        Eq. 2's noise, as in `masking`.
     seed : int
         Chooses masks and noise.
     video : bool, default=False
-        Whether channels are moments of a stack, so that whole channels are hidden too.
+        Whether channels are moments of a stack, so that whole channels are masked too.
     size : tuple (smallest, largest), optional
-        As in `hiding`; the draws spread evenly over it.
+        As in `masking`; the draws spread evenly over it.
 
     Yields
     ------
@@ -228,12 +236,12 @@ def complementary(
         mask = _masks(kinds, side, images.shape[1:], generator).to(images.device)
         eta = _eta(one, gamma * sigma, generator)
         for half in (mask, 1 - mask):
-            hidden = half.expand_as(images)
-            where = hidden.amax(1)
-            yield Corrupted(_fill(images, hidden, eta), hidden, where, torch.ones_like(where))
+            masked = half.expand_as(images)
+            where = masked.amax(1)
+            yield Corrupted(_fill(images, masked, eta), masked, where, torch.ones_like(where))
 
 
-def grafts(
+def synthetic_anomalies(
     images: Tensor,
     *,
     gamma: float,
@@ -241,12 +249,12 @@ def grafts(
     generator: Generator,
     neighbours: Neighbours | None = None,
 ) -> Corrupted:
-    """Paste pieces of normal images where they do not belong, and decoys where they do.
+    """Paste pieces of normal images where they do not belong, and hard negatives where they do.
 
     Pieces of images come from another place, at another scale or orientation, with another
     brightness, or as thin lines and specks of noise. Pieces of stacked video are the objects of
-    the training clips, cut out by a matte: moved 1.5 to 3 times faster than they and most
-    others move, carried without a gait, deformed, or a still texture that slides. Decoys are
+    the training clips, cut out softly: moved 1.5 to 3 times faster than they and most others
+    move, carried without a gait, deformed, or a still texture that slides. Hard negatives are
     pieces of another image put at their own place (video: in their own row) at their own scale
     and speed: D must learn what is irregular, not what a seam looks like.
 
@@ -264,25 +272,25 @@ def grafts(
     Returns
     -------
     corrupted : Corrupted
-        Corrupted where a piece was pasted that is not a decoy and that changed the image
+        Corrupted where a piece was pasted that is not a hard negative and that changed the image
         visibly; undecided where it changed nothing to be seen.
 
     Examples
     --------
     >>> import torch
-    >>> from skavid.core.corruption import grafts
+    >>> from skavid.core.corruption import synthetic_anomalies
     >>> generator = torch.Generator().manual_seed(0)
     >>> x = torch.rand(8, 1, 32, 32)
-    >>> made = grafts(x, gamma=0.4, sigma=1.0, generator=generator)
+    >>> made = synthetic_anomalies(x, gamma=0.4, sigma=1.0, generator=generator)
     >>> made.where.shape
     torch.Size([8, 32, 32])
     """
     if neighbours is None or not len(neighbours.scene.moments):
-        return _image_grafts(images, gamma * sigma, generator)
-    return _video_grafts(images, neighbours, generator)
+        return _image_anomalies(images, gamma * sigma, generator)
+    return _video_anomalies(images, neighbours, generator)
 
 
-def _image_grafts(images: Tensor, noise_scale: float, generator: Generator) -> Corrupted:
+def _image_anomalies(images: Tensor, noise_scale: float, generator: Generator) -> Corrupted:
     # Where there is something to cut out.
     salience = (images - images.mean((2, 3), True)).abs().amax(1)
     contrast, grain = _contrast(images).cpu(), _grain(images).cpu()
@@ -298,13 +306,13 @@ def _image_grafts(images: Tensor, noise_scale: float, generator: Generator) -> C
     return _judge(images, pasted, irregular)
 
 
-def _video_grafts(images: Tensor, beside: Neighbours, generator: Generator) -> Corrupted:
+def _video_anomalies(images: Tensor, beside: Neighbours, generator: Generator) -> Corrupted:
     threshold = beside.scene.threshold
-    moving = matte((images - beside.plate).abs().amax(1, True), threshold)[:, 0]
+    moving = foreground((images - beside.background).abs().amax(1, True), threshold)[:, 0]
     irregular, opacity = torch.zeros_like(moving), torch.zeros_like(moving)
     pasted = images.clone()
     for number in range(N_PIECES):
-        decoy = VIDEO_DECOYS and number % 2 == 0
+        hard_negative = VIDEO_HARD_NEGATIVES and number % 2 == 0
         some = torch.nonzero(torch.rand(len(images), generator=generator) < 0.6)[:, 0]
         if not len(some):
             continue
@@ -313,10 +321,12 @@ def _video_grafts(images: Tensor, beside: Neighbours, generator: Generator) -> C
             top=beside.top[some], gain=beside.gain[some], level=beside.level[some]
         )
         before = pasted[some]
-        content, alpha = _object(before.shape, one, decoy=decoy, generator=generator)
+        content, alpha = _object(
+            before.shape, one, hard_negative=hard_negative, generator=generator
+        )
         pasted[some] = before + alpha * (content - before)
         cover = alpha.amax(1)
-        irregular[some] = irregular[some] * (1 - cover) + (0.0 if decoy else cover)
+        irregular[some] = irregular[some] * (1 - cover) + (0.0 if hard_negative else cover)
         opacity[some] = torch.maximum(opacity[some], cover)
     made = _judge(images, pasted, irregular)
     # Most of a scene is empty ground; what moves or was pasted is what D must learn.
@@ -325,13 +335,17 @@ def _video_grafts(images: Tensor, beside: Neighbours, generator: Generator) -> C
 
 
 def _judge(images: Tensor, pasted: Tensor, irregular: Tensor) -> Corrupted:
-    """Call irregular what was grafted and is seen; undecided what was grafted in vain."""
+    """Call irregular what was pasted and is seen; undecided what was pasted in vain."""
     seen = _visible(images, pasted)
     weight = torch.where((irregular > 0.05) & ~seen, 0.0, 1.0)
     return Corrupted(pasted, torch.zeros_like(images), irregular * seen, weight)
 
 
-CORRUPTIONS: dict[str, Corruption] = {"noise": noise, "hiding": hiding, "grafts": grafts}
+CORRUPTIONS: dict[str, Corruption] = {
+    "noise": noise,
+    "masking": masking,
+    "synthetic": synthetic_anomalies,
+}
 
 
 def _eta(images: Tensor, scale: float, generator: Generator) -> Tensor:
@@ -346,27 +360,27 @@ def _log_uniform(low: float, high: float, shape: tuple[int, ...], generator: Gen
     return torch.exp(_uniform(math.log(low), math.log(high), shape, generator))
 
 
-# --- hiding ------------------------------------------------------------------------------------
+# --- masking -----------------------------------------------------------------------------------
 
 
-def _fill(images: Tensor, hidden: Tensor, eta: Tensor) -> Tensor:
+def _fill(images: Tensor, masked: Tensor, eta: Tensor) -> Tensor:
     level = images.mean((2, 3), keepdim=True)
-    return torch.where(hidden > 0, level + eta, images)
+    return torch.where(masked > 0, level + eta, images)
 
 
-def _hiding_kinds(n: int, n_channels: int, video: bool, generator: Generator) -> Tensor:
+def _mask_kinds(n: int, n_channels: int, video: bool, generator: Generator) -> Tensor:
     n_kinds = 4 if video and n_channels > 1 else 3
     return torch.randint(n_kinds, (n,), generator=generator)
 
 
 def _sizes(height: int, width: int) -> tuple[int, int]:
-    """Return the smallest and the largest side of what is hidden at once, in pixels."""
+    """Return the smallest and the largest side of what is masked at once, in pixels."""
     low = min(4, max(1, max(height, width) // 2))
     return low, max(low, min(height, width) // 4)
 
 
 def _masks(kinds: Tensor, side: Tensor, shape: torch.Size, generator: Generator) -> Tensor:
-    """Draw hidden maps (n, c, h, w): 0 blocks, 1 rows in stripes, 2 columns, 3 one channel."""
+    """Draw masked maps (n, c, h, w): 0 blocks, 1 rows in stripes, 2 columns, 3 one channel."""
     n, (n_channels, height, width) = len(kinds), shape
     offset = (torch.rand(n, 2, generator=generator) * 2 * side).long()
     rows = (torch.arange(height) + offset[:, :1]) // side  # (n, h): which block a row lies in
@@ -379,11 +393,11 @@ def _masks(kinds: Tensor, side: Tensor, shape: torch.Size, generator: Generator)
     mask = torch.where(kinds[:, None, None] == 0, blocks, stripes.expand(n, height, width))
     channel = torch.randint(n_channels, (n, 1), generator=generator)
     one = (torch.arange(n_channels) == channel)[:, :, None, None]  # (n, c, 1, 1)
-    hidden = torch.where((kinds == 3)[:, None, None, None], one, mask[:, None].bool())
-    return hidden.float()
+    masked = torch.where((kinds == 3)[:, None, None, None], one, mask[:, None].bool())
+    return masked.float()
 
 
-# --- grafts ------------------------------------------------------------------------------------
+# --- synthetic anomalies ----------------------------------------------------------------------
 
 
 class _Piece(NamedTuple):
@@ -400,7 +414,7 @@ class _Piece(NamedTuple):
     level: Tensor  # (n,)
     speckle: Tensor  # (n,) strength of Eq. 2's noise
     matched: Tensor  # (n,) bool: brightness matched to what it covers
-    irregular: Tensor  # (n,) 1 or, for a decoy, 0
+    irregular: Tensor  # (n,) 1 or, for a hard negative, 0
     active: Tensor  # (n,) 0 where nothing is pasted
 
 
@@ -433,7 +447,7 @@ def _matrices(scale: Tensor, angle: Tensor, mirror: Tensor, stretch: Tensor) -> 
 
 
 def _contrast(images: Tensor) -> Tensor:
-    """Spread of each image's intensities, (n,): the unit of what grafts change."""
+    """Spread of each image's intensities, (n,): the unit of what pieces change."""
     return images.flatten(1).std(1, unbiased=False).clamp(min=0.02)
 
 
@@ -451,22 +465,22 @@ def _image_piece(
     n, height, width = salience.shape
     short = min(height, width)
     kind = _kinds(IMAGE_KINDS, n, generator)
-    decoy = torch.rand(n, generator=generator) < DECOY_SHARE
+    hard_negative = torch.rand(n, generator=generator) < HARD_NEGATIVE_SHARE
     active = torch.rand(n, generator=generator) < 0.7
     own = kind["level"] | kind["noise"]  # the image's own pixels, changed in place
-    shape = kind["line"] & ~decoy
+    shape = kind["line"] & ~hard_negative
 
-    donor = torch.where(own & ~decoy, torch.arange(n), _others(n, generator))
+    donor = torch.where(own & ~hard_negative, torch.arange(n), _others(n, generator))
     source = _places(salience[donor.to(salience.device)], generator)
     anywhere = torch.rand(n, 2, generator=generator) * torch.tensor([height, width])
     salient = _places(salience, generator)
     target = torch.where(torch.rand(n, 1, generator=generator) < 0.5, anywhere, salient)
-    target = torch.where(decoy[:, None], source, target)
-    source = torch.where(((own | kind["swap"]) & ~decoy)[:, None], target, source)
+    target = torch.where(hard_negative[:, None], source, target)
+    source = torch.where(((own | kind["swap"]) & ~hard_negative)[:, None], target, source)
 
-    loose = kind["scale"] & ~decoy
+    loose = kind["scale"] & ~hard_negative
     scale = torch.where(loose, _either(1.4, 2.5, n, generator), torch.ones(n))
-    turned = kind["turn"] & ~decoy
+    turned = kind["turn"] & ~hard_negative
     angle = torch.where(turned, _uniform(0.5, 2 * math.pi - 0.5, (n,), generator), torch.zeros(n))
     mirror = turned & (torch.rand(n, generator=generator) < 0.3)
 
@@ -484,30 +498,30 @@ def _image_piece(
 
     sign = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
     change = sign * _log_uniform(0.5, 3.3, (n,), generator) * contrast
-    bright = (own | shape) & ~decoy & ~kind["noise"]
+    bright = (own | shape) & ~hard_negative & ~kind["noise"]
     gain = torch.where(bright, _uniform(0.5, 1.2, (n,), generator), torch.ones(n))
     piece = _Piece(
         donor=donor, source=source, target=target,
         matrix=_matrices(scale, angle, mirror, torch.ones(n)),
         radii=radii, turn=_uniform(0, math.pi, (n,), generator), bend=bend, gain=gain,
         level=torch.where(bright, change, torch.zeros(n)),
-        speckle=torch.where(kind["noise"] & ~decoy, 1.0, 0.0),
-        matched=decoy, irregular=(~decoy).float(), active=active.float(),
+        speckle=torch.where(kind["noise"] & ~hard_negative, 1.0, 0.0),
+        matched=hard_negative, irregular=(~hard_negative).float(), active=active.float(),
     )  # fmt: skip
     return _Piece(*(part.to(salience.device) for part in piece))
 
 
 def _object(
-    shape: torch.Size, beside: Neighbours, *, decoy: bool, generator: Generator
+    shape: torch.Size, beside: Neighbours, *, hard_negative: bool, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """Draw an object for each image: its content and opacity, both of shape (n, c, h, w)."""
     (n, n_channels, height, width), scene = shape, beside.scene
-    device, spacing = beside.plate.device, beside.spacing
+    device, spacing = beside.background.device, beside.spacing
     kind = _kinds(VIDEO_KINDS, n, generator)
-    kind = {name: drawn & (not decoy) for name, drawn in kind.items()}
+    kind = {name: drawn & (not hard_negative) for name, drawn in kind.items()}
     donor = _in_row(scene, beside.top.cpu(), height, generator)
     velocity = scene.velocities[donor]
-    speed, pace = velocity.norm(dim=1), max(scene.pace, 1e-3)
+    speed, usual = velocity.norm(dim=1), max(scene.speed, 1e-3)
 
     # Perspective: an object keeps the row it comes from, where its size is right.
     target = torch.stack(
@@ -534,7 +548,7 @@ def _object(
     mirror = torch.rand(n, generator=generator) < 0.5
 
     # Faster than most, not only faster than it was.
-    least = (1.3 * pace / speed.clamp(min=0.1 * pace)).clamp(1.5, SPEED_UP)
+    least = (1.3 * usual / speed.clamp(min=0.1 * usual)).clamp(1.5, SPEED_UP)
     factor = least + (SPEED_UP - least) * torch.rand(n, generator=generator)
     factor = torch.where(kind["skip"], factor, torch.ones(n))
     still = kind["place"] | (kind["slide"] & (torch.rand(n, generator=generator) < 0.6))
@@ -542,10 +556,10 @@ def _object(
     order = torch.arange(n_channels - 1, -1, -1)  # how many channels ago
     ages = (factor * spacing).round().long()[:, None] * order  # (n, c) frames
     heading = torch.atan2(velocity[:, 0], torch.where(mirror, -velocity[:, 1], velocity[:, 1]))
-    aimless = (speed < 0.3 * pace) | kind["place"]
+    aimless = (speed < 0.3 * usual) | kind["place"]
     sideways = math.pi * torch.randint(2, (n,), generator=generator)
     heading = torch.where(aimless, sideways, heading) + _uniform(-0.4, 0.4, (n,), generator)
-    stride = _log_uniform(1.2, 3.0, (n,), generator) * pace * spacing * slides
+    stride = _log_uniform(1.2, 3.0, (n,), generator) * usual * spacing * slides
     shift = torch.stack([torch.sin(heading), torch.cos(heading)], -1) * stride[:, None]
 
     centre = (target[:, None] - shift[:, None] * order[None, :, None]).to(device)[..., None]
@@ -554,9 +568,9 @@ def _object(
     matrix = _matrices(scale, angle, mirror, stretch).to(device)[..., None, None, None]
     y, x = (matrix[:, row, 0] * y + matrix[:, row, 1] * x for row in range(2))
     side = scene.moments.shape[-1]
-    background = scene.backgrounds[donor][:, None].to(device)
+    background = scene.window_backgrounds[donor][:, None].to(device)
     moments = scene.moments[donor[:, None], ages].float().to(device)
-    opacity = matte((moments - background).abs(), scene.threshold)
+    opacity = foreground((moments - background).abs(), scene.threshold)
     here = kind["place"][:, None, None, None].to(device)
     moments = torch.where(here, background, moments)
     opacity = torch.where(here, 1.0, opacity)

@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
-from skavid.core.corruption import Corrupted, grafts
+from skavid.core.corruption import Corrupted, synthetic_anomalies
 from skavid.core.features import FeatureMap
 from skavid.core.images import to_tensor
 from skavid.core.linear import (
@@ -282,7 +282,7 @@ def train_pair(
     *,
     features: FeatureMap,
     value_range: tuple[float, float],
-    ignore: NDArray[np.bool_] | None,
+    ignore_mask: NDArray[np.bool_] | None,
     gamma: float,
     sigma: float,
     pooling: str,
@@ -311,7 +311,7 @@ def train_pair(
         From `skavid.core.features.make_features`.
     value_range : tuple of float
         What is scaled to 0 and 1.
-    ignore : ndarray of shape (height, width), bool, or None
+    ignore_mask : ndarray of shape (height, width), bool, or None
         True where pixels do not count.
     gamma, sigma : float
         Eq. 2's noise.
@@ -342,7 +342,7 @@ def train_pair(
         When the user interrupted the training before D had learnt for an epoch.
     """
     begun = time.perf_counter()
-    look = _Look(images, features, value_range, ignore, device)
+    look = _Look(images, features, value_range, ignore_mask, device)
     whole = WholeImage(features.n_features)
     statistics: list[Tensor] = []
     keys = look.keys(rows)
@@ -397,10 +397,10 @@ class _Look:
 
     def __init__(
         self, images: NDArray[Any], features: FeatureMap, value_range: tuple[float, float],
-        ignore: NDArray[np.bool_] | None, device: str,
+        ignore_mask: NDArray[np.bool_] | None, device: str,
     ) -> None:  # fmt: skip
-        self.images, self.value_range, self.ignore, self.device = (
-            images, value_range, ignore, device,
+        self.images, self.value_range, self.ignore_mask, self.device = (
+            images, value_range, ignore_mask, device,
         )  # fmt: skip
         self.module = features if device == "cpu" else copy.deepcopy(features).to(device)
 
@@ -418,7 +418,7 @@ class _Look:
         return torch.from_numpy(np.frombuffer(b"".join(hashes), np.int64).copy())
 
     def tensor(self, rows: NDArray[np.int64]) -> Tensor:
-        return to_tensor(self.images[rows], self.value_range, self.ignore)
+        return to_tensor(self.images[rows], self.value_range, self.ignore_mask)
 
     @torch.inference_mode()
     def of(self, tensor: Tensor) -> Tensor:
@@ -454,7 +454,9 @@ def _make_bank(
     generator = _generator(seed)
     low, high = (math.log(one) for one in STRENGTH)
     versions: list[list[list[Tensor]]] = [[] for _ in range(N_VERSIONS + 1)]
-    counts = None if look.ignore is None else torch.from_numpy(~look.ignore).float()[None]
+    counts = (
+        None if look.ignore_mask is None else torch.from_numpy(~look.ignore_mask).float()[None]
+    )
     for start in range(0, len(rows), BATCH):
         # Pieces come from the other images of a batch: a lone last image has a neighbour.
         part = rows[min(start, max(0, len(rows) - 2)) : start + BATCH]
@@ -464,7 +466,7 @@ def _make_bank(
             made = Corrupted(clean, *3 * [torch.zeros(len(clean), *clean.shape[2:])])
             made = made._replace(weight=torch.ones_like(made.where))
             if version is not versions[0]:
-                made = grafts(clean, gamma=gamma, sigma=sigma, generator=generator)
+                made = synthetic_anomalies(clean, gamma=gamma, sigma=sigma, generator=generator)
                 strength = torch.rand(len(clean), 1, 1, 1, generator=generator)
                 strength = torch.exp(low + (high - low) * strength)
                 made = made._replace(images=clean + strength * (made.images - clean))

@@ -109,13 +109,13 @@ def check_images(
 
 
 def check_ignored(
-    ignore: npt.ArrayLike, shape: tuple[int, ...] | None = None, *, owner: str = "the images"
+    ignore_mask: npt.ArrayLike, shape: tuple[int, ...] | None = None, *, owner: str = "the images"
 ) -> npt.NDArray[np.bool_]:
     """Check which pixels a user does not want to count.
 
     Parameters
     ----------
-    ignore : array-like of shape (H, W), bool
+    ignore_mask : array-like of shape (H, W), bool
         True where pixels do not count.
     shape : tuple (H, W), default=None
         The shape that it must have; None allows any.
@@ -138,7 +138,7 @@ def check_ignored(
     >>> check_ignored([[True, False]], (1, 2))
     array([[ True, False]])
     """
-    ignored: npt.NDArray[np.bool_] = np.asarray(ignore)
+    ignored: npt.NDArray[np.bool_] = np.asarray(ignore_mask)
     if ignored.dtype != bool or ignored.ndim != 2:
         raise ValueError(
             "ignore must be a boolean array of shape (H, W), True where pixels do not count. "
@@ -193,7 +193,7 @@ def check_measured(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
 
 
 def value_range(
-    images: npt.NDArray[Any], ignore: npt.NDArray[np.bool_] | None = None
+    images: npt.NDArray[Any], ignore_mask: npt.NDArray[np.bool_] | None = None
 ) -> tuple[float, float]:
     """Find the lowest and the highest intensity; 0 and 255 for uint8.
 
@@ -203,7 +203,7 @@ def value_range(
     ----------
     images : ndarray of shape (n_images, H, W, C)
         As :func:`check_images` returns them.
-    ignore : ndarray of shape (H, W), bool, default=None
+    ignore_mask : ndarray of shape (H, W), bool, default=None
         True where pixels do not count.
 
     Returns
@@ -227,7 +227,7 @@ def value_range(
     """
     lows, highs = [], []
     for rows in _row_chunks(images):
-        part = images[rows] if ignore is None else images[rows][:, ~ignore]
+        part = images[rows] if ignore_mask is None else images[rows][:, ~ignore_mask]
         lows.append(part.min())
         highs.append(part.max())
     low, high = float(min(lows)), float(max(highs))
@@ -310,7 +310,7 @@ def check_option(name: str, value: str, options: Iterable[str]) -> None:
 def to_tensor(
     images: npt.NDArray[Any],
     value_range: tuple[float, float],
-    ignore: npt.NDArray[np.bool_] | None = None,
+    ignore_mask: npt.NDArray[np.bool_] | None = None,
 ) -> torch.Tensor:
     """Scale images to [0, 1] and put their channels first, as the networks want them.
 
@@ -320,7 +320,7 @@ def to_tensor(
         As :func:`check_images` returns them.
     value_range : tuple (low, high)
         What becomes 0 and 1. uint8 images are 0 to 255 whatever it says.
-    ignore : ndarray of shape (H, W), bool, default=None
+    ignore_mask : ndarray of shape (H, W), bool, default=None
         True where pixels do not count: these become 0.5, whatever they hold.
 
     Returns
@@ -341,9 +341,9 @@ def to_tensor(
     >>> to_tensor(np.array([[[[1.0], [3.0]]]]), (1.0, 2.0))
     tensor([[[[0., 2.]]]])
     """
-    if ignore is not None:
+    if ignore_mask is not None:
         images = images.copy()
-        images[:, ignore] = images[0, ~ignore][0]
+        images[:, ignore_mask] = images[0, ~ignore_mask][0]
     if images.dtype == np.uint8:
         scaled = _BYTES[images]
     else:
@@ -359,8 +359,8 @@ def to_tensor(
                 f"X holds {worst}, which is too far from the value range ({low}, {high}) to be "
                 "scaled in float32; check its units."
             )
-    if ignore is not None:
-        scaled[:, ignore] = 0.5
+    if ignore_mask is not None:
+        scaled[:, ignore_mask] = 0.5
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(scaled, -1, 1)))
 
 

@@ -49,9 +49,9 @@ def _patches(n_in: int, n_out: int, side: int) -> nn.Sequential:
     )
 
 
-def _seen(images: Tensor, hidden: Tensor) -> Tensor:
-    """Mean of the pixels of each image that are not hidden, (n, 1, 1, 1)."""
-    visible = 1 - hidden
+def _mean_visible(images: Tensor, masked: Tensor) -> Tensor:
+    """Mean of the pixels of each image that are not masked, (n, 1, 1, 1)."""
+    visible = 1 - masked
     total = visible.sum((1, 2, 3), keepdim=True).clamp(min=1)
     return (images * visible).sum((1, 2, 3), keepdim=True) / total
 
@@ -114,7 +114,7 @@ class Inpainter(nn.Module):
     """Inpainter I: a U-Net that restores a corrupted image to what is normal, Sec. 3.1.
 
     It predicts a correction that is added to its input, so an untrained inpainter changes
-    nothing. ``bounded``, it guesses hidden pixels from the mean of those that it sees instead.
+    nothing. ``bounded``, it guesses masked pixels from the mean of those that it sees instead.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class Inpainter(nn.Module):
         Side in pixels of the patches that are read and written as one. 1 is a U-Net over
         pixels; more is faster by far, and leaves no path along which single pixels are copied.
     bounded : bool, default=False
-        Whether guesses of hidden pixels lie in (0, 1), as the cross-entropy asks. Patches want
+        Whether guesses of masked pixels lie in (0, 1), as the cross-entropy asks. Patches want
         it: they cannot take away pixel for pixel the noise that hides.
 
     Notes
@@ -195,16 +195,16 @@ class Inpainter(nn.Module):
         """
         return height, width
 
-    def forward(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, masked: Tensor | None = None) -> Tensor:
         """Restore images.
 
         Parameters
         ----------
         images : Tensor of shape (n_images, n_channels, height, width)
             Corrupted images, intensities about [0, 1].
-        hidden : Tensor of the same shape, optional
-            1 where a pixel was hidden and its value says nothing, else 0. Its mean over the
-            channels is one more input channel; none hidden when None.
+        masked : Tensor of the same shape, optional
+            1 where a pixel was masked and its value says nothing, else 0. Its mean over the
+            channels is one more input channel; none masked when None.
 
         Returns
         -------
@@ -212,7 +212,7 @@ class Inpainter(nn.Module):
             I(X~), not clipped.
         """
         n, _, height, width = images.shape
-        seen = images.new_zeros(n, 1, height, width) if hidden is None else hidden.mean(1, True)
+        seen = images.new_zeros(n, 1, height, width) if masked is None else masked.mean(1, True)
         below = _multiple(height, self.step) - height
         beside = _multiple(width, self.step) - width
         features = reflect_pad(torch.cat([images, seen], 1), 0, beside, 0, below)
@@ -225,11 +225,11 @@ class Inpainter(nn.Module):
             features = _double(self.narrow[level](features))
             features = self.merge[level](torch.cat([features, skips[level]], 1))
         correction = F.pixel_shuffle(self.correct(features), self.patch)[..., :height, :width]
-        if hidden is None or not self.bounded:
+        if masked is None or not self.bounded:
             return images + correction
         # Never beyond (0, 1), steep enough to come near both ends.
-        guess = torch.sigmoid(STEEPNESS * (_seen(images, hidden) + correction - 0.5))
-        return torch.where(hidden > 0, guess, images + correction)
+        guess = torch.sigmoid(STEEPNESS * (_mean_visible(images, masked) + correction - 0.5))
+        return torch.where(masked > 0, guess, images + correction)
 
 
 class Detector(nn.Module):

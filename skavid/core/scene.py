@@ -1,4 +1,4 @@
-"""What moves before a fixed camera: backgrounds, objects, their size and pace (Sec. 3.5).
+"""What moves before a fixed camera: backgrounds, objects, their size and speed (Sec. 3.5).
 
 Every scale of synthetic anomalies in video is learnt here from the training clips.
 """
@@ -23,16 +23,16 @@ __all__ = [
     "clip_begins",
     "clip_starts",
     "evenly",
+    "foreground",
     "learn_scene",
-    "matte",
 ]
 
-PLATE_FRAMES = 32  # of a clip, whose median is its background
+BACKGROUND_FRAMES = 32  # of a clip, whose median is its background
 SCENE_FRAMES = 400  # in which objects are sought
 MOST_OBJECTS = 2000
 SPEED_UP = 3  # the fastest that an object moves, as a multiple of its own speed
-N_PACES = 200  # objects whose pace tells over how many frames to measure it
-FAINT, CLEAR = 0.35, 0.85  # of the threshold between still and moving: edges of a matte
+N_SPEEDS = 200  # objects whose speed tells over how many frames to measure it
+FAINT, CLEAR = 0.35, 0.85  # of the threshold between still and moving: edges of the foreground
 
 Read = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
@@ -42,14 +42,14 @@ class Scene(NamedTuple):
 
     Parameters
     ----------
-    plates : dict of int to Tensor of shape (height, width)
+    backgrounds : dict of int to Tensor of shape (height, width)
         The background of each clip, by its first row.
     threshold : float
         The change of intensity between what is still and what moves.
     moments : Tensor of shape (n_objects, n_moments, side, side)
         A window around each object: the newest moment, the one a frame earlier, and so on.
-    backgrounds : Tensor of shape (n_objects, side, side)
-        The same windows of the plates.
+    window_backgrounds : Tensor of shape (n_objects, side, side)
+        The same windows of the backgrounds.
     centres : Tensor of shape (n_objects, 2)
         Where in the frame the windows' central pixels lie, (y, x) in pixels.
     radii : Tensor of shape (n_objects, 2)
@@ -60,10 +60,10 @@ class Scene(NamedTuple):
         Objects of usual size for their row of the frame: probably a single thing.
     """
 
-    plates: dict[int, Tensor]
+    backgrounds: dict[int, Tensor]
     threshold: float
     moments: Tensor
-    backgrounds: Tensor
+    window_backgrounds: Tensor
     centres: Tensor
     radii: Tensor
     velocities: Tensor
@@ -76,7 +76,7 @@ class Scene(NamedTuple):
         return float(areas.sqrt().median()) if len(areas) else None
 
     @property
-    def pace(self) -> float:
+    def speed(self) -> float:
         """Speed in pixels a frame that a quarter of the objects exceeds; 0 where nothing moves."""
         speeds = self.velocities[self.alone].norm(dim=1)
         return float(speeds.quantile(0.75)) if len(speeds) else 0.0
@@ -190,14 +190,14 @@ def background(read: Read, clip: NDArray[np.int64]) -> NDArray[np.float32]:
 
     Returns
     -------
-    plate : ndarray of shape (height, width), float32
+    background : ndarray of shape (height, width), float32
         What stands still.
     """
-    plate: NDArray[np.float32] = np.median(read(clip[evenly(len(clip), PLATE_FRAMES)]), 0)
-    return plate
+    median: NDArray[np.float32] = np.median(read(clip[evenly(len(clip), BACKGROUND_FRAMES)]), 0)
+    return median
 
 
-def matte(change: Tensor, threshold: float) -> Tensor:
+def foreground(change: Tensor, threshold: float) -> Tensor:
     """Say how much something stands before its background.
 
     Parameters
@@ -224,7 +224,7 @@ def learn_scene(
     n_channels: int,
     spacing: int,
 ) -> Scene:
-    """Learn backgrounds, objects, sizes and paces from training clips.
+    """Learn backgrounds, objects, sizes and speeds from training clips.
 
     Parameters
     ----------
@@ -243,27 +243,29 @@ def learn_scene(
     scene : Scene
         Without objects where nothing moves.
     """
-    plates = {}
+    backgrounds = {}
     for start in np.unique(starts[rows]):
         clip = rows[starts[rows] == start]
-        plates[int(start)] = background(read, clip)
+        backgrounds[int(start)] = background(read, clip)
     reach = spacing * (n_channels - 1)
     deep = rows[rows - starts[rows] >= reach]
-    threshold = _threshold(read, rows[evenly(len(rows), SCENE_FRAMES // 4)], starts, plates)
-    boxes = _boxes(read, deep[evenly(len(deep), SCENE_FRAMES)], starts, plates, threshold, reach)
+    threshold = _threshold(read, rows[evenly(len(rows), SCENE_FRAMES // 4)], starts, backgrounds)
+    boxes = _boxes(
+        read, deep[evenly(len(deep), SCENE_FRAMES)], starts, backgrounds, threshold, reach
+    )
     n_moments = SPEED_UP * reach + 1
-    return _gather(read, boxes, starts, plates, threshold, n_moments)
+    return _gather(read, boxes, starts, backgrounds, threshold, n_moments)
 
 
 def _threshold(
     read: Read,
     rows: NDArray[np.int64],
     starts: NDArray[np.int64],
-    plates: dict[int, NDArray[np.float32]],
+    backgrounds: dict[int, NDArray[np.float32]],
 ) -> float:
     """Part changes into those of still and of moving pixels: two means, as Otsu does."""
     changes = np.concatenate(
-        [np.abs(read(rows[i : i + 1])[0] - plates[int(starts[rows[i]])]).ravel()
+        [np.abs(read(rows[i : i + 1])[0] - backgrounds[int(starts[rows[i]])]).ravel()
          for i in range(len(rows))]
     )  # fmt: skip
     changes = changes[:: max(1, len(changes) // 50_000)].astype(np.float64)[:, None]
@@ -278,7 +280,7 @@ def _boxes(
     read: Read,
     rows: NDArray[np.int64],
     starts: NDArray[np.int64],
-    plates: dict[int, NDArray[np.float32]],
+    backgrounds: dict[int, NDArray[np.float32]],
     threshold: float,
     reach: int,
 ) -> NDArray[np.int64]:
@@ -286,8 +288,8 @@ def _boxes(
     found = []
     for row in rows:
         moments = read(row - np.array([0, reach // 2, reach]))
-        change = torch.from_numpy(np.abs(moments - plates[int(starts[row])]))
-        moving = matte(change[None], threshold)[0].amax(0).numpy() > 0.3
+        change = torch.from_numpy(np.abs(moments - backgrounds[int(starts[row])]))
+        moving = foreground(change[None], threshold)[0].amax(0).numpy() > 0.3
         labels, _ = ndimage.label(moving)
         areas = np.bincount(labels.ravel())[1:]
         height, width = moving.shape
@@ -299,7 +301,7 @@ def _boxes(
         return boxes
     areas = boxes[:, 5]
     # Specks are noise; what fills a large part of the frame has no place to be pasted.
-    large = 0.05 * plates[int(starts[rows[0]])].size
+    large = 0.05 * backgrounds[int(starts[rows[0]])].size
     boxes = boxes[(areas >= max(4, 0.2 * np.median(areas))) & (areas <= large)]
     return boxes[evenly(len(boxes), MOST_OBJECTS)]
 
@@ -308,12 +310,12 @@ def _gather(
     read: Read,
     boxes: NDArray[np.int64],
     starts: NDArray[np.int64],
-    plates: dict[int, NDArray[np.float32]],
+    backgrounds: dict[int, NDArray[np.float32]],
     threshold: float,
     n_moments: int,
 ) -> Scene:
     """Cut windows around objects, and measure them."""
-    tensors = {start: torch.from_numpy(plate) for start, plate in plates.items()}
+    tensors = {start: torch.from_numpy(still) for start, still in backgrounds.items()}
     if not len(boxes):
         none = torch.zeros(0, 2)
         empty = torch.zeros(0, n_moments, 1, 1)
@@ -327,23 +329,23 @@ def _gather(
     half = int(np.ceil(0.75 * np.quantile(spans.max(1), 0.95))) + 4
     reach = np.arange(-half, half)
     moments = np.empty((len(boxes), n_moments, 2 * half, 2 * half), np.float16)
-    backgrounds = np.empty((len(boxes), 2 * half, 2 * half), np.float32)
+    window_backgrounds = np.empty((len(boxes), 2 * half, 2 * half), np.float32)
     for index, row in enumerate(boxes[:, 0]):
-        plate = plates[int(starts[row])]
+        still = backgrounds[int(starts[row])]
         y, x = (
             np.clip(centre + reach, 0, length - 1)
-            for centre, length in zip(centres[index], plate.shape, strict=True)
+            for centre, length in zip(centres[index], still.shape, strict=True)
         )
         ages = np.maximum(row - np.arange(n_moments), starts[row])
         moments[index] = read(ages)[:, y[:, None], x]
-        backgrounds[index] = plate[y[:, None], x]
+        window_backgrounds[index] = still[y[:, None], x]
     deep = boxes[:, 0] - starts[boxes[:, 0]] >= n_moments - 1
-    velocities = _velocities(moments, backgrounds, spans, deep, threshold)
+    velocities = _velocities(moments, window_backgrounds, spans, deep, threshold)
     return Scene(
         tensors,
         threshold,
         torch.from_numpy(moments),
-        torch.from_numpy(backgrounds),
+        torch.from_numpy(window_backgrounds),
         torch.from_numpy(centres.astype(np.float32)),
         torch.from_numpy(spans / 2),
         torch.from_numpy(velocities),
@@ -365,7 +367,7 @@ def _alone(spans: NDArray[np.float32], bottoms: NDArray[np.int64]) -> NDArray[np
 
 def _velocities(
     moments: NDArray[np.float16],
-    backgrounds: NDArray[np.float32],
+    window_backgrounds: NDArray[np.float32],
     spans: NDArray[np.float32],
     deep: NDArray[np.bool_],
     threshold: float,
@@ -374,8 +376,8 @@ def _velocities(
     reach = max(1, round(float(np.median(spans))))
 
     def mask(index: int, when: int) -> NDArray[np.float32]:
-        change = np.abs(moments[index, when].astype(np.float32) - backgrounds[index])
-        opacity: NDArray[np.float32] = matte(torch.from_numpy(change)[None, None], threshold)[
+        change = np.abs(moments[index, when].astype(np.float32) - window_backgrounds[index])
+        opacity: NDArray[np.float32] = foreground(torch.from_numpy(change)[None, None], threshold)[
             0, 0
         ].numpy()
         return opacity
@@ -390,10 +392,10 @@ def _velocities(
     oldest = moments.shape[1] - 1
     if not len(measurable) or oldest == 0:
         return velocities
-    # Over few frames a slow pace is rounded away; over many a fast object leaves its window.
-    first = measure(measurable[evenly(len(measurable), N_PACES)], min(2, oldest))
-    pace = max(float(np.median(np.linalg.norm(first, axis=1))), 1e-3)
-    age = int(np.clip(0.4 * reach / pace, min(2, oldest), oldest))
+    # Over few frames a slow speed is rounded away; over many a fast object leaves its window.
+    first = measure(measurable[evenly(len(measurable), N_SPEEDS)], min(2, oldest))
+    usual = max(float(np.median(np.linalg.norm(first, axis=1))), 1e-3)
+    age = int(np.clip(0.4 * reach / usual, min(2, oldest), oldest))
     velocities[measurable] = measure(measurable, age)
     return velocities
 
@@ -401,7 +403,7 @@ def _velocities(
 def _find_again(
     now: NDArray[np.float32], before: NDArray[np.float32], span: NDArray[np.float32], reach: int
 ) -> NDArray[np.float32]:
-    """Return the shift (2,) at which an object's matte fits an older one best."""
+    """Return the shift (2,) at which an object's foreground fits an older one best."""
     centre = len(now) // 2
     tall, broad = (min(centre, int(side / 2) + 2) for side in span)
     template = now[centre - tall : centre + tall, centre - broad : centre + broad]

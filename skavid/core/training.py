@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 BANK_SIZE = 64  # held-out images that judge both networks after each epoch
-PER_IMAGE = ("plate", "top", "gain", "level")  # of Neighbours: a row an image
+PER_IMAGE = ("background", "top", "gain", "level")  # of Neighbours: a row an image
 CUT_EDGE = 8  # pixels beside the edge of a crop that D is not asked about
 N_REPLAYED = 64  # old outputs of I that D is shown again
 BLIND_AUC = 0.55
@@ -143,13 +143,13 @@ class Batch(NamedTuple):
         return Batch(self.images.to(device), self.inside.to(device), beside)
 
 
-class _Turn(NamedTuple):
+class _CorruptedBatch(NamedTuple):
     """A batch, and what both networks are to make of it."""
 
     images: Tensor
     inside: Tensor
     task: Corrupted  # for I
-    lesson: Corrupted | None  # for D
+    detector_task: Corrupted | None  # for D
 
 
 class _Images(Dataset[Any]):
@@ -165,11 +165,11 @@ class _Images(Dataset[Any]):
         spacing: int | None,
         scene: Scene | None,
         crop_size: int | None,
-        ignore: NDArray[np.bool_] | None,
+        ignore_mask: NDArray[np.bool_] | None,
         generator: Generator,
     ) -> None:
         self.images = images
-        self.ignore = ignore
+        self.ignore_mask = ignore_mask
         self.rows = rows
         self.value_range = value_range
         self.crop_size = crop_size
@@ -183,12 +183,12 @@ class _Images(Dataset[Any]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = self.rows[np.asarray(indices)]
-        images = to_tensor(self.images[rows], self.value_range, self.ignore)
+        images = to_tensor(self.images[rows], self.value_range, self.ignore_mask)
         if self.scene is None or self.spacing is None:
             images, inside, _ = self._crop(images, None)
             return Batch(images, inside, None)
-        plate = torch.stack([self._plate(int(self.starts[row])) for row in rows])[:, None]
-        stack, inside, top = self._crop(torch.cat([images, plate], 1), plate)
+        still = torch.stack([self._background(int(self.starts[row])) for row in rows])[:, None]
+        stack, inside, top = self._crop(torch.cat([images, still], 1), still)
         # Pictures taken at another hour, and of people who walk the other way.
         gain, level = 0.9 + 0.2 * self._rand(len(rows)), 0.12 * (self._rand(len(rows)) - 0.5)
         stack = stack * gain[:, None, None, None] + level[:, None, None, None]
@@ -201,29 +201,29 @@ class _Images(Dataset[Any]):
     def _rand(self, n: int) -> Tensor:
         return torch.rand(n, generator=self.generator)
 
-    def _plate(self, start: int) -> Tensor:
+    def _background(self, start: int) -> Tensor:
         """Return a clip's background; a clip that is held out has its own, made when asked."""
         assert self.scene is not None
-        if start not in self.scene.plates:
+        if start not in self.scene.backgrounds:
             clip = np.flatnonzero(self.starts == start)
-            self.scene.plates[start] = torch.from_numpy(
-                background(_newest(self.images, self.value_range, self.ignore), clip)
+            self.scene.backgrounds[start] = torch.from_numpy(
+                background(_newest(self.images, self.value_range, self.ignore_mask), clip)
             )
-        return self.scene.plates[start]
+        return self.scene.backgrounds[start]
 
-    def _crop(self, images: Tensor, plate: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _crop(self, images: Tensor, still: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Cut out what moves, or any place, at random; say what is inside, and each top row."""
         (n, _, height, width), size = images.shape, self.crop_size
         tall, broad = min(size or height, height), min(size or width, width)
         counts = torch.ones(height, width)
-        if self.ignore is not None:
-            counts[torch.from_numpy(self.ignore)] = 0
+        if self.ignore_mask is not None:
+            counts[torch.from_numpy(self.ignore_mask)] = 0
         if (tall, broad) == (height, width):
             return images, counts.expand(n, -1, -1), torch.zeros(n)
         top = torch.randint(height - tall + 1, (n,), generator=self.generator)
         left = torch.randint(width - broad + 1, (n,), generator=self.generator)
-        if plate is not None:
-            change = (images[:, :-1] - plate).abs().amax(1).flatten(1) ** 2 + 1e-9
+        if still is not None:
+            change = (images[:, :-1] - still).abs().amax(1).flatten(1) ** 2 + 1e-9
             centre = torch.multinomial(change, 1, generator=self.generator)[:, 0]
             busy = self._rand(n) < 0.85
             top = torch.where(busy, (centre // width - tall // 2).clamp(0, height - tall), top)
@@ -253,7 +253,7 @@ def look_around(
     *,
     value_range: tuple[float, float],
     spacing: int,
-    ignore: NDArray[np.bool_] | None = None,
+    ignore_mask: NDArray[np.bool_] | None = None,
 ) -> Scene:
     """Learn from training clips what moves there.
 
@@ -269,16 +269,16 @@ def look_around(
         What is scaled to 0 and 1.
     spacing : int
         Frames between two channels.
-    ignore : ndarray of shape (height, width), bool, default=None
+    ignore_mask : ndarray of shape (height, width), bool, default=None
         True where pixels do not count: nothing moves there.
 
     Returns
     -------
     scene : Scene
-        Backgrounds, objects, sizes and paces.
+        Backgrounds, objects, sizes and speeds.
     """
     return learn_scene(
-        _newest(images, value_range, ignore),
+        _newest(images, value_range, ignore_mask),
         rows,
         clip_starts(len(images), groups),
         n_channels=images.shape[-1],
@@ -287,10 +287,10 @@ def look_around(
 
 
 def _newest(
-    images: NDArray[Any], value_range: tuple[float, float], ignore: NDArray[np.bool_] | None
+    images: NDArray[Any], value_range: tuple[float, float], ignore_mask: NDArray[np.bool_] | None
 ) -> Read:
     def read(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        newest = to_tensor(images[rows][..., -1:], value_range, ignore)
+        newest = to_tensor(images[rows][..., -1:], value_range, ignore_mask)
         moments: NDArray[np.float32] = newest[:, 0].numpy()
         return moments
 
@@ -328,14 +328,16 @@ def region_targets(
     return regular, weight if fake else weight * region_mean(corrupted.weight, geometry)
 
 
-class _Turns:
+class _CorruptedBatches:
     """The turns of an epoch, each made while the one before it is used."""
 
-    def __init__(self, batches: DataLoader[Any], prepare: Callable[[Batch], _Turn]) -> None:
+    def __init__(
+        self, batches: DataLoader[Any], prepare: Callable[[Batch], _CorruptedBatch]
+    ) -> None:
         self.batches = batches
         self.prepare = prepare
 
-    def __iter__(self) -> Iterator[_Turn]:
+    def __iter__(self) -> Iterator[_CorruptedBatch]:
         return ahead(map(self.prepare, self.batches))
 
 
@@ -363,7 +365,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
     reconstruction_weight : float
         Weight of I's restoring error; Eq. 3 as printed has none.
     reconstruction_loss : {"bernoulli", "l1"}
-        How far hidden pixels are from what they were: as the cross-entropy of intensities in
+        How far masked pixels are from what they were: as the cross-entropy of intensities in
         [0, 1], or absolutely, as all other pixels are.
     optimizer_name : {"adamw", "sgd"}
         Both networks have their own.
@@ -468,7 +470,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
             return {"momentum": self.momentum}
         return {"betas": (self.momentum, 0.999)}
 
-    def get_iterator(self, dataset: _Images, training: bool = False) -> _Turns:
+    def get_iterator(self, dataset: _Images, training: bool = False) -> _CorruptedBatches:
         """Shuffle the training images into whole batches and corrupt them, one ahead.
 
         Parameters
@@ -476,7 +478,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         dataset : Dataset
             Training images, with the generator of their order.
         training : bool, default=False
-            Not used: the referee reads held-out images by itself.
+            Not used: the validation reads held-out images by itself.
 
         Returns
         -------
@@ -493,18 +495,18 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
             collate_fn=_as_it_is,
             generator=dataset.generator,
         )
-        return _Turns(batches, self._prepare)
+        return _CorruptedBatches(batches, self._prepare)
 
     @torch.no_grad()
-    def _prepare(self, batch: Batch) -> _Turn:
+    def _prepare(self, batch: Batch) -> _CorruptedBatch:
         batch = batch.to(self.device)
         task = self._corrupt(self.inpainter_corruption, batch.images, batch.beside)
-        lesson = None
+        detector_task = None
         if self.detector_corruption is self.inpainter_corruption:
-            lesson = task  # one draw serves both networks
+            detector_task = task  # one draw serves both networks
         elif self.detector_corruption is not None:
-            lesson = self._corrupt(self.detector_corruption, batch.images, batch.beside)
-        return _Turn(batch.images, batch.inside, task, lesson)
+            detector_task = self._corrupt(self.detector_corruption, batch.images, batch.beside)
+        return _CorruptedBatch(batch.images, batch.inside, task, detector_task)
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Move D and I on one batch; at once where neither sees the other's work.
@@ -512,7 +514,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         Parameters
         ----------
         batch : tuple
-            Clean images X, what counts of them, I's task and D's lesson.
+            Clean images X, what counts of them, I's task and D's task.
         **fit_params : dict
             Not used.
 
@@ -536,15 +538,14 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         ----------
         .. [1] Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection", ACCV 2018.
         """
-        turn: _Turn = batch
         self._set_learning_rate()
         if self._is_adversarial():
-            restored, made = self._restore(turn)
-            detector_loss = self._step_detector(turn, made.detach())
-            inpainter_loss = self._step_inpainter(turn, restored, made)
+            restored, made = self._restore(batch)
+            detector_loss = self._step_detector(batch, made.detach())
+            inpainter_loss = self._step_inpainter(batch, restored, made)
         else:
             inpainter_loss, detector_loss = side_by_side(
-                partial(self._step_inpainter, turn), partial(self._step_detector, turn),
+                partial(self._step_inpainter, batch), partial(self._step_detector, batch),
                 device=self.device,
             )  # fmt: skip
         self.averaged_inpainter_.update_parameters(self.inpainter_)
@@ -570,26 +571,30 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
             neighbours=beside,
         )
 
-    def _restore(self, turn: _Turn) -> tuple[Tensor, Tensor]:
-        """Return I(X~), and what I made of X: I(X~) where pixels were hidden, if any were."""
-        task = turn.task
-        restored = self.inpainter_(task.images, task.hidden)
-        if not task.hidden.any():
+    def _restore(self, batch: _CorruptedBatch) -> tuple[Tensor, Tensor]:
+        """Return I(X~), and what I made of X: I(X~) where pixels were masked, if any were."""
+        task = batch.task
+        restored = self.inpainter_(task.images, task.masked)
+        if not task.masked.any():
             return restored, restored
-        return restored, torch.where(task.hidden > 0, restored, turn.images)
+        return restored, torch.where(task.masked > 0, restored, batch.images)
 
-    def _step_detector(self, turn: _Turn, made: Tensor | None = None) -> Tensor:
-        lesson, geometry, loss = turn.lesson, self.detector_.geometry, LOSSES[self.loss]
-        logits = self.detector_(turn.images if lesson is None else lesson.images)
-        if lesson is None:
+    def _step_detector(self, batch: _CorruptedBatch, made: Tensor | None = None) -> Tensor:
+        detector_task, geometry, loss = (
+            batch.detector_task,
+            self.detector_.geometry,
+            LOSSES[self.loss],
+        )
+        logits = self.detector_(batch.images if detector_task is None else detector_task.images)
+        if detector_task is None:
             total = loss(logits, torch.ones_like(logits), None)
         else:
-            # What was not grafted is X: a clean batch beside it would teach little at much cost.
-            regular, weight = region_targets(lesson, geometry)
-            weight = weight * region_mean(turn.inside, geometry)
+            # What was not pasted over is X: a clean batch would teach little at much cost.
+            regular, weight = region_targets(detector_task, geometry)
+            weight = weight * region_mean(batch.inside, geometry)
             total = loss(logits, regular, weight)
         if made is not None:
-            fake, *truth = self._replay(made, *region_targets(turn.task, geometry, fake=True))
+            fake, *truth = self._replay(made, *region_targets(batch.task, geometry, fake=True))
             # Fixed statistics: I's work must not shift what D takes for normal.
             self.detector_.eval()
             total = total + self.adversarial_weight * loss(self.detector_(fake), *truth)
@@ -618,19 +623,19 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         return first, second, third
 
     def _step_inpainter(
-        self, turn: _Turn, restored: Tensor | None = None, made: Tensor | None = None
+        self, batch: _CorruptedBatch, restored: Tensor | None = None, made: Tensor | None = None
     ) -> Tensor:
         if restored is None:
-            restored, _ = self._restore(turn)
-        images, task = turn.images, turn.task
+            restored, _ = self._restore(batch)
+        images, task = batch.images, batch.task
         weight = INTACT_WEIGHT + (1 - INTACT_WEIGHT) * task.where[:, None]
-        if task.hidden.any():
-            weight = torch.maximum(weight * INTACT_WEIGHT, task.hidden)
+        if task.masked.any():
+            weight = torch.maximum(weight * INTACT_WEIGHT, task.masked)
         error = (images - restored).abs()
         if self.reconstruction_loss == "bernoulli":
             shares = restored.clamp(*NEARLY_0_AND_1)
             entropy = F.binary_cross_entropy(shares, images.clamp(0, 1), reduction="none")
-            error = torch.where(task.hidden > 0, entropy, error)
+            error = torch.where(task.masked > 0, entropy, error)
         error = (weight * error).sum() / weight.expand_as(images).sum()
         total = self.reconstruction_weight * error
         if made is not None:
@@ -644,7 +649,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
         return total.detach()
 
     def _is_adversarial(self) -> bool:
-        # A D without a lesson of its own learns from I's work alone, from the first step.
+        # A D without a corruption of its own learns from I's work alone, from the first step.
         begins = 0 if self.detector_corruption is None else self.adversarial_start * self.n_steps_
         return self.adversarial_weight > 0 and self.step_ - self.first_step_ >= begins
 
@@ -681,7 +686,7 @@ class Average:
         return average * decay + new * (1 - decay) if average.is_floating_point() else new
 
 
-class _Referee(Callback):  # type: ignore[misc]
+class _Validation(Callback):  # type: ignore[misc]
     """After each epoch: check both networks on held-out images, keep the best of each, Sec. 4.3.
 
     I is kept where it restores held-out normal images best, D where it tells regular from
@@ -723,14 +728,16 @@ class _Referee(Callback):  # type: ignore[misc]
         inpainter, detector = net.averaged_inpainter_.eval(), net.averaged_detector_.eval()
         geometry = net.detector_.geometry
         errors, truths, scores = [], [], []
-        for images, task, lesson in self.bank:
-            restored = inpainter(task.images, task.hidden)
+        for images, task, detector_task in self.bank:
+            restored = inpainter(task.images, task.masked)
             where = task.where[:, None]
             errors.append(
                 ((images - restored).abs() * where).sum() / (where.expand_as(images).sum() + 1e-6)
             )
-            seen = restored if lesson is None else lesson.images
-            regular, weight = region_targets(task if lesson is None else lesson, geometry)
+            seen = restored if detector_task is None else detector_task.images
+            regular, weight = region_targets(
+                task if detector_task is None else detector_task, geometry
+            )
             clean = detector(images)
             truths += [regular[weight > 0], torch.ones_like(clean).flatten()]
             scores += [detector(seen)[weight > 0], clean.flatten()]
@@ -740,7 +747,7 @@ class _Referee(Callback):  # type: ignore[misc]
         return float(torch.stack(errors).mean()), auc
 
     def _corrupted(self, net: AVIDNet) -> list[tuple[Tensor, Corrupted, Corrupted | None]]:
-        """Corrupt the held-out images for I and, where it has a lesson of its own, for D."""
+        """Corrupt the held-out images for I and, where it has one of its own, for D."""
         generator = net.generator_
         net.generator_ = Generator().manual_seed(self.seed)
         bank = []
@@ -749,10 +756,10 @@ class _Referee(Callback):  # type: ignore[misc]
             images = self.images[part].to(net.device)
             beside = self.beside and _slice(self.beside, part, net.device)
             task = net._corrupt(net.inpainter_corruption, images, beside)
-            lesson = None
+            detector_task = None
             if net.detector_corruption is not None:
-                lesson = net._corrupt(net.detector_corruption, images, beside)
-            bank.append((images, task, lesson))
+                detector_task = net._corrupt(net.detector_corruption, images, beside)
+            bank.append((images, task, detector_task))
         net.generator_ = generator
         return bank
 
@@ -779,8 +786,8 @@ class _Referee(Callback):  # type: ignore[misc]
             warnings.warn(
                 f"The detector cannot tell regular from irregular regions: its AUC on held-out "
                 f"images was below {BLIND_AUC} for {BLIND_CHECKS} epochs in a row "
-                f"(now {auc:.2f}); train longer, or take detector_corruption='grafts' or a lower "
-                f"adversarial_weight (now {net.adversarial_weight:g}).",
+                f"(now {auc:.2f}); train longer, or take corruption__detector='synthetic' or "
+                f"a lower training__adversarial_weight (now {net.adversarial_weight:g}).",
                 CollapseWarning,
                 stacklevel=2,
             )
@@ -840,7 +847,7 @@ def train_networks(
     detector_width: int,
     spacing: int | None,
     crop_size: int | None,
-    ignore: NDArray[np.bool_] | None,
+    ignore_mask: NDArray[np.bool_] | None,
     max_epochs: int,
     batch_size: int,
     learning_rate: float,
@@ -877,7 +884,7 @@ def train_networks(
         Frames between the channels of stacked video; None for images.
     crop_size : int or None
         Larger images are trained on crops of this size, in pixels.
-    ignore : ndarray of shape (height, width), bool, or None
+    ignore_mask : ndarray of shape (height, width), bool, or None
         True where pixels do not count.
     max_epochs, batch_size : int
         How long, and how many images at once.
@@ -918,7 +925,7 @@ def train_networks(
         "spacing": spacing,
         "scene": scene,
         "crop_size": crop_size,
-        "ignore": ignore,
+        "ignore_mask": ignore_mask,
     }
     settings |= {
         "inpainter_corruption": inpainter_corruption,
@@ -949,7 +956,7 @@ def train_networks(
             detector,
             seed=seed,
             device=device,
-            callbacks=[("referee", _Referee(seed=seed + 2)), *(callbacks or [])],
+            callbacks=[("validation", _Validation(seed=seed + 2)), *(callbacks or [])],
             train_split=None,
             **settings,
         ).initialize()
@@ -962,8 +969,8 @@ def train_networks(
     _move(net, device)
     net.first_step_ = net.step_
     net.n_steps_ = max_epochs * -(-len(train) // batch_size)
-    referee = dict(net.callbacks_)["referee"]
-    referee.begin(*_bank(images, parts.held_out, seed=seed + 2, options=options))
+    validation = dict(net.callbacks_)["validation"]
+    validation.begin(*_bank(images, parts.held_out, seed=seed + 2, options=options))
     begun = len(net.history)
     if checkpoint is not None:
         checkpoint.restore(net, order)
@@ -972,14 +979,14 @@ def train_networks(
         net.partial_fit(train, epochs=left)
     if checkpoint is not None:
         net.callbacks_.pop()
-        if net.stopped_ is not None:  # an early stop skips the callbacks behind the referee
+        if net.stopped_ is not None:  # an early stop skips the callbacks behind the validation
             checkpoint.write(net)
     if len(net.history) > begun and "valid_inpainter" not in net.history[-1]:
         net.history.pop()  # an epoch that was interrupted
     net.n_trained_ = len(net.history) - begun
     # What only a running training needs stays out of pickles.
     net.replayed_.clear()
-    del referee.images, referee.beside, referee.bank
+    del validation.images, validation.beside, validation.bank
     _move(net, "cpu")
     if net.n_trained_ < max_epochs and net.stopped_ is None:
         if not net.best_:

@@ -327,7 +327,7 @@ class _Mover(NamedTuple):
     """Something that crosses the picture; lengths in pixels."""
 
     start: float  # column at time 0
-    pace: float  # columns a frame, negative to the left
+    velocity: float  # columns per frame, negative to the left
     row: float  # of its feet
     height: float
     phase: float  # of its gait
@@ -351,13 +351,13 @@ def _walker(
     height: int, width: int, n_frames: int, speed: float, scale: float, rng: Any
 ) -> _Mover:
     row = rng.uniform(_PATH[0] + 0.05, _PATH[1] - 0.03) * height
-    pace = rng.choice([-1, 1]) * speed * rng.uniform(0.7, 1.3)
+    velocity = rng.choice([-1, 1]) * speed * rng.uniform(0.7, 1.3)
     tall = 14 * scale * rng.uniform(0.9, 1.1) * (0.7 + 0.5 * row / height)
     # Somewhere before, within or behind the picture, so that walkers come and go.
-    start = rng.uniform(-tall, width + tall) - pace * rng.uniform(0, n_frames)
+    start = rng.uniform(-tall, width + tall) - velocity * rng.uniform(0, n_frames)
     dark = rng.uniform() < 0.7
     grey = rng.uniform(20, 70) if dark else rng.uniform(215, 245)
-    return _Mover(start, pace, row, tall, rng.uniform(0, 6.3), grey, 0, n_frames, "")
+    return _Mover(start, velocity, row, tall, rng.uniform(0, 6.3), grey, 0, n_frames, "")
 
 
 def _oddity(
@@ -373,16 +373,16 @@ def _oddity(
     one = _walker(height, width, n_frames, speed, scale, rng)
     first = int(rng.randint(n_frames - n_odd + 1))
     tall = one.height * (1.8 if kind == "large" else 1.0)
-    pace = one.pace * (3.0 if kind == "fast" else 1.0)
+    velocity = one.velocity * (3.0 if kind == "fast" else 1.0)
     row = one.row
     if kind == "place":
         row = rng.uniform(0.5, 0.95) * _PATH[0] * height
         tall = 14 * scale * (0.7 + 0.5 * row / height)
     # In the picture as long as it is there.
-    begin = rng.uniform(0.15, 0.35) * width if pace > 0 else rng.uniform(0.65, 0.85) * width
+    begin = rng.uniform(0.15, 0.35) * width if velocity > 0 else rng.uniform(0.65, 0.85) * width
     return one._replace(
-        start=begin - pace * first,
-        pace=pace,
+        start=begin - velocity * first,
+        velocity=velocity,
         row=row,
         height=tall,
         first=first,
@@ -401,7 +401,7 @@ def _render(
         if not one.first <= time < one.last:
             continue
         span = width + 2 * one.height
-        column = (one.start + one.pace * time + one.height) % span - one.height
+        column = (one.start + one.velocity * time + one.height) % span - one.height
         window, opacity = _figure(one, column, time, height, width)
         if opacity.size:
             under = picture[window]
@@ -417,7 +417,7 @@ def _figure(
 ) -> tuple[tuple[slice, slice], NDArray[np.float64]]:
     """Return a window of the picture and how much of each pixel the mover covers."""
     tall = one.height
-    gait = one.phase + 0.35 * abs(one.pace) * time * 14 / tall
+    gait = one.phase + 0.35 * abs(one.velocity) * time * 14 / tall
     top, bottom = one.row - 1.1 * tall, one.row + 2
     left, right = column - 0.8 * tall, column + 0.8 * tall
     rows = slice(max(0, int(top)), max(0, min(height, int(bottom) + 1)))

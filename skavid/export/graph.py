@@ -27,7 +27,7 @@ from skavid.core import anomaly_maps
 from skavid.core.anomaly_maps import LOG_LIMIT, TINY
 from skavid.core.images import RESIDUAL_FLOOR
 from skavid.core.networks import STEEPNESS, Detector, Inpainter
-from skavid.estimator import HIDING, AVIDDetector
+from skavid.estimator import MASKING, AVIDDetector
 from skavid.export import feature_maps
 from skavid.writing import replace
 
@@ -87,8 +87,8 @@ def to_onnx(detector: AVIDDetector, path: str | os.PathLike[str], *, dtype: str 
     ``score`` (n,), ``anomaly_map``, ``mask``, ``residual`` and ``regularity``
     (n, height, width), all float32 but for the mask, which is bool.
 
-    Any number, height and width of images will do, except that ``ignore`` and
-    ``corruption__inpainter="hiding"`` fix height and width to those of the training images. The
+    Any number, height and width of images will do, except that ``ignore_mask`` and
+    ``corruption__inpainter="masking"`` fix height and width to those of the training images. The
     graph is of opset 17. Its metadata hold the version, value range, thresholds and what else
     made it: names as they are, numbers in JSON.
 
@@ -202,7 +202,7 @@ def _check_against(given: Any, images: NDArray[Any], path: str | os.PathLike[str
     if isinstance(height, int) and size != (height, width):
         raise ValueError(
             f"X has images of {size[0]} x {size[1]} pixels, but the graph in {path} takes "
-            f"{height} x {width} alone, for ignore and hiding fix the size."
+            f"{height} x {width} alone, for ignore_mask and masking fix the size."
         )
     return images if takes_bytes else images.astype(np.float32)
 
@@ -275,7 +275,7 @@ def _metadata(detector: AVIDDetector, dtype: str) -> dict[str, Any]:
         "fusion": detector.fusion,
         "balance": detector.balance_,
         "smoothing": detector._filter_sizes()["mean"],
-        "widening": detector._filter_sizes()["maximum"],
+        "dilation": detector._filter_sizes()["maximum"],
         "min_area": detector.component("postprocessing").min_area,
         "target_fpr": detector.target_fpr,
     }
@@ -283,7 +283,7 @@ def _metadata(detector: AVIDDetector, dtype: str) -> dict[str, Any]:
 
 def _is_fixed(detector: AVIDDetector) -> bool:
     """Tell whether the graph serves images of the training images' size alone."""
-    if detector.ignore is not None or detector.component("corruption").inpainter in HIDING:
+    if detector.ignore_mask is not None or detector.component("corruption").inpainter in MASKING:
         return True
     return not detector._on_pixels() and not detector.inpainter_.is_pooled
 
@@ -321,7 +321,7 @@ class _Graph:
         elif not isinstance(value, np.ndarray):
             value = np.array(value)
             value = value.astype(np.int64 if value.dtype.kind == "i" else np.float32)
-        # The same weights once, though "hiding" runs them for each draw.
+        # The same weights once, though "masking" runs them for each draw.
         key = value.dtype, value.shape, value.tobytes()
         if key not in self.constants:
             name = f"constant_{len(self.constants)}"
@@ -361,10 +361,10 @@ class _Graph:
 
 def _write_judgement(g: _Graph, detector: AVIDDetector, dtype: str) -> None:
     """Lead from ``images``, ``alpha`` and ``zeta`` to all outputs."""
-    ignore = detector._ignored(np.empty((0, *detector.image_shape_)))
+    ignore_mask = detector._ignored(np.empty((0, *detector.image_shape_)))
     images = _scale(g, detector, dtype)
-    if ignore is not None:
-        images = g("Where", ignore, 0.5, images)
+    if ignore_mask is not None:
+        images = g("Where", ignore_mask, 0.5, images)
     size = _length(g, images, 2), _length(g, images, 3)
 
     # D's logits with their sign turned, so that both maps are the higher the more irregular.
@@ -385,11 +385,11 @@ def _write_judgement(g: _Graph, detector: AVIDDetector, dtype: str) -> None:
         )
 
     filters = detector._filter_sizes()
-    changed = _smooth(g, changed, **filters, ignore=ignore)
-    doubted = _smooth(g, doubted, **filters, ignore=ignore)
-    if ignore is not None:
-        changed = g("Where", ignore, 0.0, changed)
-        doubted = g("Where", ignore, -LOG_LIMIT, doubted)
+    changed = _smooth(g, changed, **filters, ignore_mask=ignore_mask)
+    doubted = _smooth(g, doubted, **filters, ignore_mask=ignore_mask)
+    if ignore_mask is not None:
+        changed = g("Where", ignore_mask, 0.0, changed)
+        doubted = g("Where", ignore_mask, -LOG_LIMIT, doubted)
     residual = g("Identity", changed, name="residual")
     # Not ONNX's Sigmoid: runtimes cut it off near 1, where a threshold may lie.
     regularity = g("Reciprocal", g("Add", g("Exp", doubted), 1.0), name="regularity")
@@ -422,30 +422,30 @@ def _scale(g: _Graph, detector: AVIDDetector, dtype: str) -> str:
 def _restore(g: _Graph, detector: AVIDDetector, images: str, size: tuple[str, str]) -> str:
     """Compute I(X), as AVIDDetector does."""
     network = detector.inpainter_
-    if detector.component("corruption").inpainter not in HIDING:
-        # One more channel of zeros: nothing is hidden.
+    if detector.component("corruption").inpainter not in MASKING:
+        # One more channel of zeros: nothing is masked.
         seen = g("Pad", images, [0, 0, 0, 0, 0, 1, 0, 0])
         return g("Add", images, _correct(g, network, seen, size))
     height, width, n_channels = detector.image_shape_
     level = g("ReduceMean", images, axes=[2, 3])
     total, count = "", np.zeros((n_channels, height, width), np.float32)
     for draw in detector._draws(torch.zeros(1, n_channels, height, width)):
-        hidden, noise = draw.hidden[0].numpy(), draw.images[0]  # of images that are 0 all over
-        filled = g("Where", hidden > 0, g("Add", level, noise), images)
+        masked, noise = draw.masked[0].numpy(), draw.images[0]  # of images that are 0 all over
+        filled = g("Where", masked > 0, g("Add", level, noise), images)
         share = np.zeros((1, n_channels + 1, height, width), np.float32)
-        share[0, -1] = hidden.mean(0)
+        share[0, -1] = masked.mean(0)
         seen = g("Add", g("Pad", filled, [0, 0, 0, 0, 0, 1, 0, 0]), share)
         correction = _correct(g, network, seen, size)
         restored = g("Add", filled, correction)
         if network.bounded:
-            visible = 1 - hidden
+            visible = 1 - masked
             mean = g("Div", g("ReduceSum", g("Mul", filled, visible), [1, 2, 3]),
                      max(float(visible.sum()), 1.0))  # fmt: skip
             guess = g("Mul", g("Sub", g("Add", mean, correction), 0.5), STEEPNESS)
-            restored = g("Where", hidden > 0, g("Sigmoid", guess), restored)
-        part = g("Mul", restored, hidden)
+            restored = g("Where", masked > 0, g("Sigmoid", guess), restored)
+        part = g("Mul", restored, masked)
         total = g("Add", total, part) if total else part
-        count += hidden
+        count += masked
     return g("Div", total, count)
 
 
@@ -559,13 +559,13 @@ def _lowest_region(g: _Graph, detector: AVIDDetector, scores: str, size: tuple[s
 
 
 def _smooth(
-    g: _Graph, maps: str, *, mean: int, maximum: int, ignore: NDArray[np.bool_] | None
+    g: _Graph, maps: str, *, mean: int, maximum: int, ignore_mask: NDArray[np.bool_] | None
 ) -> str:
     """Follow anomaly_maps.smooth."""
-    if mean > 1 or ignore is not None:
-        middle = _median(g, maps, ignore)
-        if ignore is not None:
-            maps = g("Where", ignore, middle, maps)
+    if mean > 1 or ignore_mask is not None:
+        middle = _median(g, maps, ignore_mask)
+        if ignore_mask is not None:
+            maps = g("Where", ignore_mask, middle, maps)
         if mean > 1:
             outside = g("Sub", maps, middle)  # 0 where the median is
             maps = g("Add", _filter(g, "AveragePool", outside, mean, count_include_pad=1), middle)
@@ -581,11 +581,11 @@ def _filter(g: _Graph, operation: str, maps: str, side: int, **attributes: Any) 
     return g("Squeeze", maps, [1])
 
 
-def _median(g: _Graph, maps: str, ignore: NDArray[np.bool_] | None) -> str:
+def _median(g: _Graph, maps: str, ignore_mask: NDArray[np.bool_] | None) -> str:
     """Compute the median of each image over pixels that count, (n, 1, 1)."""
     flat = g("Flatten", maps, axis=1)
-    if ignore is not None:
-        flat = g("Gather", flat, np.flatnonzero(~ignore), axis=1)
+    if ignore_mask is not None:
+        flat = g("Gather", flat, np.flatnonzero(~ignore_mask), axis=1)
     n = _length(g, flat, 1)
     below, above = g("Div", n, 2), g("Div", g("Sub", n, 1), 2)
     largest = g("TopK", flat, g("Add", below, 1))

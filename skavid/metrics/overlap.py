@@ -31,7 +31,7 @@ _COUNT = [Interval(Integral, 2, None, closed="left")]
         "y_true": ["array-like"],
         "y_score": ["array-like"],
         "n_thresholds": [*_COUNT, None],
-        "ignore": ["array-like", None],
+        "ignore_mask": ["array-like", None],
     },
     prefer_skip_nested_validation=True,
 )
@@ -40,7 +40,7 @@ def pro_curve(
     y_score: ArrayLike,
     *,
     n_thresholds: int | None = None,
-    ignore: ArrayLike | None = None,
+    ignore_mask: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
     """Compute per-region overlap against the false positive rate of pixels.
 
@@ -55,7 +55,7 @@ def pro_curve(
     n_thresholds : int, default=None
         None moves the threshold over every score: exact, and needs memory for all of them. A
         number takes so many quantiles of a sample of the scores, image by image.
-    ignore : array-like of shape (H, W), bool, default=None
+    ignore_mask : array-like of shape (H, W), bool, default=None
         True where pixels of the masks do not count, neither as irregular nor as normal,
         whatever masks and maps hold there. A region that they cut in two is two.
 
@@ -89,7 +89,7 @@ def pro_curve(
     >>> fpr, pro
     (array([0. , 0. , 0.5, 0.5, 1. ]), array([0. , 0.5, 0.5, 1. , 1. ]))
     """
-    masks, maps, counted = check_maps(y_true, y_score, ignore)
+    masks, maps, counted = check_maps(y_true, y_score, ignore_mask)
     rising = _pixel_thresholds(maps, counted, n_thresholds)
     n_levels = len(rising)
     alarms, overlap = np.zeros(n_levels + 1), np.zeros(n_levels + 1)
@@ -128,7 +128,7 @@ def aupro_score(
     *,
     max_fpr: float = 0.3,
     n_thresholds: int | None = None,
-    ignore: ArrayLike | None = None,
+    ignore_mask: ArrayLike | None = None,
 ) -> float:
     """Compute the area under the per-region overlap curve, AUPRO.
 
@@ -142,7 +142,7 @@ def aupro_score(
         Where the curve ends, in (0, 1]; it is interpolated there.
     n_thresholds : int, default=None
         As in `pro_curve`.
-    ignore : array-like of shape (H, W), bool, default=None
+    ignore_mask : array-like of shape (H, W), bool, default=None
         True where pixels do not count, as in `pro_curve`.
 
     Returns
@@ -156,7 +156,7 @@ def aupro_score(
     >>> aupro_score([[[True, True, False, False]]], [[[3, 1, 2, 0]]], max_fpr=1.0)
     0.75
     """
-    fpr, pro, _ = pro_curve(y_true, y_score, n_thresholds=n_thresholds, ignore=ignore)
+    fpr, pro, _ = pro_curve(y_true, y_score, n_thresholds=n_thresholds, ignore_mask=ignore_mask)
     return area_to(fpr, pro, max_fpr) / max_fpr
 
 
@@ -169,7 +169,7 @@ def aupro_score(
         "min_share": _SHARE,
         "n_thresholds": _COUNT,
         "thresholds": ["array-like", None],
-        "ignore": ["array-like", None],
+        "ignore_mask": ["array-like", None],
     },
     prefer_skip_nested_validation=True,
 )
@@ -182,7 +182,7 @@ def region_track_curve(
     min_share: float = 0.1,
     n_thresholds: int = 50,
     thresholds: ArrayLike | None = None,
-    ignore: ArrayLike | None = None,
+    ignore_mask: ArrayLike | None = None,
 ) -> Bunch:
     """Count detected regions and tracks against false regions a frame.
 
@@ -205,7 +205,7 @@ def region_track_curve(
         labelling of every frame.
     thresholds : array-like, default=None
         The thresholds themselves.
-    ignore : array-like of shape (H, W), bool, default=None
+    ignore_mask : array-like of shape (H, W), bool, default=None
         True where pixels of the masks do not count: no region reaches there, neither a true
         one nor one of a map. What passes behind such pixels is two tracks, unless the masks
         number their tracks.
@@ -242,7 +242,7 @@ def region_track_curve(
     >>> curve.regions, curve.tracks, curve.false_regions, curve.n_regions, curve.n_tracks
     (array([1.]), array([1.]), array([0.]), 3, 1)
     """
-    masks, maps, counted = check_maps(y_true, y_score, ignore, whole=True)
+    masks, maps, counted = check_maps(y_true, y_score, ignore_mask, whole=True)
     numbered = bool(masks.dtype != bool and masks.max(where=counted, initial=0) > 1)
     if thresholds is None:
         levels = _suggest_thresholds(maps, counted, n_thresholds)
@@ -344,7 +344,11 @@ def tbdc_score(y_true: ArrayLike, y_score: ArrayLike, **parameters: Any) -> floa
 
 
 def check_maps(
-    y_true: ArrayLike, y_score: ArrayLike, ignore: ArrayLike | None = None, *, whole: bool = False
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    ignore_mask: ArrayLike | None = None,
+    *,
+    whole: bool = False,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
     """Check masks and maps; memory maps are not read.
 
@@ -354,7 +358,7 @@ def check_maps(
         Masks of bool, or of numbers that are 0 and 1; ``whole`` allows any whole numbers.
     y_score : array-like of shape (n_images, h, w)
         Maps.
-    ignore : array-like of shape (H, W), bool, default=None
+    ignore_mask : array-like of shape (H, W), bool, default=None
         True where pixels of the masks do not count.
     whole : bool, default=False
         Whether masks may number their tracks.
@@ -369,7 +373,7 @@ def check_maps(
     Raises
     ------
     ValueError
-        If they are no stacks of pictures of one length and aspect, or ``ignore`` does not fit
+        If they are no stacks of pictures of one length and aspect, or ``ignore_mask`` does not fit
         the masks.
     """
     masks, maps = check_measured("y_true", y_true), check_measured("y_score", y_score)
@@ -389,8 +393,8 @@ def check_maps(
             f"{columns}, another aspect; bring them to one."
         )
     counted = np.ones((height, width), dtype=bool)
-    if ignore is not None:
-        counted = ~check_ignored(ignore, (height, width), owner="the masks")
+    if ignore_mask is not None:
+        counted = ~check_ignored(ignore_mask, (height, width), owner="the masks")
     if masks.dtype != bool:
         some = masks[0][counted][0]
         low, high = (reduce(masks, where=counted, initial=some) for reduce in (np.min, np.max))

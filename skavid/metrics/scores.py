@@ -52,7 +52,7 @@ _LEVEL = {
     "rule": [StrOptions(set(RULES))],
     "overlap": _SHARE,
     "precision": _SHARE,
-    "ignore": ["array-like", None],
+    "ignore_mask": ["array-like", None],
 }
 
 
@@ -122,7 +122,7 @@ def pixel_level_curve(
     rule: str = "pami2014",
     overlap: float = 0.4,
     precision: float = 0.05,
-    ignore: ArrayLike | None = None,
+    ignore_mask: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Compute the ROC curve of frames whose irregular pixels must be found, too.
 
@@ -140,7 +140,7 @@ def pixel_level_curve(
         Share of a frame's irregular pixels that must be flagged, in (0, 1].
     precision : float, default=0.05
         For "dual": share of the flagged pixels that must be irregular, in (0, 1].
-    ignore : array-like of shape (H, W), bool, default=None
+    ignore_mask : array-like of shape (H, W), bool, default=None
         True where pixels of the masks do not count, neither as irregular nor as normal,
         whatever masks and maps hold there: a frame that is irregular nowhere else is normal.
 
@@ -189,7 +189,7 @@ def pixel_level_curve(
     >>> fpr, tpr, thresholds
     (array([0., 0., 1.]), array([0., 1., 1.]), array([inf,  3.,  2.]))
     """
-    masks, maps, counted = check_maps(y_true, y_score, ignore)
+    masks, maps, counted = check_maps(y_true, y_score, ignore_mask)
     hits, alarms, astray = _Steps([], []), _Steps([], []), _Steps([], [])
     n_irregular = 0
     for mask, scores in pairs(masks, maps, counted):
@@ -232,7 +232,7 @@ def pixel_level_auc_score(
     rule: str = "pami2014",
     overlap: float = 0.4,
     precision: float = 0.05,
-    ignore: ArrayLike | None = None,
+    ignore_mask: ArrayLike | None = None,
 ) -> float:
     """Compute the area under the pixel-level ROC curve of frames.
 
@@ -244,7 +244,7 @@ def pixel_level_auc_score(
         Maps, the higher the more irregular.
     rule, overlap, precision : str, float, float
         As in `pixel_level_curve`.
-    ignore : array-like of shape (H, W), bool, default=None
+    ignore_mask : array-like of shape (H, W), bool, default=None
         True where pixels do not count, as in `pixel_level_curve`.
 
     Returns
@@ -261,7 +261,7 @@ def pixel_level_auc_score(
     1.0
     """
     fpr, tpr, _ = pixel_level_curve(
-        y_true, y_score, rule=rule, overlap=overlap, precision=precision, ignore=ignore
+        y_true, y_score, rule=rule, overlap=overlap, precision=precision, ignore_mask=ignore_mask
     )
     order = np.lexsort((tpr, fpr))
     # Where a curve ends before an FPR of 1, it goes on flat.
@@ -277,7 +277,7 @@ def pixel_level_equal_error_rate(
     rule: str = "pami2014",
     overlap: float = 0.4,
     precision: float = 0.05,
-    ignore: ArrayLike | None = None,
+    ignore_mask: ArrayLike | None = None,
 ) -> float:
     """Find the error rate of frames where misses and false alarms are equally frequent.
 
@@ -289,7 +289,7 @@ def pixel_level_equal_error_rate(
         Maps, the higher the more irregular.
     rule, overlap, precision : str, float, float
         As in `pixel_level_curve`.
-    ignore : array-like of shape (H, W), bool, default=None
+    ignore_mask : array-like of shape (H, W), bool, default=None
         True where pixels do not count, as in `pixel_level_curve`.
 
     Returns
@@ -306,7 +306,7 @@ def pixel_level_equal_error_rate(
     0.0
     """
     fpr, tpr, _ = pixel_level_curve(
-        y_true, y_score, rule=rule, overlap=overlap, precision=precision, ignore=ignore
+        y_true, y_score, rule=rule, overlap=overlap, precision=precision, ignore_mask=ignore_mask
     )
     return _crossing(fpr, tpr)
 
@@ -317,7 +317,7 @@ def region_level_auc_score(
     *,
     cell: int,
     reduce: str = "max",
-    ignore: ArrayLike | None = None,
+    ignore_mask: ArrayLike | None = None,
 ) -> float:
     """Compute the area under the ROC curve of the cells of a grid.
 
@@ -331,7 +331,7 @@ def region_level_auc_score(
         Side of a cell in pixels; H and W are multiples of it.
     reduce : {"max", "mean"}, default="max"
         How the scores of a cell become one.
-    ignore : array-like of shape (H, W), bool, default=None
+    ignore_mask : array-like of shape (H, W), bool, default=None
         True where pixels do not count: a cell of such pixels alone is left out, another is
         judged by the rest of its pixels.
 
@@ -347,7 +347,7 @@ def region_level_auc_score(
     >>> region_level_auc_score(truth, [[[5, 2], [3, 7]]], cell=1)
     0.666...
     """
-    return float(roc_auc_score(*_cells(y_true, y_score, cell, reduce, ignore)))
+    return float(roc_auc_score(*_cells(y_true, y_score, cell, reduce, ignore_mask)))
 
 
 def region_level_equal_error_rate(
@@ -356,7 +356,7 @@ def region_level_equal_error_rate(
     *,
     cell: int,
     reduce: str = "max",
-    ignore: ArrayLike | None = None,
+    ignore_mask: ArrayLike | None = None,
 ) -> float:
     """Find the error rate of cells where both kinds of error are equally frequent.
 
@@ -370,7 +370,7 @@ def region_level_equal_error_rate(
         Side of a cell in pixels; H and W are multiples of it.
     reduce : {"max", "mean"}, default="max"
         How the scores of a cell become one.
-    ignore : array-like of shape (H, W), bool, default=None
+    ignore_mask : array-like of shape (H, W), bool, default=None
         True where pixels do not count: a cell of such pixels alone is left out, another is
         judged by the rest of its pixels.
 
@@ -386,7 +386,7 @@ def region_level_equal_error_rate(
     >>> region_level_equal_error_rate(truth, [[[5, 2], [3, 7]]], cell=1)
     0.333...
     """
-    irregular, scores = _cells(y_true, y_score, cell, reduce, ignore)
+    irregular, scores = _cells(y_true, y_score, cell, reduce, ignore_mask)
     return equal_error_rate(np.where(irregular, -1, 1), -scores)
 
 
@@ -465,7 +465,7 @@ def clip_auc_score(
         "residual": ["array-like"],
         "regularity": ["array-like"],
         "n_levels": [Interval(Integral, 1, None, closed="left")],
-        "ignore": ["array-like", None],
+        "ignore_mask": ["array-like", None],
     },
     prefer_skip_nested_validation=True,
 )
@@ -475,7 +475,7 @@ def threshold_plane(
     regularity: ArrayLike,
     *,
     n_levels: int = 100,
-    ignore: ArrayLike | None = None,
+    ignore_mask: ArrayLike | None = None,
 ) -> Bunch:
     """Draw the ROC curve of Eq. 4 by moving both thresholds over their whole plane, Fig. 6.
 
@@ -491,7 +491,7 @@ def threshold_plane(
     n_levels : int, default=100
         How many values of zeta to try, quantiles of the samples' lowest regularities, and one
         that asks I alone. Every value of alpha is tried with each.
-    ignore : array-like of shape (H, W), bool, default=None
+    ignore_mask : array-like of shape (H, W), bool, default=None
         True where pixels of the maps, of shape (n_samples, H, W), do not count: they flag no
         sample.
 
@@ -539,8 +539,8 @@ def threshold_plane(
             f"residual has the shape {changed.shape}, regularity {regular.shape}, and y_true "
             f"{labels.shape}; give both maps of each sample."
         )
-    if ignore is not None:
-        counted = ~check_ignored(ignore, changed.shape[1:], owner="the maps")
+    if ignore_mask is not None:
+        counted = ~check_ignored(ignore_mask, changed.shape[1:], owner="the maps")
         changed, regular = changed[:, counted], regular[:, counted]
     changed, regular = (array.reshape(len(labels), -1) for array in (changed, regular))
     lowest = regular.min(axis=1)
@@ -681,10 +681,10 @@ class _MapScorer(NamedTuple):
 
 
 def _cells(
-    y_true: ArrayLike, y_score: ArrayLike, cell: int, reduce: str, ignore: ArrayLike | None
+    y_true: ArrayLike, y_score: ArrayLike, cell: int, reduce: str, ignore_mask: ArrayLike | None
 ) -> tuple[NDArray[np.bool_], NDArray[Any]]:
     """Return of each cell that counts whether it is irregular, and its score."""
-    masks, maps, counted = check_maps(y_true, y_score, ignore)
+    masks, maps, counted = check_maps(y_true, y_score, ignore_mask)
     masks, maps = map(np.stack, zip(*pairs(masks, maps, counted), strict=True))
     judged = np.ma.array(maps, mask=np.broadcast_to(~counted, maps.shape))
     scores = cell_scores(judged, cell, reduce=reduce)

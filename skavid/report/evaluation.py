@@ -141,9 +141,9 @@ def figures(
         masks, evidence = masks[drawn], evidence[drawn]
     levels = None if evidence.size <= EXACT_PIXELS else QUANTILES
     return result | {
-        "pixel_auc": metrics.pixel_level_auc_score(masks, evidence, ignore=ignored),
-        "pixel_eer": metrics.pixel_level_equal_error_rate(masks, evidence, ignore=ignored),
-        "aupro": metrics.aupro_score(masks, evidence, n_thresholds=levels, ignore=ignored),
+        "pixel_auc": metrics.pixel_level_auc_score(masks, evidence, ignore_mask=ignored),
+        "pixel_eer": metrics.pixel_level_equal_error_rate(masks, evidence, ignore_mask=ignored),
+        "aupro": metrics.aupro_score(masks, evidence, n_thresholds=levels, ignore_mask=ignored),
         "aupro_thresholds": levels,
     }
 

@@ -631,7 +631,7 @@ def _metrics(
         labels,
         given.masks,
         np.zeros(len(labels)) if clips is None else clips,
-        None if detector.ignore is None else np.asarray(detector.ignore),
+        None if detector.ignore_mask is None else np.asarray(detector.ignore_mask),
         one,
     )
     together = "" if clips is None else " All frames of all clips are in one curve (micro)."
@@ -675,7 +675,7 @@ def _metrics(
                 f"Rule of PAMI 2014: an irregular {one} is found if 40 % of its irregular pixels "
                 f"are flagged; a normal {one} is a false alarm if any pixel is. Flagged pixels "
                 "beside the irregular ones cost nothing."
-                + ("" if detector.ignore is None else " Ignored pixels do not count."),
+                + ("" if detector.ignore_mask is None else " Ignored pixels do not count."),
                 "skavid.metrics.pixel_level_auc_score",
             ),
             (
@@ -757,7 +757,7 @@ def _changed_parameters(detector: AVIDDetector) -> list[str]:
     changed = []
     usual = all_parameters(type(detector)())
     for name, value in all_parameters(detector).items():
-        if name == "ignore" and value is not None:
+        if name == "ignore_mask" and value is not None:
             share = float(np.mean(np.asarray(value)))
             changed.append(f"ignore=a mask of {100 * share:.3g} % of the pixels")
         elif (written := short.repr(value)) != repr(usual[name]):
@@ -808,8 +808,8 @@ def _about(detector: AVIDDetector, images: NDArray[Any], given: _Given) -> _Html
         ),
     ]
     if detector.object_size_ is not None:
-        pace = detector.object_pace_
-        moving = f", by {pace:.3g} pixels a frame" if pace is not None else ""
+        speed = detector.object_speed_
+        moving = f", by {speed:.3g} pixels a frame" if speed is not None else ""
         rows.append(("what moves", f"is about {detector.object_size_:.3g} pixels large{moving}"))
     rows += [
         (

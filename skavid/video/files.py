@@ -447,7 +447,7 @@ class OverlayWriter:
     zoom : int, default=1
         How many pixels to show a pixel as, along each side, so that lines around small images
         are fine.
-    ignore : array-like of shape (h, w), bool, default=None
+    ignore_mask : array-like of shape (h, w), bool, default=None
         True where pixels do not count, as in :class:`skavid.AVIDDetector`. They are hatched, and
         show no regularity. Of another size than the images it is resized to them.
 
@@ -484,7 +484,7 @@ class OverlayWriter:
             "threshold": [Interval(Real, None, None, closed="neither")],
             "opacity": [Interval(Real, 0, 1, closed="both")],
             "zoom": [Interval(Integral, 1, None, closed="left")],
-            "ignore": ["array-like", None],
+            "ignore_mask": ["array-like", None],
         },
         prefer_skip_nested_validation=True,
     )
@@ -496,7 +496,7 @@ class OverlayWriter:
         threshold: float = 0.0,
         opacity: float = 0.5,
         zoom: int = 1,
-        ignore: ArrayLike | None = None,
+        ignore_mask: ArrayLike | None = None,
     ) -> None:
         self.path = Path(path).expanduser()
         if self.path.suffix.lower() != ".mp4":
@@ -505,7 +505,7 @@ class OverlayWriter:
         self.threshold = threshold
         self.opacity = opacity
         self.zoom = zoom
-        self.ignore = None if ignore is None else check_ignored(ignore)
+        self.ignore_mask = None if ignore_mask is None else check_ignored(ignore_mask)
         self._av = _import_av()
         self._exits: ExitStack | None = None
 
@@ -627,7 +627,7 @@ class OverlayWriter:
             regularity=regularity,
             opacity=self.opacity,
             zoom=self.zoom,
-            ignore=self.ignore,
+            ignore_mask=self.ignore_mask,
         )
         if not self._strip_height:
             return picture
@@ -656,7 +656,7 @@ def draw_overlay(
     regularity: ArrayLike | None = None,
     opacity: float = 0.5,
     zoom: int = 1,
-    ignore: ArrayLike | None = None,
+    ignore_mask: ArrayLike | None = None,
 ) -> NDArray[np.uint8]:
     """Draw a mask and a regularity over a single picture, as `OverlayWriter` does.
 
@@ -672,7 +672,7 @@ def draw_overlay(
         Of the regularity, in [0, 1].
     zoom : int, default=1
         How many pixels to show a pixel as, along each side.
-    ignore : array-like of shape (h, w), bool, default=None
+    ignore_mask : array-like of shape (h, w), bool, default=None
         True where pixels do not count; they are hatched.
 
     Returns
@@ -693,8 +693,8 @@ def draw_overlay(
     if regularity is not None:
         heat = _heat(resize(_check_map(regularity, "regularity"), size))
         picture = np.rint((1 - opacity) * picture + opacity * heat).astype(np.uint8)
-    if ignore is not None:
-        ignored = resize(check_ignored(ignore), size)
+    if ignore_mask is not None:
+        ignored = resize(check_ignored(ignore_mask), size)
         picture[ignored] = _hatched(resize(frame, size))[ignored]
     if mask is not None:
         inside = resize(_check_map(mask, "mask") != 0, size)
@@ -715,7 +715,7 @@ def write_overlay(
     threshold: float = 0.0,
     opacity: float = 0.5,
     zoom: int = 1,
-    ignore: ArrayLike | None = None,
+    ignore_mask: ArrayLike | None = None,
 ) -> None:
     """Write a video of what the detector saw: H.264 in mp4, as browsers play it.
 
@@ -739,7 +739,7 @@ def write_overlay(
         Of the regularity, in [0, 1].
     zoom : int, default=1
         How many pixels to show a pixel as, along each side.
-    ignore : array-like of shape (h, w), bool, default=None
+    ignore_mask : array-like of shape (h, w), bool, default=None
         True where pixels do not count; they are hatched.
 
     Raises
@@ -771,7 +771,7 @@ def write_overlay(
     columns = [repeat(None) if column is None else column for column in given.values()]
     end = object()
     with OverlayWriter(
-        path, fps=fps, threshold=threshold, opacity=opacity, zoom=zoom, ignore=ignore
+        path, fps=fps, threshold=threshold, opacity=opacity, zoom=zoom, ignore_mask=ignore_mask
     ) as writer:
         n = 0
         rows = [iter(column) for column in columns]
@@ -821,8 +821,8 @@ def _heat(regularity: NDArray[Any]) -> NDArray[np.float32]:
 def _hatched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Lay stripes over a picture, darker than what is bright and brighter than what is dark."""
     rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
-    pace = max(8, picture.shape[0] // 30)
-    stripes = np.where((rows + columns) % pace < pace // 4, *_STRIPES)
+    period = max(8, picture.shape[0] // 30)
+    stripes = np.where((rows + columns) % period < period // 4, *_STRIPES)
     return np.asarray(0.4 * picture + 0.6 * stripes[..., None]).astype(np.uint8)
 
 
