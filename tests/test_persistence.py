@@ -394,7 +394,7 @@ UNKEEPABLE = {
         {"corruption__inpainter": noise},
         {},
         f"corruption__inpainter is a function, {noise!r}, which a file without code cannot keep; "
-        "keep the detector with joblib, or call set_params(corruption__inpainter='noise') if it "
+        "keep the detector with joblib, or call set_params(corruption__inpainter='noise') if "
         "it is never fitted again.",
     ),
     "a function of another's": (
