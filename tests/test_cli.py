@@ -1204,7 +1204,7 @@ def test_a_report_after_calibrate_says_what_thresholds_rest_on(capsys, place):
     assert run(capsys, *words, "--output", "other")[0] == 0
     assert run(capsys, "report", "other", place / "today.mp4")[0] == 0
     page = Path("report.html").read_text()
-    assert "60 normal frames of 2 clips given to calibrate" in page
+    assert "60 normal frames of 2 clips given for calibration" in page
     assert "of 2 clips held out of the training" not in page
 
 

@@ -1,4 +1,4 @@
-"""Reports: what stands in the file, what cannot get into it, and the page at work in Chromium."""
+"""Reports: the content of the file, hostile input, and the page in a browser."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ from skavid.metrics import (
     pixel_level_auc_score,
     pixel_level_equal_error_rate,
 )
+from skavid.report import figures, write_report
 from skavid.report import page as report
-from skavid.report.page import STEP, write_report
+from skavid.report.embedding import STEP
 from tests.browser import Browser, find_chromium
 
 Figure = pytest.importorskip("matplotlib.figure").Figure
@@ -57,7 +58,7 @@ HOSTILE = [
 
 
 def pictures(n):
-    """Noise with a bright square in each second one, and where that is."""
+    """Return noise with a bright square in every second image, and the masks of the squares."""
     images = RNG.normal(100, 15, size=(n, 16, 16))
     masks = np.zeros(images.shape, bool)
     masks[::2, 4:9, 6:10] = True
@@ -74,15 +75,15 @@ def detector():
 
 @pytest.fixture
 def drawn_once(monkeypatch):
-    """Draw each figure once a session: what takes most of the time of a small report."""
+    """Draw each figure once per session: this takes most of the time of a small report."""
 
     def figure(draw, label, *rest, **options):
         if label not in FIGURES:
             FIGURES[label] = draw_figure(draw, label, *rest, **options)
         return FIGURES[label]
 
-    draw_figure = report._figure
-    monkeypatch.setattr(report, "_figure", figure)
+    draw_figure = figures.draw_svg
+    monkeypatch.setattr(figures, "draw_svg", figure)
 
 
 FIGURES = {}
@@ -140,7 +141,7 @@ def written(detector, tmp_path, *args, **given):
 
 
 def unpack(image, network):
-    """Read an embedded margin the slow, obvious way."""
+    """Unpack an embedded margin in the slow, obvious way."""
     packed = zlib.decompress(base64.b64decode(image[network]))
     half = len(packed) // 2
     values, last = [], 0
@@ -150,7 +151,7 @@ def unpack(image, network):
     return np.array(values).reshape(image["height"], image["width"])
 
 
-# --- what stands in it ------------------------------------------------------------------------
+# --- content ----------------------------------------------------------------------------------
 
 
 def test_nothing_is_fetched_and_only_the_one_script_may_run(detector, tmp_path):
@@ -186,7 +187,7 @@ def test_the_worst_images_come_first_with_names_scores_and_findings(detector, tm
         assert (
             f"rows {one.box[0]} to {one.box[2] - 1}, columns {one.box[1]} to {one.box[3] - 1}: "
         ) in words
-    assert len(page.data()["images"]) == len(page.all("canvas")) - 1 == 5
+    assert len(page.data()["images"]) == len(page.all("canvas")) == 5
 
 
 def test_metrics_are_those_of_skavid_metrics_with_their_protocol(detector, tmp_path):
@@ -203,11 +204,14 @@ def test_metrics_are_those_of_skavid_metrics_with_their_protocol(detector, tmp_p
     ]
     assert [float(one["value"]) for one in page.all("data")] == expected
     words = page.words()
-    assert "an irregular frame is found if 40 % of its irregular pixels are flagged" in words
-    assert "over the 3 of 3 clips that hold frames of both kinds" in words
+    assert (
+        "an irregular frame is detected if at least 40 % of its irregular pixels are flagged"
+        in words
+    )
+    assert "over the 3 of 3 clips that hold both normal and irregular frames" in words
     alarms = detector.predict(X) == -1
-    assert f"false alarms, of the normal frames {alarms[Y == 1].sum()} of 12" in words
-    assert f"found, of the irregular frames {alarms[Y == -1].sum()} of 12" in words
+    assert f"false alarms among the normal frames {alarms[Y == 1].sum()} of 12" in words
+    assert f"detections among the irregular frames {alarms[Y == -1].sum()} of 12" in words
 
 
 def test_ignored_pixels_are_no_part_of_any_metric(detector, tmp_path, drawn_once):
@@ -229,7 +233,8 @@ def test_ignored_pixels_are_no_part_of_any_metric(detector, tmp_path, drawn_once
     ]
     assert [float(one["value"]) for one in page.all("data")] == expected
     assert "Ignored pixels do not count." in page.words()
-    assert "24 images of 16 x 16 pixels; 4 of them irregular, by the masks given" in page.words()
+    words = "24 images of 16 x 16 pixels; according to the masks, 4 of them are irregular"
+    assert words in page.words()
 
 
 def test_labels_alone_are_measured_by_image(detector, tmp_path, drawn_once):
@@ -242,12 +247,12 @@ def test_labels_alone_are_measured_by_image(detector, tmp_path, drawn_once):
 def test_without_labels_or_with_one_kind_alarms_are_counted(detector, tmp_path, drawn_once):
     page = written(detector, tmp_path, X)
     assert not page.all("data")
-    assert "No labels and no masks were given" in page.words()
+    assert "No ground truth was given, so no metrics were computed." in page.words()
     n_alarms = (detector.predict(X) == -1).sum()
     assert f"images found irregular {n_alarms} of 24" in page.words()
     page = written(detector, tmp_path, X[1::2], y=Y[1::2])
     assert not page.all("data")
-    assert "All images are of one kind by their labels" in page.words()
+    assert "According to the ground truth, all images are normal" in page.words()
 
 
 def test_what_belongs_to_clips_is_called_a_frame(detector, tmp_path, drawn_once):
@@ -256,13 +261,13 @@ def test_what_belongs_to_clips_is_called_a_frame(detector, tmp_path, drawn_once)
     mixed = written(twin, tmp_path, X, masks=MASKS, groups=CLIPS).words()
     alike = written(twin, tmp_path, X[1::2], y=Y[1::2], groups=CLIPS[1::2]).words()
     assert "24 frames of 16 x 16 pixels in" in mixed
-    assert "a frame is irregular where its mask is not empty" in mixed
-    assert "All frames are of one kind by their labels" in alike
+    assert "A frame is irregular if its predicted mask is not empty." in mixed
+    assert "According to the ground truth, all frames are normal" in alike
     for words in mixed, alike:
-        # That the detector was given images, not stacked frames, is told, too.
+        # The detector was trained on images, not on stacked frames, and the page says so.
         assert words.count("image") == 2
-        assert "What an AVID detector finds irregular in frames." in words
-        assert re.search(r"normal images of 16 x 16 pixels, .* intensities", words)
+        assert "Irregular frames found by an AVID anomaly detector." in words
+        assert re.search(r"normal images of 16 x 16 pixels with 1 channel, intensities", words)
 
 
 def test_figures_are_a_histogram_or_scores_over_time_a_roc_curve_and_the_training(
@@ -282,7 +287,7 @@ def test_figures_are_a_histogram_or_scores_over_time_a_roc_curve_and_the_trainin
 def test_bars_of_the_histogram_right_of_the_threshold_are_the_alarms(scores):
     scores, threshold = np.array(scores), float(np.nextafter(0, 1))
     ax = Figure().subplots()
-    report._draw_histogram(ax, scores, None, threshold)
+    figures.draw_histogram(ax, scores, None, threshold)
     right = [bar for bar in ax.patches if bar.get_x() + bar.get_width() / 2 > 0]
     assert sum(bar.get_height() for bar in ax.patches) == len(scores)
     assert sum(bar.get_height() for bar in right) == (scores < threshold).sum()
@@ -291,8 +296,8 @@ def test_bars_of_the_histogram_right_of_the_threshold_are_the_alarms(scores):
 def test_the_header_tells_of_parameters_thresholds_and_versions(detector, tmp_path):
     words = written(detector, tmp_path, X).words()
     assert (
-        "40 normal images of 16 x 16 pixels, 1 channel, intensities 0 to 255; 4 of them were held "
-        "out"
+        "40 normal images of 16 x 16 pixels with 1 channel, intensities from 0 to 255; 4 of them "
+        "were held out"
     ) in words
     assert "inpainter__width=4" in words
     assert "batch_size" not in words  # as by default
@@ -323,7 +328,8 @@ def test_thresholds_of_clips_are_told_with_the_risk_of_a_new_clip(detector, tmp_
     words = written(twin, tmp_path, X).words()
     assert (
         "zeta was calibrated on 30 normal frames of 3 clips held out of the training, for "
-        "target_fpr=0.01 in each clip; a new clip has more with a probability of up to 0.25."
+        "target_fpr=0.01 in each clip; the probability that a new clip exceeds this rate is at "
+        "most 0.25."
     ) in words
 
 
@@ -340,7 +346,7 @@ def test_thresholds_that_calibrate_chose_are_told_apart_from_given_ones(
         "n_images": 30, "n_clips": n_clips, "fpr_bound": bound, "clip_risk": risk,
     }  # fmt: skip
     words = written(twin, tmp_path, X).words()
-    assert f"Both were calibrated on 30 normal {on} given to calibrate, for" in words
+    assert f"Both were calibrated on 30 normal {on} given for calibration, for" in words
     assert "held out of the training" not in words
     assert "target_fpr=0.05" in words
     assert "alpha=" not in words
@@ -353,19 +359,19 @@ def test_thresholds_that_a_user_gave_are_parameters(detector, tmp_path, drawn_on
     assert "zeta=0.4" in words
 
 
-def test_the_header_tells_of_the_sources_that_the_command_line_notes(
-    detector, tmp_path, drawn_once
-):
-    twin = detector.with_thresholds(0.2, 0.4)
-    twin.set_params(corruption__spacing=2)
-    twin.image_shape_ = (16, 16, 3)  # as if it had learnt from video
-    twin.extra_ = {"trained_on": ["monday.mp4", "<b>.mp4"]}
+def test_the_header_names_the_sources_that_the_command_line_notes(detector, tmp_path, drawn_once):
+    stacks = np.repeat(X[..., None], 3, axis=3)
+    tiny = {"features": "pixels", "inpainter__width": 4, "detector__width": 4, "max_epochs": 1}
+    fitted = AVIDDetector(**nested(dict(**tiny, value_range=(0, 255), random_state=0))).fit(stacks)
+    fitted.set_params(corruption__spacing=2)  # as if the channels were three points in time
+    fitted.extra_ = {"trained_on": ["monday.mp4", "<b>.mp4"]}
     assert (
-        "40 normal frames of 16 x 16 pixels, 3 moments of a video, intensities 0 to 255, from "
-        "monday.mp4, <b>.mp4; 4 of them were held out"
-    ) in report._learnt_from(twin)
-    del twin._trained_on  # as files of older releases
-    assert report._learnt_from(twin).startswith("normal frames of 16 x 16 pixels")
+        "24 normal frames of 16 x 16 pixels with 3 points in time as channels, intensities from 0 "
+        "to 255, from monday.mp4, <b>.mp4; 2 of them were held out"
+    ) in written(fitted, tmp_path, stacks[:3]).words()
+    del fitted._trained_on  # as in files of older releases
+    words = written(fitted, tmp_path, stacks[:3]).words()
+    assert "training data normal frames of 16 x 16 pixels" in words
 
 
 def test_times_stand_beside_frames_whose_rate_is_known(detector, tmp_path):
@@ -399,7 +405,7 @@ def test_frames_of_a_clip_are_shown_some_apart_and_the_strip_has_them_all(detect
     ))  # fmt: skip
     same = clips[places[1:]] == clips[places[:-1]]
     assert (np.diff(places)[same] >= 10).all()
-    assert "Of frames of a clip less than 10 apart only the worst is shown." in page.words()
+    assert "Of frames of one clip that are fewer than 10 frames apart, only" in page.words()
 
 
 def test_of_many_frames_the_strip_keeps_the_most_irregular_of_each_run(
@@ -411,7 +417,7 @@ def test_of_many_frames_the_strip_keeps_the_most_irregular_of_each_run(
     scores = detector.score_samples(X)
     rows = [start + int(np.argmin(scores[start : start + 4])) for start in range(0, 24, 4)]
     assert names == [f"{CLIPS[row]}, frame {row % 8}" for row in rows]
-    assert "6 of 24 frames are here" in page.words()
+    assert "6 of 24 frames are shown: the most irregular one of each of 6 equal" in page.words()
 
 
 def test_rows_colour_and_stacks_are_drawn(tmp_path, drawn_once):
@@ -476,7 +482,7 @@ def test_large_images_are_shown_by_their_most_irregular_pixels(
             for j in range(6):
                 square = found[row, 3 * i : 3 * i + 3, 3 * j : 3 * j + 3]
                 assert seen[i, j] == square.any()
-    assert "Each 3 x 3 pixels are shown as one" in page.words()
+    assert "Each block of 3 x 3 pixels is shown as its most irregular pixel" in page.words()
 
 
 def test_memory_holds_the_maps_of_the_shown_images_alone(detector, tmp_path, drawn_once):
@@ -492,14 +498,16 @@ def test_memory_holds_the_maps_of_the_shown_images_alone(detector, tmp_path, dra
     assert peak < many.nbytes
 
 
-def test_the_parts_of_the_page_are_installed_with_the_package():
+def test_templates_style_and_script_are_installed_with_the_package():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     listed = project["tool"]["setuptools"]["package-data"]["skavid.report"]
-    parts = {one.name for one in Path(report.__file__).parent.glob("report.*")}
-    assert parts == {one for one in listed if one.startswith("report.")} != set()
+    parts = [one for one in Path(report.__file__).parent.iterdir() if one.suffix != ".py"]
+    parts = [one for one in parts if one.is_file()]
+    assert len(parts) == 8
+    assert all(any(one.match(pattern) for pattern in listed) for one in parts)
 
 
-# --- what cannot get into it ------------------------------------------------------------------
+# --- hostile and invalid input ----------------------------------------------------------------
 
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=40)
@@ -570,12 +578,12 @@ def test_a_parameter_that_holds_html_is_escaped(detector, tmp_path):
         (
             {"y": Y[:5]},
             ValueError,
-            "y has the shape (5,), but X has 24 images; give one value an image.",
+            "y has the shape (5,), but X has 24 images; give one value per image.",
         ),
         (
             {"y": (Y == -1).astype(int)},
             ValueError,
-            "y must hold 1 (normal) and -1 (irregular). Got [0, 1]; labels 0 and 1 become these "
+            "y must hold 1 (normal) and -1 (irregular). Got [0, 1]; convert labels 0 and 1 "
             "by np.where(y == 0, 1, -1).",
         ),
         (
@@ -588,7 +596,7 @@ def test_a_parameter_that_holds_html_is_escaped(detector, tmp_path):
             {"masks": MASKS[:, :8]},
             ValueError,
             "masks has the shape (24, 8, 16), but X holds images of (24, 16, 16); give one mask "
-            "an image, of its size.",
+            "of the same size per image.",
         ),
         (
             {"masks": 255 * MASKS.astype(np.uint8)},
@@ -598,7 +606,7 @@ def test_a_parameter_that_holds_html_is_escaped(detector, tmp_path):
         (
             {"groups": CLIPS[:5]},
             ValueError,
-            "groups has the shape (5,), but X has 24 images; give one value an image.",
+            "groups has the shape (5,), but X has 24 images; give one value per image.",
         ),
         (
             {"groups": np.tile([0, 1], 12)},
@@ -609,17 +617,17 @@ def test_a_parameter_that_holds_html_is_escaped(detector, tmp_path):
         (
             {"names": ["a"]},
             ValueError,
-            "names holds 1 name, but X has 24 images; give one an image.",
+            "names holds 1 name, but X has 24 images; give one name per image.",
         ),
         (
             {"names": "a.png"},
             ValueError,
-            "names holds one string, but X has 24 images; give one an image.",
+            "names holds one string, but X has 24 images; give one name per image.",
         ),
         (
             {"frame_rate": 25.0},
             ValueError,
-            "frame_rate=25 tells the times of frames in their clips; give groups, too, zeros for "
+            "frame_rate=25 needs groups to time frames in their clips; give groups, or zeros for "
             "a single clip.",
         ),
         (
@@ -854,7 +862,7 @@ def test_the_strip_moves_through_time_by_keys_buttons_and_clicks(opened, detecto
     names = [f"{clip}, frame {row % 8}" for row, clip in enumerate(CLIPS)]
     alarms = np.flatnonzero(detector.predict(X) == -1)
     read = """[
-      byId("frame-name").textContent, byId("frame-truth").textContent,
+      byId("frame-name").textContent, byId("frame-ground-truth").textContent,
       byId("seen").querySelector(".verdict").textContent.split(":")[0],
       byId("frame-picture").naturalWidth,
     ]"""
@@ -864,7 +872,7 @@ def test_the_strip_moves_through_time_by_keys_buttons_and_clicks(opened, detecto
         page.run("byId('frame-picture').decode()")
         name, truth, verdict, width = page.run(read)
         assert (name, width) == (names[row], 16)
-        assert truth == ("truly irregular" if Y[row] == -1 else "truly normal")
+        assert truth == ("ground truth: irregular" if Y[row] == -1 else "ground truth: normal")
         assert verdict == ("irregular" if row in alarms else "normal")
 
     at(0)
@@ -919,5 +927,5 @@ def test_controls_have_names_for_those_who_do_not_see_them(opened):
         if node.get("role", {}).get("value") in ("slider", "button")
     }
     assert {"frame, over time", "Previous alarm", "Next alarm"} < named
-    assert any(name.startswith("alpha, what I must change") for name in named)
-    assert any(name.startswith("zeta, how regular D may find it") for name in named)
+    assert any(name.startswith("alpha, threshold on the residual") for name in named)
+    assert any(name.startswith("zeta, threshold on the regularity") for name in named)

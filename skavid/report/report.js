@@ -1,20 +1,21 @@
 "use strict";
 
-// What the report embeds: the rule of the detector, and the maps of the images that are shown.
+// Embedded data: the rule of the detector, the margins of the images that are shown, the timeline.
 const page = JSON.parse(document.getElementById("data").textContent);
 const {rule, images, strip} = page;
-const at = {alpha: 0, zeta: 0};  // where the sliders stand, in steps from the fitted thresholds
+const at = {alpha: 0, zeta: 0};  // positions of the sliders, in steps from the fitted thresholds
 const byId = (id) => document.getElementById(id);
 
-// Bytes are inflated, not read back from a canvas: browsers that hide fingerprints blur its pixels.
+// The data are compressed bytes and not pictures: browsers that prevent fingerprinting change the
+// pixels that are read from a canvas.
 async function inflate(text) {
   const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-// A margin, in whole steps rounded down: all low bytes, then all high bytes, of what differs from
-// one pixel to the next.
+// A margin in whole steps, rounded down. It is stored as differences of neighbouring pixels: all low
+// bytes, then all high bytes.
 async function unpackMargin(text) {
   const bytes = await inflate(text);
   const margin = new Int16Array(bytes.length / 2);
@@ -33,13 +34,13 @@ function load(image) {
   image.loaded ??= Promise.all([
     unpackMargin(image.inpainter),
     unpackMargin(image.detector),
-    image.truth ? unpackMask(image.truth, image.height * image.width) : null,
-  ]).then(([inpainter, detector, truth]) => ({inpainter, detector, truth}));
+    image.groundTruth ? unpackMask(image.groundTruth, image.height * image.width) : null,
+  ]).then(([inpainter, detector, groundTruth]) => ({inpainter, detector, groundTruth}));
   return image.loaded;
 }
 
-// The mask of Eq. 4 or of a softer rule, with both thresholds moved by so many steps. Margins were
-// rounded down, so half a step is added: it cannot change a sign.
+// Compute the mask by Eq. 4 or a softer rule, with both thresholds moved by some steps. Margins are
+// rounded down, so half a step is added; this cannot change a sign.
 function findIrregular({inpainter, detector}, {alpha, zeta}) {
   const share = {inpainter: 1, detector: 0}[rule.fusion] ?? rule.balance;
   const mask = new Uint8Array(inpainter.length);
@@ -54,8 +55,8 @@ function findIrregular({inpainter, detector}, {alpha, zeta}) {
   return mask;
 }
 
-// Take away what is smaller than min_area, and count what stays. Pixels are connected over edges
-// and corners.
+// Remove patches or masks smaller than min_area, and count what remains. Pixels are connected over
+// edges and corners.
 function openMask(mask, height, width) {
   const least = Math.min(Math.ceil(rule.minArea / rule.reduced ** 2), mask.length);
   const seen = new Uint8Array(mask.length);
@@ -94,7 +95,7 @@ function segment(image, maps, steps = at) {
   return openMask(findIrregular(maps, steps), image.height, image.width);
 }
 
-// Draw the edge of a mask, and tint what it holds.
+// Outline a mask and tint its pixels.
 function draw(canvas, mask, height, width, {line, edge, tint}) {
   const scale = canvas.width / width, context = canvas.getContext("2d");
   const outline = new Path2D();
@@ -125,8 +126,8 @@ function draw(canvas, mask, height, width, {line, edge, tint}) {
   }
 }
 
-const LOOKS = {
-  truth: {line: "#00d0ff", edge: "#002733", tint: "rgba(0, 208, 255, 0.12)"},
+const STYLES = {
+  groundTruth: {line: "#00d0ff", edge: "#002733", tint: "rgba(0, 208, 255, 0.12)"},
   found: {line: "#ff3b1f", edge: "#ffffff", tint: "rgba(255, 59, 31, 0.25)"},
 };
 
@@ -138,17 +139,17 @@ function describe(pixels, patches) {
     `${patches} patch${patches === 1 ? "" : "es"}`;
 }
 
-// Redraw one image: `place` holds a canvas and a line for the verdict. Only loading takes turns with
-// others; what is drawn then is for where the sliders stand then.
+// Redraw one image in `place`, which holds a canvas and a line for the verdict. Only loading is
+// asynchronous: what is drawn afterwards belongs to the current positions of the sliders.
 async function show(image, place, isWanted = () => true) {
-  const maps = await load(image), {truth} = maps;
+  const maps = await load(image), {groundTruth} = maps;
   if (!isWanted()) return false;
   const {mask, pixels, patches} = segment(image, maps);
   const canvas = place.querySelector("canvas");
   canvas.width = image.width * Math.max(1, Math.ceil(480 / image.width));
   canvas.height = image.height * (canvas.width / image.width);
-  draw(canvas, mask, image.height, image.width, LOOKS.found);
-  if (truth) draw(canvas, truth, image.height, image.width, LOOKS.truth);
+  draw(canvas, mask, image.height, image.width, STYLES.found);
+  if (groundTruth) draw(canvas, groundTruth, image.height, image.width, STYLES.groundTruth);
   place.querySelector(".static")?.remove();
   const verdict = place.querySelector(".verdict");
   verdict.textContent = describe(pixels, patches);
@@ -167,7 +168,7 @@ function thresholds({alpha, zeta}) {
   };
 }
 
-// Three digits that count: of a share close to 1, those of what is missing.
+// Write three significant digits; of a share close to 1, those of the difference from 1.
 function digits(value) {
   const short = (number) => String(Number(number.toPrecision(3)));
   return value > 0.99 && value < 1 ? `1 - ${short(1 - value)}` : short(value);
@@ -186,7 +187,7 @@ async function redraw() {
   byId("take").textContent = `detector.with_thresholds(${now.alpha}, ${now.zeta})`;
   const cards = [...document.querySelectorAll(".card")];
   const irregular = await Promise.all(cards.map((card) => show(images[card.dataset.image], card)));
-  if (mine !== turn) return;  // a later move of a slider is on its way
+  if (mine !== turn) return;  // a slider was moved again in the meantime
   const count = irregular.filter(Boolean).length;
   byId("summary").textContent =
     `${count} of the ${cards.length} ${rule.kind}s below ${count === 1 ? "is" : "are"} irregular`;
@@ -216,7 +217,7 @@ byId("reset").addEventListener("click", () => {
   redraw();
 });
 
-// --- the strip over time --------------------------------------------------------------------------
+// --- the timeline ---------------------------------------------------------------------------------
 
 let frame = 0;
 
@@ -228,7 +229,7 @@ function showFrame() {
   byId("frame").setAttribute("aria-valuetext", `${here.name}, ${here.facts}`);
   byId("frame-name").textContent = here.name;
   byId("frame-facts").textContent = here.facts;
-  byId("frame-truth").textContent = here.truth;
+  byId("frame-ground-truth").textContent = here.groundTruth;
   const picture = byId("frame-picture");
   picture.src = here.picture;
   picture.alt = here.name;
@@ -241,7 +242,7 @@ function goTo(index) {
 }
 
 if (strip) {
-  const [left, right] = strip.axis;  // the slider is as long as the axis above it
+  const [left, right] = strip.axis;  // align the slider with the axis above it
   byId("frame").style.marginLeft = `${100 * left}%`;
   byId("frame").style.width = `${100 * (right - left)}%`;
   byId("frame").addEventListener("input", (event) => goTo(Number(event.target.value)));
@@ -262,5 +263,5 @@ if (strip) {
 }
 
 const ready = redraw().catch((error) => {
-  byId("summary").textContent = `this browser cannot redraw the masks (${error.message})`;
+  byId("summary").textContent = `This browser cannot redraw the masks: ${error.message}`;
 });
