@@ -1050,10 +1050,10 @@ def test_evaluate_takes_labels_alone(capsys, place):
         ),
         (
             ["--labels", "{place}/wrong.txt"],
-            "{place}/wrong.txt must hold one label a line, normal or irregular (or 1 and -1). Got "
-            "'0'.",
+            "{place}/wrong.txt must hold one label per line, normal or irregular (or 1 and -1). "
+            "Got '0'.",
         ),
-        (["--masks", "nowhere"], "There is no folder and no .npy file nowhere of masks."),
+        (["--masks", "nowhere"], "There is no folder or .npy file of masks: nowhere."),
         (
             ["--masks", "{place}/pictures"],
             "{place}/pictures holds 20 masks, but there are 30 frames.",
@@ -1080,8 +1080,8 @@ def test_evaluate_refuses_a_truth_that_does_not_fit(capsys, place, tmp_path, wor
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--labels", "nowhere"], "There is no file nowhere of labels."),
-        (["--masks", "nowhere"], "There is no folder and no .npy file nowhere of masks."),
+        (["--labels", "nowhere"], "There is no file of labels: nowhere."),
+        (["--masks", "nowhere"], "There is no folder or .npy file of masks: nowhere."),
         (["--labels", "few.txt"], "few.txt holds 1 label, but there are 20 images."),
     ],
 )
@@ -1233,7 +1233,7 @@ def test_a_report_of_a_data_set_of_pictures_names_their_files(capsys, place, tmp
             ["--output", "nowhere/page.html"],
             "nowhere/page.html cannot be written: there is no folder nowhere; make it first.",
         ),
-        (["--masks", "nowhere"], "There is no folder and no .npy file nowhere of masks."),
+        (["--masks", "nowhere"], "There is no folder or .npy file of masks: nowhere."),
     ],
 )
 def test_a_report_that_cannot_be_is_refused(capsys, place, tmp_path, words, message):

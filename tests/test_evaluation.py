@@ -1,4 +1,4 @@
-"""What `skavid evaluate` and the report measure, and on which frames."""
+"""Metrics of `skavid evaluate` and the report, and the frames that they count."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ CORNER = np.zeros((4, 4), dtype=bool)
 CORNER[:2, :2] = True
 
 
-def drawn(labels, clips_with_masks):
-    """Mark the corner of the irregular frames of some clips; nobody looked at the others."""
+def draw_masks(labels, clips_with_masks):
+    """Return masks of the irregular frames of some clips; the other clips have no masks."""
     has_masks = np.isin(CLIPS, clips_with_masks)
     return (labels == -1)[:, None, None] & has_masks[:, None, None] & CORNER, has_masks
 
@@ -24,70 +24,70 @@ def evidence_of(labels):
 
 
 def measure(*, masks=None, has_masks=None, ignored=None, labels=LABELS, clips=CLIPS):
-    return evaluation.figures(
+    return evaluation.compute_metrics(
         np.where(labels == 1, 1.0, -1.0), evidence_of(labels), labels, masks, clips, ignored,
         "frame", has_masks=has_masks,
     )  # fmt: skip
 
 
-def test_pixels_are_judged_where_somebody_drew_masks_alone():
-    masks, has_masks = drawn(LABELS, [1])
+def test_only_frames_with_masks_count_for_pixel_level_metrics():
+    masks, has_masks = draw_masks(LABELS, [1])
     found = measure(masks=masks, has_masks=has_masks)
     assert (found["auc"], found["pixel_eer"], found["pixel_auc"], found["aupro"]) == (1, 0, 1, 1)
     assert found["irregular"] == 4
-    # Without being told so, the frames that nobody looked at would be false alarms.
+    # Without has_masks the frames without masks would be false alarms.
     assert measure(masks=masks)["pixel_eer"] > 0
 
 
-def test_ignored_pixels_change_the_labels_of_frames_with_masks_alone():
-    masks, has_masks = drawn(LABELS, [1])
+def test_ignored_pixels_change_only_the_labels_of_frames_with_masks():
+    masks, has_masks = draw_masks(LABELS, [1])
     ignored = np.zeros((4, 4), dtype=bool)
     ignored[2:] = True
     found = measure(masks=masks, has_masks=has_masks, ignored=ignored)
     assert (found["auc"], found["irregular"]) == (1, 4)
     ignored[:2] = True
     ignored[0, 3] = False
-    masks[7, 0, 3] = True  # what is left to see of the second clip
+    masks[7, 0, 3] = True  # the only irregular pixel left in the second clip
     found = measure(masks=masks, has_masks=has_masks, ignored=ignored)
     assert found["irregular"] == 3
 
 
-def test_masks_that_leave_no_frame_of_one_kind_tell_no_pixel_figure():
+def test_pixel_level_metrics_need_frames_of_both_kinds_with_masks():
     labels = np.where(CLIPS == 0, 1, -1)
-    masks, has_masks = drawn(labels, [1])
+    masks, has_masks = draw_masks(labels, [1])
     found = measure(masks=masks, has_masks=has_masks, labels=labels)
     assert "pixel_eer" not in found
     assert found["auc"] == 1
 
 
-def test_the_mean_over_clips_is_that_of_clips_of_both_kinds():
+def test_the_mean_over_clips_takes_the_clips_with_both_kinds():
     labels = np.array([1, 1, 1, 1, 1, -1, 1, -1, -1, -1])
     clips = np.repeat([0, 1, 2], [4, 4, 2])
     scores = np.array([0, 0, 0, 0, 1, 2, 4, 3, -9, -9.0])
-    found = evaluation.figures(
+    found = evaluation.compute_metrics(
         scores, np.zeros((10, 4, 4), np.float32), labels, None, clips, None, "frame"
     )
     assert found["clip_auc"] == 0.5  # of four pairs in the second clip, two are in order
     assert (found["clips"], found["mixed_clips"]) == (3, 1)
-    text = evaluation.figures_text(found, "frame")
+    text = evaluation.format_metrics(found, "frame")
     assert "AUC of frames, mean over the 1 of 3 clips with both kinds" in text
-    one_kind = evaluation.figures(
+    one_kind = evaluation.compute_metrics(
         scores[:8], np.zeros((8, 4, 4), np.float32), np.repeat([1, -1], 4), None, clips[:8], None,
         "frame",
     )  # fmt: skip
     assert "clip_auc" not in one_kind
 
 
-def test_the_overlap_of_many_pixels_takes_quantiles_for_thresholds(monkeypatch):
+def test_aupro_of_many_pixels_uses_quantiles_as_thresholds(monkeypatch):
     rng = np.random.default_rng(0)
     labels = np.repeat([1, -1], 4)
     masks = (labels == -1)[:, None, None] & np.ones((16, 16), bool)
     masks[:, 8:] = False
     evidence = (rng.normal(size=masks.shape) + masks).astype(np.float32)
     given = (-evidence.max(axis=(1, 2)), evidence, labels, masks, CLIPS, None, "image")
-    exact = evaluation.figures(*given)
+    exact = evaluation.compute_metrics(*given)
     monkeypatch.setattr(evaluation, "EXACT_PIXELS", masks.size - 1)
-    fewer = evaluation.figures(*given)
+    fewer = evaluation.compute_metrics(*given)
     assert (exact["aupro_thresholds"], fewer["aupro_thresholds"]) == (None, evaluation.QUANTILES)
     assert fewer["aupro"] == pytest.approx(exact["aupro"], abs=0.01)
     assert fewer["aupro"] != exact["aupro"]

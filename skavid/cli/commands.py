@@ -967,7 +967,7 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> int:
         maps.flush()
         shape = seen.evidence.shape[1:]
         evidence = np.memmap(maps, np.float32, "r", shape=(len(clip_of), *shape))
-        result = evaluation.figures(
+        result = evaluation.compute_metrics(
             np.concatenate(scores),
             evidence,
             labels,
@@ -978,7 +978,7 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> int:
             has_masks=has_masks,
         )
         del evidence
-    console.tell(result, evaluation.figures_text(result, reading.unit))
+    console.tell(result, evaluation.format_metrics(result, reading.unit))
     return FINE
 
 

@@ -1,4 +1,4 @@
-"""What is known to be irregular, and how well a model tells it: ``skavid evaluate`` (Sec. 4.2)."""
+"""Ground truth from files, and the metrics of `skavid evaluate` and the report (Sec. 4.2)."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from skavid.datasets.clips import mask_of, picture_masks, read_mask, shrink
 from skavid.datasets.sources import Clip, open_array
 from skavid.wording import counted, there_are
 
-__all__: list[str] = []  # a part of the command line: nothing here is promised to users
+__all__: list[str] = []  # for the command line and the report alone
 
-EXACT_PIXELS = 2**24  # AUPRO of more takes quantiles of the scores for thresholds
+EXACT_PIXELS = 2**24  # for more pixels, AUPRO uses quantiles of the scores as thresholds
 QUANTILES = 1000
 LABELS = {"normal": 1, "1": 1, "irregular": -1, "-1": -1}
 
 
 def read_labels(path: Path) -> NDArray[np.int64]:
-    """Read a text with one label a line."""
+    """Read a text file with one label per line."""
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path} of labels.")
+        raise FileNotFoundError(f"There is no file of labels: {path}.")
     try:
         words = path.read_text(encoding="utf-8").split()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text; give one label a line.") from error
+        raise ValueError(f"{path} is not a text file; give one label per line.") from error
     unknown = [word for word in words if word not in LABELS]
     if unknown:
         raise ValueError(
-            f"{path} must hold one label a line, normal or irregular (or 1 and -1). Got "
+            f"{path} must hold one label per line, normal or irregular (or 1 and -1). Got "
             f"{unknown[0][:40]!r}."
         )
     return np.array([LABELS[word] for word in words], dtype=int)
 
 
 def check_count(path: Path, what: str, found: int, n: int, unit: str) -> None:
-    """Refuse a truth that holds more or less than one label or mask an image, or a frame."""
+    """Refuse ground truth that does not hold one label or mask per image or frame."""
     if found != n:
         raise ValueError(f"{path} holds {counted(found, what)}, but {there_are(n, unit)}.")
 
 
 def read_masks(path: Path, clips: Sequence[Clip], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Read the masks of pictures, by name, or those of frames, in their order."""
+    """Read the masks of pictures by their names, or those of video frames in order."""
     if path.suffix.lower() == ".npy":
         array = open_array(path)
         if array.ndim != 3:
@@ -55,11 +55,11 @@ def read_masks(path: Path, clips: Sequence[Clip], shape: tuple[int, int]) -> NDA
             )
         masks = [np.asarray(mask) > 0 for mask in array]
     elif not path.is_dir():
-        raise FileNotFoundError(f"There is no folder and no .npy file {path} of masks.")
+        raise FileNotFoundError(f"There is no folder or .npy file of masks: {path}.")
     elif all(clip.kind == "pictures" for clip in clips):
         masks = _masks_by_name(path, clips, shape)
     else:
-        # As `skavid segment` writes them, a folder a clip; or all in one.
+        # One folder per clip, as `skavid segment` writes them, or all masks in one folder.
         folders = [path / clip.name for clip in clips]
         if not all(folder.is_dir() for folder in folders):
             folders = [path]
@@ -72,7 +72,7 @@ def read_masks(path: Path, clips: Sequence[Clip], shape: tuple[int, int]) -> NDA
 def _masks_by_name(
     path: Path, clips: Sequence[Clip], shape: tuple[int, int]
 ) -> list[NDArray[np.bool_]]:
-    """Read the masks of pictures; a picture without one is normal."""
+    """Read the masks of pictures; a picture without a mask is normal."""
     pictures = [(clip, picture) for clip in clips for picture in clip.pictures]
     found = [_mask_of(path, clip, picture) for clip, picture in pictures]
     if not any(found):
@@ -85,7 +85,8 @@ def _masks_by_name(
 
 
 def _mask_of(folder: Path, clip: Clip, picture: Path) -> Path | None:
-    # As `skavid segment` writes them, a folder a clip; or as the pictures lie; or all in one.
+    # One folder per clip, as `skavid segment` writes them; or in folders like those of the
+    # pictures; or all masks in one folder.
     inner = picture.relative_to(clip.path).parent
     for place in (folder / clip.prefix / inner, folder / inner, folder):
         try:
@@ -95,7 +96,7 @@ def _mask_of(folder: Path, clip: Clip, picture: Path) -> Path | None:
     return None
 
 
-def figures(
+def compute_metrics(
     scores: NDArray[np.float64],
     evidence: NDArray[np.float32] | None,
     labels: NDArray[np.int64],
@@ -106,9 +107,32 @@ def figures(
     *,
     has_masks: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
-    """Compute what can be said with this truth; a figure that cannot be said is left out.
+    """Compute the metrics that the ground truth allows.
 
-    Where `has_masks` is False nobody drew a mask: there the label alone counts.
+    Parameters
+    ----------
+    scores : ndarray of shape (n_images,)
+        Scores of the images, at most 0 where an image is found irregular.
+    evidence : ndarray of shape (n_images, height, width) or None
+        Anomaly maps. Without them there are no pixel-level metrics.
+    labels : ndarray of shape (n_images,)
+        Ground truth: 1 for normal and -1 for irregular images.
+    masks : ndarray of shape (n_images, height, width) or None
+        Ground truth: True for irregular pixels.
+    clip_of : ndarray of shape (n_images,)
+        Clip of each image.
+    ignored : ndarray of shape (height, width) or None
+        True for pixels that do not count.
+    unit : str
+        Word for one of the images, such as "frame".
+    has_masks : ndarray of shape (n_images,), default=None
+        False for images that nobody drew a mask for; for these only the label counts. None if
+        the masks of all images were drawn.
+
+    Returns
+    -------
+    metrics : dict
+        Value of each metric, and the numbers of images and clips.
     """
     drawn = np.ones(len(labels), dtype=bool) if has_masks is None else has_masks
     marked = labels == -1
@@ -120,7 +144,9 @@ def figures(
     irregular = labels == -1
     if irregular.all() or not irregular.any():
         kind = "irregular" if irregular.all() else "normal"
-        raise ValueError(f"the truth says that all {unit}s are {kind}; both kinds are needed.")
+        raise ValueError(
+            f"according to the ground truth all {unit}s are {kind}; both kinds are needed."
+        )
     flagged = scores <= 0
     result: dict[str, Any] = {
         "images": len(scores),
@@ -148,17 +174,17 @@ def figures(
     }
 
 
-def figures_text(result: dict[str, Any], unit: str) -> str:
-    """Write figures as a table."""
+def format_metrics(result: dict[str, Any], unit: str) -> str:
+    """Format metrics as a table."""
     names = {
         "auc": f"AUC of {unit}s",
         "eer": f"equal error rate of {unit}s",
         "clip_auc": f"AUC of {unit}s, mean over the {result.get('mixed_clips')} of "
         f"{result.get('clips')} clips with both kinds",
-        "pixel_auc": "pixel level AUC (PAMI 2014, 40 %)",
-        "pixel_eer": "pixel level equal error rate",
-        "aupro": "AUPRO (up to 30 % of false alarms)",
-        "false_alarms": f"normal {unit}s flagged, by the model's thresholds",
+        "pixel_auc": "pixel-level AUC (PAMI 2014, 40 %)",
+        "pixel_eer": "pixel-level equal error rate",
+        "aupro": "AUPRO (up to 30 % of false positives)",
+        "false_alarms": f"normal {unit}s flagged, at the model's thresholds",
         "hits": f"irregular {unit}s flagged",
     }
     width = max(map(len, names.values()))

@@ -425,7 +425,7 @@ def _metrics(detector: AVIDDetector, given: Given, scored: _Scored) -> dict[str,
     labels = given.labels
     if labels is None or len(np.unique(labels)) < 2:
         return None
-    return evaluation.figures(
+    return evaluation.compute_metrics(
         scored.scores,
         scored.evidence,
         labels,
