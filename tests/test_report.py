@@ -156,7 +156,7 @@ def unpack(image, network):
 # --- content ----------------------------------------------------------------------------------
 
 
-def test_nothing_is_fetched_and_only_the_one_script_may_run(detector, tmp_path):
+def test_nothing_is_loaded_and_only_the_own_script_may_run(detector, tmp_path):
     page = written(detector, tmp_path, X, masks=MASKS, groups=CLIPS)
     for _, attributes in page.elements:
         for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
@@ -216,7 +216,7 @@ def test_metrics_are_those_of_skavid_metrics_with_their_protocol(detector, tmp_p
     assert f"detections among the irregular frames {alarms[Y == -1].sum()} of 12" in words
 
 
-def test_ignored_pixels_are_no_part_of_any_metric(detector, tmp_path, drawn_once):
+def test_ignored_pixels_do_not_count_in_any_metric(detector, tmp_path, drawn_once):
     ignored = np.zeros((16, 16), bool)
     ignored[:12, :12] = True  # all of the squares
     masks = MASKS.copy()
@@ -239,7 +239,7 @@ def test_ignored_pixels_are_no_part_of_any_metric(detector, tmp_path, drawn_once
     assert words in page.words()
 
 
-def test_labels_alone_are_measured_by_image(detector, tmp_path, drawn_once):
+def test_labels_without_masks_give_image_level_metrics(detector, tmp_path, drawn_once):
     page = written(detector, tmp_path, X, y=Y)
     scores = detector.score_samples(X)
     expected = [roc_auc_score(Y, scores), equal_error_rate(Y, scores)]
@@ -257,7 +257,7 @@ def test_without_labels_or_with_one_kind_alarms_are_counted(detector, tmp_path, 
     assert "According to the ground truth, all images are normal" in page.words()
 
 
-def test_what_belongs_to_clips_is_called_a_frame(detector, tmp_path, drawn_once):
+def test_images_of_clips_are_called_frames(detector, tmp_path, drawn_once):
     twin = detector.with_thresholds(0.2, 0.4).set_params(zeta="auto")
     twin.calibration_ = {"n_images": 30, "n_clips": 3, "fpr_bound": None, "clip_risk": 0.25}
     mixed = written(twin, tmp_path, X, masks=MASKS, groups=CLIPS).words()
@@ -295,7 +295,7 @@ def test_bars_of_the_histogram_right_of_the_threshold_are_the_alarms(scores):
     assert sum(bar.get_height() for bar in right) == (scores < threshold).sum()
 
 
-def test_the_header_tells_of_parameters_thresholds_and_versions(detector, tmp_path):
+def test_the_header_lists_parameters_thresholds_and_versions(detector, tmp_path):
     words = written(detector, tmp_path, X).words()
     assert (
         "40 normal images of 16 x 16 pixels with 1 channel, intensities from 0 to 255; 4 of them "
@@ -315,16 +315,18 @@ def test_the_header_tells_of_parameters_thresholds_and_versions(detector, tmp_pa
     ("parameters", "words"),
     [
         ({}, "Both were given, not calibrated."),
-        ({"ignore_mask": np.eye(16, dtype=bool)}, "ignore=a mask of 6.25 % of the pixels"),
+        ({"ignore_mask": np.eye(16, dtype=bool)}, "ignore_mask=a mask of 6.25 % of the pixels"),
         ({"contamination": 0.1}, "so that a share of 0.1 of the training images was found"),
     ],
 )
-def test_the_header_tells_of_what_was_given(detector, tmp_path, drawn_once, parameters, words):
+def test_the_header_describes_given_parameters(detector, tmp_path, drawn_once, parameters, words):
     twin = detector.with_thresholds(0.2, 0.4).set_params(**parameters)
     assert words in written(twin, tmp_path, X).words()
 
 
-def test_thresholds_of_clips_are_told_with_the_risk_of_a_new_clip(detector, tmp_path, drawn_once):
+def test_thresholds_calibrated_on_clips_state_the_risk_of_a_new_clip(
+    detector, tmp_path, drawn_once
+):
     twin = detector.with_thresholds(0.2, 0.4).set_params(zeta="auto")
     twin.calibration_ = {"n_images": 30, "n_clips": 3, "fpr_bound": None, "clip_risk": 0.25}
     words = written(twin, tmp_path, X).words()
@@ -336,11 +338,11 @@ def test_thresholds_of_clips_are_told_with_the_risk_of_a_new_clip(detector, tmp_
 
 
 @pytest.mark.parametrize(("n_clips", "on"), [(None, "images"), (3, "frames of 3 clips")])
-def test_thresholds_that_calibrate_chose_are_told_apart_from_given_ones(
+def test_thresholds_from_calibrate_are_distinguished_from_given_ones(
     detector, tmp_path, drawn_once, n_clips, on
 ):
     twin = detector.with_thresholds(0.2, 0.4)
-    # As `skavid calibrate` leaves it.
+    # The state after `skavid calibrate`.
     twin.set_params(alpha="auto", zeta="auto", target_fpr=0.05)
     twin.extra_ = {"calibrated_on": ["normal.mp4"]}
     bound, risk = (0.04, None) if n_clips is None else (None, 0.25)
@@ -355,7 +357,7 @@ def test_thresholds_that_calibrate_chose_are_told_apart_from_given_ones(
     assert "zeta=" not in words
 
 
-def test_thresholds_that_a_user_gave_are_parameters(detector, tmp_path, drawn_once):
+def test_given_thresholds_are_listed_as_parameters(detector, tmp_path, drawn_once):
     words = written(detector.with_thresholds(0.2, 0.4), tmp_path, X).words()
     assert "alpha=0.2" in words
     assert "zeta=0.4" in words
@@ -376,7 +378,7 @@ def test_the_header_names_the_sources_that_the_command_line_notes(detector, tmp_
     assert "training data normal frames of 16 x 16 pixels" in words
 
 
-def test_times_stand_beside_frames_whose_rate_is_known(detector, tmp_path):
+def test_times_of_frames_are_shown_if_the_frame_rate_is_known(detector, tmp_path):
     page = written(detector, tmp_path, X, groups=CLIPS, frame_rate=0.1, n_worst=24)
     scores = detector.score_samples(X)
     at = [f"{row % 8 // 6}:{row % 8 % 6}0.0" for row in range(24)]
@@ -393,7 +395,7 @@ def test_a_single_clip_is_not_averaged_over_clips(detector, tmp_path, drawn_once
     assert "AUC by clip" not in page.words()
 
 
-def test_frames_of_a_clip_are_shown_some_apart_and_the_strip_has_them_all(detector, tmp_path):
+def test_shown_frames_of_a_clip_keep_a_distance_and_the_timeline_has_all(detector, tmp_path):
     long = np.concatenate([X] * 5)
     clips = np.repeat([0, 1, 2], 40)
     page = written(detector, tmp_path, long, groups=clips, n_worst=3)
@@ -410,7 +412,7 @@ def test_frames_of_a_clip_are_shown_some_apart_and_the_strip_has_them_all(detect
     assert "Of frames of one clip that are fewer than 10 frames apart, only" in page.words()
 
 
-def test_of_many_frames_the_strip_keeps_the_most_irregular_of_each_run(
+def test_a_long_timeline_keeps_the_most_irregular_frame_of_each_interval(
     detector, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(report, "STRIP_PIXELS", 6 * 256)
@@ -437,7 +439,7 @@ def test_rows_colour_and_stacks_are_drawn(tmp_path, drawn_once):
     assert len(page.data()["images"]) == 3
     worst = np.argmin(fitted.score_samples(rows[:3]))
     np.testing.assert_array_equal(decoded(first_picture(page)), colour[worst])
-    fitted.set_params(corruption__spacing=2)  # as if the channels were three moments
+    fitted.set_params(corruption__spacing=2)  # as if the channels were three points in time
     page = written(fitted, tmp_path, rows[:3])
     np.testing.assert_array_equal(decoded(first_picture(page)), colour[worst, ..., 2])
 
@@ -461,7 +463,7 @@ def test_embedded_margins_are_the_detectors_in_steps_rounded_down(
     for image, row in zip(page.data()["images"], order, strict=True):
         changed = np.log(maps.residual[row].astype(float) / twin.alpha_) / STEP
         doubted = (logit(twin.zeta_) - logit(maps.regularity[row].astype(float))) / STEP
-        # A mean is moved by a step where rounding turned its sign.
+        # Where rounding changes the sign of a mean, one margin is moved by one step.
         allowed = 1.01 if fusion == "mean" else 0.01
         for network, exact in (("inpainter", changed), ("detector", doubted)):
             error = exact - unpack(image, network)
@@ -542,7 +544,9 @@ def test_large_images_are_shown_by_their_most_irregular_pixels(
 def test_memory_holds_the_maps_of_the_shown_images_alone(detector, tmp_path, drawn_once):
     many = np.lib.format.open_memmap(tmp_path / "many.npy", "w+", np.float32, (800, 64, 64))
     many[:] = np.tile(X[0], (4, 4))
-    write_report(detector, tmp_path / "report.html", many[:8], n_worst=2)  # imports, first
+    write_report(
+        detector, tmp_path / "report.html", many[:8], n_worst=2
+    )  # so that imports do not count
     tracemalloc.start()
     try:
         write_report(detector, tmp_path / "report.html", many, n_worst=2)
@@ -568,7 +572,7 @@ TEXTS = st.text(st.characters(exclude_categories=()), max_size=40)
 
 
 @pytest.mark.slow
-@settings(max_examples=8)  # each draws its figures, with the names of clips
+@settings(max_examples=8)  # each draws its own figures, with the names of clips
 @example(name='"><i>', title="</title><b>", clip="</text><u>")
 @given(name=TEXTS, title=TEXTS, clip=TEXTS)
 def test_no_text_is_taken_for_html(detector, tmp_path, name, title, clip):
@@ -597,7 +601,7 @@ def written_plain(detector, tmp_path):
 
 
 def seen(text):
-    """Write as Python does what cannot be seen."""
+    """Escape unprintable characters as Python does."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -705,7 +709,7 @@ def test_a_parameter_that_holds_html_is_escaped(detector, tmp_path):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(
+def test_inputs_that_do_not_match_are_refused_before_anything_is_written(
     detector, tmp_path, given, error, message
 ):
     path = tmp_path / "report.html"
@@ -738,7 +742,7 @@ def test_a_path_must_be_a_file_in_a_folder_that_is_there(detector, tmp_path):
         write_report(detector, tmp_path, X)
 
 
-def test_a_disk_that_is_full_leaves_the_file_as_it_was(detector, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_existing_file_unchanged(detector, tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("before")
 

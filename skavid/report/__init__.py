@@ -1,4 +1,4 @@
-"""A page to hand on, and how well a model does on labelled data."""
+"""Reports as single HTML files, and the metrics of `skavid evaluate`."""
 
 from skavid.report.page import *
 from skavid.report.page import __all__ as __all__

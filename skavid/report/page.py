@@ -405,7 +405,7 @@ def _changed_parameters(detector: AVIDDetector) -> list[str]:
     for name, value in all_parameters(detector).items():
         if name == "ignore_mask" and value is not None:
             share = float(np.mean(np.asarray(value)))
-            changed.append(f"ignore=a mask of {100 * share:.3g} % of the pixels")
+            changed.append(f"ignore_mask=a mask of {100 * share:.3g} % of the pixels")
         elif (written := short.repr(value)) != repr(usual[name]):
             changed.append(f"{name}={written}")
     return changed
