@@ -25,35 +25,35 @@ html_title = "skavid"
 html_theme_options = {"header_links_before_dropdown": 6}
 html_static_path = ["_static"]
 html_css_files = ["skavid.css"]
-# Single pages have no section to navigate.
+# Single pages need no sidebar.
 html_sidebars = {
     page: []
     for page in ("api", "benchmarks", "changelog", "paper_to_code", "quickstart", "rivals")
 }
 autosummary_generate = True
-# No sentence ends there: a summary goes on to its end.
+# The full stop of these abbreviations does not end a summary.
 autosummary.WELL_KNOWN_ABBREVIATIONS += ("Eq.", "Fig.", "Sec.")
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
 default_role = "code"
 
-# Every reference must lead somewhere.
+# Every reference must have a target.
 nitpicky = True
 nitpick_ignore_regex = [
-    # Documented elsewhere, and the build reaches no network.
+    # Documented by other projects; the build does not use the network.
     (r"py:.*", r"(numpy|sklearn|skorch|torch)\..*"),
 ]
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "generated/gallery",
-    # These train for minutes, or need data that is not at hand: shown, not run.
+    # These examples train for minutes or need data: they are shown, but not run.
     "filename_pattern": r"/(?!demo|ir_mnist|ped2|pictures|surfaces)\w+\.py$",
     "within_subsection_order": "FileNameSortKey",
-    "capture_repr": (),  # what is not printed is not shown
+    "capture_repr": (),  # show only what is printed
     "remove_config_comments": True,
-    "notebook_extensions": [],  # scripts with arguments are no notebooks
+    "notebook_extensions": [],  # the scripts take arguments
     "download_all_examples": False,
     "show_signature": False,
-    "write_computation_times": False,  # those of the machine that builds say nothing
+    "write_computation_times": False,  # they depend on the machine
 }
