@@ -310,9 +310,9 @@ GOOD = idx_bytes(np.arange(12, dtype=np.uint8).reshape(3, 4))
             b"\0\0\x08\x05" + b"\0\0\0\x01" * 5 + b"\x07",
             "is not an IDX file of bytes; its head is b'\\x00\\x00\\x08\\x05'.",
         ),
-        ("head", GOOD[:9], "is cut off within its head; get it anew."),
-        ("short", GOOD[:-2], "should hold 12 bytes, but holds 10; get it anew."),
-        ("long", GOOD + b"!", "should hold 12 bytes, but holds more; get it anew."),
+        ("head", GOOD[:9], "is cut off within its head; get a new copy."),
+        ("short", GOOD[:-2], "should hold 12 bytes, but holds 10; get a new copy."),
+        ("long", GOOD + b"!", "should hold 12 bytes, but holds more; get a new copy."),
         (
             "huge",
             b"\0\0\x08\x03" + b"\xff" * 12,
@@ -323,18 +323,18 @@ GOOD = idx_bytes(np.arange(12, dtype=np.uint8).reshape(3, 4))
             b"\0\0\x08\x01\x80\0\0\x01",
             "claims to hold 2147483649 bytes, more than 2 GiB.",
         ),
-        ("plain.gz", GOOD, "is cut off or damaged, or not gzipped; get it anew."),
+        ("plain.gz", GOOD, "is cut off or damaged, or not gzipped; get a new copy."),
         (
             "short.gz",
             gzip.compress(GOOD, mtime=0)[:-9],
-            "is cut off or damaged, or not gzipped; get it anew.",
+            "is cut off or damaged, or not gzipped; get a new copy.",
         ),
         (
             "damaged.gz",
             gzip.compress(GOOD, mtime=0)[:12]
             + b"\xff\xff\xff\xff"
             + gzip.compress(GOOD, mtime=0)[16:],
-            "is cut off or damaged, or not gzipped; get it anew.",
+            "is cut off or damaged, or not gzipped; get a new copy.",
         ),
     ],
 )
@@ -477,7 +477,7 @@ def test_an_unknown_subset_is_refused(tmp_path):
 
 def test_without_pillow_the_error_says_what_to_install(ped2, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    message = "Pictures need Pillow; pip install 'skavid[image]'."
+    message = "Images need Pillow; pip install 'skavid[image]'."
     with pytest.raises(ImportError, match=f"^{re.escape(message)}$"):
         load_ucsd_ped2(ped2)
 
@@ -852,7 +852,7 @@ def test_cells_of_avenues_masks_that_are_no_numbers_are_refused(avenue):
     cells = np.empty((1, 5), dtype=object)
     cells[0, :] = "eval"
     savemat(path, {"volLabel": cells})
-    message = f"{path} is no file of masks (volLabel); get it anew."
+    message = f"{path} is no file of masks (volLabel); get a new copy."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_avenue(avenue[0], subset="test")
 
@@ -959,7 +959,9 @@ def test_a_video_with_more_frames_than_masks_is_told(avenue):
 def test_masks_that_would_run_code_are_not_loaded(shanghaitech):
     path = shanghaitech / "testing" / "test_pixel_mask" / "01_0014.npy"
     np.save(path, np.array([print], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=re.escape(f"{path} is no array of masks; get it anew.")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{path} is no array of masks; get a new copy.")
+    ):
         load_shanghaitech(shanghaitech, subset="test")
 
 

@@ -861,19 +861,19 @@ def test_what_does_not_fit_is_refused(call, message):
 @pytest.mark.parametrize(("ignore_mask", "message"), [
     (
         np.zeros((4, 4), np.uint8),
-        "ignore must be a boolean array of shape (H, W), True where pixels do not count. Got "
-        "uint8 of shape (4, 4); write mask > 0 for a picture.",
+        "ignore_mask must be a boolean array of shape (H, W), True where pixels do not count. Got "
+        "uint8 of shape (4, 4); write mask > 0 for an image.",
     ),
     (
         MASKS,
-        "ignore must be a boolean array of shape (H, W), True where pixels do not count. Got "
-        "bool of shape (2, 4, 4); write mask > 0 for a picture.",
+        "ignore_mask must be a boolean array of shape (H, W), True where pixels do not count. Got "
+        "bool of shape (2, 4, 4); write mask > 0 for an image.",
     ),
     (
         np.zeros((4, 5), bool),
-        "ignore has the shape (4, 5), but the {} have (4, 4); give one value a pixel.",
+        "ignore_mask has the shape (4, 5), but the {} have (4, 4); give one value per pixel.",
     ),
-    (np.ones((4, 4), bool), "ignore leaves no pixel that counts; leave some False."),
+    (np.ones((4, 4), bool), "ignore_mask leaves no pixel that counts; leave some False."),
 ])  # fmt: skip
 def test_pixels_to_ignore_that_make_no_sense_are_refused(judge, ignore_mask, message):
     message = message.format("maps" if judge is threshold_plane else "masks")

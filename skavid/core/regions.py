@@ -1,6 +1,6 @@
-"""The regions of sections 3.2 and 3.4: which pixels each score of the detector speaks for.
+"""The regions of the detector, Sec. 3.2 and 3.4: the pixels that each score belongs to.
 
-Region ``(i, j)`` is ``B_ij``, the field of ``O(i, j)``.
+Region ``(i, j)`` is ``B_ij``, the receptive field of ``O(i, j)``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ __all__ = [
     "grid_shape",
     "lowest_region",
     "padded_shape",
-    "reflect_indices",
     "reflect_pad",
     "region_mean",
     "region_slices",
@@ -29,14 +28,15 @@ __all__ = [
 
 
 class Geometry(NamedTuple):
-    """Square regions on a grid: the first begins at pixel 0, the next ``jump`` pixels on.
+    """Square regions on a grid that begins at pixel 0, with ``jump`` pixels between their starts.
 
     Parameters
     ----------
     size : int
         Side of a region, in pixels.
     jump : int
-        From one region to the next, in pixels; at most ``size``, so that no pixel is missed.
+        Distance between the starts of neighbouring regions, in pixels; at most ``size``, so that
+        the regions cover every pixel.
 
     Examples
     --------
@@ -54,7 +54,7 @@ PAPER_GEOMETRY = Geometry(51, 16)
 
 
 def aligned(region_size: int) -> Geometry:
-    """Tile the image, as section 3.3 has it: regions that do not overlap.
+    """Return a geometry whose regions tile the image without overlap, as in Sec. 3.3.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def aligned(region_size: int) -> Geometry:
     Raises
     ------
     ValueError
-        If ``region_size`` is anything else.
+        If ``region_size`` is invalid.
 
     Examples
     --------
@@ -84,20 +84,20 @@ def aligned(region_size: int) -> Geometry:
 
 
 def grid_shape(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
-    """Count the regions: enough that every pixel is held by at least one.
+    """Count the regions that are needed to cover every pixel.
 
     Parameters
     ----------
     geometry : Geometry
         Size and jump of the regions.
     height, width : int
-        Of the image, in pixels.
+        Size of the image in pixels.
 
     Returns
     -------
     n1, n2 : int
-        Rows and columns of regions. The last ones may reach beyond the image, where the
-        detector sees it reflected.
+        Rows and columns of regions. The last ones may extend beyond the image, which is reflected
+        there for the detector.
 
     Examples
     --------
@@ -111,14 +111,14 @@ def grid_shape(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
 
 
 def padded_shape(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
-    """Tell how large the image must be for the last regions to be whole.
+    """Return the size to which the image is padded so that the last regions are complete.
 
     Parameters
     ----------
     geometry : Geometry
         Size and jump of the regions.
     height, width : int
-        Of the image, in pixels.
+        Size of the image in pixels.
 
     Returns
     -------
@@ -139,7 +139,7 @@ def padded_shape(geometry: Geometry, height: int, width: int) -> tuple[int, int]
 def region_slices(
     geometry: Geometry, i: int, j: int, height: int, width: int
 ) -> tuple[slice, slice]:
-    """Give the pixels of the image that region ``(i, j)`` holds.
+    """Return the pixels of the image that belong to region ``(i, j)``.
 
     Parameters
     ----------
@@ -148,12 +148,12 @@ def region_slices(
     i, j : int
         Row and column of the region.
     height, width : int
-        Of the image, in pixels.
+        Size of the image in pixels.
 
     Returns
     -------
     rows, columns : slice
-        Never empty, and never beyond the image.
+        Not empty, and within the image.
 
     Examples
     --------
@@ -169,20 +169,20 @@ def region_slices(
 
 
 def region_mean(maps: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """Average a map over each region, over its pixels inside the image alone.
+    """Average a map over the pixels of each region that lie inside the image.
 
     Parameters
     ----------
     maps : Tensor of shape (n_images, height, width)
-        A share of each pixel, such as where it was corrupted.
+        A share for each pixel, such as the corrupted one.
     geometry : Geometry
         Size and jump of the regions.
 
     Returns
     -------
     means : Tensor of shape (n_images, n1, n2)
-        In the dtype of ``maps``, on its device; summed in float64, so that a region without a
-        share is exactly 0 and a full one exactly 1.
+        In the dtype and on the device of ``maps``; summed in float64, so that the mean of zeros
+        is exactly 0 and that of ones exactly 1.
 
     Examples
     --------
@@ -209,18 +209,18 @@ def region_mean(maps: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 def lowest_region(
     scores: npt.NDArray[Any], geometry: Geometry, height: int, width: int
 ) -> npt.NDArray[Any]:
-    """Bring scores of regions to pixels: the lowest of the regions that hold a pixel, O(p).
+    """Assign each pixel the lowest score of the regions that contain it, O(p).
 
-    Thus ``O(p) <= zeta`` is the union of the regions that Eq. 4 takes.
+    Thus ``O(p) <= zeta`` holds in the union of the regions that Eq. 4 selects.
 
     Parameters
     ----------
     scores : ndarray of shape (n_images, n1, n2)
-        O, or the detector's logits: any score that is the higher the more regular.
+        O or the detector's logits, or any other score: the higher, the more regular.
     geometry : Geometry
         Size and jump of the regions.
     height, width : int
-        Of the images, in pixels.
+        Size of the images in pixels.
 
     Returns
     -------
@@ -241,48 +241,24 @@ def lowest_region(
     )
 
 
-def reflect_indices(length: int, before: int, after: int) -> npt.NDArray[np.int64]:
-    """Say which pixel stands at each place of an axis that is reflected at both ends.
-
-    Parameters
-    ----------
-    length : int
-        Of the axis, at least 1.
-    before, after : int
-        How many places are added; any number, as often reflected as it takes.
-
-    Returns
-    -------
-    indices : ndarray of shape (before + length + after,), int64
-        Into the axis; the edge itself is not repeated, as in ``np.pad(mode="reflect")``.
-
-    Examples
-    --------
-    >>> from skavid.core.regions import reflect_indices
-    >>> reflect_indices(3, before=1, after=4)
-    array([1, 0, 1, 2, 1, 0, 1, 2])
-    """
-    period = max(2 * (length - 1), 1)
-    places = np.arange(-before, length + after, dtype=np.int64) % period
-    return np.minimum(places, period - places) if length > 1 else places
-
-
 def reflect_pad(
     images: torch.Tensor, left: int, right: int, top: int, bottom: int
 ) -> torch.Tensor:
-    """Reflect images beyond their edges, by any amount, down to images of one pixel.
+    """Pad images by reflection, by any number of pixels.
+
+    ``torch.nn.functional.pad`` cannot reflect by more pixels than an image has.
 
     Parameters
     ----------
     images : Tensor of shape (..., height, width)
-        ``torch.nn.functional.pad`` refuses to reflect by more than they have.
+        Images of any size from 1 x 1.
     left, right, top, bottom : int
-        How many pixels are added on each side, at least 0.
+        Number of pixels to add on each side, at least 0.
 
     Returns
     -------
     padded : Tensor of shape (..., top + height + bottom, left + width + right)
-        Differentiable; ``images`` itself where nothing is added.
+        Differentiable; ``images`` itself if nothing is added.
 
     Examples
     --------
@@ -294,7 +270,7 @@ def reflect_pad(
     """
     for axis, before, after in ((-2, top, bottom), (-1, left, right)):
         if before or after:
-            indices = reflect_indices(images.shape[axis], before, after)
+            indices = np.pad(np.arange(images.shape[axis]), (before, after), mode="reflect")
             images = images.index_select(axis, torch.from_numpy(indices).to(images.device))
     return images
 
@@ -302,9 +278,9 @@ def reflect_pad(
 def _lowest_along(
     scores: npt.NDArray[Any], geometry: Geometry, n_regions: int, length: int, *, axis: int
 ) -> npt.NDArray[Any]:
-    """Spread one axis of regions to pixels; the lowest is separable over the two axes."""
+    """Spread one axis of regions to pixels; the minimum is separable over the two axes."""
     pixels = np.arange(length)
-    # Region i holds pixel p where i * jump <= p <= i * jump + size - 1.
+    # Region i contains pixel p if i * jump <= p <= i * jump + size - 1.
     last = np.minimum(pixels // geometry.jump, n_regions - 1)
     first = np.maximum(-((geometry.size - 1 - pixels) // geometry.jump), 0)
     lowest = scores.take(first, axis=axis)

@@ -19,15 +19,8 @@ from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
 from sklearn.utils import Bunch
 
-from skavid.video.files import (
-    PICTURES,
-    check_size,
-    list_pictures,
-    natural,
-    picture_shape,
-    read_frames,
-    save_frames,
-)
+from skavid.video.decoding import PICTURES, list_pictures, natural
+from skavid.video.frames import check_size, picture_shape, read_frames, save_frames
 
 __all__: list[str] = []  # a part of ``datasets``: nothing here is promised to users
 
@@ -174,11 +167,11 @@ def mat_masks(path: Path) -> Iterator[NDArray[np.bool_]]:
             raise ValueError("more cells than bytes")
         cells = np.ravel(loadmat(path, variable_names=["volLabel"])["volLabel"])
     except Exception as error:  # of many kinds, for files that are damaged in many ways
-        raise ValueError(f"{path} is no file of masks (volLabel); get it anew.") from error
+        raise ValueError(f"{path} is no file of masks (volLabel); get a new copy.") from error
     for cell in cells:
         mask = np.asarray(cell)
         if mask.dtype.kind not in "biuf":
-            raise ValueError(f"{path} is no file of masks (volLabel); get it anew.")
+            raise ValueError(f"{path} is no file of masks (volLabel); get a new copy.")
         yield mask > 0
 
 
@@ -198,7 +191,7 @@ def _check_unpacked(path: Path) -> None:
                     if n_bytes > LARGEST_MASKS:
                         raise ValueError(
                             f"{path} unpacks to more than {LARGEST_MASKS} bytes, more than masks "
-                            "of a clip ever do; get it anew."
+                            "of a clip ever do; get a new copy."
                         )
             file.seek(end)
 
@@ -232,7 +225,7 @@ def map_array(path: Path) -> NDArray[Any] | None:
 def _read_npy(path: Path, n_dims: int) -> NDArray[Any]:
     array = map_array(path)
     if array is None:
-        raise ValueError(f"{path} is no array of masks; get it anew.")
+        raise ValueError(f"{path} is no array of masks; get a new copy.")
     if array.ndim != n_dims or array.dtype.kind not in "biuf":
         raise ValueError(
             f"{path} holds {array.dtype} of shape {array.shape}, not numbers of {n_dims} axes."

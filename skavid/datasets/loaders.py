@@ -40,7 +40,8 @@ from skavid.datasets.clips import (
 )
 from skavid.datasets.synthetic import make_ir_mnist, make_moving_shapes
 from skavid.sklearn_private import Interval, StrOptions, validate_params
-from skavid.video.files import check_size, list_pictures, natural, read_frames
+from skavid.video.decoding import list_pictures, natural
+from skavid.video.frames import check_size, read_frames
 
 __all__ = [
     "load_avenue",
@@ -138,7 +139,7 @@ def load_idx(path: str | Path) -> NDArray[np.uint8]:
                 raise ValueError(f"{path} is not an IDX file of bytes; its head is {head!r}.")
             sizes = file.read(4 * head[3])
             if len(sizes) < 4 * head[3]:
-                raise ValueError(f"{path} is cut off within its head; get it anew.")
+                raise ValueError(f"{path} is cut off within its head; get a new copy.")
             shape = struct.unpack(f">{head[3]}I", sizes)
             n_bytes = math.prod(shape)
             if n_bytes > LARGEST_IDX:
@@ -156,10 +157,12 @@ def load_idx(path: str | Path) -> NDArray[np.uint8]:
             else:  # no memory is asked for in vain
                 found, more = size - 4 - len(sizes), b""
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is cut off or damaged, or not gzipped; get it anew.") from error
+        raise ValueError(
+            f"{path} is cut off or damaged, or not gzipped; get a new copy."
+        ) from error
     if found != n_bytes or more:
         held = "more" if more else found
-        raise ValueError(f"{path} should hold {n_bytes} bytes, but holds {held}; get it anew.")
+        raise ValueError(f"{path} should hold {n_bytes} bytes, but holds {held}; get a new copy.")
     return array.reshape(shape)
 
 

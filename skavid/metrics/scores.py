@@ -441,10 +441,7 @@ def clip_auc_score(
             "y_true, y_score and groups must be as long as each other. Got shapes "
             f"{labels.shape}, {scores.shape} and {clips.shape}."
         )
-    if not np.isin(labels, (-1, 1)).all():
-        raise ValueError(
-            f"y_true must hold 1 (normal) and -1 (irregular). Got {np.unique(labels).tolist()}."
-        )
+    check_labels("y_true", labels)
     areas = []
     for clip in np.unique(clips):
         here = clips == clip
@@ -523,12 +520,7 @@ def threshold_plane(
     >>> plane.tpr[[0, -1]], plane.alpha[0], plane.zeta[0]
     (array([1., 1.]), np.float64(0.8), np.float64(0.1))
     """
-    labels = check_measured("y_true", y_true)
-    if set(np.unique(labels).tolist()) != {-1, 1}:
-        raise ValueError(
-            "y_true must hold 1 (normal) and -1 (irregular), both. Got "
-            f"{np.unique(labels).tolist()}."
-        )
+    labels = check_labels("y_true", y_true, both=True)
     changed = check_measured("residual", residual)
     regular = check_measured("regularity", regularity)
     for name, maps in (("residual", changed), ("regularity", regular)):
@@ -727,6 +719,17 @@ def _dual_hits(
     hit = exact & (levels <= enough) & (levels >= reached)
     change = np.flatnonzero(np.diff(np.concatenate([[False], hit]).astype(int)))
     return [(float(levels[index]), 1 if hit[index] else -1) for index in change]
+
+
+def check_labels(name: str, labels: ArrayLike, *, both: bool = False) -> NDArray[Any]:
+    """Check that labels are 1 and -1, and if ``both`` that each of them occurs."""
+    given = check_measured(name, labels)
+    found = np.unique(given).tolist()
+    if not set(found) <= {-1, 1} or (both and len(found) < 2):
+        raise ValueError(
+            f"{name} must hold 1 (normal) and -1 (irregular){', both' * both}. Got {found}."
+        )
+    return given
 
 
 def reach(
