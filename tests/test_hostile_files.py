@@ -242,13 +242,13 @@ MALICE = {
     ),
     "idx bomb.gz": (
         zeros_packed(idx_bytes([2**29]), 2**29, 31),
-        "{path} claims to unpack {size} bytes to 536870912, more than pictures ever do; unpack it "
-        "with gunzip if you trust it.",
+        "{path} claims to unpack {size} bytes to 536870912, which is implausible for images; "
+        "unpack it with gunzip if you trust it.",
     ),
     "idx claim.gz": (
         gzip.compress(idx_bytes([2**31 - 8]), mtime=0),
-        "{path} claims to unpack {size} bytes to 2147483640, more than pictures ever do; unpack "
-        "it with gunzip if you trust it.",
+        "{path} claims to unpack {size} bytes to 2147483640, which is implausible for images; "
+        "unpack it with gunzip if you trust it.",
     ),
     "idx claim": (
         idx_bytes([2**31 - 8]),
@@ -256,8 +256,8 @@ MALICE = {
     ),
     "mat bomb.mat": (
         mask_packed(2**14, 2**15),
-        "{path} unpacks to more than 536870912 bytes, more than masks of a clip ever do; get a "
-        "new copy.",
+        "{path} unpacks to more than 536870912 bytes, which is implausible for masks of a "
+        "clip; get a new copy.",
     ),
     "array terabytes.npy": (shape(10**6, 1000, 1000), NO_ARRAY),
     "array overflow.npy": (shape(2**63 - 1, 2**63 - 1, 3), NO_ARRAY),

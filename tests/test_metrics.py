@@ -117,16 +117,13 @@ def test_labels_of_another_pair_need_the_label_of_normal_samples():
 
 @pytest.mark.parametrize("labels", [[1, 1], [-1, -1], [], [1, -1, 0]])
 def test_other_than_two_kinds_of_label_are_refused(labels):
-    message = (
-        "y_true must hold normal and irregular samples, two labels. "
-        f"Got {np.unique(labels).tolist()}."
-    )
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = f"y_true must hold two labels.*{re.escape(str(np.unique(labels).tolist()))}"
+    with pytest.raises(ValueError, match=message):
         equal_error_rate(labels, np.zeros(len(labels)))
 
 
 def test_an_unknown_label_of_normal_samples_is_refused():
-    message = "pos_label must be one of [-1, 1], y_true's. Got 2."
+    message = "pos_label must be one of y_true's labels [-1, 1]. Got 2."
     with pytest.raises(ValueError, match=re.escape(message)):
         equal_error_rate([1, -1], [1, 0], pos_label=2)
 
@@ -157,8 +154,7 @@ def test_cell_scores_agree_with_a_loop_over_cells(n, rows, columns, cell, seed):
         (
             (1, 6, 8),
             {"cell": 4},
-            "maps are of 6 x 8 pixels, which cells of 4 x 4 do not tile; crop them or take "
-            "another cell.",
+            "maps have 6 x 8 pixels, which cells of 4 x 4 do not tile",
         ),
         ((6, 8), {"cell": 2}, "maps must have the shape (n_images, H, W). Got (6, 8)."),
         (
@@ -768,22 +764,19 @@ MASKS[0, 0, 0] = True
         ),
         (
             lambda: aupro_score(MASKS, np.zeros((3, 4, 4))),
-            "y_true has 2 masks, but y_score has 3 maps; give one map a mask.",
+            "y_true has 2 masks, but y_score has 3 maps",
         ),
         (
             lambda: pixel_level_curve(MASKS, np.zeros((2, 4, 40))),
-            "y_true has masks of 4 x 4 pixels, but y_score has maps of 4 x 40, another aspect; "
-            "bring them to one.",
+            "y_true has masks of 4 x 4 pixels, but y_score has maps of 4 x 40",
         ),
         (
             lambda: aupro_score(MASKS * 255, np.zeros((2, 4, 4))),
-            "y_true must hold bool. Got int64 from 0 to 255; masks of 0 and 255 become bool by "
-            "y_true > 0.",
+            "y_true must hold bool. Got int64 from 0 to 255; masks of 0 and 255 become bool",
         ),
         (
             lambda: rbdc_score(MASKS * 0.5, np.zeros((2, 4, 4))),
-            "y_true must hold bool or numbers of tracks. Got float64 from 0.0 to 0.5; masks of 0 "
-            "and 255 become bool by y_true > 0.",
+            "y_true must hold bool or track numbers. Got float64 from 0.0 to 0.5",
         ),
         (
             lambda: pixel_level_curve(MASKS, np.full((2, 4, 4), np.nan)),
@@ -811,12 +804,11 @@ MASKS[0, 0, 0] = True
         ),
         (
             lambda: tbdc_score(MASKS, np.zeros((2, 4, 4)), groups=[1]),
-            "groups has the shape (1,), but y_true has 2 masks; give one clip a mask.",
+            "groups has the shape (1,), but y_true has 2 masks",
         ),
         (
             lambda: clip_auc_score([1, -1], [1.0], [0, 0]),
-            "y_true, y_score and groups must be as long as each other. Got shapes (2,), (1,) and "
-            "(2,).",
+            "y_true, y_score and groups must have the same length. Got shapes (2,), (1,) and (2,)",
         ),
         (
             lambda: clip_auc_score([1, 0], [1.0, 2.0], [0, 0]),

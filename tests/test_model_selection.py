@@ -273,23 +273,23 @@ def test_wrong_parameters_are_refused_at_once(parameters, error, message):
         (
             [1, 1, 1, 1, 1, 1],
             None,
-            "n_splits=3 needs at least 3 irregular samples (y == -1), one a fold. Got 0.",
+            "n_splits=3 needs at least 3 irregular samples (y == -1), one per fold. Got 0.",
         ),
         (
             [1, -1, -1, -1, -1, 1],
             None,
-            "n_splits=3 needs at least 3 regular samples (y == 1), one a fold. Got 2.",
+            "n_splits=3 needs at least 3 regular samples (y == 1), one per fold. Got 2.",
         ),
         (
             [1, 1, 1, 1, -1, -1],
             [0, 0, 1, 1, 2, 3],
-            "n_splits=3 needs at least 3 groups that hold regular samples (y == 1), one a fold. "
+            "n_splits=3 needs at least 3 groups that hold regular samples (y == 1), one per fold. "
             "Got 2.",
         ),
         (
             [1, 1, 1, -1, -1, -1],
             [0, 1, 2, 2, 3, 3],
-            "n_splits=3 needs at least 3 groups that hold irregular samples (y == -1), one a "
+            "n_splits=3 needs at least 3 groups that hold irregular samples (y == -1), one per "
             "fold. Got 2.",
         ),
     ],

@@ -542,7 +542,7 @@ def test_labels_of_0_and_1_are_told_apart_by_pos_label():
 
 
 def test_a_curve_of_one_kind_is_refused():
-    message = "y_true must hold normal and irregular samples, two labels. Got [1]."
+    message = "y_true must hold two labels, for normal and irregular samples. Got [1]."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         RocDisplay.from_predictions([1, 1], [2.0, 1.0])
     assert not pyplot.get_fignums()

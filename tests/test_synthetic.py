@@ -102,7 +102,7 @@ def test_normal_walkers_keep_to_the_walkway(n_walkers):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": (8, 64)}, "size must be (height, width), 16 pixels each at least. Got (8, 64)."),
+        ({"size": (8, 64)}, "size must be (height, width), at least 16 pixels each. Got (8, 64)."),
         (
             {"irregular": ("fast", "furious")},
             f"irregular must be some of {ODDITIES}. Got 'furious'.",
