@@ -15,7 +15,9 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils._param_validation import validate_params as validate_params
 from sklearn.utils._set_output import _get_output_config
+from sklearn.utils.validation import _check_feature_names_in
 
+check_feature_names_in = _check_feature_names_in
 fit_context = _fit_context
 get_output_config = _get_output_config
 

@@ -18,7 +18,13 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skavid.core.images import check_images
 from skavid.core.scene import clip_starts
-from skavid.sklearn_private import Interval, StrOptions, fit_context, get_output_config
+from skavid.sklearn_private import (
+    Interval,
+    StrOptions,
+    check_feature_names_in,
+    fit_context,
+    get_output_config,
+)
 
 __all__ = ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"]
 
@@ -147,12 +153,6 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         -------
         self : TemporalStacker
             The fitted stacker.
-
-        Raises
-        ------
-        ValueError
-            If X is not a stack of frames of 1 or 3 channels, or the frames of a clip are not
-            consecutive.
         """
         if groups is not None:
             _clip_starts(groups, X)
@@ -185,7 +185,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         stacks : ndarray of shape (n_frames, H, W, n_channels) or (n_frames, H * W * n_channels)
-            uint8 or float32, see ``dtype``; ``out`` if it is given.
+            Of uint8 or float32, see ``dtype``; ``out`` if it is given.
 
         Raises
         ------
@@ -314,26 +314,9 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         names : ndarray of shape (H * W * n_channels,), object
             The name of the pixel and its time: ``x0_t-4``, ``x0_t-2``, ``x0_t``. A pixel of
             colour frames has the name of its first channel.
-
-        Raises
-        ------
-        ValueError
-            If ``input_features`` are not the features seen in fit.
         """
         check_is_fitted(self)
-        fitted = getattr(self, "feature_names_in_", None)
-        if input_features is None:
-            generated = [f"x{index}" for index in range(self.n_features_in_)]
-            names = np.asarray(generated if fitted is None else fitted, dtype=object)
-        else:
-            names = np.asarray(input_features, dtype=object)
-            if fitted is not None and not np.array_equal(names, fitted):
-                raise ValueError("input_features is not equal to feature_names_in_")
-            if len(names) != self.n_features_in_:
-                raise ValueError(
-                    "input_features should have length equal to number of features "
-                    f"({self.n_features_in_}), got {len(names)}"
-                )
+        names = check_feature_names_in(self, input_features)
         moments = [f"t-{lag}" if lag else "t" for lag in self._lags()]
         pixels = names[:: self.image_shape_[2]]
         return np.array([f"{pixel}_{moment}" for pixel in pixels for moment in moments], object)
@@ -429,11 +412,6 @@ class FrameStream:
         -------
         stack : ndarray of shape (H, W, n_channels)
             The row that :meth:`skavid.TemporalStacker.transform` returns for this frame.
-
-        Raises
-        ------
-        ValueError
-            If the frame is invalid, or differs from those before it in shape or dtype.
         """
         frames: list[Any] = [frame]
         image = check_images(
@@ -481,11 +459,6 @@ def concatenate_clips(
     groups : ndarray of shape (n_frames of all clips,), int
         Index of the clip of each frame: 0, 1, ...
 
-    Raises
-    ------
-    ValueError
-        If there is no clip, or one differs from the first in frame shape or dtype.
-
     Examples
     --------
     >>> import numpy as np
@@ -530,11 +503,6 @@ def causal_mean(
     means : ndarray of the same shape, float32
         At the beginning of a clip fewer frames are averaged. Results do not depend on later
         frames or on other clips, so a live stream gives the same.
-
-    Raises
-    ------
-    ValueError
-        If n_frames is not a positive integer, or the frames of a clip are not consecutive.
 
     Examples
     --------

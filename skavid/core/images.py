@@ -18,7 +18,7 @@ import torch
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
-__all__ = ["check_images", "from_tensor", "to_tensor", "value_range"]
+__all__ = ["check_images"]
 
 RESIDUAL_FLOOR = float(np.float32(1e-7))
 """The smallest residual of intensities in [0, 1], so that 0 has a logarithm, too."""
@@ -138,35 +138,9 @@ def check_measured(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
 def value_range(
     images: npt.NDArray[Any], ignore_mask: npt.NDArray[np.bool_] | None = None
 ) -> tuple[float, float]:
-    """Find the lowest and the highest intensity; 0 and 255 for uint8.
+    """Find the lowest and the highest intensity of the pixels that count; 0 and 255 for uint8.
 
     Memory maps are read in batches.
-
-    Parameters
-    ----------
-    images : ndarray of shape (n_images, H, W, C)
-        Images from :func:`check_images`.
-    ignore_mask : ndarray of shape (H, W), bool, default=None
-        True where pixels do not count.
-
-    Returns
-    -------
-    low, high : float
-        In the units of the images, ``low < high``.
-
-    Raises
-    ------
-    ValueError
-        If all pixels are equal, or the range overflows a float.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skavid.core.images import value_range
-    >>> value_range(np.array([0.5, 2.0]).reshape(1, 1, 2, 1))
-    (0.5, 2.0)
-    >>> value_range(np.array([7, 9], dtype=np.uint8).reshape(1, 1, 2, 1))
-    (0.0, 255.0)
     """
     lows, highs = [], []
     for rows in _row_chunks(images):
@@ -213,32 +187,10 @@ def to_tensor(
 ) -> torch.Tensor:
     """Scale images to [0, 1] and move their channels to the front, as the networks expect.
 
-    Parameters
-    ----------
-    images : ndarray of shape (n_images, H, W, C)
-        Images from :func:`check_images`.
-    value_range : tuple (low, high)
-        The intensities that become 0 and 1. uint8 images are always scaled from 0 to 255.
-    ignore_mask : ndarray of shape (H, W), bool, default=None
-        True where pixels do not count; they become 0.5.
-
-    Returns
-    -------
-    tensor : Tensor of shape (n_images, C, H, W), float32
-        Contiguous, on the CPU, not clipped: an outlier may leave the range. Scaled in float64,
-        so that equal numbers of different dtypes give the same bits.
-
-    Raises
-    ------
-    ValueError
-        If a scaled intensity is not finite in float32.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skavid.core.images import to_tensor
-    >>> to_tensor(np.array([[[[1.0], [3.0]]]]), (1.0, 2.0))
-    tensor([[[[0., 2.]]]])
+    ``value_range`` becomes (0, 1), except for uint8, which is always scaled from 0 to 255. Pixels
+    that do not count become 0.5. The result is float32, contiguous, on the CPU, and not clipped:
+    an outlier may leave the range. It is computed in float64, so that equal numbers of different
+    dtypes give the same bits.
     """
     if ignore_mask is not None:
         images = images.copy()
@@ -264,27 +216,7 @@ def to_tensor(
 
 
 def from_tensor(tensor: torch.Tensor, value_range: tuple[float, float]) -> npt.NDArray[np.float32]:
-    """Scale tensors back to the units of the images and move their channels to the end.
-
-    Parameters
-    ----------
-    tensor : Tensor of shape (n_images, C, H, W)
-        Scaled intensities, on any device.
-    value_range : tuple (low, high)
-        The intensities that 0 and 1 stand for.
-
-    Returns
-    -------
-    images : ndarray of shape (n_images, H, W, C), float32
-        In the units of the images.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skavid.core.images import from_tensor
-    >>> from_tensor(torch.tensor([[[[0.0, 2.0]]]]), (1.0, 2.0)).ravel()
-    array([1., 3.], dtype=float32)
-    """
+    """Scale tensors back to the units of the images and move their channels to the end."""
     low, high = value_range
     scaled = tensor.detach().to("cpu", torch.float64).numpy()
     images = np.moveaxis(scaled * (high - low) + low, 1, -1)

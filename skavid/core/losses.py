@@ -43,11 +43,6 @@ def bce(
         To be minimised. D: the weighted mean of ``-t log O - (1 - t) log(1 - O)``; I: that of
         ``-log O``, which does not saturate. 0 where all weights are 0.
 
-    Raises
-    ------
-    ValueError
-        If the network is unknown, or the target of the detector is None.
-
     Notes
     -----
     The mean of ``log O_i^2`` instead of the logarithm of the sum is twice this loss: the reading
@@ -76,25 +71,14 @@ def lsgan(
 
     Parameters
     ----------
-    logits : Tensor of shape (n_images, n1, n2)
-        D's linear output, z.
-    target : Tensor of the same shape or None
+    logits, target, weight, network : Tensor, Tensor or None, Tensor or None, str
         As in `bce`.
-    weight : Tensor of the same shape or None
-        Weight of each region, at least 0; None weights all regions by 1.
-    network : {"detector", "inpainter"}, default="detector"
-        The network whose loss is computed.
 
     Returns
     -------
     loss : Tensor of shape ()
         To be minimised. D: the weighted mean of ``(d - t)^2`` with ``d = (z + 1) / 2``; I: that
         of ``(d - 1)^2``. 0 where all weights are 0.
-
-    Raises
-    ------
-    ValueError
-        If the network is unknown, or the target of the detector is None.
 
     Notes
     -----
@@ -125,25 +109,14 @@ def hinge(
 
     Parameters
     ----------
-    logits : Tensor of shape (n_images, n1, n2)
-        D's linear output, z.
-    target : Tensor of the same shape or None
+    logits, target, weight, network : Tensor, Tensor or None, Tensor or None, str
         As in `bce`.
-    weight : Tensor of the same shape or None
-        Weight of each region, at least 0; None weights all regions by 1.
-    network : {"detector", "inpainter"}, default="detector"
-        The network whose loss is computed.
 
     Returns
     -------
     loss : Tensor of shape ()
         To be minimised. D: the weighted mean of ``t max(0, 1 - z) + (1 - t) max(0, 1 + z)``;
         I: that of ``-z``. 0 where all weights are 0.
-
-    Raises
-    ------
-    ValueError
-        If the network is unknown, or the target of the detector is None.
 
     Notes
     -----
@@ -178,14 +151,8 @@ def eq3(
 
     Parameters
     ----------
-    logits : Tensor of shape (n_images, n1, n2)
-        D's linear output, z.
-    target : Tensor of the same shape or None
+    logits, target, weight, network : Tensor, Tensor or None, Tensor or None, str
         As in `bce`.
-    weight : Tensor of the same shape or None
-        Weight of each region, at least 0; None weights all regions by 1.
-    network : {"detector", "inpainter"}, default="detector"
-        The network whose loss is computed.
 
     Returns
     -------
@@ -193,11 +160,6 @@ def eq3(
         To be minimised. D: the mean over images of ``-log(sum_i w_i p_i^2)``, where
         ``p = t O + (1 - t) (1 - O)`` is the probability that D gives to the target; I: that of
         ``log(sum_i w_i (1 - O_i)^2)``. Images of weight 0 are left out; 0 where all are.
-
-    Raises
-    ------
-    ValueError
-        If the network is unknown, or the target of the detector is None.
 
     Notes
     -----

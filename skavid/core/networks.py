@@ -18,7 +18,7 @@ from skavid.core.regions import (
     reflect_pad,
 )
 
-__all__ = ["Detector", "Inpainter", "ResidualDetector", "in_tiles"]
+__all__ = ["Detector", "Inpainter", "ResidualDetector"]
 
 STEEPNESS = 8.0
 
@@ -61,32 +61,11 @@ def _multiple(length: int, step: int) -> int:
 
 
 def in_tiles(network: Inpainter | Detector, images: Tensor, n_pixels: int) -> Tensor:
-    """Apply a network to large images in overlapping tiles, with the memory of one tile.
+    """Apply a network in evaluation mode to large images in tiles, with the memory of one tile.
 
-    Tiles overlap by the reach of the network, so the output equals that for the whole image.
-
-    Parameters
-    ----------
-    network : Inpainter or Detector
-        A network in evaluation mode, as batch statistics of a tile differ from those of an image.
-    images : Tensor of shape (n_images, n_channels, height, width)
-        Intensities about [0, 1].
-    n_pixels : int
-        Images of at most this many pixels are not divided; tiles without their overlap have
-        about as many.
-
-    Returns
-    -------
-    output : Tensor
-        ``network(images)``, up to rounding.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skavid.core.networks import Inpainter, in_tiles
-    >>> images, network = torch.rand(1, 1, 200, 300), Inpainter(1, width=4, depth=1).eval()
-    >>> torch.allclose(in_tiles(network, images, 10_000), network(images), atol=1e-6)
-    True
+    Tiles overlap by the reach of the network, so the output is that for the whole image up to
+    rounding. Images of at most ``n_pixels`` are not divided; tiles without their overlap have
+    about as many pixels.
     """
     height, width = images.shape[2:]
     if height * width <= n_pixels:

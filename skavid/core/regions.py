@@ -20,9 +20,6 @@ __all__ = [
     "aligned",
     "grid_shape",
     "lowest_region",
-    "padded_shape",
-    "reflect_pad",
-    "region_mean",
     "region_slices",
 ]
 
@@ -66,11 +63,6 @@ def aligned(region_size: int) -> Geometry:
     geometry : Geometry
         With ``jump == size``.
 
-    Raises
-    ------
-    ValueError
-        If ``region_size`` is invalid.
-
     Examples
     --------
     >>> from skavid.core.regions import aligned
@@ -111,26 +103,7 @@ def grid_shape(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
 
 
 def padded_shape(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
-    """Return the size to which the image is padded so that the last regions are complete.
-
-    Parameters
-    ----------
-    geometry : Geometry
-        Size and jump of the regions.
-    height, width : int
-        Size of the image in pixels.
-
-    Returns
-    -------
-    height, width : int
-        At least the given ones.
-
-    Examples
-    --------
-    >>> from skavid.core.regions import PAPER_GEOMETRY, padded_shape
-    >>> padded_shape(PAPER_GEOMETRY, 224, 20)
-    (227, 51)
-    """
+    """Return the size to which an image is padded so that the last regions are complete."""
     size, jump = geometry
     n1, n2 = grid_shape(geometry, height, width)
     return (n1 - 1) * jump + size, (n2 - 1) * jump + size
@@ -169,27 +142,9 @@ def region_slices(
 
 
 def region_mean(maps: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """Average a map over the pixels of each region that lie inside the image.
+    """Average a map, (n_images, height, width), over the pixels of each region in the image.
 
-    Parameters
-    ----------
-    maps : Tensor of shape (n_images, height, width)
-        A share for each pixel, such as the corrupted one.
-    geometry : Geometry
-        Size and jump of the regions.
-
-    Returns
-    -------
-    means : Tensor of shape (n_images, n1, n2)
-        In the dtype and on the device of ``maps``; summed in float64, so that the mean of zeros
-        is exactly 0 and that of ones exactly 1.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skavid.core.regions import aligned, region_mean
-    >>> region_mean(torch.tensor([[[0.0, 1.0, 1.0]]]), aligned(2))
-    tensor([[[0.5000, 1.0000]]])
+    The means, (n_images, n1, n2), are computed in float64: those of zeros and ones are exact.
     """
     height, width = maps.shape[-2:]
     rows, columns = padded_shape(geometry, height, width)
@@ -244,29 +199,9 @@ def lowest_region(
 def reflect_pad(
     images: torch.Tensor, left: int, right: int, top: int, bottom: int
 ) -> torch.Tensor:
-    """Pad images by reflection, by any number of pixels.
+    """Pad images, (..., height, width), by reflection on each side, differentiably.
 
     ``torch.nn.functional.pad`` cannot reflect by more pixels than an image has.
-
-    Parameters
-    ----------
-    images : Tensor of shape (..., height, width)
-        Images of any size from 1 x 1.
-    left, right, top, bottom : int
-        Number of pixels to add on each side, at least 0.
-
-    Returns
-    -------
-    padded : Tensor of shape (..., top + height + bottom, left + width + right)
-        Differentiable; ``images`` itself if nothing is added.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skavid.core.regions import reflect_pad
-    >>> reflect_pad(torch.tensor([[1.0, 2.0]]), left=1, right=2, top=0, bottom=1)
-    tensor([[2., 1., 2., 1., 2.],
-            [2., 1., 2., 1., 2.]])
     """
     for axis, before, after in ((-2, top, bottom), (-1, left, right)):
         if before or after:

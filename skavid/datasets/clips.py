@@ -75,7 +75,7 @@ def load_clips(
     sources = [path for clip in clips for path in (clip.source, clip.masks) if path is not None]
     data.masks = collect(
         (mask for clip in clips for mask in masks_of(clip, int((ids == clip.number).sum()))),
-        keep(memmap, f"{name}-masks", sources, size),
+        cache_path(memmap, f"{name}-masks", sources, size),
     )
     for index, mask in enumerate(data.masks):
         labels[index] = -1 if mask.any() else 1
@@ -89,7 +89,7 @@ def read_clips(
     """Read the frames of clips, and return the clip and time of each."""
     size = check_size(size)
     rows: list[tuple[float, float]] = []
-    kept = keep(memmap, f"{name}{'-color' * color}", [clip.source for clip in clips], size)
+    kept = cache_path(memmap, f"{name}{'-color' * color}", [clip.source for clip in clips], size)
     beside = None if kept is None else kept.with_suffix(".clips.npy")
 
     def frames() -> Iterator[tuple[Path, NDArray[np.uint8]]]:
@@ -102,12 +102,12 @@ def read_clips(
 
     if kept is not None and beside is not None and not beside.exists():
         kept.unlink(missing_ok=True)
-    images = collect(alike(frames()), kept)
+    images = collect(of_one_size(frames()), kept)
     told = np.array(rows) if beside is None else np.load(beside, allow_pickle=False)
     return images, told[:, 0].astype(int), told[:, 1]
 
 
-def alike(pictures: Iterable[tuple[Path, NDArray[Any]]]) -> Iterator[NDArray[Any]]:
+def of_one_size(pictures: Iterable[tuple[Path, NDArray[Any]]]) -> Iterator[NDArray[Any]]:
     """Yield images, and check that they have the size of the first."""
     first: tuple[Path, tuple[int, ...]] | None = None
     for path, picture in pictures:
@@ -285,7 +285,7 @@ def read_intervals(path: Path, clips: NDArray[np.int64]) -> NDArray[np.int64]:
     return labels
 
 
-def warn_where_apart(
+def warn_of_disagreement(
     data: Bunch,
     drawn: NDArray[np.int64],
     names: dict[int, str],
@@ -325,7 +325,7 @@ def list_folders(root: Path) -> list[Path]:
     return sorted((p for p in root.glob("[!.]*") if p.is_dir()), key=natural)
 
 
-def check_there(paths: Iterable[Path], name: str, address: str) -> None:
+def check_files(paths: Iterable[Path], name: str, address: str) -> None:
     """Raise an error for the first missing file, before anything is decoded."""
     for path in paths:
         if not path.is_file():
@@ -335,19 +335,21 @@ def check_there(paths: Iterable[Path], name: str, address: str) -> None:
 # --- in memory or mapped -------------------------------------------------------------------------
 
 
-def keep(memmap: str | Path | None, name: str, sources: list[Path], size: Any) -> Path | None:
+def cache_path(
+    memmap: str | Path | None, name: str, sources: list[Path], size: Any
+) -> Path | None:
     """Return the path of decoded images, which depends on their sources and size."""
     if memmap is None:
         return None
-    told = hashlib.sha256(repr(check_size(size)).encode())
+    digest = hashlib.sha256(repr(check_size(size)).encode())
     for source in sources:
-        told.update(f"{source.parent.name}/{source.name}:".encode())
+        digest.update(f"{source.parent.name}/{source.name}:".encode())
         for file in [source] if source.is_file() else list_pictures(source):
             stat = file.stat()
-            told.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns};".encode())
+            digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns};".encode())
     folder = Path(memmap).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{name}-{told.hexdigest()[:16]}.npy"
+    return folder / f"{name}-{digest.hexdigest()[:16]}.npy"
 
 
 def collect(pictures: Iterable[NDArray[Any]], kept: Path | None) -> NDArray[Any]:

@@ -1,4 +1,8 @@
-"""Loaders of published data sets (Sec. 4.1) and of folders; nothing is downloaded."""
+"""Loaders of published data sets (Sec. 4.1) and of folders; nothing is downloaded.
+
+If files are missing, a FileNotFoundError names the source of the data and the expected layout.
+Data that do not match their labels or masks raise a ValueError.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +22,22 @@ from sklearn.utils import Bunch, check_random_state
 
 from skavid.datasets.clips import (
     Clip,
-    alike,
-    check_there,
+    cache_path,
+    check_files,
     collect,
-    keep,
     list_folders,
     load_clips,
     mask_of,
     mat_masks,
     npy_labels,
     npy_masks,
+    of_one_size,
     picture_masks,
     read_clips,
     read_intervals,
     read_mask,
     read_picture,
-    warn_where_apart,
+    warn_of_disagreement,
 )
 from skavid.datasets.synthetic import make_ir_mnist, make_moving_shapes
 from skavid.sklearn_private import Interval, StrOptions, validate_params
@@ -106,14 +110,6 @@ def load_idx(path: str | Path) -> NDArray[np.uint8]:
     -------
     array : ndarray, uint8
         The array, of the shape in the header of the file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file; the message names the source of MNIST.
-    ValueError
-        If the file is not IDX or not of bytes, its length does not match its header, or it is a
-        small gzipped file that claims to unpack to an implausible size.
 
     Examples
     --------
@@ -190,13 +186,6 @@ def load_ucsd_ped1(
         As in `load_ucsd_ped2`. Ten of the test clips have masks, as ``has_masks`` shows; the
         masks of the other frames are empty.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the clips are missing; the message names their source and the expected layout.
-    ValueError
-        If the numbers of masks and frames of a clip differ, or frames differ in size.
-
     References
     ----------
     .. [1] V. Mahadevan et al., "Anomaly Detection in Crowded Scenes", CVPR 2010.
@@ -234,13 +223,6 @@ def load_ucsd_ped2(
         irregular and 1 for normal frames; ``masks`` bool (n, H, W), or None for training frames;
         ``has_masks`` bool (n,), whether the data set has a mask, or None; ``names`` list of str,
         the names of the clips, such as "Test001".
-
-    Raises
-    ------
-    FileNotFoundError
-        If the clips are missing; the message names their source and the expected layout.
-    ValueError
-        If the numbers of masks and frames of a clip differ, or frames differ in size.
 
     Notes
     -----
@@ -290,13 +272,6 @@ def load_umn(
         ``frames`` uint8 (n, H, W); ``clips`` int (n,), 1 to 11; ``scenes`` int (n,), 1 to 3;
         ``labels`` int (n,), -1 or 1; ``masks`` None, as there are none.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the video is missing; the message names its source.
-    ValueError
-        If the video does not have 7739 frames, to which the intervals refer.
-
     Notes
     -----
     A caption is shown at the top while a crowd runs. The upper tenth of every frame is set to 0,
@@ -333,7 +308,7 @@ def load_umn(
                 f"get it from {UMN_ADDRESS}."
             )
 
-    kept = keep(memmap, f"umn-{subset}-{variant}", [path], size)
+    kept = cache_path(memmap, f"umn-{subset}-{variant}", [path], size)
     return Bunch(
         frames=collect(frames(), kept),
         clips=ids[chosen],
@@ -377,14 +352,6 @@ def load_avenue(
     data : Bunch
         As in `load_ucsd_ped2`; labels come from the masks.
 
-    Raises
-    ------
-    FileNotFoundError
-        If a folder or a mask is missing; the message names the source of the data.
-    ValueError
-        If the numbers of masks and frames of a clip differ, a mask file is invalid, or ``drop``
-        names an unknown clip or all clips.
-
     References
     ----------
     .. [1] C. Lu, J. Shi, J. Jia, "Abnormal Event Detection at 150 FPS in Matlab", ICCV 2013.
@@ -408,7 +375,7 @@ def load_avenue(
         if number not in drop
     ]
     if subset == "test":
-        check_there((c.masks for c in clips if c.masks), "CUHK Avenue", AVENUE_ADDRESS)
+        check_files((c.masks for c in clips if c.masks), "CUHK Avenue", AVENUE_ADDRESS)
     return load_clips("avenue", clips, subset, size, memmap, mat_masks)
 
 
@@ -441,13 +408,6 @@ def load_shanghaitech(
         the order of their names. Labels come from ``test_frame_mask``; if the pixel masks
         disagree, a warning names the clips.
 
-    Raises
-    ------
-    FileNotFoundError
-        If a folder or a mask is missing; the message names the source of the data.
-    ValueError
-        If the numbers of masks and frames of a clip differ, or a mask file is invalid.
-
     References
     ----------
     .. [1] W. Luo, W. Liu, S. Gao, "A Revisit of Sparse Coding Based Anomaly Detection in
@@ -473,7 +433,7 @@ def load_shanghaitech(
     marked = [root / "test_frame_mask" / f"{name}.npy" for name in names]
     drawn = [root / "test_pixel_mask" / f"{name}.npy" for name in names]
     if subset == "test":
-        check_there([*marked, *drawn], "ShanghaiTech Campus", SHANGHAITECH_ADDRESS)
+        check_files([*marked, *drawn], "ShanghaiTech Campus", SHANGHAITECH_ADDRESS)
     clips = [
         Clip(index, p, drawn[index] if subset == "test" else None)
         for index, p in enumerate(sources)
@@ -487,7 +447,7 @@ def load_shanghaitech(
             np.concatenate([npy_labels(p, n) for p, n in zip(marked, lengths, strict=True)]),
         )
         named = dict(enumerate(names))
-        warn_where_apart(data, of_masks, named, "test_frame_mask", first=0, stacklevel=4)
+        warn_of_disagreement(data, of_masks, named, "test_frame_mask", first=0, stacklevel=4)
     return data
 
 
@@ -528,13 +488,6 @@ def load_mvtec(
         ``images`` uint8 (n, H, W, 3) or (n, H, W); ``labels`` int (n,), -1 or 1; ``masks`` bool
         (n, H, W), or None for training images; ``kinds`` list of str, "good" or the defect;
         ``paths`` list of Path.
-
-    Raises
-    ------
-    FileNotFoundError
-        If images or masks are missing; the message names the source of MVTec AD.
-    ValueError
-        If images differ in size and ``size`` is None.
 
     References
     ----------
@@ -599,13 +552,6 @@ def load_magnetic_tiles(
     data : Bunch
         As in `load_mvtec`, in grey; ``kinds`` are "Free", "Blowhole", "Break", "Crack",
         "Fray" and "Uneven". Four masks of "Uneven" are empty in the published data.
-
-    Raises
-    ------
-    FileNotFoundError
-        If images or masks are missing; the message names their source.
-    ValueError
-        If ``n_train`` leaves no normal tile for testing.
 
     References
     ----------
@@ -679,13 +625,6 @@ def load_folder(
         are one clip); ``times`` float (n,), seconds from the beginning of the clip, for images at
         25 per second; ``names`` list of str, the names of the clips, or of single images.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder.
-    ValueError
-        If it holds no videos or images, or frames differ in size and ``size`` is None.
-
     Examples
     --------
     >>> import tempfile
@@ -727,12 +666,13 @@ def _load_images(
 ) -> Bunch:
     """Read single images, and masks of pixels above a value unless ``drawn`` is None."""
     images = collect(
-        alike((p, read_picture(p, size, color)) for p in paths), keep(memmap, name, paths, size)
+        of_one_size((p, read_picture(p, size, color)) for p in paths),
+        cache_path(memmap, name, paths, size),
     )
     masks = None
     if drawn is not None:
         shape = images.shape[1:3]
-        known = keep(memmap, f"{name}-masks", [*paths, *filter(None, drawn)], size)
+        known = cache_path(memmap, f"{name}-masks", [*paths, *filter(None, drawn)], size)
         pairs = zip(drawn, paths, strict=True)
         masks = collect((read_mask(mask, p, shape, above=above) for mask, p in pairs), known)
     labels = np.where(np.isin(kinds, ["good", "Free"]), 1, -1)
@@ -765,7 +705,7 @@ def _load_ucsd(root: Path, name: str, subset: str, size: Any, memmap: str | Path
     if listed:
         drawn, data.labels = data.labels, read_intervals(listed[0], data.clips)
         names = {clip.number: clip.source.name for clip in clips}
-        warn_where_apart(data, drawn, names, listed[0].name, first=1, stacklevel=5)
+        warn_of_disagreement(data, drawn, names, listed[0].name, first=1, stacklevel=5)
     return data
 
 

@@ -86,12 +86,6 @@ def make_ir_mnist(
         ``region_labels`` (n_test, grid, grid), the same for cells; ``masks`` bool, as ``test``,
         True in the cells of withheld digits.
 
-    Raises
-    ------
-    ValueError
-        If images and labels do not match, or there is no withheld digit for testing or no other
-        digit for training.
-
     References
     ----------
     .. [1] Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection", ACCV 2018,
@@ -210,11 +204,6 @@ def make_moving_shapes(
         irregular pixel is visible, else 1; ``masks`` bool (n, H, W), True where an irregular
         object covers more than half of a pixel and is not hidden; ``kinds`` str (n,), the kind of
         the clip, or "".
-
-    Raises
-    ------
-    ValueError
-        If ``size`` or ``irregular`` is invalid.
 
     Examples
     --------

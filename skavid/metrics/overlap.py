@@ -68,11 +68,6 @@ def pro_curve(
     thresholds : ndarray of shape (n_thresholds + 1,)
         In descending order from infinity.
 
-    Raises
-    ------
-    ValueError
-        If no irregular or no normal pixel counts, or the arrays do not match.
-
     See Also
     --------
     aupro_score : Computes the area under the curve.
@@ -215,11 +210,6 @@ def region_track_curve(
         ``thresholds`` in descending order; for each of them ``false_regions`` (the mean number
         per frame of connected regions of the map that match no irregular region), ``regions`` and
         ``tracks`` (the shares that are detected); and ``n_regions``, ``n_tracks``.
-
-    Raises
-    ------
-    ValueError
-        If no irregular pixel counts, or the arrays do not match.
 
     See Also
     --------

@@ -78,11 +78,6 @@ def equal_error_rate(
         In [0, 1], about 0.5 for random scores. The ROC curve is interpolated between its
         vertices.
 
-    Raises
-    ------
-    ValueError
-        If there are not two labels, or ``pos_label`` is none of them.
-
     See Also
     --------
     sklearn.metrics.roc_curve : Computes the curve that contains this point.
@@ -149,11 +144,6 @@ def pixel_level_curve(
         Rates of false alarms and of hits, at every threshold that changes either.
     thresholds : ndarray of shape (n_thresholds,)
         In descending order from infinity; a pixel is flagged if its score is at least that.
-
-    Raises
-    ------
-    ValueError
-        If there is no irregular or no normal frame, or the arrays do not match.
 
     See Also
     --------
@@ -237,14 +227,8 @@ def pixel_level_auc_score(
 
     Parameters
     ----------
-    y_true : array-like of shape (n_frames, H, W), bool
-        Masks.
-    y_score : array-like of shape (n_frames, h, w)
-        Maps, the higher the more irregular.
-    rule, overlap, precision : str, float, float
+    y_true, y_score, rule, overlap, precision, ignore_mask : array-like, str, float
         As in `pixel_level_curve`.
-    ignore_mask : array-like of shape (H, W), bool, default=None
-        True where pixels do not count, as in `pixel_level_curve`.
 
     Returns
     -------
@@ -282,14 +266,8 @@ def pixel_level_equal_error_rate(
 
     Parameters
     ----------
-    y_true : array-like of shape (n_frames, H, W), bool
-        Masks.
-    y_score : array-like of shape (n_frames, h, w)
-        Maps, the higher the more irregular.
-    rule, overlap, precision : str, float, float
+    y_true, y_score, rule, overlap, precision, ignore_mask : array-like, str, float
         As in `pixel_level_curve`.
-    ignore_mask : array-like of shape (H, W), bool, default=None
-        True where pixels do not count, as in `pixel_level_curve`.
 
     Returns
     -------
@@ -360,16 +338,8 @@ def region_level_equal_error_rate(
 
     Parameters
     ----------
-    y_true : array-like of shape (n_images, H, W), bool
-        Masks; a cell is irregular where any of its pixels is.
-    y_score : array-like of shape (n_images, h, w)
-        Maps, the higher the more irregular; resized to the masks.
-    cell : int
-        Side of a cell in pixels; H and W are multiples of it.
-    reduce : {"max", "mean"}, default="max"
-        How the scores of a cell are aggregated.
-    ignore_mask : array-like of shape (H, W), bool, default=None
-        True where pixels do not count. A cell without other pixels is left out.
+    y_true, y_score, cell, reduce, ignore_mask : array-like, array-like, int, str, array-like
+        As in `region_level_auc_score`.
 
     Returns
     -------
@@ -419,11 +389,6 @@ def clip_auc_score(
     area : float
         In [0, 1]. "micro" AUC, over the frames of all clips, is scikit-learn's
         ``roc_auc_score``; macro AUC is usually higher, as each clip has its own thresholds.
-
-    Raises
-    ------
-    ValueError
-        If no clip has both labels, there are other labels, or the lengths differ.
 
     Examples
     --------
@@ -493,11 +458,6 @@ def threshold_plane(
     plane : Bunch
         ``fpr``, 0, 0.001 ... 1; for each the highest ``tpr`` of all pairs of thresholds with at
         most that false positive rate, and such a pair, ``alpha`` and ``zeta``.
-
-    Raises
-    ------
-    ValueError
-        If the arrays do not match, or all labels are the same.
 
     See Also
     --------
@@ -624,11 +584,6 @@ def cell_scores(maps: ArrayLike, cell: int, *, reduce: str = "max") -> NDArray[A
     -------
     scores : ndarray of shape (n_images, H // cell, W // cell)
         One number per cell.
-
-    Raises
-    ------
-    ValueError
-        If the cells do not tile the maps.
 
     Examples
     --------

@@ -71,11 +71,6 @@ class HistoryDisplay:
         -------
         display : HistoryDisplay
             The drawn display.
-
-        Raises
-        ------
-        NotFittedError
-            If the estimator is not fitted.
         """
         check_is_fitted(estimator, "history_")
         return cls(estimator.history_, checkpoint=estimator.checkpoint_).plot(axes=axes)
@@ -92,13 +87,6 @@ class HistoryDisplay:
         -------
         display : HistoryDisplay
             The display itself, with its artists.
-
-        Raises
-        ------
-        ImportError
-            If matplotlib is not installed.
-        ValueError
-            If there are not three axes.
         """
         if axes is None:
             pyplot = import_pyplot()

@@ -88,11 +88,6 @@ class IrregularityDisplay:
         -------
         display : IrregularityDisplay
             The drawn display.
-
-        Raises
-        ------
-        ValueError
-            If ``ground_truth`` has another shape than the maps, or the number of axes is wrong.
         """
         images = np.asarray(X)
         maps = estimator.maps(X)
@@ -127,13 +122,6 @@ class IrregularityDisplay:
         -------
         display : IrregularityDisplay
             The display itself, with ``figure_`` and ``axes_``.
-
-        Raises
-        ------
-        ImportError
-            If matplotlib is not installed.
-        ValueError
-            If the number of axes is wrong.
         """
         self.axes_ = axes = self._layout(axes)
         self.figure_ = axes[0, 0].figure

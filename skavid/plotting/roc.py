@@ -41,10 +41,8 @@ class RocDisplay:
     ----------
     eer_threshold_ : float
         The value of `thresholds` with the smallest larger error, set by :meth:`plot`.
-    ax_ : matplotlib Axes
-        The axes, set by :meth:`plot`.
-    figure_ : matplotlib Figure
-        The figure, set by :meth:`plot`.
+    ax_, figure_ : matplotlib Axes and Figure
+        The axes and their figure, set by :meth:`plot`.
     line_ : matplotlib Line2D
         The curve.
     eer_point_ : matplotlib Line2D
@@ -99,7 +97,7 @@ class RocDisplay:
         name : str, default=None
             Name of the curve in the legend; the estimator's class when None.
         ax : matplotlib Axes, default=None
-            The axes to draw on, which may hold other curves. A new figure when None.
+            As in :meth:`from_predictions`.
 
         Returns
         -------
@@ -145,11 +143,6 @@ class RocDisplay:
         -------
         display : RocDisplay
             The drawn display.
-
-        Raises
-        ------
-        ValueError
-            If all labels are the same, or ``pos_label`` is none of them.
         """
         eer = equal_error_rate(y_true, y_score, pos_label=pos_label)
         # Normal is scikit-learn's positive class, so its false negatives are our false positives.
@@ -182,11 +175,6 @@ class RocDisplay:
         -------
         display : RocDisplay
             The display itself, with its artists.
-
-        Raises
-        ------
-        ImportError
-            If matplotlib is not installed.
         """
         self.ax_ = ax = one_axes(ax, figsize=(5.4, 5.4))
         self.figure_ = ax.figure

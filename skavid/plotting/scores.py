@@ -36,10 +36,8 @@ class ScoreOverTimeDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        The axes, set by :meth:`plot`.
-    figure_ : matplotlib Figure
-        The figure, set by :meth:`plot`.
+    ax_, figure_ : matplotlib Axes and Figure
+        The axes and their figure, set by :meth:`plot`.
     line_ : matplotlib Line2D
         The scores with their sign turned; broken between clips.
     threshold_ : matplotlib Line2D or None
@@ -85,14 +83,8 @@ class ScoreOverTimeDisplay:
             A fitted detector. Its ``decision_function`` is drawn, with a threshold of 0.
         X : array-like of shape (n_frames, ...)
             Frames in temporal order.
-        labels : array-like of shape (n_frames,), default=None
-            1 for normal and -1 for irregular frames.
-        groups : array-like of shape (n_frames,), default=None
-            Clip of each frame. The rows of a clip are consecutive.
-        frame_rate : float, default=None
-            Frames per second. If None, the time axis counts frames.
-        ax : matplotlib Axes, default=None
-            The axes to draw on. A new figure when None.
+        labels, groups, frame_rate, ax : array-like, array-like, float, Axes, default=None
+            As in :meth:`from_predictions`.
 
         Returns
         -------
@@ -140,12 +132,6 @@ class ScoreOverTimeDisplay:
         -------
         display : ScoreOverTimeDisplay
             The drawn display.
-
-        Raises
-        ------
-        ValueError
-            If the arrays differ in length, labels are other than 1 and -1, the rows of a clip
-            are not consecutive, or ``frame_rate`` is not above 0.
         """
         given = np.asarray(scores, dtype=np.float64)
         if given.ndim != 1 or not len(given):
@@ -180,11 +166,6 @@ class ScoreOverTimeDisplay:
         -------
         display : ScoreOverTimeDisplay
             The display itself, with its artists.
-
-        Raises
-        ------
-        ImportError
-            If matplotlib is not installed.
         """
         self.ax_ = ax = one_axes(ax, figsize=(10, 3.2))
         self.figure_ = ax.figure

@@ -46,10 +46,8 @@ class ThresholdPlaneDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        The axes, set by :meth:`plot`.
-    figure_ : matplotlib Figure
-        The figure, set by :meth:`plot`.
+    ax_, figure_ : matplotlib Axes and Figure
+        The axes and their figure, set by :meth:`plot`.
     mesh_ : matplotlib QuadMesh
         The heat map.
     ray_ : matplotlib Line2D or None
@@ -101,22 +99,13 @@ class ThresholdPlaneDisplay:
             Images; the maps of all of them are held in memory.
         y : array-like of shape (n_images,)
             1 for normal and -1 for irregular images.
-        n_levels : int, default=60
-            Number of thresholds on each axis, at least 2.
-        value : {"balanced_accuracy", "tpr", "fpr"}, default="balanced_accuracy"
-            The measure that the colours show.
-        ax : matplotlib Axes, default=None
-            The axes to draw on. A new figure when None.
+        n_levels, value, ax : int, str, Axes
+            As in :meth:`from_predictions`.
 
         Returns
         -------
         display : ThresholdPlaneDisplay
             The drawn display.
-
-        Raises
-        ------
-        ValueError
-            If the detector has a ``min_area``, or as in :meth:`from_predictions`.
         """
         min_area = estimator.component("postprocessing").min_area
         if min_area > 1:
@@ -183,12 +172,6 @@ class ThresholdPlaneDisplay:
         display : ThresholdPlaneDisplay
             The drawn display.
 
-        Raises
-        ------
-        ValueError
-            If the arrays differ in shape, all labels are the same, ``fusion`` or ``value`` is
-            unknown, or one threshold comes without the other.
-
         Notes
         -----
         The best pair of this plane is chosen with the labels, so its rates are optimistic.
@@ -247,13 +230,6 @@ class ThresholdPlaneDisplay:
         -------
         display : ThresholdPlaneDisplay
             The display itself, with its artists.
-
-        Raises
-        ------
-        ImportError
-            If matplotlib is not installed.
-        ValueError
-            If ``value`` is unknown.
         """
         check_option("value", value, VALUES)
         balanced = (self.tpr + 1 - self.fpr) / 2

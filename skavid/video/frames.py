@@ -166,10 +166,8 @@ def read_pairs(
         Size of the frames for the model.
     color : bool, default=False
         Whether these have red, green and blue.
-    fps : float, default=25.0
-        Frames per second of a folder of images.
-    timeout : float, default=10.0
-        Seconds to wait for a network address.
+    fps, timeout : float
+        As in :func:`read_frames`.
 
     Returns
     -------
@@ -259,14 +257,8 @@ def load_frames(
     ----------
     source : str or Path
         As in :func:`read_frames`, except for cameras.
-    size : tuple (height, width), default=None
-        The size to which each frame is resized while it is decoded.
-    color : bool, default=False
-        Whether to read red, green and blue.
-    fps : float, default=25.0
-        Frames per second of a folder of images.
-    timeout : float, default=10.0
-        Seconds to wait for a network address.
+    size, color, fps, timeout : tuple or None, bool, float, float
+        As in :func:`read_frames`.
     out : str or Path, default=None
         An ``.npy`` file to which the frames are written one by one, so that memory does not grow
         with their number. None keeps them in memory.

@@ -281,12 +281,8 @@ def draw_overlay(
         True where a pixel is irregular. Maps are resized to the image.
     regularity : array-like of shape (h, w), default=None
         In [0, 1], 1 where the image is regular.
-    opacity : float, default=0.5
-        Opacity of the regularity, in [0, 1].
-    zoom : int, default=1
-        Factor by which each side is enlarged.
-    ignore_mask : array-like of shape (h, w), bool, default=None
-        True where pixels do not count; they are hatched.
+    opacity, zoom, ignore_mask : float, int, array-like or None
+        As in :class:`OverlayWriter`.
 
     Returns
     -------
@@ -344,16 +340,8 @@ def write_overlay(
         In [0, 1], 1 where the frame is regular, as ``maps`` returns it.
     scores : iterable of float, default=None
         The higher, the more regular, as ``score_samples`` returns them.
-    fps : float, default=25.0
-        Frames per second.
-    threshold : float, default=0.0
-        A frame is irregular if its score is at most this.
-    opacity : float, default=0.5
-        Opacity of the regularity, in [0, 1].
-    zoom : int, default=1
-        Factor by which each side is enlarged.
-    ignore_mask : array-like of shape (h, w), bool, default=None
-        True where pixels do not count; they are hatched.
+    fps, threshold, opacity, zoom, ignore_mask : float, float, float, int, array-like or None
+        As in :class:`OverlayWriter`.
 
     Raises
     ------
