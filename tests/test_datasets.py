@@ -1,4 +1,4 @@
-"""Puzzles of digits against a slow definition; readers against files made here and real ones."""
+"""Puzzles compared with a slow definition; readers tested on generated and on real files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from skavid.video import BrokenVideoError, read_frames
 
 
 def coded_digits(n_each=6, side=4, first=0):
-    """Return pictures that tell which they are: one grey a picture."""
+    """Return images with one grey level per image."""
     labels = np.repeat(np.arange(10), n_each)
     greys = first + np.arange(len(labels), dtype=np.uint8)
     return np.broadcast_to(greys[:, None, None], (len(labels), side, side)).copy(), labels
@@ -364,7 +364,7 @@ def test_mnist_is_read_whole(real_data):
 
 @pytest.fixture(params=["tif", "jpg"])
 def ped2(tmp_path, request):
-    """Two clips each of three to eleven frames; the frames tell clip and number by their grey."""
+    """Two clips of three to eleven frames, whose grey level encodes clip and number."""
     image = pytest.importorskip("PIL.Image")
     root = tmp_path / "UCSDped2"
     for part, lengths in (("Train", (3, 11)), ("Test", (11, 4))):

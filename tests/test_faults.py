@@ -1,4 +1,4 @@
-"""What is left when a process is killed, a disk is full, or a file is gone."""
+"""Files after a process was killed, on a full disk, or without an input."""
 
 from __future__ import annotations
 

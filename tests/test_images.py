@@ -26,7 +26,7 @@ class Detector(BaseEstimator):
 
 
 class ArrayLike:
-    """What scikit-learn calls an array that is no ndarray."""
+    """An array-like that is not an ndarray."""
 
     def __init__(self, data):
         self.data = data

@@ -1,4 +1,4 @@
-"""Rates and areas, against slow definitions of them."""
+"""Error rates and areas compared with slow reference definitions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def split(samples):
 
 
 def slow_error_rate(labels, scores):
-    """Count errors at every threshold, then walk along the lines between the counts."""
+    """Count errors at every threshold, then interpolate linearly between the counts."""
     corners = []
     for threshold in [np.inf, *sorted(set(scores), reverse=True)]:
         called_normal = scores >= threshold
@@ -197,7 +197,7 @@ def hide(seed, masks, share):
 
 
 def slow_pixel_rates(masks, maps, ignore_mask, threshold, rule, overlap, precision):
-    """Judge frame after frame at one threshold, by the words of the rule."""
+    """Apply the rule frame by frame at one threshold."""
     hits = alarms = left_alone = irregular = 0
     for mask, scores in zip(masks & ~ignore_mask, maps, strict=True):
         flagged = (scores >= threshold) & ~ignore_mask
@@ -403,7 +403,7 @@ def test_aupro_counts_small_and_large_regions_alike_and_never_exceeds_1():
 
 
 def slow_regions_and_tracks(masks, maps, ignore_mask, clips, threshold, min_iou, min_share):
-    """Match found with true regions as sets of pixels; follow tracks by shared neighbours."""
+    """Match found and irregular regions as sets of pixels; form tracks by shared neighbours."""
     flagged = (maps >= threshold) & ~ignore_mask
     true, found = (
         [(k, region) for k, mask in enumerate(pictures) for region in flood(mask)]
@@ -537,7 +537,7 @@ def pictures_to_judge(seed, scale):
 
 
 def all_figures(masks, maps, ignore_mask):
-    """Return what every measure over masks and maps says."""
+    """Return the values of all measures of masks and maps."""
     curve = region_track_curve(masks, maps, n_thresholds=6, min_iou=0.3, ignore_mask=ignore_mask)
     cells = {"cell": 2, "ignore_mask": ignore_mask}
     figures = [

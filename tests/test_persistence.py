@@ -1,4 +1,4 @@
-"""Models on disk: equal to the last bit when they come back, refused when they were changed."""
+"""Models on disk: loaded bitwise equal, refused if they were changed."""
 
 from __future__ import annotations
 
@@ -510,14 +510,14 @@ def test_a_missing_safetensors_names_the_extra(fitted, written, tmp_path, monkey
 
 
 def split(data):
-    """Take a file apart: header, the JSON in it, and what follows."""
+    """Split a file into its header, the JSON in it, and the rest."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     return header, header["__metadata__"]["skavid"], data[8 + length :]
 
 
 def join(header, text, body, *, checksum=True):
-    """Put a file together with the checksum that fits, as whoever changes one on purpose can."""
+    """Join the parts of a file, with a valid checksum as an attacker would write."""
     entries = {key: value for key, value in header.items() if key != "__metadata__"}
     if checksum:
         found = hashlib.sha256(text.encode())
@@ -842,7 +842,7 @@ def test_a_file_that_cannot_be_is_refused_in_one_sentence(written, case, tmp_pat
 
 
 def test_the_files_above_are_only_refused_for_what_was_changed(fitted, written):
-    """The tools that change files leave a good one good."""
+    """The functions that change files leave an unchanged one valid."""
     again = join(*split(written))
     loaded = AVIDDetector()._restore(*unpack(again, AVIDDetector._parameter_constraints))
     assert_same_model(loaded, fitted)
@@ -881,7 +881,7 @@ def test_bytes_that_are_no_bool_become_one(fitted):
 
 
 def outcome_of(load, *arguments):
-    """Return what came, or the error, and how many bytes it took at most."""
+    """Return the result or the error, and the peak of memory in bytes."""
     tracemalloc.start()
     try:
         outcome = load(*arguments)

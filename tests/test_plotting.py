@@ -1,4 +1,4 @@
-"""Pictures: what is drawn where, how it looks, and what happens without matplotlib."""
+"""Displays: their contents and appearance, and the error without matplotlib."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ compare_images = pytest.importorskip("matplotlib.testing.compare").compare_image
 
 
 class Fake:
-    """Maps that are easy to recognise."""
+    """A detector whose maps are easy to recognise."""
 
     image_shape_ = (12, 10, 1)
 
@@ -329,7 +329,7 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
 
 
 def frames_under(collection):
-    """Tell which whole numbers the bands of a collection hold, the slow way."""
+    """Return which integers the bands of a collection contain, computed the slow way."""
     held = []
     for path in collection.get_paths():
         left, right = path.vertices[:, 0].min(), path.vertices[:, 0].max()

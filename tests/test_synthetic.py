@@ -1,4 +1,4 @@
-"""A drawn scene: what moves, how fast, how large, and exact masks of what is irregular."""
+"""The synthetic scene: moving objects, their speed and size, and exact masks."""
 
 from __future__ import annotations
 

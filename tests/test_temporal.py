@@ -38,7 +38,7 @@ def test_scikit_learn_finds_many_checks_to_run():
 
 
 def slow_stack(frames, n_channels, spacing, average, groups):
-    """Section 3.5, one number at a time: grey frames (n, H, W) to (n, H, W, n_channels)."""
+    """Compute Sec. 3.5 element by element: grey frames (n, H, W) to (n, H, W, n_channels)."""
     rounded = frames.dtype == np.uint8
 
     def frame(t, first):
@@ -353,7 +353,7 @@ def test_clips_are_never_mixed_in_silence():
 
 
 def two_clips():
-    """Two clips of one scene with a walker each, far apart."""
+    """Return two clips of one scene, each with a walker, far apart."""
     frames = np.random.default_rng(0).normal(100, 1, size=(40, 12, 30)).astype(np.float32)
     for t in range(20):
         frames[t, 2:10, t // 2 : t // 2 + 4] += 50

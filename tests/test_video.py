@@ -1,4 +1,4 @@
-"""Videos made here are read back, whole and broken; overlays are decoded and looked at."""
+"""Videos are written and read back, intact and damaged; overlays are decoded and checked."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RNG = np.random.default_rng(0)
 def write_video(
     path, frames, *, codec="ffv1", pixels=None, fps=10, times=None, options=None, **coding
 ):
-    """Encode frames without loss unless the codec loses; times in hundredths of a second."""
+    """Encode frames, losslessly by default; times in hundredths of a second."""
     color = frames.ndim == 4
     pixels = pixels or ("bgr0" if color else "gray")
     with av.open(str(path), "w", options=options or {}) as container:
@@ -59,7 +59,7 @@ def write_video(
 
 
 def write_video_with_sound(path, frames, *, seconds):
-    """Encode frames at 10 a second beside silence of another length."""
+    """Encode frames at 10 per second with a silent track of another length."""
     codec, pixels = ("libx264", "yuv420p") if path.suffix == ".mp4" else ("ffv1", "gray")
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
@@ -80,12 +80,12 @@ def write_video_with_sound(path, frames, *, seconds):
 
 
 def film(n=12, size=(32, 48)):
-    """Frames that tell their number by their grey and their place by noise."""
+    """Return frames whose grey level encodes their number, with noise."""
     noise = RNG.integers(0, 40, size=(n, *size))
     return (noise + 200 // n * np.arange(n)[:, None, None]).astype(np.uint8)
 
 
-# --- whole videos --------------------------------------------------------------------------------
+# --- intact videos -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["avi", "mkv", "nut"])
@@ -129,7 +129,7 @@ def test_frames_are_resized_by_the_mean_of_what_they_cover(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["video", "folder"])
-def test_pairs_are_the_same_frames_for_a_model_and_for_people(tmp_path, kind):
+def test_pairs_hold_the_same_frame_for_a_model_and_in_its_own_size(tmp_path, kind):
     frames = RNG.integers(0, 256, size=(4, 32, 48, 3)).astype(np.uint8)
     source = tmp_path
     if kind == "video":

@@ -40,7 +40,7 @@ from skavid.datasets.clips import (
     warn_of_disagreement,
 )
 from skavid.datasets.synthetic import make_ir_mnist, make_moving_shapes
-from skavid.sklearn_private import Interval, StrOptions, validate_params
+from skavid.sklearn_private import Interval, StrOptions, validated
 from skavid.video.decoding import list_pictures, natural
 from skavid.video.frames import check_size, read_frames
 
@@ -159,7 +159,7 @@ def load_idx(path: str | Path) -> NDArray[np.uint8]:
     return array.reshape(shape)
 
 
-@validate_params(_READER, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_READER)
 def load_ucsd_ped1(
     folder: str | Path,
     *,
@@ -193,7 +193,7 @@ def load_ucsd_ped1(
     return _load_ucsd(Path(folder), "UCSDped1", subset, size, memmap)
 
 
-@validate_params(_READER, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_READER)
 def load_ucsd_ped2(
     folder: str | Path,
     *,
@@ -238,10 +238,7 @@ def load_ucsd_ped2(
     return _load_ucsd(Path(folder), "UCSDped2", subset, size, memmap)
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {**_READER, "variant": [StrOptions(set(UMN_IRREGULAR))]},
-    prefer_skip_nested_validation=True,
-)
+@validated(**_READER, variant=[StrOptions(set(UMN_IRREGULAR))])
 def load_umn(
     folder: str | Path,
     *,
@@ -318,10 +315,7 @@ def load_umn(
     )
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {**_READER, "drop": [tuple, list]},
-    prefer_skip_nested_validation=True,
-)
+@validated(**_READER, drop=[tuple, list])
 def load_avenue(
     folder: str | Path,
     *,
@@ -379,7 +373,7 @@ def load_avenue(
     return load_clips("avenue", clips, subset, size, memmap, mat_masks)
 
 
-@validate_params(_READER, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_READER)
 def load_shanghaitech(
     folder: str | Path,
     *,
@@ -451,10 +445,7 @@ def load_shanghaitech(
     return data
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {**_READER, "category": [str, None], "color": ["boolean"]},
-    prefer_skip_nested_validation=True,
-)
+@validated(**_READER, category=[str, None], color=["boolean"])
 def load_mvtec(
     folder: str | Path,
     category: str | None = None,
@@ -514,14 +505,10 @@ def load_mvtec(
     )
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        **_READER,
-        "size": [tuple, list],
-        "n_train": [Interval(Integral, 1, None, closed="left")],
-        "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    **(_READER | {"size": [tuple, list]}),
+    n_train=[Interval(Integral, 1, None, closed="left")],
+    random_state=[Interval(Integral, 0, 2**32 - 1, closed="both")],
 )
 def load_magnetic_tiles(
     folder: str | Path,
@@ -593,10 +580,7 @@ def load_magnetic_tiles(
     )
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {**_READER, "color": ["boolean"]},
-    prefer_skip_nested_validation=True,
-)
+@validated(**_READER, color=["boolean"])
 def load_folder(
     folder: str | Path,
     *,

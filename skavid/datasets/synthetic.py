@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter, zoom
 from sklearn.utils import Bunch, check_random_state
 
-from skavid.sklearn_private import Interval, StrOptions, validate_params
+from skavid.sklearn_private import Interval, StrOptions, validated
 
 __all__ = ["make_ir_mnist", "make_moving_shapes"]
 
@@ -19,18 +19,15 @@ _ABOVE_0 = [Interval(Real, 0, None, closed="neither")]
 ODDITIES = ("fast", "large", "shape", "place")
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "n_train": _POSITIVE,
-        "n_test": _POSITIVE,
-        "grid": _POSITIVE,
-        "cell": _POSITIVE,
-        "share_irregular": [Interval(Real, 0, 1, closed="both")],
-        "share_withheld": [Interval(Real, 0, 1, closed="both"), StrOptions({"natural"})],
-        "test_share": [Interval(Real, 0, 1, closed="neither")],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    n_train=_POSITIVE,
+    n_test=_POSITIVE,
+    grid=_POSITIVE,
+    cell=_POSITIVE,
+    share_irregular=[Interval(Real, 0, 1, closed="both")],
+    share_withheld=[Interval(Real, 0, 1, closed="both"), StrOptions({"natural"})],
+    test_share=[Interval(Real, 0, 1, closed="neither")],
+    random_state=["random_state"],
 )
 def make_ir_mnist(
     digits: ArrayLike,
@@ -142,19 +139,16 @@ def make_ir_mnist(
     )
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "n_clips": _POSITIVE,
-        "n_frames": _POSITIVE,
-        "size": [tuple, list],
-        "n_walkers": [Interval(Integral, 0, None, closed="left")],
-        "speed": _ABOVE_0,
-        "scale": _ABOVE_0,
-        "irregular": [tuple, list, StrOptions(set(ODDITIES))],
-        "share": [Interval(Real, 0, 1, closed="right")],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    n_clips=_POSITIVE,
+    n_frames=_POSITIVE,
+    size=[tuple, list],
+    n_walkers=[Interval(Integral, 0, None, closed="left")],
+    speed=_ABOVE_0,
+    scale=_ABOVE_0,
+    irregular=[tuple, list, StrOptions(set(ODDITIES))],
+    share=[Interval(Real, 0, 1, closed="right")],
+    random_state=["random_state"],
 )
 def make_moving_shapes(
     n_clips: int = 4,

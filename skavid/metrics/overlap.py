@@ -13,7 +13,7 @@ from sklearn.utils import Bunch
 
 from skavid.core.images import check_ignored, check_measured, resize
 from skavid.core.scene import clip_begins
-from skavid.sklearn_private import Interval, validate_params
+from skavid.sklearn_private import Interval, validated
 
 __all__ = ["aupro_score", "pro_curve", "rbdc_score", "region_track_curve", "tbdc_score"]
 
@@ -26,14 +26,11 @@ _SHARE = [Interval(Real, 0, 1, closed="right")]
 _COUNT = [Interval(Integral, 2, None, closed="left")]
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "y_true": ["array-like"],
-        "y_score": ["array-like"],
-        "n_thresholds": [*_COUNT, None],
-        "ignore_mask": ["array-like", None],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    y_true=["array-like"],
+    y_score=["array-like"],
+    n_thresholds=[*_COUNT, None],
+    ignore_mask=["array-like", None],
 )
 def pro_curve(
     y_true: ArrayLike,
@@ -113,10 +110,7 @@ def pro_curve(
     )
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {"max_fpr": _SHARE},
-    prefer_skip_nested_validation=True,
-)
+@validated(max_fpr=_SHARE)
 def aupro_score(
     y_true: ArrayLike,
     y_score: ArrayLike,
@@ -155,18 +149,15 @@ def aupro_score(
     return area_to(fpr, pro, max_fpr) / max_fpr
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "y_true": ["array-like"],
-        "y_score": ["array-like"],
-        "groups": ["array-like", None],
-        "min_iou": _SHARE,
-        "min_share": _SHARE,
-        "n_thresholds": _COUNT,
-        "thresholds": ["array-like", None],
-        "ignore_mask": ["array-like", None],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    y_true=["array-like"],
+    y_score=["array-like"],
+    groups=["array-like", None],
+    min_iou=_SHARE,
+    min_share=_SHARE,
+    n_thresholds=_COUNT,
+    thresholds=["array-like", None],
+    ignore_mask=["array-like", None],
 )
 def region_track_curve(
     y_true: ArrayLike,

@@ -22,7 +22,7 @@ from skavid.metrics.overlap import (
     region_track_curve,
     tbdc_score,
 )
-from skavid.sklearn_private import Interval, StrOptions, validate_params
+from skavid.sklearn_private import Interval, StrOptions, validated
 
 __all__ = [
     "aupro_score",
@@ -109,7 +109,7 @@ def equal_error_rate(
     return _crossing(missed, passed)
 
 
-@validate_params(_LEVEL, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_LEVEL)
 def pixel_level_curve(
     y_true: ArrayLike,
     y_score: ArrayLike,
@@ -213,7 +213,7 @@ def pixel_level_curve(
     )
 
 
-@validate_params(_LEVEL, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_LEVEL)
 def pixel_level_auc_score(
     y_true: ArrayLike,
     y_score: ArrayLike,
@@ -252,7 +252,7 @@ def pixel_level_auc_score(
     return float(auc(x, y))
 
 
-@validate_params(_LEVEL, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_LEVEL)
 def pixel_level_equal_error_rate(
     y_true: ArrayLike,
     y_score: ArrayLike,
@@ -357,14 +357,11 @@ def region_level_equal_error_rate(
     return equal_error_rate(np.where(irregular, -1, 1), -scores)
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "y_true": ["array-like"],
-        "y_score": ["array-like"],
-        "groups": ["array-like"],
-        "one_kind": [StrOptions({"skip", "pad"})],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    y_true=["array-like"],
+    y_score=["array-like"],
+    groups=["array-like"],
+    one_kind=[StrOptions({"skip", "pad"})],
 )
 def clip_auc_score(
     y_true: ArrayLike, y_score: ArrayLike, groups: ArrayLike, *, one_kind: str = "skip"
@@ -418,15 +415,12 @@ def clip_auc_score(
     return float(np.mean(areas))
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "y_true": ["array-like"],
-        "residual": ["array-like"],
-        "regularity": ["array-like"],
-        "n_levels": [Interval(Integral, 1, None, closed="left")],
-        "ignore_mask": ["array-like", None],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    y_true=["array-like"],
+    residual=["array-like"],
+    regularity=["array-like"],
+    n_levels=[Interval(Integral, 1, None, closed="left")],
+    ignore_mask=["array-like", None],
 )
 def threshold_plane(
     y_true: ArrayLike,
@@ -560,13 +554,10 @@ def make_map_scorer(
     return _MapScorer(score_func, 1 if greater_is_better else -1, parameters)
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "maps": ["array-like"],
-        "cell": [Interval(Integral, 1, None, closed="left")],
-        "reduce": [StrOptions({"max", "mean"})],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    maps=["array-like"],
+    cell=[Interval(Integral, 1, None, closed="left")],
+    reduce=[StrOptions({"max", "mean"})],
 )
 def cell_scores(maps: ArrayLike, cell: int, *, reduce: str = "max") -> NDArray[Any]:
     """Aggregate pixel maps over the square cells of a grid.
@@ -628,7 +619,7 @@ def _cells(
     masks, maps, counted = check_maps(y_true, y_score, ignore_mask)
     masks, maps = map(np.stack, zip(*pairs(masks, maps, counted), strict=True))
     judged = np.ma.array(maps, mask=np.broadcast_to(~counted, maps.shape))
-    scores = cell_scores(judged, cell, reduce=reduce)
+    scores = np.ma.asarray(cell_scores(judged, cell, reduce=reduce))
     irregular = cell_scores(masks.astype(bool), cell)
     return irregular[~np.ma.getmaskarray(scores)], scores.compressed()
 

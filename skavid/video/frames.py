@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
-from skavid.sklearn_private import Interval, StrOptions, validate_params
+from skavid.sklearn_private import Interval, StrOptions, validated
 from skavid.video.decoding import (
     FFMPEG,
     PICTURES,
@@ -61,7 +61,7 @@ class Frame(NamedTuple):
     index: int  # type: ignore[assignment]
 
 
-@validate_params(_READING, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_READING)
 def read_frames(
     source: str | Path | int,
     *,
@@ -147,7 +147,7 @@ def read_frames(
     return (Frame(image, time, index) for index, ((image,), time) in images)
 
 
-@validate_params(_READING, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_READING)
 def read_pairs(
     source: str | Path | int,
     *,
@@ -195,7 +195,7 @@ def read_pairs(
     return ((Frame(few, time, index), whole) for index, ((few, whole), time) in frames)
 
 
-@validate_params({"source": [str, Path]}, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(source=[str, Path])
 def count_frames(source: str | Path) -> int | None:
     """Estimate the number of frames of a source without decoding it.
 
@@ -237,10 +237,7 @@ def count_frames(source: str | Path) -> int | None:
         return None
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {**_READING, "out": [str, Path, None], "errors": [StrOptions({"raise", "warn"})]},
-    prefer_skip_nested_validation=True,
-)
+@validated(**_READING, out=[str, Path, None], errors=[StrOptions({"raise", "warn"})])
 def load_frames(
     source: str | Path,
     *,
@@ -314,7 +311,7 @@ def load_frames(
     return Bunch(frames=loaded, times=np.array(times))
 
 
-@validate_params({"path": [str, Path]}, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(path=[str, Path])
 def save_frames(path: str | Path, images: Iterable[NDArray[Any]]) -> NDArray[Any]:
     """Write frames or masks to a file one by one and return a memory map of it.
 

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from skavid.core.images import check_ignored, resize
-from skavid.sklearn_private import Interval, validate_params
+from skavid.sklearn_private import Interval, validated
 from skavid.video.decoding import import_av, pixels_of
 from skavid.video.frames import Frame
 from skavid.writing import beside
@@ -90,16 +90,13 @@ class OverlayWriter:
     (3, 72, 64, 3)
     """
 
-    @validate_params(  # type: ignore[untyped-decorator]
-        {
-            "path": [str, Path],
-            "fps": [Interval(Real, 0, None, closed="neither")],
-            "threshold": [Interval(Real, None, None, closed="neither")],
-            "opacity": [Interval(Real, 0, 1, closed="both")],
-            "zoom": [Interval(Integral, 1, None, closed="left")],
-            "ignore_mask": ["array-like", None],
-        },
-        prefer_skip_nested_validation=True,
+    @validated(
+        path=[str, Path],
+        fps=[Interval(Real, 0, None, closed="neither")],
+        threshold=[Interval(Real, None, None, closed="neither")],
+        opacity=[Interval(Real, 0, 1, closed="both")],
+        zoom=[Interval(Integral, 1, None, closed="left")],
+        ignore_mask=["array-like", None],
     )
     def __init__(
         self,
@@ -377,7 +374,7 @@ def write_overlay(
         n = 0
         rows = [iter(column) for column in columns]
         for frame in frames:
-            values = [next(row, end) for row in rows]
+            values: list[Any] = [next(row, end) for row in rows]
             for name, value in zip(given, values, strict=True):
                 if value is end:
                     raise ValueError(f"{name} has {n} rows, but there are more frames.")
