@@ -158,12 +158,12 @@ class NoveltyKFold(BaseCrossValidator):  # type: ignore[misc]
         X, y, groups = indexable(X, y, groups)
         regular = _check_labels(y)
         check_consistent_length(X, regular)
-        folds = self._deal(regular) if groups is None else self._deal_groups(regular, groups)
+        folds = self._assign(regular) if groups is None else self._assign_groups(regular, groups)
         for fold in range(self.n_splits):
             tested = folds == fold
             yield np.flatnonzero(regular & ~tested), np.flatnonzero(tested)
 
-    def _deal(self, regular: npt.NDArray[np.bool_]) -> _Indices:
+    def _assign(self, regular: npt.NDArray[np.bool_]) -> _Indices:
         """Assign each sample to a test fold, each kind in equal parts."""
         rng = check_random_state(self.random_state)
         folds = np.empty(len(regular), dtype=np.intp)
@@ -176,7 +176,7 @@ class NoveltyKFold(BaseCrossValidator):  # type: ignore[misc]
                 folds[part] = fold
         return folds
 
-    def _deal_groups(self, regular: npt.NDArray[np.bool_], groups: npt.ArrayLike) -> _Indices:
+    def _assign_groups(self, regular: npt.NDArray[np.bool_], groups: npt.ArrayLike) -> _Indices:
         """Assign each group to a test fold, so that every fold has both kinds."""
         ids = check_array(groups, input_name="groups", ensure_2d=False, dtype=None)
         _, group = np.unique(column_or_1d(ids), return_inverse=True)

@@ -381,7 +381,7 @@ def test_a_region_may_be_ignored(place):
             "--grey.",
         ),
         (["{place}/labels.txt", "model"], "{place}/labels.txt is no video that FFmpeg can read"),
-        (["{place}/empty", "model"], "{place}/empty holds no image"),
+        (["{place}/empty", "model"], "{place}/empty holds no picture"),
         (
             ["{place}/empty", "model", "--dataset", "ucsd-ped2"],
             "{place}/empty/Train holds no clips Train001, Train002...; UCSDped2 comes from",

@@ -110,7 +110,7 @@ def test_groups_of_one_kind_fill_what_mixed_groups_leave():
     check_folds(list(NoveltyKFold(3).split(y, y, groups)), y, 3)
 
 
-def test_groups_of_one_size_are_dealt_evenly():
+def test_groups_of_one_size_are_assigned_evenly():
     groups = np.repeat(np.arange(12), 5)
     y = np.where(groups < 8, 1, -1)
     for _, test in NoveltyKFold(4).split(y, y, groups):

@@ -16,7 +16,7 @@ __all__ = ["make_ir_mnist", "make_moving_shapes"]
 
 _POSITIVE = [Interval(Integral, 1, None, closed="left")]
 _ABOVE_0 = [Interval(Real, 0, None, closed="neither")]
-ODDITIES = ("fast", "large", "shape", "place")
+IRREGULARITIES = ("fast", "large", "shape", "place")
 
 
 @validated(
@@ -119,9 +119,9 @@ def make_ir_mnist(
         fresh = len(names) + np.arange(len(more_names))
         pictures, names = np.concatenate([pictures, more]), np.concatenate([names, more_names])
     normal, regular, odd = (
-        _some(shown[names[shown] != withheld], f"other than {withheld} to train with"),
-        _some(fresh[names[fresh] != withheld], f"other than {withheld} to test with"),
-        _some(fresh[names[fresh] == withheld], f"{withheld} to test with"),
+        _check_any(shown[names[shown] != withheld], f"other than {withheld} to train with"),
+        _check_any(fresh[names[fresh] != withheld], f"other than {withheld} to test with"),
+        _check_any(fresh[names[fresh] == withheld], f"{withheld} to test with"),
     )
     train = rng.choice(normal, (n_train, grid, grid))
     natural = float((names == withheld).mean())
@@ -131,8 +131,8 @@ def make_ir_mnist(
     test[where] = rng.choice(odd, where.sum())
     pictures = _resize(pictures, cell)
     return Bunch(
-        train=_lay(pictures, train),
-        test=_lay(pictures, test),
+        train=_compose(pictures, train),
+        test=_compose(pictures, test),
         labels=np.where(where.any(axis=(1, 2)), -1, 1),
         region_labels=np.where(where, -1, 1),
         masks=np.kron(where, np.ones((1, cell, cell), dtype=bool)),
@@ -146,7 +146,7 @@ def make_ir_mnist(
     n_walkers=[Interval(Integral, 0, None, closed="left")],
     speed=_ABOVE_0,
     scale=_ABOVE_0,
-    irregular=[tuple, list, StrOptions(set(ODDITIES))],
+    irregular=[tuple, list, StrOptions(set(IRREGULARITIES))],
     share=[Interval(Real, 0, 1, closed="right")],
     random_state=["random_state"],
 )
@@ -210,8 +210,8 @@ def make_moving_shapes(
         raise ValueError(f"size must be (height, width), at least 16 pixels each. Got {size!r}.")
     kinds = (irregular,) if isinstance(irregular, str) else tuple(irregular)
     for kind in kinds:
-        if kind not in ODDITIES:
-            raise ValueError(f"irregular must be some of {ODDITIES}. Got {kind!r}.")
+        if kind not in IRREGULARITIES:
+            raise ValueError(f"irregular must be some of {IRREGULARITIES}. Got {kind!r}.")
     rng = check_random_state(random_state)
     height, width = int(size[0]), int(size[1])
     scene = _scene(height, width)
@@ -219,14 +219,16 @@ def make_moving_shapes(
     frames = np.empty((n, height, width), np.uint8)
     masks = np.zeros((n, height, width), bool)
     for clip in range(n_clips):
-        movers = [_walker(height, width, n_frames, speed, scale, rng) for _ in range(n_walkers)]
+        objects = [_walker(height, width, n_frames, speed, scale, rng) for _ in range(n_walkers)]
         if kinds:
             kind = kinds[clip % len(kinds)]
             n_odd = max(1, round(share * n_frames))
-            movers.append(_oddity(kind, height, width, n_frames, n_odd, speed, scale, rng))
+            objects.append(
+                _irregular_object(kind, height, width, n_frames, n_odd, speed, scale, rng)
+            )
         for time in range(n_frames):
             row = clip * n_frames + time
-            frames[row], masks[row] = _render(scene, movers, time, rng)
+            frames[row], masks[row] = _render(scene, objects, time, rng)
     return Bunch(
         frames=frames,
         clips=np.repeat(np.arange(n_clips), n_frames),
@@ -263,7 +265,7 @@ def _described(pictures: NDArray[Any]) -> str:
     return f"of {pictures.shape[1]} x {pictures.shape[2]} {pictures.dtype}"
 
 
-def _some(indices: NDArray[np.int64], what: str) -> NDArray[np.int64]:
+def _check_any(indices: NDArray[np.int64], what: str) -> NDArray[np.int64]:
     if not len(indices):
         raise ValueError(
             f"labels leave no digit {what}; withhold another digit or give more images."
@@ -294,7 +296,7 @@ def _resize(pictures: NDArray[Any], cell: int) -> NDArray[np.uint8]:
     return resized
 
 
-def _lay(pictures: NDArray[np.uint8], cells: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _compose(pictures: NDArray[np.uint8], cells: NDArray[np.int64]) -> NDArray[np.uint8]:
     n, grid, _ = cells.shape
     side = grid * pictures.shape[1]
     return pictures[cells].transpose(0, 1, 3, 2, 4).reshape(n, side, side)
@@ -303,7 +305,7 @@ def _lay(pictures: NDArray[np.uint8], cells: NDArray[np.int64]) -> NDArray[np.ui
 _PATH = (0.45, 0.95)  # rows of the walkway, shares of the height
 
 
-class _Mover(NamedTuple):
+class _Object(NamedTuple):
     """An object that crosses the image; lengths in pixels."""
 
     start: float  # column at time 0
@@ -329,7 +331,7 @@ def _scene(height: int, width: int) -> NDArray[np.float64]:
 
 def _walker(
     height: int, width: int, n_frames: int, speed: float, scale: float, rng: Any
-) -> _Mover:
+) -> _Object:
     row = rng.uniform(_PATH[0] + 0.05, _PATH[1] - 0.03) * height
     velocity = rng.choice([-1, 1]) * speed * rng.uniform(0.7, 1.3)
     tall = 14 * scale * rng.uniform(0.9, 1.1) * (0.7 + 0.5 * row / height)
@@ -337,10 +339,10 @@ def _walker(
     start = rng.uniform(-tall, width + tall) - velocity * rng.uniform(0, n_frames)
     dark = rng.uniform() < 0.7
     grey = rng.uniform(20, 70) if dark else rng.uniform(215, 245)
-    return _Mover(start, velocity, row, tall, rng.uniform(0, 6.3), grey, 0, n_frames, "")
+    return _Object(start, velocity, row, tall, rng.uniform(0, 6.3), grey, 0, n_frames, "")
 
 
-def _oddity(
+def _irregular_object(
     kind: str,
     height: int,
     width: int,
@@ -349,7 +351,7 @@ def _oddity(
     speed: float,
     scale: float,
     rng: Any,
-) -> _Mover:
+) -> _Object:
     one = _walker(height, width, n_frames, speed, scale, rng)
     first = int(rng.randint(n_frames - n_odd + 1))
     tall = one.height * (1.8 if kind == "large" else 1.0)
@@ -372,17 +374,17 @@ def _oddity(
 
 
 def _render(
-    scene: NDArray[np.float64], movers: list[_Mover], time: int, rng: Any
+    scene: NDArray[np.float64], objects: list[_Object], time: int, rng: Any
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Paint objects from back to front; return the frame and its mask of irregular pixels."""
     height, width = scene.shape
     picture, mask = scene.copy(), np.zeros((height, width), bool)
-    for one in sorted(movers, key=lambda mover: mover.row):
+    for one in sorted(objects, key=lambda mover: mover.row):
         if not one.first <= time < one.last:
             continue
         span = width + 2 * one.height
         column = (one.start + one.velocity * time + one.height) % span - one.height
-        window, opacity = _figure(one, column, time, height, width)
+        window, opacity = _silhouette(one, column, time, height, width)
         if opacity.size:
             under = picture[window]
             picture[window] = under + opacity * (one.grey - under)
@@ -392,8 +394,8 @@ def _render(
     return np.round(noisy).clip(0, 255).astype(np.uint8), mask
 
 
-def _figure(
-    one: _Mover, column: float, time: int, height: int, width: int
+def _silhouette(
+    one: _Object, column: float, time: int, height: int, width: int
 ) -> tuple[tuple[slice, slice], NDArray[np.float64]]:
     """Return a window of the image and the coverage of each of its pixels by the object."""
     tall = one.height
@@ -405,9 +407,9 @@ def _figure(
     y = np.arange(rows.start, max(rows.start, rows.stop))[:, None] + 0.5 - one.row
     x = np.arange(columns.start, max(columns.start, columns.stop))[None] + 0.5 - column
     if one.kind == "shape":  # a cart: a box on two wheels
-        box = _soft(np.maximum(abs(x) - 0.65 * tall, abs(y + 0.5 * tall) - 0.28 * tall))
+        box = _coverage(np.maximum(abs(x) - 0.65 * tall, abs(y + 0.5 * tall) - 0.28 * tall))
         wheels = [
-            _soft(np.hypot(x - side * 0.4 * tall, y + 0.13 * tall) - 0.13 * tall)
+            _coverage(np.hypot(x - side * 0.4 * tall, y + 0.13 * tall) - 0.13 * tall)
             for side in (-1, 1)
         ]
         return (rows, columns), np.maximum.reduce([box, *wheels])
@@ -422,9 +424,9 @@ def _figure(
         )
         for side in (-1, 1)
     ]
-    return (rows, columns), np.maximum.reduce([_soft(part) for part in (trunk, head, *legs)])
+    return (rows, columns), np.maximum.reduce([_coverage(part) for part in (trunk, head, *legs)])
 
 
-def _soft(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+def _coverage(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Convert signed distances to an edge, in pixels, to coverage."""
     return np.clip(0.5 - distance, 0, 1)

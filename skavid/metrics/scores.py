@@ -489,7 +489,7 @@ def threshold_plane(
     levels = np.quantile(lowest, np.linspace(0, 1, n_levels), method="nearest")
     zetas = np.unique(np.append(levels, regular.max()))  # the last passes every pixel
     irregular = labels == -1
-    highest = reach(changed, regular, zetas)
+    highest = largest_alphas(changed, regular, zetas)
     best = Bunch(
         fpr=np.linspace(0, 1, _FPR_GRID),
         tpr=np.zeros(_FPR_GRID),
@@ -672,7 +672,7 @@ def check_labels(name: str, labels: ArrayLike, *, both: bool = False) -> NDArray
     return given
 
 
-def reach(
+def largest_alphas(
     residual: NDArray[Any], regularity: NDArray[Any], zetas: NDArray[Any]
 ) -> NDArray[np.float64]:
     """Find the largest alpha at which Eq. 4 flags each sample at each zeta.

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
 from skavid.core.images import RESIDUAL_FLOOR, check_option
-from skavid.metrics.scores import reach
+from skavid.metrics.scores import largest_alphas
 from skavid.plotting.drawing import (
     FALSE_POSITIVES,
     TRUE_POSITIVES,
@@ -341,7 +341,7 @@ def _flagged(
     flagged: NDArray[np.bool_]
     if share is None:
         # Thresholds in float32, as maps are compared.
-        highest = reach(residual, regularity, zetas.astype(np.float32))
+        highest = largest_alphas(residual, regularity, zetas.astype(np.float32))
         flagged = highest[..., None] >= alphas.astype(np.float32)
         return flagged
     peaks = np.empty(len(residual))
