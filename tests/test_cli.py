@@ -687,7 +687,7 @@ def test_what_comes_before_and_behind_a_damaged_picture_is_scored(capsys, place,
         (
             ["{place}/model", "{place}/labels.txt", "-o", "scores.csv"],
             "{place}/labels.txt is no video that FFmpeg can read; give a video, or a folder of "
-            "pictures.",
+            "images.",
         ),
     ],
 )
