@@ -491,7 +491,7 @@ def draw(data, detector, path):
     truth = None
     if data.masks is not None:
         truth = np.array([resize(mask, X.shape[1:3]) for mask in data.masks[shown]])
-    display = IrregularityDisplay.from_estimator(detector, X, truth=truth)
+    display = IrregularityDisplay.from_estimator(detector, X, ground_truth=truth)
     display.figure_.savefig(path, dpi=80)
 
 

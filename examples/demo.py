@@ -98,7 +98,7 @@ def main():
     )
 
     shown = [0, *(len(plain) + np.arange(4))]
-    display = IrregularityDisplay.from_estimator(detector, X[shown], truth=truth[shown])
+    display = IrregularityDisplay.from_estimator(detector, X[shown], ground_truth=truth[shown])
     display.figure_.suptitle(
         "skavid was trained on a bare brick wall. What does it make of coins?"
     )

@@ -91,7 +91,7 @@ def main():
     odd = np.flatnonzero(data.labels == -1)[:3]
     shown = np.append(odd, np.flatnonzero(data.labels == 1)[0])
     display = IrregularityDisplay.from_estimator(
-        detector, data.test[shown], truth=data.masks[shown]
+        detector, data.test[shown], ground_truth=data.masks[shown]
     )
     display.figure_.savefig(arguments.output, dpi=80)
     print(f"\nWhat they saw: {arguments.output}")

@@ -75,7 +75,9 @@ def main():
 
     odd = np.flatnonzero(test.labels == -1)
     shown = odd[np.linspace(0, len(odd) - 1, 4).astype(int)]
-    display = IrregularityDisplay.from_estimator(detector, X_test[shown], truth=test.masks[shown])
+    display = IrregularityDisplay.from_estimator(
+        detector, X_test[shown], ground_truth=test.masks[shown]
+    )
     display.figure_.savefig(arguments.output, dpi=80)
     print(f"What they saw: {arguments.output}")
 

@@ -59,7 +59,7 @@ def draw(detector, data):
     shifts = np.repeat(["morning", "noon", "evening"], 40)
     shown = [0, *np.flatnonzero(y == -1)[:2]]
 
-    display = IrregularityDisplay.from_estimator(detector, X[shown], truth=masks[shown])
+    display = IrregularityDisplay.from_estimator(detector, X[shown], ground_truth=masks[shown])
     yield "irregularity", display.figure_
 
     display = ScoreOverTimeDisplay.from_estimator(detector, X, labels=y, groups=shifts)

@@ -1,6 +1,6 @@
-"""The state of a training on disk, so that a fit that was killed goes on (Sec. 3.3).
+"""The state of a training on disk, so that an interrupted fit can be continued.
 
-Nothing in a file is run: tensors and numbers are read by ``torch.load(weights_only=True)``.
+Nothing in a file is executed: tensors and numbers are read by ``torch.load(weights_only=True)``.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from skavid.core.training import AVIDNet
 from skavid.persistence import versions
 from skavid.writing import beside, check_target, remove_parts, replace
 
-__all__: list[str] = []  # a part of AVIDDetector.fit: nothing here is promised to users
+__all__: list[str] = []  # internal to AVIDDetector.fit
 
-# Rises when a file changes its meaning; files of another format are refused.
+# Incremented when the meaning of a file changes; other formats are refused.
 MAGIC = b"skavid checkpoint 1\n"
-CURE = "remove it, or name another file."
-MATTER = ("skavid", "torch", "numpy")  # releases that decide over the last bit of a weight
+REMEDY = "remove it, or give another file name."
+MATTER = ("skavid", "torch", "numpy")  # releases that determine the weights exactly
 CHUNK_BYTES = 2**24
 PARTS = (
     "inpainter_", "detector_", "averaged_inpainter_", "averaged_detector_",
@@ -41,27 +41,9 @@ COUNTS = ("blind_", "warned_", "stale_")  # of the validation
 
 
 def fingerprint(images: NDArray[Any], given: Mapping[str, Any]) -> dict[str, str]:
-    """Name all that decides over the end of a training, in words that people can compare.
+    """Return texts that identify a training: of X, of all that is given, and of the releases.
 
-    Parameters
-    ----------
-    images : ndarray of shape (n_images, height, width, n_channels)
-        The training images. All of them are read once, a part at a time.
-    given : dict
-        What else matters, by its name: arrays and functions are hashed, all else is written out.
-
-    Returns
-    -------
-    fingerprint : dict of str
-        Of X, of all that was given, and of the releases at work.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skavid.checkpoint import fingerprint
-    >>> one, other = (fingerprint(np.full((2, 4, 4, 1), fill), {"seed": 0}) for fill in (0.0, 1.0))
-    >>> [name for name in one if one[name] != other[name]]
-    ['X']
+    Arrays and functions are hashed, other values are written out. X is read once, in parts.
     """
     digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
     step = max(1, CHUNK_BYTES // max(1, images[0].nbytes))
@@ -82,27 +64,9 @@ def _written(value: Any) -> str:
 
 
 class Checkpoint(Callback):  # type: ignore[misc]
-    """The file of a training: read before it, written at the end of each epoch.
+    """Reads the file of a training before it, and writes the file after each epoch.
 
-    Parameters
-    ----------
-    path : str or path
-        The file.
-    fingerprint : dict of str
-        From `fingerprint`: what a file must say to be gone on with.
-
-    Raises
-    ------
-    ValueError
-        If there is a file that is no checkpoint, is damaged, or is that of another training.
-    OSError
-        If the file cannot be read.
-
-    Examples
-    --------
-    >>> from skavid.checkpoint import Checkpoint
-    >>> Checkpoint("no-such-file", {}).restore
-    <bound method Checkpoint.restore of ...>
+    ``fingerprint`` is the result of `fingerprint`; the file of another training is refused.
     """
 
     def __init__(self, path: str | os.PathLike[str], fingerprint: dict[str, str]) -> None:
@@ -112,14 +76,9 @@ class Checkpoint(Callback):  # type: ignore[misc]
         self._is_there = self._state is not None
 
     def restore(self, net: AVIDNet, order: Generator) -> None:
-        """Bring a new training to where the file's is; without a file, leave it at its beginning.
+        """Set a new training to the state of the file, if there is one.
 
-        Parameters
-        ----------
-        net : AVIDNet
-            On its device; its validation batch is ready, and no epoch was trained.
-        order : Generator
-            Of the order and the crops of the training images.
+        ``order`` generates the order and the crops of the training images.
         """
         self.order = order
         if self._state is None:
@@ -155,24 +114,18 @@ class Checkpoint(Callback):  # type: ignore[misc]
         net.history.extend(state["history"])
 
     def on_train_begin(self, net: AVIDNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """Learn before the first epoch, not after it, that the file cannot be written."""
+        """Check before the first epoch that the file can be written."""
         check_target(self.path)
         remove_parts(self.path)
-        with suppress(_Enough), beside(self.path):
-            raise _Enough
+        with suppress(_WritableError), beside(self.path):
+            raise _WritableError
 
     def on_epoch_end(self, net: AVIDNet, dataset_train: Any = None, **kwargs: Any) -> None:
-        """Write the file anew."""
+        """Write the file."""
         self.write(net)
 
     def write(self, net: AVIDNet) -> None:
-        """Write the file; an older one stays as it was until the new one is complete.
-
-        Parameters
-        ----------
-        net : AVIDNet
-            At the end of an epoch.
-        """
+        """Write the file; an existing one is replaced once the new one is complete."""
         validation = dict(net.callbacks_)["validation"]
         state = {
             "fingerprint": self.fingerprint,
@@ -189,8 +142,8 @@ class Checkpoint(Callback):  # type: ignore[misc]
         }
         if not self._is_there and self.path.exists():
             raise FileExistsError(
-                f"{self.path} was written by another training meanwhile; give each one a "
-                "checkpoint of its own."
+                f"{self.path} was written by another training in the meantime; give each "
+                "training its own checkpoint."
             )
         file = io.BytesIO()
         torch.save(state, file)
@@ -216,12 +169,12 @@ class Checkpoint(Callback):  # type: ignore[misc]
         if data[: len(MAGIC)] != MAGIC:
             raise self._refusal(f"skavid {versions()['skavid']} did not write it")
         if hashlib.sha256(data[start:]).digest() != data[len(MAGIC) : start]:
-            raise self._refusal("it was cut off or changed")
+            raise self._refusal("it was truncated or changed")
         try:
             state = torch.load(io.BytesIO(data[start:]), map_location="cpu", weights_only=True)
             state["history"] = json.loads(state["history"])
             found = dict(state["fingerprint"])
-        except Exception as error:  # torch does not say what it may raise
+        except Exception as error:  # torch does not document its exceptions
             raise self._refusal("it was changed") from error
         differences = [
             _difference(name, found.get(name), self.fingerprint.get(name))
@@ -231,16 +184,16 @@ class Checkpoint(Callback):  # type: ignore[misc]
         if differences:
             raise ValueError(
                 f"{self.path} is the checkpoint of another training: {', '.join(differences[:3])}"
-                f"{', ...' if len(differences) > 3 else ''}; {CURE}"
+                f"{', ...' if len(differences) > 3 else ''}; {REMEDY}"
             )
         return dict(state)
 
     def _refusal(self, why: str) -> ValueError:
-        return ValueError(f"{self.path} is no checkpoint to go on from: {why}; {CURE}")
+        return ValueError(f"{self.path} is not a checkpoint to continue from: {why}; {REMEDY}")
 
 
-class _Enough(Exception):
-    """What ends a write that only shows that one is possible."""
+class _WritableError(Exception):
+    """Ends a trial write without a file."""
 
 
 def _difference(name: str, then: str | None, now: str | None) -> str:
@@ -250,10 +203,10 @@ def _difference(name: str, then: str | None, now: str | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Let JSON hold what callbacks note."""
+    """Convert values of callbacks for JSON."""
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return value.tolist()
     raise ValueError(
-        f"A callback noted {value!r} in the history, which a checkpoint cannot keep; note numbers "
-        "or text."
+        f"A callback wrote {value!r} to the history, which a checkpoint cannot hold; write "
+        "numbers or text."
     )

@@ -1,4 +1,4 @@
-"""Sections 4.1 and 4.3's protocol as a splitter: train on regular samples, test on both kinds."""
+"""Cross-validation for novelty detection, as in Sec. 4.1 and 4.3."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ _IRREGULAR = "irregular samples (y == -1)"
 
 
 class NoveltyKFold(BaseCrossValidator):  # type: ignore[misc]
-    """K folds for novelty detection: trained on regular samples alone, tested on both kinds.
+    """K-fold cross-validation for novelty detection: train on regular samples, test on both kinds.
 
     Every sample is in exactly one test fold, and each test fold holds regular and irregular
-    samples. An irregular sample is never trained on, nor is a sample of a clip that the same
-    fold tests. Serves any detector that learns from normal samples.
+    samples. Training folds hold no irregular samples and none of a group in the test fold. It is
+    suitable for any detector that is trained on normal samples.
 
     Parameters
     ----------
     n_splits : int, default=5
         Number of folds, at least 2.
     shuffle : bool, default=False
-        Whether to draw the samples of each fold at random. Without it a fold tests samples
-        that follow each other, as neighbours in time do. Where groups are given, only groups
-        of one size and kind change places.
+        Whether to assign samples to folds at random. Without it, test folds hold consecutive
+        samples, such as neighbouring frames. With ``groups``, only groups of the same size and
+        kind are exchanged.
     random_state : int, RandomState instance or None, default=None
-        Seed of the shuffle; pass an int for the same folds at every call.
+        Seed of the shuffle; pass an int for reproducible folds.
 
     See Also
     --------
-    sklearn.model_selection.StratifiedGroupKFold : Keeps groups whole, but trains on both kinds.
+    sklearn.model_selection.StratifiedGroupKFold : Keeps groups together, but trains on both kinds.
 
     Notes
     -----
     A search that refits (``GridSearchCV(refit=True)``) trains its last model on all samples,
-    irregular ones included. Pass ``refit=False`` and fit ``best_params_`` on ``X[y == 1]``
-    where they matter.
+    including irregular ones. Pass ``refit=False`` and fit ``best_params_`` on ``X[y == 1]`` to
+    avoid that.
 
-    ``cross_val_predict`` takes ``decision_function`` together with y for a classifier's. A
-    detector's scores come without y, from
+    With y, ``cross_val_predict`` takes ``decision_function`` for that of a classifier. Obtain the
+    scores of a detector without y, by
     ``cross_val_predict(detector, X, cv=list(cv.split(X, y)), method="decision_function")``.
 
-    Where ``groups`` are given, each group is tested as a whole: large groups are dealt first,
-    each to the fold that has the smallest share of such samples so far. The regular samples of
-    a group that also holds irregular ones train the folds that do not test it. With metadata
-    routing the splitter asks for ``groups`` by default, as ``GroupKFold`` does.
+    With ``groups``, each group is tested as a whole: large groups are assigned first, each to the
+    fold with the smallest share of such samples so far. Regular samples of a group that also
+    holds irregular ones are in the training folds that do not test the group. With metadata
+    routing the splitter requests ``groups`` by default, as ``GroupKFold`` does.
 
     Examples
     --------
@@ -68,7 +68,7 @@ class NoveltyKFold(BaseCrossValidator):  # type: ignore[misc]
     [2 3] [0 1 4]
     [0 1] [2 3 5]
 
-    The samples may be sorted by label, which gives scikit-learn's ``KFold`` folds of one kind:
+    The samples may be sorted by label, for which ``KFold`` would yield folds of one kind:
 
     >>> rng = np.random.default_rng(0)
     >>> X = np.concatenate([rng.normal(size=(90, 2)), rng.normal(5, size=(9, 2))])
@@ -77,7 +77,7 @@ class NoveltyKFold(BaseCrossValidator):  # type: ignore[misc]
     array([1., 1., 1.])
     """
 
-    # Read by scikit-learn's metadata routing: groups are wanted unless the user says otherwise.
+    # For scikit-learn's metadata routing: groups are requested by default.
     __metadata_request__split: ClassVar[dict[str, bool]] = {"groups": True}
 
     n_splits: int
@@ -91,7 +91,7 @@ class NoveltyKFold(BaseCrossValidator):  # type: ignore[misc]
         shuffle: bool = False,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        # scikit-learn's splitters check here, as they have no fit.
+        # Checked here, as in scikit-learn's splitters, which have no fit.
         if not isinstance(n_splits, Integral) or isinstance(n_splits, bool):
             raise TypeError(f"n_splits must be an int. Got {n_splits!r}.")
         if n_splits < 2:
@@ -122,49 +122,49 @@ class NoveltyKFold(BaseCrossValidator):  # type: ignore[misc]
         Returns
         -------
         n_splits : int
-            As given.
+            The number of folds.
         """
         return self.n_splits
 
     def split(
         self, X: Any, y: npt.ArrayLike | None = None, groups: npt.ArrayLike | None = None
     ) -> Iterator[tuple[_Indices, _Indices]]:
-        """Generate the indices of each fold's training and test samples.
+        """Generate the indices of the training and test samples of each fold.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Only its length is read.
+            Only its length is used.
         y : array-like of shape (n_samples,) or (n_samples, ...)
-            1 for regular, -1 for irregular samples. Or masks of bool, where a sample is
-            irregular whose mask is not empty.
+            1 for regular and -1 for irregular samples. Or boolean masks, where a sample is
+            irregular if its mask is not empty.
         groups : array-like of shape (n_samples,), default=None
-            Clip or object that each sample comes from; never both trained on and tested in
-            one fold.
+            Clip or object of each sample; no group is in both the training and the test samples
+            of a fold.
 
         Yields
         ------
         train : ndarray of shape (n_train,)
-            Regular samples alone, in rising order.
+            Regular samples, in ascending order.
         test : ndarray of shape (n_test,)
-            Both kinds, in rising order.
+            Samples of both kinds, in ascending order.
 
         Raises
         ------
         ValueError
-            If y holds other labels, or there are fewer regular or irregular samples (with
-            ``groups``: fewer groups that hold such samples) than folds.
+            If y has other labels, or there are fewer regular or irregular samples (with
+            ``groups``: fewer groups with such samples) than folds.
         """
         X, y, groups = indexable(X, y, groups)
         regular = _check_labels(y)
         check_consistent_length(X, regular)
-        folds = self._deal(regular) if groups is None else self._deal_groups(regular, groups)
+        folds = self._assign(regular) if groups is None else self._assign_groups(regular, groups)
         for fold in range(self.n_splits):
             tested = folds == fold
             yield np.flatnonzero(regular & ~tested), np.flatnonzero(tested)
 
-    def _deal(self, regular: npt.NDArray[np.bool_]) -> _Indices:
-        """Give each sample the fold that tests it; each kind in equal parts."""
+    def _assign(self, regular: npt.NDArray[np.bool_]) -> _Indices:
+        """Assign each sample to a test fold, each kind in equal parts."""
         rng = check_random_state(self.random_state)
         folds = np.empty(len(regular), dtype=np.intp)
         for kind, name in ((regular, _REGULAR), (~regular, _IRREGULAR)):
@@ -176,8 +176,8 @@ class NoveltyKFold(BaseCrossValidator):  # type: ignore[misc]
                 folds[part] = fold
         return folds
 
-    def _deal_groups(self, regular: npt.NDArray[np.bool_], groups: npt.ArrayLike) -> _Indices:
-        """Give each sample the fold that tests its group, so that no fold lacks a kind."""
+    def _assign_groups(self, regular: npt.NDArray[np.bool_], groups: npt.ArrayLike) -> _Indices:
+        """Assign each group to a test fold, so that every fold has both kinds."""
         ids = check_array(groups, input_name="groups", ensure_2d=False, dtype=None)
         _, group = np.unique(column_or_1d(ids), return_inverse=True)
         n_groups = group.max() + 1
@@ -191,8 +191,8 @@ class NoveltyKFold(BaseCrossValidator):  # type: ignore[misc]
         if self.shuffle:
             check_random_state(self.random_state).shuffle(order)
         order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
-        # Mixed groups go first, each to an empty fold while there is one; then the groups of
-        # one kind reach every fold that still lacks it: no fold is left without a kind.
+        # Mixed groups are assigned first, each to an empty fold while there is one; then groups
+        # of one kind reach every fold that still lacks it.
         order = order[np.argsort(-(counts[order] > 0).sum(axis=1), kind="stable")]
         shares = counts / counts.sum(axis=0)
         held = np.zeros((self.n_splits, 2))
@@ -205,13 +205,13 @@ class NoveltyKFold(BaseCrossValidator):  # type: ignore[misc]
     def _check_enough(self, found: int, what: str) -> None:
         if found < self.n_splits:
             raise ValueError(
-                f"n_splits={self.n_splits} needs at least {self.n_splits} {what}, one a fold. "
+                f"n_splits={self.n_splits} needs at least {self.n_splits} {what}, one per fold. "
                 f"Got {found}."
             )
 
 
 def _check_labels(y: Any) -> npt.NDArray[np.bool_]:
-    """Return which samples are regular."""
+    """Check y and return which samples are regular."""
     if y is None:
         raise ValueError(
             "NoveltyKFold needs y: 1 for regular, -1 for irregular samples. Got None."

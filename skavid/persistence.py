@@ -1,7 +1,7 @@
-"""Models on disk without pickle: weights as safetensors, all else as JSON in their header.
+"""Models on disk without pickle: weights as safetensors, other state as JSON in the header.
 
-A file is untrusted: what it says is compared with what it holds before anything is built, and
-nothing in it is run.
+Files are untrusted: their header is compared with their content before anything is built, and
+nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ from skavid.sklearn_private import (
 )
 from skavid.writing import check_target, replace
 
-__all__ = ["FITTED", "load_model", "pack", "save_model", "unpack", "versions"]
+__all__: list[str] = []  # internal to AVIDDetector.save and load
 
-# Rises when a file changes its meaning. What a newer release adds may be missing in older files:
-# a parameter takes its default, an attribute must then be optional below.
+# Incremented when the meaning of a file changes. Additions of a newer release may be missing in
+# older files: a parameter takes its default, and an attribute must be in OPTIONAL.
 FORMAT = 3
 READABLE = (1, 2, 3)
-# Bounds on what a file may ask for.
-MOST_HEADER = 2**22  # bytes of JSON; names of features are most of it
+# Limits for the content of a file.
+MOST_HEADER = 2**22  # bytes of JSON, most of them names of features
 MOST_BYTES = 2**31
 MOST_DIMENSIONS = 8  # of an array
 MOST_PIXELS = 2**15  # of a filter's side
-MOST_MAPS = 2**12  # channels, and a network's width
+MOST_MAPS = 2**12  # channels, and width of a network
 LONGEST_REASON = 500  # characters of an error
 
-# What only serves the training on one machine. A cache, moreover, is read with pickle: a stranger
-# shall not choose it, nor a file to write to.
+# Parameters of a training on one machine. Besides, a cache is read with pickle, so a file must not
+# choose it, nor a file to write to.
 NOT_KEPT = ("callbacks", "memory", "training__checkpoint")
 
 _HUGE = 1e308  # a Python integer may be larger than any float
@@ -90,7 +90,7 @@ FITTED: dict[str, list[Any]] = {
     "extra_": [dict],
     "_is_blind": ["boolean"],
 }
-"""The attributes of a fitted detector that are kept beside its networks, and what they may be."""
+"""The attributes of a fitted detector that are saved beside its networks, with constraints."""
 
 OPTIONAL = {"feature_names_in_", "_trained_on", "extra_", "_is_blind"}
 
@@ -132,7 +132,7 @@ _BUILDERS: dict[str, Any] = {
 """The networks over a feature map, built from these sizes."""
 _STATE = {"format", "versions", "networks", "parameters", "fitted", "model_card"}
 
-# How safetensors names what NumPy names otherwise.
+# NumPy dtypes by their names in safetensors.
 _KINDS = {
     "BOOL": np.dtype(bool),
     "U8": np.dtype(np.uint8), "U16": np.dtype(np.uint16),
@@ -150,20 +150,8 @@ Expected = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def versions() -> dict[str, str]:
-    """Name the releases at work.
-
-    Returns
-    -------
-    versions : dict of str
-        Of skavid, Python and what decides over the last bit of a score.
-
-    Examples
-    --------
-    >>> from skavid.persistence import versions
-    >>> sorted(versions())
-    ['numpy', 'python', 'scikit-learn', 'skavid', 'torch']
-    """
-    # Not by an import statement: the package imports the estimator, which stands above.
+    """Return the releases of skavid, Python and the packages that determine a score exactly."""
+    # Not by an import statement, as skavid is a higher layer.
     package = importlib.import_module("skavid")
     return {
         "skavid": package.__version__,
@@ -180,28 +168,7 @@ def save_model(
     attributes: Mapping[str, Any],
     constraints: Mapping[str, list[Any]],
 ) -> None:
-    """Write a model to one file; an existing file is replaced at the very end, or left as it is.
-
-    Parameters
-    ----------
-    path : str or path
-        Where to; any suffix.
-    parameters : dict
-        The detector's parameters.
-    attributes : dict
-        Its attributes: `FITTED` and both networks.
-    constraints : dict
-        What parameters may be, as scikit-learn writes it.
-
-    Raises
-    ------
-    ValueError
-        If something cannot be kept, see `pack`.
-    OSError
-        If the file cannot be written.
-    ImportError
-        If safetensors is missing.
-    """
+    """Write a model to a file; an existing file is replaced at the end, or left unchanged."""
     path = Path(path)
     check_target(path)
     data = pack(parameters, attributes, constraints)
@@ -213,35 +180,16 @@ def load_model(
     constraints: Mapping[str, list[Any]],
     features: nn.Module | None = None,
 ) -> Kept:
-    """Read a model that `save_model` wrote.
+    """Read an untrusted file that `save_model` wrote.
 
-    Parameters
-    ----------
-    path : str or path
-        The file. It is not trusted.
-    constraints : dict
-        What parameters may be, as scikit-learn writes it.
-    features : Module, default=None
-        The module that the detector looked through, if it was one of the user's.
-
-    Returns
-    -------
-    parameters, attributes : dict
-        As they were saved; both networks are among the attributes.
-
-    Raises
-    ------
-    ValueError
-        If the file is not what `save_model` writes: cut off, changed, of an unknown format, with
-        networks, parameters or thresholds that cannot be.
-    FileNotFoundError
-        If there is no such file.
-    ImportError
-        If safetensors is missing.
+    ``features`` is the module that a detector on the user's own feature map was fitted with.
+    Returns the parameters and the attributes, networks included.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}; give one that AVIDDetector.save wrote.")
+        raise FileNotFoundError(
+            f"There is no file {path}; give one that was written by AVIDDetector.save."
+        )
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         return _read(file, size, constraints, f"{path} cannot be loaded", features)
@@ -252,30 +200,10 @@ def pack(
     attributes: Mapping[str, Any],
     constraints: Mapping[str, list[Any]],
 ) -> bytes:
-    """Turn a model into the bytes of its file.
+    """Serialise a model, and check that the result can be loaded.
 
-    Parameters
-    ----------
-    parameters : dict
-        The detector's parameters. Callbacks, checkpoint, memory and a RandomState become None.
-    attributes : dict
-        Its attributes: `FITTED` and both networks.
-    constraints : dict
-        What parameters may be, as scikit-learn writes it.
-
-    Returns
-    -------
-    data : bytes
-        In the safetensors format, with everything that is no array as JSON in its metadata. It
-        was read back: what is written here can be loaded.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is a function or another object that JSON and arrays cannot hold, or
-        something is not as `load_model` asks for.
-    ImportError
-        If safetensors is missing.
+    The bytes are in the safetensors format, with the state other than arrays as JSON in its
+    metadata. Callbacks, checkpoint, memory and a RandomState become None.
     """
     write = _import_safetensors().numpy.save
     arrays: dict[str, NDArray[Any]] = {}
@@ -301,7 +229,7 @@ def pack(
     }
     for part, network in networks.items():
         if part == "features":
-            continue  # no weights, or those of a package
+            continue  # without weights, or with those of a package
         for name, tensor in network.state_dict().items():
             arrays[f"{part}.{name}"] = np.array(tensor.cpu().numpy(), order="C")
     text = json.dumps(state, allow_nan=False)
@@ -312,20 +240,7 @@ def pack(
 
 
 def unpack(data: bytes, constraints: Mapping[str, list[Any]]) -> Kept:
-    """Turn the bytes of a file back into a model.
-
-    Parameters
-    ----------
-    data : bytes
-        From `pack`. They are not trusted.
-    constraints : dict
-        What parameters may be, as scikit-learn writes it.
-
-    Returns
-    -------
-    parameters, attributes : dict
-        As in `load_model`, which says what is refused.
-    """
+    """Read a model from untrusted bytes, as `load_model` does from a file."""
     return _read(io.BytesIO(data), len(data), constraints, "This model cannot be loaded")
 
 
@@ -337,12 +252,12 @@ def _keepable(name: str, value: Any) -> Any:
         return None
     if isinstance(value, nn.Module):
         raise ValueError(
-            f"{name} is a module, {type(value).__name__}, which a file without code cannot keep."
+            f"{name} is a module, {type(value).__name__}, which a file without code cannot hold."
         )
     if callable(value):
         own = next((own for own, known in CORRUPTIONS.items() if known is value), "synthetic")
         raise ValueError(
-            f"{name} is a function, {value!r}, which a file without code cannot keep; keep the "
+            f"{name} is a function, {value!r}, which a file without code cannot hold; save the "
             f"detector with joblib, or call set_params({name}={own!r}) if it is never fitted "
             "again."
         )
@@ -350,7 +265,7 @@ def _keepable(name: str, value: Any) -> Any:
 
 
 def _encode(value: Any, name: str, arrays: dict[str, NDArray[Any]]) -> Any:
-    """Write a value as JSON; arrays go beside it, and what JSON does not know is marked by $."""
+    """Encode a value as JSON with arrays beside it; types unknown to JSON are marked by $."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | str):
@@ -365,7 +280,7 @@ def _encode(value: Any, name: str, arrays: dict[str, NDArray[Any]]) -> Any:
     if isinstance(value, dict) and all(isinstance(k, str) and k[:1] != "$" for k in value):
         return {key: _encode(item, f"{name}.{key}", arrays) for key, item in value.items()}
     raise ValueError(
-        f"{name} is {value!r}, which a file without code cannot keep; give numbers, text, tuples, "
+        f"{name} is {value!r}, which a file without code cannot hold; give numbers, text, tuples, "
         "lists or arrays."
     )
 
@@ -376,8 +291,8 @@ def _encode_array(value: NDArray[Any], name: str, arrays: dict[str, NDArray[Any]
     native = value.astype(value.dtype.newbyteorder("="), order="C")
     if native.dtype not in _KIND_OF:
         raise ValueError(
-            f"{name} is an array of {value.dtype}, which cannot be kept; convert it to numbers or "
-            "bool."
+            f"{name} is an array of {value.dtype}, which cannot be saved; convert it to numbers "
+            "or bool."
         )
     arrays[f"array.{name}"] = native
     return {
@@ -388,11 +303,11 @@ def _encode_array(value: NDArray[Any], name: str, arrays: dict[str, NDArray[Any]
 
 
 def _sizes(inpainter: Inpainter, detector: Detector) -> dict[str, dict[str, Any]]:
-    """Read the sizes of networks from themselves: parameters may have been set since."""
+    """Read the sizes from the networks, as parameters may have been set since."""
     first, other = (next(network.parameters()) for network in (inpainter, detector))
     return {
         "inpainter": {
-            "n_channels": first.shape[1] - 1,  # one more says what is hidden
+            "n_channels": first.shape[1] - 1,  # one more for the mask
             "width": first.shape[0],
             "depth": inpainter.depth,
             "patch": inpainter.patch,
@@ -442,7 +357,7 @@ def _feature_sizes(
 
 
 def _model_card(parameters: dict[str, Any], fitted: dict[str, Any]) -> dict[str, Any]:
-    """Say in one place what people ask of a model; `load_model` reads none of it."""
+    """Describe the model for readers of the file; `load_model` ignores it."""
     return {
         "what": "AVID, adversarial visual irregularity detection: an inpainter and a detector, "
         "trained on normal images alone; see skavid.AVIDDetector.",
@@ -465,7 +380,7 @@ def _model_card(parameters: dict[str, Any], fitted: dict[str, Any]) -> dict[str,
 
 
 def _fingerprint(module: nn.Module) -> str:
-    """Tell a feature map of the user from others, by its weights and by what it is fed."""
+    """Hash the weights and the input scaling of a user's feature map."""
     fed = {name: getattr(module, name) for name in ("n_channels", "enlarge")}
     fed |= {name: getattr(module, name).tolist() for name in ("mean", "spread")}
     weights = {name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
@@ -514,12 +429,12 @@ def _audit(
         raise ValueError(f"its arrays have {n_bytes:,} bytes, but a file may have {MOST_BYTES:,}.")
     if len(head) + n_bytes != size:
         raise ValueError(
-            f"it has {size:,} bytes, but what it says of itself needs {len(head) + n_bytes:,}; "
-            "it was cut off or changed."
+            f"it has {size:,} bytes, but its header describes {len(head) + n_bytes:,}; it was "
+            "truncated or changed."
         )
     arrays = _arrays(deserialize, head + file.read(n_bytes), expected)
     if _checksum(text, arrays) != checksum:
-        raise ValueError("its content does not fit its checksum; it was damaged or changed.")
+        raise ValueError("its content does not match its checksum; it was damaged or changed.")
     parameters = {name: _decode(value, arrays) for name, value in state["parameters"].items()}
     if state["format"] < FORMAT:
         parameters = _renamed(parameters, state["format"])
@@ -528,11 +443,11 @@ def _audit(
         fitted["object_speed_"] = fitted.pop("object_pace_")
     map_of = state["networks"].get("features", {"kind": None})
     if features is not None and map_of["kind"] != "module":
-        raise ValueError("it has no module of yours as features; leave features out.")
+        raise ValueError("it has no user-defined feature map; leave features out.")
     if map_of["kind"] == "module":
         if features is None:
             raise ValueError(
-                "it looks through a module of yours, which a file without code cannot keep; give "
+                "it has a user-defined feature map, which a file without code cannot hold; pass "
                 "it: AVIDDetector.load(path, features=module)."
             )
         parameters["features"] = features
@@ -548,11 +463,11 @@ def _audit(
 
 
 def _read_head(file: BinaryIO, size: int) -> bytes:
-    """Read the length of the header and the header, if it may be one."""
+    """Read the length of the header and, if that is plausible, the header."""
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or length > size - 8:
-        raise ValueError("it is no file that AVIDDetector.save wrote, or it was cut off.")
+        raise ValueError("it was not written by AVIDDetector.save, or it was truncated.")
     if length > MOST_HEADER:
         raise ValueError(
             f"its header has {length:,} bytes, but may have {MOST_HEADER:,}; names of features "
@@ -566,9 +481,9 @@ def _metadata(header: bytes) -> tuple[str, str]:
         metadata = json.loads(header)["__metadata__"]
         text, checksum = metadata["skavid"], metadata["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError("it is no file that AVIDDetector.save wrote.") from error
+        raise ValueError("it was not written by AVIDDetector.save.") from error
     if len(metadata) != 2 or not isinstance(text, str) or not isinstance(checksum, str):
-        raise ValueError("its metadata must be skavid and sha256, two texts; it was changed.")
+        raise ValueError("its metadata must be the two strings skavid and sha256; it was changed.")
     return text, checksum
 
 
@@ -576,9 +491,9 @@ def _state(text: str) -> dict[str, Any]:
     try:
         state = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
-        raise ValueError("what it says of itself is no JSON; it was changed.") from error
+        raise ValueError("its description is not JSON; it was changed.") from error
     if not isinstance(state, dict):
-        raise ValueError("what it says of itself is no object of JSON; it was changed.")
+        raise ValueError("its description is not a JSON object; it was changed.")
     found = state.get("format")
     if type(found) is not int or found not in READABLE:
         raise ValueError(
@@ -588,12 +503,12 @@ def _state(text: str) -> dict[str, Any]:
     _check_names("entry", state, _STATE, _STATE)
     for name in sorted(_STATE - {"format"}):
         if not isinstance(state[name], dict):
-            raise ValueError(f"its {name} must be an object of JSON. Got {state[name]!r}.")
+            raise ValueError(f"its {name} must be a JSON object. Got {state[name]!r}.")
     return state
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _check_names(what: str, found: Mapping[str, Any], known: set[str], needed: set[str]) -> None:
@@ -608,7 +523,7 @@ def _check_names(what: str, found: Mapping[str, Any], known: set[str], needed: s
 
 
 def _promised(state: dict[str, Any]) -> tuple[dict[str, nn.Module], Expected]:
-    """Build networks without memory, and list the arrays that the file must hold."""
+    """Build networks without memory, and list the arrays that the file must contain."""
     sizes = state["networks"]
     parts = _FEATURE_SIZES if "features" in sizes else _SIZES
     _check_names("network", sizes, set(parts), set(parts))
@@ -635,7 +550,7 @@ def _promised(state: dict[str, Any]) -> tuple[dict[str, nn.Module], Expected]:
     for section in ("parameters", "fitted"):
         for name, kind, shape in _marked(state[section]):
             if name in expected:
-                raise ValueError(f"the array {name!r} stands for two things; it was changed.")
+                raise ValueError(f"the array {name!r} has two meanings; it was changed.")
             expected[name] = kind, shape
     return networks, expected
 
@@ -645,11 +560,11 @@ def _geometry(encoded: Any) -> Geometry:
     for geometry in known:
         if encoded == {"$tuple": list(geometry)}:
             return geometry
-    raise ValueError(f"the regions {encoded!r} are not those of any detector; it was changed.")
+    raise ValueError(f"the regions {encoded!r} do not belong to any detector; it was changed.")
 
 
 def _marked(value: Any) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Find the arrays that JSON names: (name, kind, shape)."""
+    """Yield the arrays that the JSON refers to: (name, kind, shape)."""
     if isinstance(value, dict):
         if "$array" in value:
             yield _check_marker(value)
@@ -694,7 +609,7 @@ def _arrays(deserialize: Any, data: bytes, expected: Expected) -> dict[str, NDAr
 
 def _array(entry: dict[str, Any]) -> NDArray[Any]:
     dtype = _KINDS[entry["dtype"]]
-    # A byte that is neither 0 nor 1 is no bool, and NumPy would count it wrongly.
+    # A byte other than 0 and 1 is not a valid bool for NumPy.
     is_bool = dtype.kind == "b"
     stored = np.dtype(np.uint8) if is_bool else dtype.newbyteorder("<")
     array = np.frombuffer(entry["data"], stored).reshape(entry["shape"])
@@ -723,11 +638,11 @@ def _decode(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
             return np.array(items, dtype=object)
         case {"$float": str(name)} if len(value) == 1 and name in _ODD_FLOATS:
             return float(name)
-    raise ValueError(f"it has {value!r}, which means nothing; it was changed.")
+    raise ValueError(f"it has {value!r}, which has no meaning; it was changed.")
 
 
 def _renamed(parameters: dict[str, Any], file_format: int) -> dict[str, Any]:
-    """Give parameters of files of release 0.1.0 and of trials after it the names of today."""
+    """Rename parameters of older formats, those of release 0.1.0 among them."""
     sigma = parameters.pop("sigma", 1.0)
     if isinstance(sigma, Real) and isinstance(parameters.get("gamma"), Real):
         parameters["gamma"] = float(parameters["gamma"] * sigma)  # the noise was their product
@@ -743,7 +658,7 @@ def _renamed(parameters: dict[str, Any], file_format: int) -> dict[str, Any]:
 def _checked_parameters(
     parameters: dict[str, Any], constraints: Mapping[str, list[Any]]
 ) -> dict[str, Any]:
-    """Check each parameter, and gather those of components."""
+    """Check all parameters, and group those of components."""
     known = {name: rule for name, rule in constraints.items() if name not in COMPONENTS}
     for part, component in COMPONENTS.items():
         rules = component._parameter_constraints
@@ -759,7 +674,7 @@ def _checked_parameters(
 
 
 def _check_fitted(fitted: dict[str, Any], sizes: dict[str, dict[str, Any]]) -> None:
-    """Check the attributes of a fitted detector, and give its regions their type."""
+    """Check the attributes of a fitted detector, and convert its geometry."""
     _check_names("attribute", fitted, set(FITTED), set(FITTED) - OPTIONAL)
     validate_parameter_constraints(FITTED, fitted, "AVIDDetector")
     shape = fitted["image_shape_"]
@@ -791,11 +706,11 @@ def _check_fitted(fitted: dict[str, Any], sizes: dict[str, dict[str, Any]]) -> N
 def _own_features(
     given: nn.Module, image_shape: tuple[int, int, int], kept: dict[str, Any]
 ) -> nn.Module:
-    """Take the module of the user that the detector was fitted with, and no other."""
+    """Check that the given module is the one that the detector was fitted with."""
     module = make_features(given, image_shape)
     if _fingerprint(module) != kept["sha256"]:
         raise ValueError(
-            "features has other weights than the module that it was fitted with; give that one."
+            "features has other weights than the module that it was fitted with; pass that one."
         )
     return module
 
@@ -819,9 +734,9 @@ def _filled(part: str, network: nn.Module, arrays: Mapping[str, NDArray[Any]]) -
                 if isinstance(module, LinearInpainter):
                     module.solve()
         except RuntimeError as error:
-            raise ValueError(f"the {part} has covariances that cannot be.") from error
+            raise ValueError(f"the {part} has impossible covariances.") from error
         return network.eval().requires_grad_(False)
-    # The memory layout of the training: another one may round otherwise.
+    # The memory layout of the training, as another one may round differently.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval().requires_grad_(False)
 

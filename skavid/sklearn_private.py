@@ -1,10 +1,13 @@
-"""What skavid uses of scikit-learn that is not public there, in one place.
+"""The private functions of scikit-learn that skavid uses, in one place.
 
 Checked on scikit-learn 1.7 (the oldest supported) and 1.9. A weekly CI job runs the tests against
-the newest releases; what changes there is mended here.
+the newest releases; adapt this module to changes there.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import HasMethods as HasMethods
@@ -15,8 +18,20 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils._param_validation import validate_params as validate_params
 from sklearn.utils._set_output import _get_output_config
+from sklearn.utils.validation import _check_feature_names_in
 
+check_feature_names_in = _check_feature_names_in
 fit_context = _fit_context
 get_output_config = _get_output_config
 
-__all__: list[str] = []  # nothing here is promised to users
+__all__: list[str] = []  # internal to skavid
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def validated(**constraints: list[Any]) -> Callable[[_Function], _Function]:
+    """Decorate a function so that scikit-learn validates the named parameters."""
+    decorator: Callable[[_Function], _Function] = validate_params(
+        constraints, prefer_skip_nested_validation=True
+    )
+    return decorator

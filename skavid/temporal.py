@@ -1,4 +1,4 @@
-"""Section 3.5, how a video becomes images: frames and their past, stacked as channels."""
+"""Conversion of video to images: frames stacked with past frames as channels (Sec. 3.5)."""
 
 from __future__ import annotations
 
@@ -18,43 +18,48 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skavid.core.images import check_images
 from skavid.core.scene import clip_starts
-from skavid.sklearn_private import Interval, StrOptions, fit_context, get_output_config
+from skavid.sklearn_private import (
+    Interval,
+    StrOptions,
+    check_feature_names_in,
+    fit_context,
+    get_output_config,
+)
 
 __all__ = ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"]
 
 _BLOCK_BYTES = 2**25
-# UCSD Ped2: within clips frames change at most 2.2 times the median, between clips of different
-# times 4.6 to 9.5 times.
+# On UCSD Ped2, frames change by at most 2.2 times the median within clips, and by 4.6 to 9.5 times
+# between clips.
 CUT = 4
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
 class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Stack each frame with its past, section 3.5: a moving thing leaves a coloured trace.
+    """Stack each frame with past frames as channels, so that motion becomes visible (Sec. 3.5).
 
     Frame t becomes an image of several channels, the oldest first::
 
         I'_t = (I_t + I_{t-1}) / 2
         X_t  = <I'_{t-4}, I'_{t-2}, I'_t>
 
-    There are as many stacks as frames: before the first frame of a clip stands that frame
-    again, and :meth:`is_padded` tells which stacks reach there. Nothing is learned but the
-    shape of the frames.
+    There are as many stacks as frames: the first frame of a clip is repeated before it, and
+    :meth:`is_padded` returns which stacks contain repeated frames. Only the shape of the frames
+    is learned.
 
     Parameters
     ----------
     n_channels : int, default=3
-        Moments in a stack.
+        Number of frames in a stack.
     spacing : int, default=2
-        Frames from one moment to the next.
+        Distance between the frames of a stack.
     average : bool, default=True
-        Whether a moment is the mean of its frame and the one before it, I'. False takes the
-        frame itself.
+        Whether to replace each frame by its mean with the previous frame, I'.
     image_shape : tuple (H, W) or (H, W, 3), default=None
-        How to read flat rows. Stacks of flat rows are flat rows.
+        The shape of frames given as flat rows. Their stacks are flat rows, too.
     dtype : {None, "float32"}, default=None
-        Of the stacks. None keeps uint8, means rounded half up; anything else becomes float32
-        in its own units. ``"float32"`` does so with uint8, too, and nothing is rounded.
+        Dtype of the stacks. None keeps uint8, with means rounded half up, and converts other
+        dtypes to float32 in their own units. ``"float32"`` also converts uint8, without rounding.
 
     Attributes
     ----------
@@ -63,22 +68,22 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     n_features_in_ : int
         ``H * W * C``.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the features, where X was a frame with names of strings.
+        Names of the features, if X was a data frame with string names.
 
     See Also
     --------
-    skavid.temporal.concatenate_clips : Makes frames and groups of a list of clips.
+    skavid.temporal.concatenate_clips : Concatenates clips and creates their groups.
 
     Notes
     -----
-    Frames with three channels are reduced to their luma, 0.299 R + 0.587 G + 0.114 B (ITU-R
-    BT.601), which is rounded half up where the stacks are uint8.
+    Frames with three channels are converted to luma, 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601),
+    which is rounded half up if the stacks are uint8.
 
-    ``groups`` keep clips apart. Inside a Pipeline they arrive by metadata routing, and are
-    asked for by default; or stack once, before a search, which is always right as nothing is
-    learned. Once fitted with groups, the stacker refuses to stack without them, rather than
-    to mix clips in silence; never given any, it warns where frames change so abruptly that
-    another clip seems to begin.
+    ``groups`` keep clips apart. Inside a Pipeline they arrive by metadata routing and are
+    requested by default. It is also correct to stack once before a search, as nothing is learned
+    from the data. A stacker that was fitted with groups refuses to stack without them, which
+    would mix clips. Without groups it warns about changes so abrupt that another clip seems to
+    begin.
 
     References
     ----------
@@ -106,8 +111,8 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         "image_shape": [tuple, list, None],
         "dtype": [StrOptions({"float32"}), None],
     }
-    # Read by scikit-learn's metadata routing: clips are wanted unless the user says otherwise,
-    # and ``out`` belongs to direct calls.
+    # For scikit-learn's metadata routing: groups are requested by default, and ``out`` is for
+    # direct calls.
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
     __metadata_request__transform: ClassVar[dict[str, Any]] = {"groups": True, "out": UNUSED}
 
@@ -138,21 +143,16 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like of shape (n_frames, H, W), (n_frames, H, W, 3) or (n_frames, H * W * C)
-            Frames in the order of time.
+            Frames in temporal order.
         y : object
             Ignored, exists for compatibility.
         groups : array-like of shape (n_frames,), default=None
-            Clip of each frame; the frames of a clip follow each other. None: one clip.
+            Clip of each frame; the frames of a clip are consecutive. None: one clip.
 
         Returns
         -------
         self : TemporalStacker
             The fitted stacker.
-
-        Raises
-        ------
-        ValueError
-            If X is no stack of frames of 1 or 3 channels, or a clip is torn apart.
         """
         if groups is not None:
             _clip_starts(groups, X)
@@ -175,24 +175,24 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like of shape (n_frames, H, W), (n_frames, H, W, 3) or (n_frames, H * W * C)
-            Frames in the order of time; a memory map is read in blocks. Their height and width
-            need not be those seen in fit, unless they are flat rows.
+            Frames in temporal order; a memory map is read in blocks. Height and width may differ
+            from those seen in fit, except for flat rows.
         groups : array-like of shape (n_frames,), default=None
-            Clip of each frame; the frames of a clip follow each other. None: one clip.
+            Clip of each frame; the frames of a clip are consecutive. None: one clip.
         out : ndarray of the shape and dtype of the stacks, default=None
-            Where to put them; may be a memory map.
+            Array for the result; may be a memory map.
 
         Returns
         -------
         stacks : ndarray of shape (n_frames, H, W, n_channels) or (n_frames, H * W * n_channels)
-            Of uint8 or float32, see ``dtype``; ``out`` where it was given.
+            Of uint8 or float32, see ``dtype``; ``out`` if it is given.
 
         Raises
         ------
         ValueError
-            If X differs from the frames seen in fit, a clip is torn apart, ``groups`` are
-            missing though fit had them, ``out`` does not fit, or data frames are asked for by
-            `set_output` but X is no flat rows.
+            If X differs from the frames seen in fit, the frames of a clip are not consecutive,
+            ``groups`` are missing although fit had them, ``out`` does not match, or `set_output`
+            requests data frames but X does not consist of flat rows.
         """
         check_is_fitted(self)
         images = check_images(X, estimator=self, fitted_shape=self.image_shape_)
@@ -214,7 +214,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         flat = (n, height * width * self.n_channels)
         shape = flat if np.asarray(X).ndim == 2 else (n, height, width, self.n_channels)
         stacks = np.empty(shape, dtype) if out is None else _check_out(out, shape, dtype, images)
-        # Splitting the last axis of rows is a view whatever their strides.
+        # Splitting the last axis of rows yields a view for any strides.
         change = self._stack(images, starts, stacks.reshape(n, height, width, self.n_channels))
         if groups is None:
             _warn_of_cuts(change)
@@ -228,7 +228,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         groups: npt.ArrayLike | None = None,
         out: npt.NDArray[Any] | None = None,
     ) -> npt.NDArray[Any]:
-        """Fit and stack at once.
+        """Fit the stacker and stack the same frames.
 
         Parameters
         ----------
@@ -244,7 +244,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         stacks : ndarray of shape (n_frames, H, W, n_channels) or (n_frames, H * W * n_channels)
-            As :meth:`transform` gives them.
+            As :meth:`transform` returns them.
         """
         stacks: npt.NDArray[Any] = self.fit(X, groups=groups).transform(X, groups=groups, out=out)
         return stacks
@@ -252,12 +252,12 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def is_padded(
         self, X: npt.ArrayLike, *, groups: npt.ArrayLike | None = None
     ) -> npt.NDArray[np.bool_]:
-        """Tell which stacks reach before the first frame of their clip, and repeat it.
+        """Return which stacks repeat the first frame of their clip.
 
         Parameters
         ----------
         X : array-like of shape (n_frames, ...)
-            Frames or stacks; only their number is read.
+            Frames or stacks; only their number is used.
         groups : array-like of shape (n_frames,), default=None
             Clip of each frame, as in :meth:`transform`.
 
@@ -265,7 +265,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         -------
         padded : ndarray of shape (n_frames,), bool
             True for the first ``(n_channels - 1) * spacing`` frames of a clip, and one more
-            where moments are averaged.
+            if ``average`` is True.
 
         Examples
         --------
@@ -281,12 +281,12 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return padded
 
     def stream(self) -> FrameStream:
-        """Begin to stack a live stream, frame by frame, with the same numbers.
+        """Return an object that stacks a live stream frame by frame, with the same results.
 
         Returns
         -------
         stream : FrameStream
-            Of its own: several can run beside each other. Needs no fit, as nothing is learned.
+            An independent stream; the stacker need not be fitted.
 
         Examples
         --------
@@ -302,49 +302,32 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return FrameStream(self)
 
     def get_feature_names_out(self, input_features: npt.ArrayLike | None = None) -> Any:
-        """Name the columns of stacked flat rows.
+        """Return the names of the columns of stacked flat rows.
 
         Parameters
         ----------
         input_features : array-like of str of shape (`n_features_in_`,), default=None
-            Names of the rows' features; by default those seen in fit, or ``x0``, ``x1``, ...
+            Names of the features; by default those seen in fit, or ``x0``, ``x1``, ...
 
         Returns
         -------
         names : ndarray of shape (H * W * n_channels,), object
-            The pixel's name and its moment: ``x0_t-4``, ``x0_t-2``, ``x0_t``. A pixel of
+            The name of the pixel and its time: ``x0_t-4``, ``x0_t-2``, ``x0_t``. A pixel of
             colour frames has the name of its first channel.
-
-        Raises
-        ------
-        ValueError
-            If ``input_features`` are not the features seen in fit.
         """
         check_is_fitted(self)
-        fitted = getattr(self, "feature_names_in_", None)
-        if input_features is None:
-            generated = [f"x{index}" for index in range(self.n_features_in_)]
-            names = np.asarray(generated if fitted is None else fitted, dtype=object)
-        else:
-            names = np.asarray(input_features, dtype=object)
-            if fitted is not None and not np.array_equal(names, fitted):
-                raise ValueError("input_features is not equal to feature_names_in_")
-            if len(names) != self.n_features_in_:
-                raise ValueError(
-                    "input_features should have length equal to number of features "
-                    f"({self.n_features_in_}), got {len(names)}"
-                )
+        names = check_feature_names_in(self, input_features)
         moments = [f"t-{lag}" if lag else "t" for lag in self._lags()]
         pixels = names[:: self.image_shape_[2]]
         return np.array([f"{pixel}_{moment}" for pixel in pixels for moment in moments], object)
 
     def __sklearn_tags__(self) -> Tags:
-        """Tell scikit-learn that float32 is kept, and that X may have three dimensions.
+        """Declare to scikit-learn that float32 is preserved and that X may have three dimensions.
 
         Returns
         -------
         tags : Tags
-            Of the stacker.
+            The tags of the stacker.
         """
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
@@ -352,11 +335,11 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _lags(self) -> range:
-        """How many frames ago each channel was, the oldest first."""
+        """Return the delay of each channel in frames, the oldest first."""
         return range((self.n_channels - 1) * self.spacing, -1, -self.spacing)
 
     def _reach(self) -> int:
-        """How many frames back a stack looks."""
+        """Return how many past frames a stack depends on."""
         return self._lags()[0] + bool(self.average)
 
     def _out_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -366,11 +349,11 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _stack(
         self, images: npt.NDArray[Any], starts: npt.NDArray[np.intp], stacks: npt.NDArray[Any]
     ) -> npt.NDArray[np.float64]:
-        """Fill ``stacks`` in blocks of frames that follow each other; return their changes."""
+        """Fill ``stacks`` in blocks of consecutive frames; return the change of each frame."""
         n, *shape = images.shape
         change = np.zeros(n)
         reach = self._reach()
-        # Each block reads what its first stacks reach back to, so it is no shorter than that.
+        # Each block also reads the past frames of its first stacks, so it is at least as long.
         step = max(_BLOCK_BYTES // (4 * math.prod(shape)), reach, 1)
         for begin in range(0, n, step):
             end, first = min(begin + step, n), max(begin - reach, 0)
@@ -393,12 +376,12 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class FrameStream:
-    """Stack a live stream, frame by frame: what :meth:`skavid.TemporalStacker.stream` returns.
+    """Stack a live stream frame by frame, as :meth:`skavid.TemporalStacker.stream` returns it.
 
     Parameters
     ----------
     stacker : TemporalStacker
-        Whose parameters to use, as they are now.
+        The stacker whose current parameters are used.
 
     Examples
     --------
@@ -417,23 +400,18 @@ class FrameStream:
         self._kind: tuple[tuple[int, int, int], np.dtype[Any]] | None = None
 
     def push(self, frame: npt.ArrayLike) -> npt.NDArray[Any]:
-        """Take the next frame.
+        """Add the next frame and return its stack.
 
         Parameters
         ----------
         frame : array-like of shape (H, W), (H, W, 3) or (H * W * C,)
-            Of the shape and dtype of the frames before it; a flat row is read by the
-            stacker's ``image_shape``.
+            A frame of the shape and dtype of those before it; a flat row has the ``image_shape``
+            of the stacker.
 
         Returns
         -------
         stack : ndarray of shape (H, W, n_channels)
-            The row that :meth:`skavid.TemporalStacker.transform` gives for this frame.
-
-        Raises
-        ------
-        ValueError
-            If the frame is none, or differs from those before it in shape or dtype.
+            The row that :meth:`skavid.TemporalStacker.transform` returns for this frame.
         """
         frames: list[Any] = [frame]
         image = check_images(
@@ -453,13 +431,13 @@ class FrameStream:
         self._kind = kind
         grey = _to_grey(image, self._stacker._out_dtype(image.dtype))[0]
         moment = _mean(grey, self._last) if self._stacker.average and self._moments else grey
-        # Before the first frame stands that frame, again and again.
+        # The first frame is repeated before it.
         self._moments.extend([moment] * (1 if self._moments else self._reach + 1))
         self._last = grey
         return np.stack([self._moments[-1 - lag] for lag in self._stacker._lags()], axis=-1)
 
     def reset(self) -> None:
-        """Forget the frames so far: the next one begins a clip."""
+        """Forget all frames, so that the next one begins a clip."""
         self._moments.clear()
         self._kind = None
 
@@ -467,24 +445,19 @@ class FrameStream:
 def concatenate_clips(
     clips: Sequence[npt.ArrayLike],
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
-    """Make one array of several clips, and the groups that keep them apart.
+    """Concatenate clips to one array, and create the groups that keep them apart.
 
     Parameters
     ----------
     clips : sequence of array-like of shape (n_frames, H, W) or (n_frames, H, W, C)
-        Of one dtype and one frame shape; their lengths may differ.
+        Clips of the same dtype and frame shape; their lengths may differ.
 
     Returns
     -------
     frames : ndarray of shape (n_frames of all clips, H, W) or (..., H, W, C)
         One clip after the other.
     groups : ndarray of shape (n_frames of all clips,), int
-        Which of the clips a frame is from: 0, 1, ...
-
-    Raises
-    ------
-    ValueError
-        If there is no clip, or one differs from the first in frame shape or dtype.
+        Index of the clip of each frame: 0, 1, ...
 
     Examples
     --------
@@ -514,27 +487,22 @@ def concatenate_clips(
 def causal_mean(
     maps: npt.ArrayLike, n_frames: int, *, groups: npt.ArrayLike | None = None
 ) -> npt.NDArray[np.float32]:
-    """Average each frame with those before it: alarms that last, none of a single frame.
+    """Average each frame with those before it, to suppress alarms of single frames.
 
     Parameters
     ----------
     maps : array-like of shape (n_frames of all clips, ...)
-        Evidence or scores in their order of time.
+        Evidence or scores in temporal order.
     n_frames : int
-        How many frames are averaged, this one included; 1 leaves them as they are.
+        Number of frames to average, including the current one; 1 changes nothing.
     groups : array-like of shape (n_frames of all clips,), default=None
-        Clip ids; the frames of a clip are consecutive. None: all are one clip.
+        Clip of each frame; the frames of a clip are consecutive. None: one clip.
 
     Returns
     -------
     means : ndarray of the same shape, float32
-        The first frames of a clip are averaged with what there is. No frame sees a later one,
-        nor another clip's, so that a live stream gives the same.
-
-    Raises
-    ------
-    ValueError
-        If n_frames is not a whole number above 0, or groups tear a clip apart.
+        At the beginning of a clip fewer frames are averaged. Results do not depend on later
+        frames or on other clips, so a live stream gives the same.
 
     Examples
     --------
@@ -556,7 +524,7 @@ def causal_mean(
 
 
 def _to_grey(images: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Reduce (n, H, W, C) to the luma of (n, H, W), by ITU-R BT.601, in the stacks' dtype."""
+    """Convert (n, H, W, C) to luma, (n, H, W), by ITU-R BT.601, in the dtype of the stacks."""
     if dtype == np.uint8 and images.shape[3] == 3:
         red, green, blue = np.moveaxis(images.astype(np.uint32), -1, 0)
         return np.asarray((299 * red + 587 * green + 114 * blue + 500) // 1000, dtype)
@@ -571,15 +539,15 @@ def _to_grey(images: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]
 
 
 def _mean(frames: npt.NDArray[Any], before: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """I', the mean of two frames; of uint8 rounded half up."""
+    """Compute I', the mean of two frames; uint8 is rounded half up."""
     if frames.dtype == np.uint8:
         return np.asarray((frames.astype(np.uint16) + before + 1) // 2, np.uint8)
-    # Halved before they are added, which cannot overflow.
+    # Halved before the addition, which cannot overflow then.
     return np.asarray(np.float32(0.5) * frames + np.float32(0.5) * before)
 
 
 def _clip_starts(groups: npt.ArrayLike | None, frames: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Give each frame the first frame of its clip."""
+    """Return the index of the first frame of the clip of each frame."""
     if groups is None:
         return clip_starts(np.shape(frames)[0], None)
     check_consistent_length(frames, groups)
@@ -588,16 +556,16 @@ def _clip_starts(groups: npt.ArrayLike | None, frames: npt.ArrayLike) -> npt.NDA
 
 
 def _warn_of_cuts(change: npt.NDArray[np.float64]) -> None:
-    """Warn where frames look as if another clip began, as nobody said that it does."""
+    """Warn if a clip seems to begin within frames without groups."""
     usual = np.median(change)
     known = len(change) >= 10 and usual > 0
     cuts = np.flatnonzero(change > CUT * usual)
     if known and len(cuts):
         shown = ", ".join(str(index) for index in cuts[:5]) + (", ..." if len(cuts) > 5 else "")
         warnings.warn(
-            f"X changes at frame {shown} more than {CUT} times as much as usual, as where a clip "
-            "begins; if one does, pass groups= (inside a Pipeline by metadata routing), so that "
-            "no stack mixes clips. Zeros say that it is a single one.",
+            f"X changes at frame {shown} more than {CUT} times as much as usual, as at the "
+            "beginning of a clip; if there are several clips, pass groups= (inside a Pipeline by "
+            "metadata routing), so that no stack mixes clips. Zeros declare a single clip.",
             UserWarning,
             stacklevel=4,
         )
@@ -609,7 +577,7 @@ def _check_out(
     dtype: np.dtype[Any],
     images: npt.NDArray[Any],
 ) -> npt.NDArray[Any]:
-    """Check an array that a user gave for the stacks."""
+    """Check an array for the stacks."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be an ndarray. Got {type(out).__name__}.")
     if out.shape != shape or out.dtype != dtype:
@@ -619,5 +587,5 @@ def _check_out(
     if not out.flags.writeable:
         raise ValueError("out is read-only; open it for writing, such as with mode='r+'.")
     if np.may_share_memory(out, images):
-        raise ValueError("out must not share memory with X; give an array of its own.")
+        raise ValueError("out must not share memory with X; pass a separate array.")
     return out

@@ -631,7 +631,7 @@ def test_what_a_broken_video_has_is_scored_with_a_note(capsys, place, tmp_path):
     assert 0 < n < 30
     assert re.fullmatch(
         rf"Note: cut\.mp4 is broken after {n} frames?, at \d\.\d\d s: .*; {30 - n} of 30 frames "
-        r"cannot be read\. Get it anew\.\n",
+        r"cannot be read\. Get a new copy\.\n",
         err,
     )
     code, out, _ = run(capsys, "segment", place / "model", "cut.mp4", "--json")
@@ -644,7 +644,7 @@ def test_what_comes_before_and_behind_a_damaged_picture_is_scored(capsys, place,
     code, out, err = run(capsys, "score", place / "model", "frames", "--json")
     assert (code, len([json.loads(line) for line in out.splitlines()])) == (0, 29)
     assert "is broken after 12 frames, at 0.48 s: 012.png cannot be read" in err
-    assert err.endswith("; 1 of 30 frames cannot be read. Get it anew.\n")
+    assert err.endswith("; 1 of 30 frames cannot be read. Get a new copy.\n")
 
 
 @pytest.mark.parametrize(
@@ -687,7 +687,7 @@ def test_what_comes_before_and_behind_a_damaged_picture_is_scored(capsys, place,
         (
             ["{place}/model", "{place}/labels.txt", "-o", "scores.csv"],
             "{place}/labels.txt is no video that FFmpeg can read; give a video, or a folder of "
-            "pictures.",
+            "images.",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Puzzles of digits against a slow definition; readers against files made here and real ones."""
+"""Puzzles compared with a slow definition; readers tested on generated and on real files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from skavid.video import BrokenVideoError, read_frames
 
 
 def coded_digits(n_each=6, side=4, first=0):
-    """Return pictures that tell which they are: one grey a picture."""
+    """Return images with one grey level per image."""
     labels = np.repeat(np.arange(10), n_each)
     greys = first + np.arange(len(labels), dtype=np.uint8)
     return np.broadcast_to(greys[:, None, None], (len(labels), side, side)).copy(), labels
@@ -201,11 +201,11 @@ def test_bytes_of_the_right_size_are_left_as_they_are():
     [
         (
             {"digits": np.ones((20, 16))},
-            "digits must be pictures of shape (n_digits, h, w). Got (20, 16).",
+            "digits must be images of shape (n_digits, h, w). Got (20, 16).",
         ),
         (
             {"labels": np.arange(7)},
-            "digits has 20 pictures, but labels has the shape (7,); give one label a picture.",
+            "digits has 20 images, but labels has the shape (7,); give one label per image.",
         ),
         (
             {"digits": np.zeros((20, 4, 4))},
@@ -217,13 +217,13 @@ def test_bytes_of_the_right_size_are_left_as_they_are():
         ),
         (
             {"test_digits": np.ones((20, 4, 4))},
-            "test_digits has 20 pictures, but test_labels has the shape (); give one label a "
-            "picture.",
+            "test_digits has 20 images, but test_labels has the shape (); give one label per "
+            "image.",
         ),
         (
             {"test_digits": np.ones((20, 5, 4)), "test_labels": np.arange(20) % 10},
-            "test_digits has pictures of 5 x 4 float64, but digits has pictures of 4 x 4 "
-            "float64; bring them to one size and dtype.",
+            "test_digits has images of 5 x 4 float64, but digits has images of 4 x 4 float64; "
+            "convert them to one size and dtype.",
         ),
         (
             {"test_labels": np.arange(20) % 10},
@@ -231,12 +231,12 @@ def test_bytes_of_the_right_size_are_left_as_they_are():
         ),
         (
             {"withheld": 11},
-            "labels leave no digit 11 to test with; withhold another digit or give more pictures.",
+            "labels leave no digit 11 to test with; withhold another digit or give more images.",
         ),
         (
             {"labels": np.full(20, 3)},
             "labels leave no digit other than 3 to train with; withhold another digit or give "
-            "more pictures.",
+            "more images.",
         ),
         (
             {"grid": 0},
@@ -293,26 +293,26 @@ GOOD = idx_bytes(np.arange(12, dtype=np.uint8).reshape(3, 4))
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("empty", b"", "is not an IDX file of bytes; its head is b''."),
-        ("text", b"label,pixel", "is not an IDX file of bytes; its head is b'labe'."),
+        ("empty", b"", "is not an IDX file of bytes; its header is b''."),
+        ("text", b"label,pixel", "is not an IDX file of bytes; its header is b'labe'."),
         (
             "floats",
             b"\0\0\x0d\x01" + GOOD[4:],
-            "is not an IDX file of bytes; its head is b'\\x00\\x00\\r\\x01'.",
+            "is not an IDX file of bytes; its header is b'\\x00\\x00\\r\\x01'.",
         ),
         (
             "scalar",
             b"\0\0\x08\0\x07",
-            "is not an IDX file of bytes; its head is b'\\x00\\x00\\x08\\x00'.",
+            "is not an IDX file of bytes; its header is b'\\x00\\x00\\x08\\x00'.",
         ),
         (
             "deep",
             b"\0\0\x08\x05" + b"\0\0\0\x01" * 5 + b"\x07",
-            "is not an IDX file of bytes; its head is b'\\x00\\x00\\x08\\x05'.",
+            "is not an IDX file of bytes; its header is b'\\x00\\x00\\x08\\x05'.",
         ),
-        ("head", GOOD[:9], "is cut off within its head; get it anew."),
-        ("short", GOOD[:-2], "should hold 12 bytes, but holds 10; get it anew."),
-        ("long", GOOD + b"!", "should hold 12 bytes, but holds more; get it anew."),
+        ("head", GOOD[:9], "is truncated within its header; get a new copy."),
+        ("short", GOOD[:-2], "should hold 12 bytes, but holds 10; get a new copy."),
+        ("long", GOOD + b"!", "should hold 12 bytes, but holds more; get a new copy."),
         (
             "huge",
             b"\0\0\x08\x03" + b"\xff" * 12,
@@ -323,18 +323,18 @@ GOOD = idx_bytes(np.arange(12, dtype=np.uint8).reshape(3, 4))
             b"\0\0\x08\x01\x80\0\0\x01",
             "claims to hold 2147483649 bytes, more than 2 GiB.",
         ),
-        ("plain.gz", GOOD, "is cut off or damaged, or not gzipped; get it anew."),
+        ("plain.gz", GOOD, "is truncated or damaged, or not gzipped; get a new copy."),
         (
             "short.gz",
             gzip.compress(GOOD, mtime=0)[:-9],
-            "is cut off or damaged, or not gzipped; get it anew.",
+            "is truncated or damaged, or not gzipped; get a new copy.",
         ),
         (
             "damaged.gz",
             gzip.compress(GOOD, mtime=0)[:12]
             + b"\xff\xff\xff\xff"
             + gzip.compress(GOOD, mtime=0)[16:],
-            "is cut off or damaged, or not gzipped; get it anew.",
+            "is truncated or damaged, or not gzipped; get a new copy.",
         ),
     ],
 )
@@ -364,7 +364,7 @@ def test_mnist_is_read_whole(real_data):
 
 @pytest.fixture(params=["tif", "jpg"])
 def ped2(tmp_path, request):
-    """Two clips each of three to eleven frames; the frames tell clip and number by their grey."""
+    """Two clips of three to eleven frames, whose grey level encodes clip and number."""
     image = pytest.importorskip("PIL.Image")
     root = tmp_path / "UCSDped2"
     for part, lengths in (("Train", (3, 11)), ("Test", (11, 4))):
@@ -447,7 +447,7 @@ def test_a_missing_mask_or_frame_is_told(ped2, folder, n_frames, n_masks):
     next(path for path in (ped2 / "Test" / folder).glob("[0-9f]*")).unlink()
     message = (
         f"{ped2 / 'Test' / 'Test002'} has {n_frames} frames, but Test002_gt beside it has "
-        f"{n_masks} masks; unpack the archive anew."
+        f"{n_masks} masks; unpack the archive again."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_ucsd_ped2(ped2, subset="test")
@@ -477,7 +477,7 @@ def test_an_unknown_subset_is_refused(tmp_path):
 
 def test_without_pillow_the_error_says_what_to_install(ped2, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    message = "Pictures need Pillow; pip install 'skavid[image]'."
+    message = "Images need Pillow; pip install 'skavid[image]'."
     with pytest.raises(ImportError, match=f"^{re.escape(message)}$"):
         load_ucsd_ped2(ped2)
 
@@ -606,7 +606,7 @@ def test_ped1s_intervals_have_their_published_number_of_irregular_frames(tmp_pat
 def test_a_list_of_intervals_that_is_none_is_refused(tmp_path):
     path = tmp_path / "UCSDped1.m"
     path.write_bytes(b"{1}.gt_frame = [" * 5000)
-    message = f"{path} is larger than 65536 bytes; it is no list of frames."
+    message = f"{path} is larger than 65536 bytes; it is not a list of frames."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read_intervals(path, np.ones(3, dtype=int))
     path.write_bytes(path.read_bytes()[:65000])
@@ -639,8 +639,8 @@ def test_lists_of_intervals_that_do_not_fit_are_refused(ped1, rows, told):
 def test_clips_with_neither_masks_nor_intervals_are_refused(ped1):
     (ped1 / "Test" / "UCSDped1.m").unlink()
     message = (
-        f"{ped1 / 'Test'} lacks UCSDped1.m, and Test002 no masks: nothing tells their labels; "
-        "UCSDped1 comes from http://www.svcl.ucsd.edu/projects/anomaly/dataset.htm."
+        f"{ped1 / 'Test'} lacks UCSDped1.m, and Test002 no masks, so that their labels are "
+        "unknown; UCSDped1 comes from http://www.svcl.ucsd.edu/projects/anomaly/dataset.htm."
     )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         load_ucsd_ped1(ped1, subset="test")
@@ -773,7 +773,7 @@ def test_a_umn_video_of_another_length_is_refused(tmp_path):
     path = tmp_path / "Crowd-Activity-All.avi"
     write_video(path, np.zeros((9, 16, 16), dtype=np.uint8))
     message = (
-        f"{path} has 9 frames, but the known labels belong to a video of 7739; get it from "
+        f"{path} has 9 frames, but the labels belong to a video of 7739; get it from "
         "http://mha.cs.umn.edu/proj_events.shtml."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -852,7 +852,7 @@ def test_cells_of_avenues_masks_that_are_no_numbers_are_refused(avenue):
     cells = np.empty((1, 5), dtype=object)
     cells[0, :] = "eval"
     savemat(path, {"volLabel": cells})
-    message = f"{path} is no file of masks (volLabel); get it anew."
+    message = f"{path} is no file of masks (volLabel); get a new copy."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_avenue(avenue[0], subset="test")
 
@@ -950,7 +950,7 @@ def test_a_video_with_more_frames_than_masks_is_told(avenue):
     path = avenue[0] / "testing_videos" / "02.avi"
     write_video(path, np.zeros((6, 16, 18), dtype=np.uint8))
     message = (
-        f"{path} has 6 frames, but 2_label.mat beside it has 5 masks; unpack the archive anew."
+        f"{path} has 6 frames, but 2_label.mat beside it has 5 masks; unpack the archive again."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_avenue(avenue[0], subset="test")
@@ -959,7 +959,9 @@ def test_a_video_with_more_frames_than_masks_is_told(avenue):
 def test_masks_that_would_run_code_are_not_loaded(shanghaitech):
     path = shanghaitech / "testing" / "test_pixel_mask" / "01_0014.npy"
     np.save(path, np.array([print], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=re.escape(f"{path} is no array of masks; get it anew.")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{path} is no array of masks; get a new copy.")
+    ):
         load_shanghaitech(shanghaitech, subset="test")
 
 
@@ -1108,7 +1110,7 @@ def test_a_folder_of_videos_folders_or_pictures_is_read(tmp_path):
     pictures = load_folder(tmp_path / "a" / "clip9")
     assert pictures.names == ["001.png", "002.png", "003.png"]
     (tmp_path / "none").mkdir()
-    message = f"{tmp_path / 'none'} holds no video, no folder of pictures and no picture."
+    message = f"{tmp_path / 'none'} holds no video, no folder of images and no image."
     with pytest.raises(ValueError, match=re.escape(message)):
         load_folder(tmp_path / "none")
 
@@ -1141,7 +1143,7 @@ def test_a_folder_of_videos_folders_or_pictures_is_read(tmp_path):
         (
             lambda folder: load_mvtec(folder, "bottle"),
             "bottle/train",
-            "holds no pictures good/000.png; MVTec AD comes from "
+            "holds no images good/000.png; MVTec AD comes from "
             "https://www.mvtec.com/company/research/datasets/mvtec-ad, unpacked as "
             "CATEGORY/train/good/000.png, CATEGORY/test/DEFECT/000.png and "
             "CATEGORY/ground_truth/DEFECT/000_mask.png.",

@@ -449,7 +449,7 @@ FIT_ERRORS = {
     "constant images": (
         {},
         {"X": np.full((5, 8, 8), 3.0)},
-        "X is constant (every pixel is 3.0); there is nothing to learn from it: give images that "
+        "X is constant (every pixel is 3.0), so nothing can be learned from it; give images that "
         "differ.",
     ),
     "one image": (
@@ -514,7 +514,7 @@ FIT_ERRORS = {
         {"image_shape": (5, 5)},
         {"X": NORMAL.reshape(24, -1)},
         "X has rows of 192 features, but image_shape=(5, 5) needs 25; give the height, width and "
-        "channels of your images.",
+        "channels of the images.",
     ),
     "an image_shape without pixels": (
         {"image_shape": (0, 5)},
@@ -868,14 +868,15 @@ def test_what_ignored_pixels_of_a_video_hold_changes_nothing():
 @pytest.mark.parametrize(("ignore_mask", "message"), [
     (
         np.zeros((16, 12), np.uint8),
-        "ignore must be a boolean array of shape (H, W), True where pixels do not count. Got "
-        "uint8 of shape (16, 12); write mask > 0 for a picture.",
+        "ignore_mask must be a boolean array of shape (H, W), True where pixels do not count. Got "
+        "uint8 of shape (16, 12); write mask > 0 for an image.",
     ),
     (
         np.zeros((12, 16), bool),
-        "ignore has the shape (12, 16), but the images have (16, 12); give one value a pixel.",
+        "ignore_mask has the shape (12, 16), but the images have (16, 12); give one "
+        "value per pixel.",
     ),
-    (np.ones((16, 12), bool), "ignore leaves no pixel that counts; leave some False."),
+    (np.ones((16, 12), bool), "ignore_mask leaves no pixel that counts; leave some False."),
 ])  # fmt: skip
 def test_pixels_to_ignore_that_make_no_sense_are_refused(ignore_mask, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

@@ -1,4 +1,4 @@
-"""What is left when a process is killed, a disk is full, or a file is gone."""
+"""Files after a process was killed, on a full disk, or without an input."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_after_an_interruption_the_best_networks_are_kept_and_the_fit_goes_on(un
     assert_same(fit(detector.set_params(callbacks=None)), undisturbed["images"])
 
 
-CURE = "remove it, or name another file."
+REMEDY = "remove it, or give another file name."
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ CURE = "remove it, or name another file."
 )
 def test_the_checkpoint_of_other_parameters_is_refused_and_stays(state, parameters, difference):
     before = state.read_bytes()
-    message = f"{state} is the checkpoint of another training: {difference}; {CURE}"
+    message = f"{state} is the checkpoint of another training: {difference}; {REMEDY}"
     refused(ValueError, message, lambda: fit(game("images", checkpoint=state, **parameters)))
     assert state.read_bytes() == before
 
@@ -310,9 +310,11 @@ def test_the_checkpoint_of_other_images_clips_or_releases_is_refused(state, monk
     other = NORMAL.copy()
     other[5, 3, 3] ^= 1
     groups = np.repeat([0, 1], 12)
-    refused(ValueError, f"{said}X is another; {CURE}", lambda: detector.fit(other))
+    refused(ValueError, f"{said}X is another; {REMEDY}", lambda: detector.fit(other))
     refused(
-        ValueError, f"{said}groups is another; {CURE}", lambda: detector.fit(NORMAL, groups=groups)
+        ValueError,
+        f"{said}groups is another; {REMEDY}",
+        lambda: detector.fit(NORMAL, groups=groups),
     )
     now = {"skavid": "9.9", "torch": torch.__version__, "numpy": np.__version__}
     monkeypatch.setattr("skavid.checkpoint.versions", lambda: now)
@@ -326,7 +328,7 @@ def test_a_search_with_one_checkpoint_is_refused_at_its_second_fit(tmp_path):
     search = GridSearchCV(
         detector, {"alpha": [0.1]}, cv=NoveltyKFold(2), scoring="roc_auc", error_score="raise"
     )
-    message = f"{tmp_path / 'state'} is the checkpoint of another training: X is another; {CURE}"
+    message = f"{tmp_path / 'state'} is the checkpoint of another training: X is another; {REMEDY}"
     refused(ValueError, message, lambda: search.fit(NORMAL, labels))
 
 
@@ -335,8 +337,8 @@ def test_a_search_with_one_checkpoint_is_refused_at_its_second_fit(tmp_path):
     [
         (lambda data: b"{}", f"skavid {skavid.__version__} did not write it"),
         (lambda data: b"", f"skavid {skavid.__version__} did not write it"),
-        (lambda data: data[: len(data) // 2], "it was cut off or changed"),
-        (lambda data: data[:-9] + b"x" + data[-8:], "it was cut off or changed"),
+        (lambda data: data[: len(data) // 2], "it was truncated or changed"),
+        (lambda data: data[:-9] + b"x" + data[-8:], "it was truncated or changed"),
         (lambda data: sealed(b"no zip archive"), "it was changed"),
         (lambda data: sealed(pickled(Harm())), "it was changed"),
     ],
@@ -344,7 +346,7 @@ def test_a_search_with_one_checkpoint_is_refused_at_its_second_fit(tmp_path):
 def test_a_file_that_is_no_whole_checkpoint_is_refused_and_stays(state, spoil, why):
     spoiled = spoil(state.read_bytes())
     state.write_bytes(spoiled)
-    message = f"{state} is no checkpoint to go on from: {why}; {CURE}"
+    message = f"{state} is not a checkpoint to continue from: {why}; {REMEDY}"
     refused(ValueError, message, lambda: fit(game("images", checkpoint=state)))
     assert state.read_bytes() == spoiled
 
@@ -357,7 +359,7 @@ def test_a_checkpoint_whose_weights_have_other_shapes_is_refused(state):
     file = io.BytesIO()
     torch.save(content, file)
     state.write_bytes(sealed(file.getvalue()))
-    message = f"{state} is no checkpoint to go on from: it was changed; {CURE}"
+    message = f"{state} is not a checkpoint to continue from: it was changed; {REMEDY}"
     refused(ValueError, message, lambda: fit(game("images", checkpoint=state)))
 
 
@@ -410,7 +412,8 @@ def test_two_trainings_at_once_do_not_overwrite_each_other(tmp_path):
             path.write_bytes(b"of the other")
 
     message = (
-        f"{path} was written by another training meanwhile; give each one a checkpoint of its own."
+        f"{path} was written by another training in the meantime; give each training its own "
+        "checkpoint."
     )
     detector = game("images", checkpoint=path, callbacks=[Other()])
     refused(FileExistsError, message, lambda: fit(detector))
@@ -423,7 +426,7 @@ def test_a_history_that_cannot_be_kept_is_told(tmp_path):
             net.history.record("odd", {1, 2})
 
     message = (
-        "A callback noted {1, 2} in the history, which a checkpoint cannot keep; note numbers or "
+        "A callback wrote {1, 2} to the history, which a checkpoint cannot hold; write numbers or "
         "text."
     )
     detector = game("images", checkpoint=tmp_path / "state", callbacks=[Note()])
@@ -689,8 +692,8 @@ def test_commands_tell_of_an_array_that_is_cut_off_while_it_is_read(
     shutil.copy(place / "array.npy", array)
     after(monkeypatch, 2, lambda: os.truncate(array, 5000))
     line = (
-        f"skavid {verb}: {array} was cut off while it was read, after 12 of 24 images; get it "
-        "anew."
+        f"skavid {verb}: {array} was cut off while it was read, after 12 of 24 images; get a "
+        "new copy."
     )
     assert run(capsys, *command(place, target, "arrays", array)) == (2, line)
     array.unlink()

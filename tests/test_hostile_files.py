@@ -20,7 +20,8 @@ from scipy.io import savemat
 from skavid import AVIDDetector
 from skavid.components import nested
 from skavid.datasets.clips import mat_masks
-from skavid.video.files import _FFMPEG, load_frames
+from skavid.video import load_frames
+from skavid.video.decoding import FFMPEG
 from tests.hostile import Reader, damages
 
 av = pytest.importorskip("av")
@@ -218,15 +219,15 @@ def safetensors(n_bytes):
 
 
 def broken(reason):
-    return "{path} is broken: {path.name} cannot be read, " + reason + ". Get it anew."
+    return "{path} is broken: {path.name} cannot be read, " + reason + ". Get a new copy."
 
 
 BOMB = broken(
     "it claims more than 178956970 pixels, which Pillow takes for an attack "
     "(PIL.Image.MAX_IMAGE_PIXELS)"
 )
-NO_ARRAY = "{path} is no array that NumPy wrote; get it anew."
-NO_VIDEO = "{path} is no video that FFmpeg can read; give a video, or a folder of pictures."
+NO_ARRAY = "{path} is no array that NumPy wrote; get a new copy."
+NO_VIDEO = "{path} is no video that FFmpeg can read; give a video, or a folder of images."
 
 MALICE = {
     "picture giant.png": (png(60_000), BOMB),
@@ -241,22 +242,22 @@ MALICE = {
     ),
     "idx bomb.gz": (
         zeros_packed(idx_bytes([2**29]), 2**29, 31),
-        "{path} claims to unpack {size} bytes to 536870912, more than pictures ever do; unpack it "
-        "with gunzip if you trust it.",
+        "{path} claims to unpack {size} bytes to 536870912, which is implausible for images; "
+        "unpack it with gunzip if you trust it.",
     ),
     "idx claim.gz": (
         gzip.compress(idx_bytes([2**31 - 8]), mtime=0),
-        "{path} claims to unpack {size} bytes to 2147483640, more than pictures ever do; unpack "
-        "it with gunzip if you trust it.",
+        "{path} claims to unpack {size} bytes to 2147483640, which is implausible for images; "
+        "unpack it with gunzip if you trust it.",
     ),
     "idx claim": (
         idx_bytes([2**31 - 8]),
-        "{path} should hold 2147483640 bytes, but holds 0; get it anew.",
+        "{path} should hold 2147483640 bytes, but holds 0; get a new copy.",
     ),
     "mat bomb.mat": (
         mask_packed(2**14, 2**15),
-        "{path} unpacks to more than 536870912 bytes, more than masks of a clip ever do; get it "
-        "anew.",
+        "{path} unpacks to more than 536870912 bytes, which is implausible for masks of a "
+        "clip; get a new copy.",
     ),
     "array terabytes.npy": (shape(10**6, 1000, 1000), NO_ARRAY),
     "array overflow.npy": (shape(2**63 - 1, 2**63 - 1, 3), NO_ARRAY),
@@ -270,11 +271,11 @@ MALICE = {
     ),
     "array zipped.npy": (b"PK\x03\x04" + bytes(60), NO_ARRAY),
     "npy terabytes.npy": (
-        shape(10**6, 1000, 1000), "{path} is no array of masks; get it anew.",
+        shape(10**6, 1000, 1000), "{path} is no array of masks; get a new copy.",
     ),
     "model terabytes.skavid": (
         safetensors(2**40),
-        "{path} cannot be loaded: it is no file that AVIDDetector.save wrote.",
+        "{path} cannot be loaded: it was not written by AVIDDetector.save.",
     ),
     "video playlist.mp4": (
         b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n",
@@ -303,7 +304,7 @@ def test_more_masks_than_a_file_can_hold_are_refused_before_memory_is_asked_for(
     monkeypatch.setattr(
         "skavid.datasets.clips.loadmat", lambda *_, **__: pytest.fail("it was asked for")
     )
-    message = f"{path} is no file of masks (volLabel); get it anew."
+    message = f"{path} is no file of masks (volLabel); get a new copy."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         list(mat_masks(path))
 
@@ -317,9 +318,10 @@ def test_a_zip_in_place_of_an_array_is_no_array(reader, tmp_path):
 def test_a_video_of_giant_frames_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "film.mp4"
     video("libx264", "yuv420p")(path)
-    monkeypatch.setattr("skavid.video.files.MOST_PIXELS", 1000)
+    monkeypatch.setattr("skavid.video.decoding.MOST_PIXELS", 1000)
     message = (
-        f"{path} claims frames of 48 x 32 pixels, but they may have 1,000; make it smaller first."
+        f"{path} claims frames of 48 x 32 pixels, but at most 1,000 are allowed; make it smaller "
+        "first."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_frames(path)
@@ -328,7 +330,7 @@ def test_a_video_of_giant_frames_is_refused(tmp_path, monkeypatch):
 def test_a_video_whose_frames_grow_beyond_its_header_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "film.avi"
     video("mjpeg", "yuvj420p")(path)
-    monkeypatch.setitem(_FFMPEG, "options", {"max_pixels": "99"})
+    monkeypatch.setitem(FFMPEG, "options", {"max_pixels": "99"})
     with pytest.raises(OSError, match=re.escape(f"{path} is broken: ")):
         load_frames(path)
 

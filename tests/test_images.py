@@ -26,7 +26,7 @@ class Detector(BaseEstimator):
 
 
 class ArrayLike:
-    """What scikit-learn calls an array that is no ndarray."""
+    """An array-like that is not an ndarray."""
 
     def __init__(self, data):
         self.data = data
@@ -237,14 +237,14 @@ def of_objects(value):
             np.ma.masked_equal(np.eye(3), 1),
             {},
             ValueError,
-            "X has masked values, which no network can read; fill them first, such as by "
+            "X has masked values, which networks cannot process; fill them first, such as by "
             "X.filled(0).",
         ),
         (
             [np.ma.masked_equal(np.eye(3), 1)],
             {},
             ValueError,
-            "X has masked values, which no network can read; fill them first, such as by "
+            "X has masked values, which networks cannot process; fill them first, such as by "
             "X.filled(0).",
         ),
         (
@@ -297,7 +297,7 @@ def of_objects(value):
             {"image_shape": (2, 3)},
             ValueError,
             "X has rows of 5 features, but image_shape=(2, 3) needs 6; give the height, width "
-            "and channels of your images.",
+            "and channels of the images.",
         ),
         (
             np.zeros((2, 5)),
@@ -413,7 +413,7 @@ def test_value_range_is_the_minimum_and_the_maximum_in_any_batches(images, chunk
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
 def test_constant_images_are_refused(dtype):
     message = (
-        "X is constant (every pixel is 3.0); there is nothing to learn from it: give images that "
+        "X is constant (every pixel is 3.0), so nothing can be learned from it; give images that "
         "differ."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -421,7 +421,7 @@ def test_constant_images_are_refused(dtype):
 
 
 def test_a_range_that_overflows_is_refused():
-    message = "X reaches from -1e+308 to 1e+308, which is too wide for float64; rescale it first."
+    message = "X ranges from -1e+308 to 1e+308, which is too wide for float64; rescale it first."
     with pytest.raises(ValueError, match=re.escape(message)):
         value_range(np.array([-1e308, 1e308]).reshape(1, 1, 2, 1))
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from skavid.losses import LOSSES, bce, eq3, hinge, lsgan
 
-PLAYERS = ("detector", "inpainter")
-BOTH = list(itertools.product(LOSSES.values(), PLAYERS))
+NETWORKS = ("detector", "inpainter")
+BOTH = list(itertools.product(LOSSES.values(), NETWORKS))
 # O of these two is 0.75 and 0.25: their odds are 3 and 1/3.
 LOG3 = math.log(3)
 
@@ -35,7 +35,7 @@ def gradient(loss, logits: torch.Tensor, *args, **kwargs) -> torch.Tensor:
 # --- hand-computed values ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("loss", "player", "expected"), [
+@pytest.mark.parametrize(("loss", "network", "expected"), [
     # O = 0.75 is regular, O = 0.75 is irregular: -log 0.75 = 0.287682, -log 0.25 = 1.386294.
     (bce, "detector", (0.287682 + 1.386294) / 2),
     (bce, "inpainter", 0.287682),
@@ -49,13 +49,13 @@ def gradient(loss, logits: torch.Tensor, *args, **kwargs) -> torch.Tensor:
     (eq3, "detector", 0.470004),
     (eq3, "inpainter", -2.079442),
 ])  # fmt: skip
-def test_losses_have_the_values_worked_out_by_hand(loss, player, expected):
-    observed = loss(maps(LOG3, LOG3), maps(1, 0), None, player=player)
+def test_losses_have_the_values_worked_out_by_hand(loss, network, expected):
+    observed = loss(maps(LOG3, LOG3), maps(1, 0), None, network=network)
     assert observed.shape == ()
     assert observed.item() == pytest.approx(expected, abs=2e-6)
 
 
-@pytest.mark.parametrize(("loss", "player", "expected"), [
+@pytest.mark.parametrize(("loss", "network", "expected"), [
     # The same with the weights 3 and 1, the second region being undecided, t = 0.5:
     # (3 * 0.287682 + 0.5 * (0.287682 + 1.386294)) / 4.
     (bce, "detector", 0.425009),
@@ -70,8 +70,8 @@ def test_losses_have_the_values_worked_out_by_hand(loss, player, expected):
     (eq3, "detector", -0.661398),
     (eq3, "inpainter", -1.386294),
 ])  # fmt: skip
-def test_weights_and_shares_have_the_values_worked_out_by_hand(loss, player, expected):
-    observed = loss(maps(LOG3, LOG3), maps(1, 0.5), maps(3, 1), player=player)
+def test_weights_and_shares_have_the_values_worked_out_by_hand(loss, network, expected):
+    observed = loss(maps(LOG3, LOG3), maps(1, 0.5), maps(3, 1), network=network)
     assert observed.item() == pytest.approx(expected, abs=2e-6)
 
 
@@ -93,7 +93,7 @@ def test_lsgan_of_the_linear_output_is_least_squares_in_the_authors_units():
     observed = {
         "regular": gradient(lsgan, z, torch.ones_like(z), None),
         "irregular": gradient(lsgan, z, torch.zeros_like(z), None),
-        "fooled": gradient(lsgan, z, None, None, player="inpainter"),
+        "fooled": gradient(lsgan, z, None, None, network="inpainter"),
     }
     for name, slopes in expected.items():
         torch.testing.assert_close(observed[name], slopes.squeeze() / 3)
@@ -102,58 +102,58 @@ def test_lsgan_of_the_linear_output_is_least_squares_in_the_authors_units():
 # --- what holds for all --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("loss", "player"), BOTH)
+@pytest.mark.parametrize(("loss", "network"), BOTH)
 @settings(deadline=None)
 @given(z=st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=6), data=st.data())
-def test_losses_and_slopes_are_finite(loss, player, z, data):
+def test_losses_and_slopes_are_finite(loss, network, z, data):
     shares = st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=len(z), max_size=len(z))
     logits, regular, weight = (
         torch.tensor([[values]]) for values in (z, data.draw(shares), data.draw(shares))
     )
     for given_weight in (None, weight):
-        value = loss(logits, regular, given_weight, player=player)
+        value = loss(logits, regular, given_weight, network=network)
         assert torch.isfinite(value)
         assert value.dtype == torch.float32
-        assert torch.isfinite(gradient(loss, logits, regular, given_weight, player=player)).all()
+        assert torch.isfinite(gradient(loss, logits, regular, given_weight, network=network)).all()
 
 
-@pytest.mark.parametrize(("loss", "player"), BOTH)
-def test_a_weight_of_zeros_gives_no_loss_and_no_slope(loss, player):
+@pytest.mark.parametrize(("loss", "network"), BOTH)
+def test_a_weight_of_zeros_gives_no_loss_and_no_slope(loss, network):
     logits = torch.tensor([[[-1e4, -1.0], [2.0, 1e4]]])
     regular, weight = torch.zeros_like(logits), torch.zeros_like(logits)
-    assert loss(logits, regular, weight, player=player).item() == 0
-    assert (gradient(loss, logits, regular, weight, player=player) == 0).all()
+    assert loss(logits, regular, weight, network=network).item() == 0
+    assert (gradient(loss, logits, regular, weight, network=network) == 0).all()
 
 
-@pytest.mark.parametrize(("loss", "player"), BOTH)
-def test_regions_of_weight_zero_do_not_count(loss, player):
+@pytest.mark.parametrize(("loss", "network"), BOTH)
+def test_regions_of_weight_zero_do_not_count(loss, network):
     both, one = maps(0.3, -2.0), maps(0.3)
-    seen = loss(both, maps(1, 0), maps(1, 0), player=player)
-    torch.testing.assert_close(seen, loss(one, maps(1), maps(1), player=player))
+    seen = loss(both, maps(1, 0), maps(1, 0), network=network)
+    torch.testing.assert_close(seen, loss(one, maps(1), maps(1), network=network))
 
 
-@pytest.mark.parametrize(("loss", "player"), BOTH)
-def test_no_weight_is_a_weight_of_one(loss, player):
+@pytest.mark.parametrize(("loss", "network"), BOTH)
+def test_no_weight_is_a_weight_of_one(loss, network):
     logits, regular = maps(0.3, -2.0, 1.0), maps(1, 0, 0.25)
     torch.testing.assert_close(
-        loss(logits, regular, None, player=player),
-        loss(logits, regular, torch.ones_like(logits), player=player),
+        loss(logits, regular, None, network=network),
+        loss(logits, regular, torch.ones_like(logits), network=network),
     )
 
 
 @pytest.mark.parametrize("loss", LOSSES.values())
 def test_the_inpainter_need_not_know_what_is_regular(loss):
     logits = maps(0.3, -2.0)
-    ignored = loss(logits, maps(0, 1), None, player="inpainter")
-    assert loss(logits, None, None, player="inpainter") == ignored
+    ignored = loss(logits, maps(0, 1), None, network="inpainter")
+    assert loss(logits, None, None, network="inpainter") == ignored
 
 
 @pytest.mark.parametrize("loss", LOSSES.values())
-def test_slopes_push_each_player_the_right_way(loss):
+def test_slopes_push_each_network_the_right_way(loss):
     logits = maps(-0.5, 0.5)
     up, down = gradient(loss, logits, maps(1, 0), None)
     assert up < 0 < down
-    assert (gradient(loss, logits, None, None, player="inpainter") < 0).all()
+    assert (gradient(loss, logits, None, None, network="inpainter") < 0).all()
 
 
 @pytest.mark.parametrize("loss", LOSSES.values())
@@ -170,8 +170,8 @@ def test_swapping_regular_and_irregular_turns_the_logits_round(loss):
 ])  # fmt: skip
 def test_the_detectors_optimum_is_the_share_of_regular_examples(loss, minimiser):
     z = torch.arange(-3, 3, 0.001, dtype=torch.float64)
-    truths = torch.tensor([1.0, 1, 1, 1, 0], dtype=torch.float64).reshape(1, 1, 5)
-    totals = torch.stack([loss(point.expand(1, 1, 5), truths, None) for point in z])
+    targets = torch.tensor([1.0, 1, 1, 1, 0], dtype=torch.float64).reshape(1, 1, 5)
+    totals = torch.stack([loss(point.expand(1, 1, 5), targets, None) for point in z])
     assert z[totals.argmin()].item() == pytest.approx(minimiser, abs=1e-3)
     # A share, 0.8, has the same optimum as the examples behind it.
     share = torch.full((1, 1, 1), 0.8, dtype=torch.float64)
@@ -218,10 +218,10 @@ def test_eq3_does_not_correct_a_region_that_the_detector_misses():
 def test_eq3_leaves_the_inpainter_without_a_slope_where_the_detector_rejects():
     f = torch.full((4,), 1e-4, dtype=torch.float64)
     z = logits_of(*f.tolist())
-    saturating = gradient(eq3, z, None, None, player="inpainter")
+    saturating = gradient(eq3, z, None, None, network="inpainter")
     torch.testing.assert_close(saturating, -2 * f / 4)
     # Non-saturating: -(1 - f) / n.
-    torch.testing.assert_close(gradient(bce, z, None, None, player="inpainter"), -(1 - f) / 4)
+    torch.testing.assert_close(gradient(bce, z, None, None, network="inpainter"), -(1 - f) / 4)
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -230,10 +230,10 @@ def test_eq3_leaves_the_inpainter_without_a_slope_where_the_detector_rejects():
 @pytest.mark.parametrize("loss", LOSSES.values())
 def test_what_is_wrong_is_said(loss):
     logits = maps(0.0)
-    message = "player must be 'detector' or 'inpainter'. Got 'both'."
+    message = "network must be 'detector' or 'inpainter'. Got 'both'."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        loss(logits, logits, None, player="both")
-    message = "regular must say what each region is when player='detector'. Got None."
+        loss(logits, logits, None, network="both")
+    message = "target must be a tensor when network='detector'. Got None."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         loss(logits, None, None)
 

@@ -1,4 +1,4 @@
-"""Rates and areas, against slow definitions of them."""
+"""Error rates and areas compared with slow reference definitions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def split(samples):
 
 
 def slow_error_rate(labels, scores):
-    """Count errors at every threshold, then walk along the lines between the counts."""
+    """Count errors at every threshold, then interpolate linearly between the counts."""
     corners = []
     for threshold in [np.inf, *sorted(set(scores), reverse=True)]:
         called_normal = scores >= threshold
@@ -117,16 +117,13 @@ def test_labels_of_another_pair_need_the_label_of_normal_samples():
 
 @pytest.mark.parametrize("labels", [[1, 1], [-1, -1], [], [1, -1, 0]])
 def test_other_than_two_kinds_of_label_are_refused(labels):
-    message = (
-        "y_true must hold normal and irregular samples, two labels. "
-        f"Got {np.unique(labels).tolist()}."
-    )
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = f"y_true must hold two labels.*{re.escape(str(np.unique(labels).tolist()))}"
+    with pytest.raises(ValueError, match=message):
         equal_error_rate(labels, np.zeros(len(labels)))
 
 
 def test_an_unknown_label_of_normal_samples_is_refused():
-    message = "pos_label must be one of [-1, 1], y_true's. Got 2."
+    message = "pos_label must be one of y_true's labels [-1, 1]. Got 2."
     with pytest.raises(ValueError, match=re.escape(message)):
         equal_error_rate([1, -1], [1, 0], pos_label=2)
 
@@ -157,8 +154,7 @@ def test_cell_scores_agree_with_a_loop_over_cells(n, rows, columns, cell, seed):
         (
             (1, 6, 8),
             {"cell": 4},
-            "maps are of 6 x 8 pixels, which cells of 4 x 4 do not tile; crop them or take "
-            "another cell.",
+            "maps have 6 x 8 pixels, which cells of 4 x 4 do not tile",
         ),
         ((6, 8), {"cell": 2}, "maps must have the shape (n_images, H, W). Got (6, 8)."),
         (
@@ -201,7 +197,7 @@ def hide(seed, masks, share):
 
 
 def slow_pixel_rates(masks, maps, ignore_mask, threshold, rule, overlap, precision):
-    """Judge frame after frame at one threshold, by the words of the rule."""
+    """Apply the rule frame by frame at one threshold."""
     hits = alarms = left_alone = irregular = 0
     for mask, scores in zip(masks & ~ignore_mask, maps, strict=True):
         flagged = (scores >= threshold) & ~ignore_mask
@@ -407,7 +403,7 @@ def test_aupro_counts_small_and_large_regions_alike_and_never_exceeds_1():
 
 
 def slow_regions_and_tracks(masks, maps, ignore_mask, clips, threshold, min_iou, min_share):
-    """Match found with true regions as sets of pixels; follow tracks by shared neighbours."""
+    """Match found and irregular regions as sets of pixels; form tracks by shared neighbours."""
     flagged = (maps >= threshold) & ~ignore_mask
     true, found = (
         [(k, region) for k, mask in enumerate(pictures) for region in flood(mask)]
@@ -541,7 +537,7 @@ def pictures_to_judge(seed, scale):
 
 
 def all_figures(masks, maps, ignore_mask):
-    """Return what every measure over masks and maps says."""
+    """Return the values of all measures of masks and maps."""
     curve = region_track_curve(masks, maps, n_thresholds=6, min_iou=0.3, ignore_mask=ignore_mask)
     cells = {"cell": 2, "ignore_mask": ignore_mask}
     figures = [
@@ -768,22 +764,19 @@ MASKS[0, 0, 0] = True
         ),
         (
             lambda: aupro_score(MASKS, np.zeros((3, 4, 4))),
-            "y_true has 2 masks, but y_score has 3 maps; give one map a mask.",
+            "y_true has 2 masks, but y_score has 3 maps",
         ),
         (
             lambda: pixel_level_curve(MASKS, np.zeros((2, 4, 40))),
-            "y_true has masks of 4 x 4 pixels, but y_score has maps of 4 x 40, another aspect; "
-            "bring them to one.",
+            "y_true has masks of 4 x 4 pixels, but y_score has maps of 4 x 40",
         ),
         (
             lambda: aupro_score(MASKS * 255, np.zeros((2, 4, 4))),
-            "y_true must hold bool. Got int64 from 0 to 255; masks of 0 and 255 become bool by "
-            "y_true > 0.",
+            "y_true must hold bool. Got int64 from 0 to 255; masks of 0 and 255 become bool",
         ),
         (
             lambda: rbdc_score(MASKS * 0.5, np.zeros((2, 4, 4))),
-            "y_true must hold bool or numbers of tracks. Got float64 from 0.0 to 0.5; masks of 0 "
-            "and 255 become bool by y_true > 0.",
+            "y_true must hold bool or track numbers. Got float64 from 0.0 to 0.5",
         ),
         (
             lambda: pixel_level_curve(MASKS, np.full((2, 4, 4), np.nan)),
@@ -811,12 +804,11 @@ MASKS[0, 0, 0] = True
         ),
         (
             lambda: tbdc_score(MASKS, np.zeros((2, 4, 4)), groups=[1]),
-            "groups has the shape (1,), but y_true has 2 masks; give one clip a mask.",
+            "groups has the shape (1,), but y_true has 2 masks",
         ),
         (
             lambda: clip_auc_score([1, -1], [1.0], [0, 0]),
-            "y_true, y_score and groups must be as long as each other. Got shapes (2,), (1,) and "
-            "(2,).",
+            "y_true, y_score and groups must have the same length. Got shapes (2,), (1,) and (2,)",
         ),
         (
             lambda: clip_auc_score([1, 0], [1.0, 2.0], [0, 0]),
@@ -861,19 +853,19 @@ def test_what_does_not_fit_is_refused(call, message):
 @pytest.mark.parametrize(("ignore_mask", "message"), [
     (
         np.zeros((4, 4), np.uint8),
-        "ignore must be a boolean array of shape (H, W), True where pixels do not count. Got "
-        "uint8 of shape (4, 4); write mask > 0 for a picture.",
+        "ignore_mask must be a boolean array of shape (H, W), True where pixels do not count. Got "
+        "uint8 of shape (4, 4); write mask > 0 for an image.",
     ),
     (
         MASKS,
-        "ignore must be a boolean array of shape (H, W), True where pixels do not count. Got "
-        "bool of shape (2, 4, 4); write mask > 0 for a picture.",
+        "ignore_mask must be a boolean array of shape (H, W), True where pixels do not count. Got "
+        "bool of shape (2, 4, 4); write mask > 0 for an image.",
     ),
     (
         np.zeros((4, 5), bool),
-        "ignore has the shape (4, 5), but the {} have (4, 4); give one value a pixel.",
+        "ignore_mask has the shape (4, 5), but the {} have (4, 4); give one value per pixel.",
     ),
-    (np.ones((4, 4), bool), "ignore leaves no pixel that counts; leave some False."),
+    (np.ones((4, 4), bool), "ignore_mask leaves no pixel that counts; leave some False."),
 ])  # fmt: skip
 def test_pixels_to_ignore_that_make_no_sense_are_refused(judge, ignore_mask, message):
     message = message.format("maps" if judge is threshold_plane else "masks")

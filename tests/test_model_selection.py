@@ -110,7 +110,7 @@ def test_groups_of_one_kind_fill_what_mixed_groups_leave():
     check_folds(list(NoveltyKFold(3).split(y, y, groups)), y, 3)
 
 
-def test_groups_of_one_size_are_dealt_evenly():
+def test_groups_of_one_size_are_assigned_evenly():
     groups = np.repeat(np.arange(12), 5)
     y = np.where(groups < 8, 1, -1)
     for _, test in NoveltyKFold(4).split(y, y, groups):
@@ -273,23 +273,23 @@ def test_wrong_parameters_are_refused_at_once(parameters, error, message):
         (
             [1, 1, 1, 1, 1, 1],
             None,
-            "n_splits=3 needs at least 3 irregular samples (y == -1), one a fold. Got 0.",
+            "n_splits=3 needs at least 3 irregular samples (y == -1), one per fold. Got 0.",
         ),
         (
             [1, -1, -1, -1, -1, 1],
             None,
-            "n_splits=3 needs at least 3 regular samples (y == 1), one a fold. Got 2.",
+            "n_splits=3 needs at least 3 regular samples (y == 1), one per fold. Got 2.",
         ),
         (
             [1, 1, 1, 1, -1, -1],
             [0, 0, 1, 1, 2, 3],
-            "n_splits=3 needs at least 3 groups that hold regular samples (y == 1), one a fold. "
+            "n_splits=3 needs at least 3 groups that hold regular samples (y == 1), one per fold. "
             "Got 2.",
         ),
         (
             [1, 1, 1, -1, -1, -1],
             [0, 1, 2, 2, 3, 3],
-            "n_splits=3 needs at least 3 groups that hold irregular samples (y == -1), one a "
+            "n_splits=3 needs at least 3 groups that hold irregular samples (y == -1), one per "
             "fold. Got 2.",
         ),
     ],

@@ -1,4 +1,4 @@
-"""I and D: shapes, borders, receptive fields, and Fig. 2 as it is printed."""
+"""Networks I and D: shapes, borders, receptive fields, and Fig. 2 as printed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIDES = st.integers(1, 40)
 
 
 def awake(network):
-    """Give a network random weights everywhere, so that nothing is zero by design."""
+    """Set all weights of a network at random, so that none is zero by design."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         for weight in network.parameters():

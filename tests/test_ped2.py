@@ -147,5 +147,8 @@ def test_a_search_inside_a_pipeline_fails_or_warns_but_never_mixes_clips_in_sile
     ):
         search.fit(test["frames"], test["labels"], groups=test["clips"])
     # Without routing the groups reach the splitter alone.
-    with pytest.warns(UserWarning, match=re.escape("as where a clip begins; if one does, pass")):
+    with pytest.warns(
+        UserWarning,
+        match=re.escape("as at the beginning of a clip; if there are several clips, pass"),
+    ):
         search.fit(test["frames"], test["labels"], groups=test["clips"])

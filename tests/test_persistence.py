@@ -1,4 +1,4 @@
-"""Models on disk: equal to the last bit when they come back, refused when they were changed."""
+"""Models on disk: loaded bitwise equal, refused if they were changed."""
 
 from __future__ import annotations
 
@@ -373,7 +373,7 @@ def test_a_damaged_detector_inside_skops_is_refused(fitted, written):
     damaged = np.frombuffer(written, np.uint8).copy()
     damaged[-1] ^= 1
     message = (
-        "This model cannot be loaded: its content does not fit its checksum; it was damaged or "
+        "This model cannot be loaded: its content does not match its checksum; it was damaged or "
         "changed."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -393,27 +393,27 @@ UNKEEPABLE = {
     "a corruption of one's own": (
         {"corruption__inpainter": noise},
         {},
-        f"corruption__inpainter is a function, {noise!r}, which a file without code cannot keep; "
-        "keep the detector with joblib, or call set_params(corruption__inpainter='noise') if "
+        f"corruption__inpainter is a function, {noise!r}, which a file without code cannot hold; "
+        "save the detector with joblib, or call set_params(corruption__inpainter='noise') if "
         "it is never fitted again.",
     ),
     "a function of another's": (
         {"corruption__detector": print},
         {},
-        f"corruption__detector is a function, {print!r}, which a file without code cannot keep; "
-        "keep the detector with joblib, or call set_params(corruption__detector='synthetic') if "
+        f"corruption__detector is a function, {print!r}, which a file without code cannot hold; "
+        "save the detector with joblib, or call set_params(corruption__detector='synthetic') if "
         "it is never fitted again.",
     ),
     "an object": (
         {"value_range": (0, 1j)},
         {},
-        "value_range.1 is 1j, which a file without code cannot keep; give numbers, text, tuples, "
+        "value_range.1 is 1j, which a file without code cannot hold; give numbers, text, tuples, "
         "lists or arrays.",
     ),
     "an array of objects": (
         {"corruption__mask_size": (np.array([{}]), 1)},
         {},
-        "corruption__mask_size.0 is an array of object, which cannot be kept; convert it to "
+        "corruption__mask_size.0 is an array of object, which cannot be saved; convert it to "
         "numbers or bool.",
     ),
     "a parameter set wrongly since": (
@@ -510,14 +510,14 @@ def test_a_missing_safetensors_names_the_extra(fitted, written, tmp_path, monkey
 
 
 def split(data):
-    """Take a file apart: header, the JSON in it, and what follows."""
+    """Split a file into its header, the JSON in it, and the rest."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     return header, header["__metadata__"]["skavid"], data[8 + length :]
 
 
 def join(header, text, body, *, checksum=True):
-    """Put a file together with the checksum that fits, as whoever changes one on purpose can."""
+    """Join the parts of a file, with a valid checksum as an attacker would write."""
     entries = {key: value for key, value in header.items() if key != "__metadata__"}
     if checksum:
         found = hashlib.sha256(text.encode())
@@ -585,15 +585,15 @@ def with_weights(data):
     return join(header, text, bytes(spoilt))
 
 
-WROTE = "it is no file that AVIDDetector.save wrote"
-SIZE = re.compile(r"it has [\d,]+ bytes, but what it says of itself needs [\d,]+; it was cut off "
+WROTE = "it was not written by AVIDDetector.save"
+SIZE = re.compile(r"it has [\d,]+ bytes, but its header describes [\d,]+; it was truncated "
                   r"or changed\.")  # fmt: skip
-CHECKSUM = "its content does not fit its checksum; it was damaged or changed."
+CHECKSUM = "its content does not match its checksum; it was damaged or changed."
 BAD_FILES = {
-    "empty": (lambda data: b"", f"{WROTE}, or it was cut off."),
-    "a pickle": (lambda data: pickle.dumps({"a": 1}), f"{WROTE}, or it was cut off."),
-    "text": (lambda data: b"model: AVID\n" * 9, f"{WROTE}, or it was cut off."),
-    "cut in the header": (lambda data: data[:1000], f"{WROTE}, or it was cut off."),
+    "empty": (lambda data: b"", f"{WROTE}, or it was truncated."),
+    "a pickle": (lambda data: pickle.dumps({"a": 1}), f"{WROTE}, or it was truncated."),
+    "text": (lambda data: b"model: AVID\n" * 9, f"{WROTE}, or it was truncated."),
+    "cut in the header": (lambda data: data[:1000], f"{WROTE}, or it was truncated."),
     "cut in the weights": (lambda data: data[:-1], SIZE),
     "longer": (lambda data: data + b"\0", SIZE),
     "weights of something else": (
@@ -619,15 +619,15 @@ BAD_FILES = {
             *split(data)[1:],
             checksum=False,
         ),
-        "its metadata must be skavid and sha256, two texts; it was changed.",
+        "its metadata must be the two strings skavid and sha256; it was changed.",
     ),
     "a list": (
         lambda data: join(split(data)[0], "[]", split(data)[2]),
-        "what it says of itself is no object of JSON; it was changed.",
+        "its description is not a JSON object; it was changed.",
     ),
     "NaN in the JSON": (
         lambda data: join(split(data)[0], '{"format": NaN}', split(data)[2]),
-        "what it says of itself is no JSON; it was changed.",
+        "its description is not JSON; it was changed.",
     ),
     "a later format": (
         put("format", value=4),
@@ -655,7 +655,7 @@ BAD_FILES = {
     ),
     "a list of parameters": (
         put("parameters", value=[]),
-        "its parameters must be an object of JSON. Got [].",
+        "its parameters must be a JSON object. Got [].",
     ),
     "changed, with the old checksum": (
         lambda data: join(
@@ -717,7 +717,7 @@ BAD_FILES = {
     ),
     "unknown regions": (
         put("fitted", "geometry_", value={"$tuple": [3, 3]}),
-        "the regions {'$tuple': [3, 3]} are not those of any detector; it was changed.",
+        "the regions {'$tuple': [3, 3]} do not belong to any detector; it was changed.",
     ),
     "regions of another detector": (put("fitted", "geometry_", value={"$tuple": [8, 8]}), SIZE),
     "a wide filter": (
@@ -776,7 +776,7 @@ BAD_FILES = {
     ),
     "a mark that means nothing": (
         put("parameters", "gamma", value={"$import": "os"}),
-        "it has {'$import': 'os'}, which means nothing; it was changed.",
+        "it has {'$import': 'os'}, which has no meaning; it was changed.",
     ),
     "an array that is not there": (
         put("fitted", "calibration_", value={"$array": "array.x", "kind": "F32", "shape": [2]}),
@@ -800,7 +800,7 @@ BAD_FILES = {
     "weights that are an array, too": (
         put("fitted", "calibration_",
             value={"$array": "detector.judge.0.bias", "kind": "F32", "shape": [4]}),
-        "the array 'detector.judge.0.bias' stands for two things; it was changed.",
+        "the array 'detector.judge.0.bias' has two meanings; it was changed.",
     ),
     "weights of another shape": (
         retype("inpainter.correct.weight", shape=[2, 16, 1, 1]),
@@ -842,7 +842,7 @@ def test_a_file_that_cannot_be_is_refused_in_one_sentence(written, case, tmp_pat
 
 
 def test_the_files_above_are_only_refused_for_what_was_changed(fitted, written):
-    """The tools that change files leave a good one good."""
+    """The functions that change files leave an unchanged one valid."""
     again = join(*split(written))
     loaded = AVIDDetector()._restore(*unpack(again, AVIDDetector._parameter_constraints))
     assert_same_model(loaded, fitted)
@@ -855,7 +855,7 @@ def test_what_is_no_file_is_refused_at_once(kind, tmp_path):
         path.mkdir()
     elif kind == "a pipe":
         os.mkfifo(path)
-    message = f"There is no file {path}; give one that AVIDDetector.save wrote."
+    message = f"There is no file {path}; give one that was written by AVIDDetector.save."
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         AVIDDetector.load(path)
 
@@ -881,7 +881,7 @@ def test_bytes_that_are_no_bool_become_one(fitted):
 
 
 def outcome_of(load, *arguments):
-    """Return what came, or the error, and how many bytes it took at most."""
+    """Return the result or the error, and the peak of memory in bytes."""
     tracemalloc.start()
     try:
         outcome = load(*arguments)

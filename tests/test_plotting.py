@@ -1,4 +1,4 @@
-"""Pictures: what is drawn where, how it looks, and what happens without matplotlib."""
+"""Displays: their contents and appearance, and the error without matplotlib."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ compare_images = pytest.importorskip("matplotlib.testing.compare").compare_image
 
 
 class Fake:
-    """Maps that are easy to recognise."""
+    """A detector whose maps are easy to recognise."""
 
     image_shape_ = (12, 10, 1)
 
@@ -62,13 +62,13 @@ class Fake:
         )
 
 
-def draw_box(images, *, truth=None, axes=None):
+def draw_box(images, *, ground_truth=None, axes=None):
     """Draw the maps of `Fake` with a mask at the edge of the first image."""
     maps = Fake().maps(images)
     mask = np.zeros(maps.evidence.shape, dtype=bool)
     mask[0, :4, :5] = True
     display = IrregularityDisplay(
-        images, maps.inpainted, maps.residual, maps.regularity, maps.evidence, mask, truth
+        images, maps.inpainted, maps.residual, maps.regularity, maps.evidence, mask, ground_truth
     )
     return display.plot(axes=axes)
 
@@ -171,11 +171,11 @@ def test_each_map_has_a_colour_bar_below_it():
         np.testing.assert_allclose([ax.get_position().y1 for ax in row], row[0].get_position().y1)
 
 
-def test_the_mask_is_outlined_with_the_truth_beside_it_where_it_is_known():
-    truth = np.zeros(GREY.shape, dtype=bool)
-    truth[1, 3:6, 3:6] = True
+def test_the_mask_is_outlined_with_the_ground_truth_beside_it_where_it_is_known():
+    ground_truth = np.zeros(GREY.shape, dtype=bool)
+    ground_truth[1, 3:6, 3:6] = True
     without = draw_box(GREY)
-    beside = draw_box(GREY, truth=truth)
+    beside = draw_box(GREY, ground_truth=ground_truth)
     assert beside.axes_.shape == (3, 7)
     for display in (without, beside):
         assert [len(contours(ax)) for ax in display.axes_[:, 5]] == [1, 0, 0]
@@ -186,9 +186,9 @@ def test_the_mask_is_outlined_with_the_truth_beside_it_where_it_is_known():
 
 
 def test_outlines_are_seen_without_colour_too():
-    truth = np.zeros(GREY.shape, dtype=bool)
-    truth[0, 3:6, 3:6] = True
-    display = draw_box(GREY, truth=truth)
+    ground_truth = np.zeros(GREY.shape, dtype=bool)
+    ground_truth[0, 3:6, 3:6] = True
+    display = draw_box(GREY, ground_truth=ground_truth)
     irregular = [(maps >= 0).any() for maps in display.evidence]
     assert [len(contours(ax)) for ax in display.axes_[:, 4]] == irregular
     for column in (4, 5, 6):
@@ -197,10 +197,10 @@ def test_outlines_are_seen_without_colour_too():
         assert all(len(outline.get_path_effects()) == 1 for outline in outlines)
 
 
-def test_a_truth_of_0_and_255_is_outlined_as_a_mask_is():
-    truth = np.zeros(GREY.shape, dtype=np.uint8)
-    truth[0, :4, :5] = 255
-    display = IrregularityDisplay.from_estimator(Fake(), GREY, truth=truth.tolist())
+def test_a_ground_truth_of_0_and_255_is_outlined_as_a_mask_is():
+    ground_truth = np.zeros(GREY.shape, dtype=np.uint8)
+    ground_truth[0, :4, :5] = 255
+    display = IrregularityDisplay.from_estimator(Fake(), GREY, ground_truth=ground_truth.tolist())
     (found,) = contours(draw_box(GREY).axes_[0, 5])
     (true,) = contours(display.axes_[0, 6])
     np.testing.assert_allclose(true.get_paths()[0].vertices, found.get_paths()[0].vertices)
@@ -271,13 +271,13 @@ def test_flat_rows_are_drawn_as_images():
     np.testing.assert_array_equal(display.axes_[2, 0].images[0].get_array(), GREY[2])
 
 
-def test_a_truth_of_another_shape_is_refused():
+def test_a_ground_truth_of_another_shape_is_refused():
     message = (
-        "truth has the shape (2, 12, 10), but X holds images of (3, 12, 10); give one mask an "
-        "image."
+        "ground_truth has the shape (2, 12, 10), but X holds images of (3, 12, 10); give one "
+        "mask per image."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        IrregularityDisplay.from_estimator(Fake(), GREY, truth=GREY[:2] > 0.5)
+        IrregularityDisplay.from_estimator(Fake(), GREY, ground_truth=GREY[:2] > 0.5)
 
 
 def test_a_display_of_arrays_draws_when_it_is_told_to():
@@ -306,7 +306,7 @@ def test_given_axes_are_drawn_on():
 def test_one_row_of_axes_serves_one_image(known):
     _, axes = pyplot.subplots(1, 6 + known)
     display = IrregularityDisplay.from_estimator(
-        Fake(), GREY[:1], truth=GREY[:1] > 0.5 if known else None, axes=axes
+        Fake(), GREY[:1], ground_truth=GREY[:1] > 0.5 if known else None, axes=axes
     )
     assert display.axes_.shape == (1, 6 + known)
 
@@ -315,7 +315,7 @@ def test_too_few_axes_are_refused():
     _, axes = pyplot.subplots(2, 6)
     message = "axes has the shape (2, 6), but 3 images need (3, 7)."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        IrregularityDisplay.from_estimator(Fake(), GREY, truth=GREY > 0.5, axes=axes)
+        IrregularityDisplay.from_estimator(Fake(), GREY, ground_truth=GREY > 0.5, axes=axes)
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
@@ -329,7 +329,7 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
 
 
 def frames_under(collection):
-    """Tell which whole numbers the bands of a collection hold, the slow way."""
+    """Return which integers the bands of a collection contain, computed the slow way."""
     held = []
     for path in collection.get_paths():
         left, right = path.vertices[:, 0].min(), path.vertices[:, 0].max()
@@ -341,7 +341,9 @@ def frames_under(collection):
 def test_bands_lie_over_the_irregular_frames_and_marks_under_the_alarms(labels):
     scores = np.random.default_rng(len(labels)).normal(size=len(labels))
     display = ScoreOverTimeDisplay.from_predictions(scores, threshold=0.2, labels=labels)
-    assert frames_under(display.truth_) == [i for i, label in enumerate(labels) if label == -1]
+    assert frames_under(display.ground_truth_) == [
+        i for i, label in enumerate(labels) if label == -1
+    ]
     assert frames_under(display.alarms_) == [i for i, score in enumerate(scores) if score < 0.2]
     pyplot.close(display.figure_)
 
@@ -351,14 +353,14 @@ def test_scores_are_drawn_upside_down_with_the_threshold():
     np.testing.assert_array_equal(display.line_.get_xydata(), [[0, -3], [1, 1], [2, -2]])
     np.testing.assert_array_equal(display.threshold_.get_ydata(), [-0.5, -0.5])
     assert display.ax_.get_xlabel() == "frame"
-    assert display.truth_ is None
+    assert display.ground_truth_ is None
     words = [text.get_text() for text in display.ax_.get_legend().get_texts()]
     assert words == ["threshold", "alarm"]
 
 
 def test_scores_alone_are_a_line_without_a_legend():
     display = ScoreOverTimeDisplay.from_predictions([3.0, 3.0, 3.0])
-    assert display.threshold_ is display.alarms_ is display.truth_ is None
+    assert display.threshold_ is display.alarms_ is display.ground_truth_ is None
     assert display.ax_.get_legend() is None
     low, high = display.ax_.get_ylim()
     assert low < -3 < high
@@ -369,7 +371,7 @@ def test_with_a_frame_rate_time_is_in_seconds():
         np.arange(6.0), threshold=1.5, labels=[1, 1, -1, -1, 1, 1], frame_rate=2
     )
     np.testing.assert_array_equal(display.line_.get_xdata(), [0, 0.5, 1, 1.5, 2, 2.5])
-    (band,), (alarms,) = display.truth_.get_paths(), display.alarms_.get_paths()
+    (band,), (alarms,) = display.ground_truth_.get_paths(), display.alarms_.get_paths()
     assert (band.vertices[:, 0].min(), band.vertices[:, 0].max()) == (0.75, 1.75)
     assert (alarms.vertices[:, 0].min(), alarms.vertices[:, 0].max()) == (-0.25, 0.75)
     assert display.ax_.get_xlim() == (-0.25, 2.75)
@@ -423,18 +425,18 @@ def test_neither_the_legend_nor_the_alarms_cover_the_scores(scores, threshold):
     [
         (
             {"scores": np.zeros((2, 2))},
-            "scores must hold one figure a frame. Got an array of shape (2, 2).",
+            "scores must hold one number per frame. Got an array of shape (2, 2).",
         ),
-        ({"scores": []}, "scores must hold one figure a frame. Got an array of shape (0,)."),
-        ({"frame_rate": 0}, "frame_rate must be above 0 frames a second. Got 0."),
+        ({"scores": []}, "scores must hold one number per frame. Got an array of shape (0,)."),
+        ({"frame_rate": 0}, "frame_rate must be above 0 frames per second. Got 0."),
         ({"labels": [0, 1, 1]}, "labels must hold 1 (normal) and -1 (irregular). Got [0, 1]."),
         (
             {"labels": [1]},
-            "labels has the shape (1,), but must have (3,); give one label a sample.",
+            "labels has the shape (1,), but must have (3,); give one label per sample.",
         ),
         (
             {"groups": [0, 0]},
-            "groups has the shape (2,), but scores (3,); give one clip id a score.",
+            "groups has the shape (2,), but scores (3,); give one clip id per score.",
         ),
         (
             {"groups": [0, 1, 0]},
@@ -540,7 +542,7 @@ def test_labels_of_0_and_1_are_told_apart_by_pos_label():
 
 
 def test_a_curve_of_one_kind_is_refused():
-    message = "y_true must hold normal and irregular samples, two labels. Got [1]."
+    message = "y_true must hold two labels, for normal and irregular samples. Got [1]."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         RocDisplay.from_predictions([1, 1], [2.0, 1.0])
     assert not pyplot.get_fignums()
@@ -785,11 +787,11 @@ def test_maps_of_one_value_are_drawn(fusion, residual, regular):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"y_true": [1, 1]}, "y_true must hold 1 (normal) and -1 (irregular), both."),
-        ({"y_true": [0, 1]}, "y_true must hold 1 (normal) and -1 (irregular). Got [0, 1]."),
+        ({"y_true": [1, 1]}, "y_true must hold 1 (normal) and -1 (irregular), both. Got [1]."),
+        ({"y_true": [0, 1]}, "y_true must hold 1 (normal) and -1 (irregular), both. Got [0, 1]."),
         (
             {"y_true": [1, -1, 1]},
-            "y_true has the shape (3,), but must have (2,); give one label a sample.",
+            "y_true has the shape (3,), but must have (2,); give one label per sample.",
         ),
         (
             {"residual": np.ones((2, 4))},
@@ -983,9 +985,9 @@ def draw_images(figure=None):
     # Even, as releases of matplotlib place the edges of pixels in their own ways.
     images = np.linspace([0.2, 0.4], [0.7, 1.0], 12)[:, :, None] + np.zeros(10)
     images = images.swapaxes(0, 1)
-    truth = np.zeros(images.shape, dtype=bool)
-    truth[1, 3:6, 3:6] = True
-    return draw_box(images, truth=truth, axes=figure and figure.subplots(2, 7))
+    ground_truth = np.zeros(images.shape, dtype=bool)
+    ground_truth[1, 3:6, 3:6] = True
+    return draw_box(images, ground_truth=ground_truth, axes=figure and figure.subplots(2, 7))
 
 
 # How each is drawn, its size in inches, and how far matplotlib 3.9 and 3.11 may be apart: a line

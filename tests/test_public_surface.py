@@ -49,10 +49,6 @@ WITHOUT_EXAMPLES = {
     "core.feature_training.train_pair",
     "core.feature_training.warn_if_blind",
     "core.features.ImageNetFeatures",  # needs the weights of a package
-    "persistence.load_model",  # parts of AVIDDetector.save and load
-    "persistence.pack",
-    "persistence.save_model",
-    "persistence.unpack",
     "core.training.AVIDNet",  # parts of AVIDDetector.fit
     "core.training.look_around",
     "core.training.train_networks",

@@ -13,7 +13,6 @@ from skavid.core.regions import (
     grid_shape,
     lowest_region,
     padded_shape,
-    reflect_indices,
     reflect_pad,
     region_mean,
     region_slices,
@@ -170,15 +169,6 @@ def test_the_papers_geometry_is_autograds_receptive_field():
 
 
 # Reflection --------------------------------------------------------------------------------------
-
-
-@settings(deadline=None, max_examples=50)
-@given(length=st.integers(1, 9), before=st.integers(0, 40), after=st.integers(0, 40))
-def test_reflection_is_numpys(length, before, after):
-    expected = np.pad(np.arange(length), (before, after), mode="reflect")
-    indices = reflect_indices(length, before, after)
-    assert indices.dtype == np.int64
-    assert np.array_equal(indices, expected)
 
 
 @settings(deadline=None, max_examples=50)

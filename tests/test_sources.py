@@ -145,7 +145,7 @@ def test_pictures_given_one_by_one_are_a_set(tmp_path):
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_pictures_are_converted_for_those_who_look_at_them(tmp_path, monkeypatch, whole):
-    from skavid.video import files as video
+    from skavid.video import decoding as video
 
     views = []
     real = video._picture

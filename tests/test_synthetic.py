@@ -1,4 +1,4 @@
-"""A drawn scene: what moves, how fast, how large, and exact masks of what is irregular."""
+"""The synthetic scene: moving objects, their speed and size, and exact masks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from skavid.datasets.synthetic import ODDITIES, _Mover, _render, make_moving_shapes
+from skavid.datasets.synthetic import IRREGULARITIES, _Object, _render, make_moving_shapes
 
 
 @given(
-    kinds=st.lists(st.sampled_from(ODDITIES), max_size=3),
+    kinds=st.lists(st.sampled_from(IRREGULARITIES), max_size=3),
     share=st.sampled_from([0.1, 0.5, 1.0]),
     seed=st.integers(0, 99),
 )
@@ -54,7 +54,7 @@ def test_irregular_ones_are_faster_larger_or_elsewhere_at_any_speed_and_size(spe
             6, 20, size=size, n_walkers=0, speed=speed, scale=scale, irregular=kind, share=1.0,
             random_state=0,
         )
-        for kind in ODDITIES
+        for kind in IRREGULARITIES
     }  # fmt: skip
     paces, tall, rows = {}, {}, {}
     for kind, data in made.items():
@@ -79,7 +79,7 @@ def test_a_mask_is_what_the_irregular_one_changes():
 
 def test_what_stands_before_an_irregular_one_is_no_part_of_its_mask():
     scene = np.full((96, 128), 130.0)
-    cart = _Mover(64, 0, 60, 20, 0, 250, 0, 1, "shape")
+    cart = _Object(64, 0, 60, 20, 0, 250, 0, 1, "shape")
     walker = cart._replace(row=64, grey=10, kind="")
     behind = walker._replace(row=56)
     alone = _render(scene, [cart], 0, np.random.RandomState(0))[1]
@@ -102,10 +102,10 @@ def test_normal_walkers_keep_to_the_walkway(n_walkers):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": (8, 64)}, "size must be (height, width), 16 pixels each at least. Got (8, 64)."),
+        ({"size": (8, 64)}, "size must be (height, width), at least 16 pixels each. Got (8, 64)."),
         (
             {"irregular": ("fast", "furious")},
-            f"irregular must be some of {ODDITIES}. Got 'furious'.",
+            f"irregular must be some of {IRREGULARITIES}. Got 'furious'.",
         ),
     ],
 )

@@ -38,7 +38,7 @@ def test_scikit_learn_finds_many_checks_to_run():
 
 
 def slow_stack(frames, n_channels, spacing, average, groups):
-    """Section 3.5, one number at a time: grey frames (n, H, W) to (n, H, W, n_channels)."""
+    """Compute Sec. 3.5 element by element: grey frames (n, H, W) to (n, H, W, n_channels)."""
     rounded = frames.dtype == np.uint8
 
     def frame(t, first):
@@ -353,7 +353,7 @@ def test_clips_are_never_mixed_in_silence():
 
 
 def two_clips():
-    """Two clips of one scene with a walker each, far apart."""
+    """Return two clips of one scene, each with a walker, far apart."""
     frames = np.random.default_rng(0).normal(100, 1, size=(40, 12, 30)).astype(np.float32)
     for t in range(20):
         frames[t, 2:10, t // 2 : t // 2 + 4] += 50
@@ -364,15 +364,15 @@ def two_clips():
 def test_an_abrupt_change_without_groups_is_warned_of():
     frames, clips = two_clips()
     message = (
-        "X changes at frame 20 more than 4 times as much as usual, as where a clip begins; if one "
-        "does, pass groups= (inside a Pipeline by metadata routing), so that no stack mixes "
-        "clips. Zeros say that it is a single one."
+        "X changes at frame 20 more than 4 times as much as usual, as at the beginning of a "
+        "clip; if there are several clips, pass groups= (inside a Pipeline by metadata routing), "
+        "so that no stack mixes clips. Zeros declare a single clip."
     )
     stacker = TemporalStacker().fit(frames)
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as caught:
         stacker.transform(frames)
     assert caught[0].filename == __file__
-    with pytest.warns(UserWarning, match="as where a clip begins"):
+    with pytest.warns(UserWarning, match="as at the beginning of a clip"):
         Pipeline([("stack", TemporalStacker()), ("same", None)]).fit_transform(frames)
     for groups in (clips, np.zeros(40)):
         TemporalStacker().fit_transform(frames, groups=groups)
@@ -456,7 +456,7 @@ def test_what_cannot_hold_the_stacks_is_refused(out, error, message):
 def test_stacks_never_overwrite_their_frames():
     memory = np.zeros((4, 2, 2, 4), dtype=np.uint8)
     stacker = TemporalStacker().fit(memory[..., 3])
-    message = "out must not share memory with X; give an array of its own."
+    message = "out must not share memory with X; pass a separate array."
     with pytest.raises(ValueError, match=re.escape(message)):
         stacker.transform(memory[..., 3], out=memory[..., :3])
 

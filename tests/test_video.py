@@ -1,4 +1,4 @@
-"""Videos made here are read back, whole and broken; overlays are decoded and looked at."""
+"""Videos are written and read back, intact and damaged; overlays are decoded and checked."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skavid.video.files import (
+from skavid.video import (
     BrokenVideoError,
     Frame,
     OverlayWriter,
     count_frames,
     draw_overlay,
     load_frames,
-    picture_shape,
     read_frames,
     read_pairs,
-    read_sized,
     write_overlay,
 )
+from skavid.video.frames import picture_shape, read_sized
 
 av = pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
@@ -41,7 +40,7 @@ RNG = np.random.default_rng(0)
 def write_video(
     path, frames, *, codec="ffv1", pixels=None, fps=10, times=None, options=None, **coding
 ):
-    """Encode frames without loss unless the codec loses; times in hundredths of a second."""
+    """Encode frames, losslessly by default; times in hundredths of a second."""
     color = frames.ndim == 4
     pixels = pixels or ("bgr0" if color else "gray")
     with av.open(str(path), "w", options=options or {}) as container:
@@ -60,7 +59,7 @@ def write_video(
 
 
 def write_video_with_sound(path, frames, *, seconds):
-    """Encode frames at 10 a second beside silence of another length."""
+    """Encode frames at 10 per second with a silent track of another length."""
     codec, pixels = ("libx264", "yuv420p") if path.suffix == ".mp4" else ("ffv1", "gray")
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
@@ -81,12 +80,12 @@ def write_video_with_sound(path, frames, *, seconds):
 
 
 def film(n=12, size=(32, 48)):
-    """Frames that tell their number by their grey and their place by noise."""
+    """Return frames whose grey level encodes their number, with noise."""
     noise = RNG.integers(0, 40, size=(n, *size))
     return (noise + 200 // n * np.arange(n)[:, None, None]).astype(np.uint8)
 
 
-# --- whole videos --------------------------------------------------------------------------------
+# --- intact videos -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["avi", "mkv", "nut"])
@@ -130,7 +129,7 @@ def test_frames_are_resized_by_the_mean_of_what_they_cover(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["video", "folder"])
-def test_pairs_are_the_same_frames_for_a_model_and_for_people(tmp_path, kind):
+def test_pairs_hold_the_same_frame_for_a_model_and_in_its_own_size(tmp_path, kind):
     frames = RNG.integers(0, 256, size=(4, 32, 48, 3)).astype(np.uint8)
     source = tmp_path
     if kind == "video":
@@ -308,7 +307,7 @@ def test_a_broken_picture_is_left_out_and_told(tmp_path):
         Image.fromarray(np.full((4, 5), number, np.uint8)).save(tmp_path / f"{number}.png")
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:40])
     message = f"{re.escape(str(tmp_path))} is broken after 2 frames, at 0.08 s: 2.png cannot be"
-    message += r" read, .*; 1 of 4 frames cannot be read\. Get it anew, or "
+    message += r" read, .*; 1 of 4 frames cannot be read\. Get a new copy, or "
     with pytest.raises(BrokenVideoError, match=message):
         load_frames(tmp_path)
     with pytest.warns(UserWarning, match=message):
@@ -335,10 +334,8 @@ def test_a_truncated_video_gives_its_frames_and_says_where_it_ends(tmp_path, kin
         given.extend(frame.image for frame in read_frames(path))
     assert 10 < len(given) < 30
     assert re.search(message, str(caught.value))[1] == str(len(given))
-    lost = (
-        f"{40 - len(given)} of 40 frames cannot be read. Get it anew, or take what is there with "
-    )
-    assert f"{lost}load_frames(..., errors='warn')." in str(caught.value)
+    lost = f"{40 - len(given)} of 40 frames cannot be read. Get a new copy, or read the intact "
+    assert f"{lost}frames with load_frames(..., errors='warn')." in str(caught.value)
     if codec == "ffv1":
         np.testing.assert_array_equal(given, frames[: len(given)])
     with pytest.warns(UserWarning, match="is broken after"):
@@ -355,7 +352,7 @@ def test_reading_goes_on_behind_a_frame_that_is_damaged(tmp_path):
     path.write_bytes(content)
     message = (
         f"{path} is broken after 12 frames, at 1.20 s: Invalid data found when processing input; "
-        "1 of 30 frames cannot be read. Get it anew, or take what is there with "
+        "1 of 30 frames cannot be read. Get a new copy, or read the intact frames with "
         "load_frames(..., errors='warn')."
     )
     with pytest.raises(BrokenVideoError, match=f"^{re.escape(message)}$"):
@@ -387,7 +384,7 @@ def test_a_truncated_video_with_sound_is_told(tmp_path, kind):
     path = write_video_with_sound(tmp_path / f"film.{kind}", film(40), seconds=4)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(BrokenVideoError, match=r"its header promises 4\.00 s|cut off"):
+    with pytest.raises(BrokenVideoError, match=r"its header declares 4\.00 s|cut off"):
         load_frames(path)
 
 
@@ -401,7 +398,7 @@ def test_an_mp4_without_its_index_is_broken_from_the_beginning(tmp_path):
         (content.index(b"mdhd") + 60, "its index is damaged or cut off"),
     ]:
         path.write_bytes(content[:cut])
-        message = f"{path} is broken: {reason}. Get it anew."
+        message = f"{path} is broken: {reason}. Get a new copy."
         for errors in ("raise", "warn"):
             with pytest.raises(BrokenVideoError, match=f"^{re.escape(message)}$"):
                 load_frames(path, errors=errors)
@@ -451,10 +448,10 @@ def test_whatever_happened_to_a_file_its_frames_are_true_or_an_error_tells(tmp_p
     ("make", "error", "told"),
     [
         (lambda p: None, FileNotFoundError, "There is no video and no folder {p}."),
-        (lambda p: p.mkdir(), ValueError, "{p} holds no picture (.bmp, .jpeg, .jpg, .png, .tif, "
-         ".tiff), but nothing; give a folder of pictures or the path of a video."),
+        (lambda p: p.mkdir(), ValueError, "{p} holds no image (.bmp, .jpeg, .jpg, .png, .tif, "
+         ".tiff), but nothing; give a folder of images or the path of a video."),
         (lambda p: p.write_bytes(b"no video at all" * 99), ValueError,
-         "{p} is no video that FFmpeg can read; give a video, or a folder of pictures."),
+         "{p} is no video that FFmpeg can read; give a video, or a folder of images."),
     ],
 )  # fmt: skip
 def test_what_is_no_video_is_told(tmp_path, make, error, told):
@@ -596,10 +593,10 @@ def test_pixels_that_do_not_count_are_hatched_over_dark_and_bright_footage(tmp_p
     [
         (
             np.zeros((64, 96)),
-            "ignore must be a boolean array of shape (H, W), True where pixels do not count. Got "
-            "float64 of shape (64, 96); write mask > 0 for a picture.",
+            "ignore_mask must be a boolean array of shape (H, W), True where pixels do not count. "
+            "Got float64 of shape (64, 96); write mask > 0 for an image.",
         ),
-        (np.ones((64, 96), bool), "ignore leaves no pixel that counts; leave some False."),
+        (np.ones((64, 96), bool), "ignore_mask leaves no pixel that counts; leave some False."),
     ],
 )
 def test_pixels_to_ignore_that_make_no_sense_leave_an_older_file_as_it_was(
@@ -652,10 +649,10 @@ BLACK = np.zeros((16, 16), np.uint8)
         ),
         (
             [(BLACK, None), (BLACK, 1.0)],
-            "score came after frames without one; give the first frame a score, NaN if it has "
-            "none.",
+            "score was given after frames without one; give the first frame a score, NaN if "
+            "it has none.",
         ),
-        ([], "No frame was written, so"),
+        ([], "No frame was written to"),
     ],
 )
 def test_frames_that_do_not_fit_are_refused_and_leave_nothing(tmp_path, frames, message):
@@ -697,7 +694,7 @@ def test_a_video_has_the_shape_of_its_first_frame(tmp_path):
 
 
 def test_an_overlay_writer_writes_in_its_block_alone(tmp_path):
-    with pytest.raises(ValueError, match=r"^An OverlayWriter writes in a with block; this one is"):
+    with pytest.raises(ValueError, match=r"^An OverlayWriter must be used in a with block"):
         OverlayWriter(tmp_path / "seen.mp4").write(BLACK)
 
 

@@ -614,7 +614,7 @@ def segment(arguments: argparse.Namespace, console: Console) -> int:
     """Write what was seen."""
     from skavid.cli import outputs
     from skavid.cli.watch import Viewer
-    from skavid.video.files import import_pillow
+    from skavid.video.decoding import import_pillow
 
     targets = {
         f"--{name}": getattr(arguments, name) for name in ("overlay", "masks", "coco", "scores")
@@ -694,7 +694,7 @@ def _writers(
     from skavid import __version__
     from skavid.cli import outputs
     from skavid.core.images import resize
-    from skavid.video.files import OverlayWriter, draw_overlay
+    from skavid.video import OverlayWriter, draw_overlay
 
     writers: list[_Writer] = []
     names = _picture_names(clips)
@@ -1111,7 +1111,7 @@ def watch(arguments: argparse.Namespace, console: Console) -> int:
     """Tell of events as they happen."""
     from skavid.cli.watch import Events, Feed, Viewer, Webhook, watch
     from skavid.datasets.loaders import VIDEOS
-    from skavid.video.files import import_pillow
+    from skavid.video.decoding import import_pillow
 
     if arguments.snapshots is not None:
         import_pillow()
@@ -1225,7 +1225,7 @@ def export(arguments: argparse.Namespace, console: Console) -> int:
 def demo(arguments: argparse.Namespace, console: Console) -> int:
     """Run fit and segment on a drawn scene."""
     from skavid.datasets import make_moving_shapes
-    from skavid.video.files import write_overlay
+    from skavid.video import write_overlay
 
     folder = arguments.folder
     if folder.exists():

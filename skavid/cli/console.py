@@ -25,7 +25,10 @@ WORDS = (
     ("he same fit goes on", "he same command goes on"),
     ("pass size=(height, width)", "give --size HEIGHT WIDTH"),
     ("give size=(height, width)", "give --size HEIGHT WIDTH"),
-    ("Get it anew, or take what is there with load_frames(..., errors='warn').", "Get it anew."),
+    (
+        "Get a new copy, or read the intact frames with load_frames(..., errors='warn').",
+        "Get a new copy.",
+    ),
 )
 
 

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from skavid.core.anomaly_maps import Finding
 from skavid.core.images import resize
-from skavid.video.files import import_pillow
+from skavid.video.decoding import import_pillow
 from skavid.writing import beside, naming, opened, part_of
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users

@@ -26,7 +26,7 @@ from skavid.cli.outputs import described, save_picture
 from skavid.core import anomaly_maps
 from skavid.datasets.sources import Look, Reading
 from skavid.temporal import TemporalStacker, causal_mean
-from skavid.video.files import BrokenVideoError, draw_overlay, read_pairs
+from skavid.video import BrokenVideoError, draw_overlay, read_pairs
 from skavid.writing import beside, naming
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
-"""The one door to X (section 3): from a user's array to a checked float32 tensor and back.
+"""Validation of images: from a user's array to a checked float32 tensor and back.
 
-No other module checks shapes, dtypes or intensities.
+No other module checks the shape, dtype and intensities of X.
 """
 
 from __future__ import annotations
@@ -18,22 +18,12 @@ import torch
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
-__all__ = [
-    "check_ignored",
-    "check_images",
-    "check_measured",
-    "check_option",
-    "check_value_range",
-    "from_tensor",
-    "resize",
-    "to_tensor",
-    "value_range",
-]
+__all__ = ["check_images"]
 
 RESIDUAL_FLOOR = float(np.float32(1e-7))
-"""The least change of an intensity in [0, 1]: 0, too, counts as this, which has a logarithm."""
+"""The smallest residual of intensities in [0, 1], so that 0 has a logarithm, too."""
 
-_SMALLEST_SQUARE = 16  # rows this long, and a perfect square, look like images without a shape
+_SMALLEST_SQUARE = 16  # rows of at least this length, a perfect square, look like images
 _CHUNK_BYTES = 2**24
 _BYTES = (np.arange(256, dtype=np.float64) / 255.0).astype(np.float32)
 _TOO_LARGE = "X holds integers that need more than 64 bits; convert it to float64 or rescale it."
@@ -48,27 +38,27 @@ def check_images(
     min_images: int = 1,
     channel_counts: tuple[int, ...] | None = None,
 ) -> npt.NDArray[Any]:
-    """Check a user's images and give them one shape, without copying where possible.
+    """Check images and bring them to the shape (n_images, H, W, C), if possible without a copy.
 
     Parameters
     ----------
     X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
-        Images of any real dtype, channels last, or one image a row. A memory map is only
-        viewed; big-endian, read-only and strided arrays are as good as any.
+        Images of any real dtype, channels last, or one image per row. Memory maps are only
+        viewed; big-endian, read-only and strided arrays are accepted.
     image_shape : tuple (H, W) or (H, W, C), default=None
-        How to read rows. Without it a row is an image of one line, ``(1, n_features)``, with a
-        warning when the length is a perfect square of at least 16. Ignored once
-        ``fitted_shape`` is known.
+        The shape of images given as rows. Without it a row is an image of one line,
+        ``(1, n_features)``, with a warning if its length is a perfect square of at least 16.
+        Ignored if ``fitted_shape`` is given.
     estimator : estimator, default=None
-        Named in messages. In fit its ``n_features_in_`` and ``feature_names_in_`` are set,
-        as the last step, so that a refused X leaves it as it was.
+        Named in messages. In fit its ``n_features_in_`` and ``feature_names_in_`` are set as the
+        last step, so that an invalid X leaves it unchanged.
     fitted_shape : tuple (H, W, C), default=None
-        The shape seen in fit; None in fit. Rows are read by it. Images of another height and
-        width pass, as the networks are fully convolutional; another channel count does not.
+        The shape seen in fit, which is also that of rows; None in fit. Images may have another
+        height and width, as the networks are fully convolutional, but the same channel count.
     min_images : int, default=1
-        The fewest images allowed.
+        Minimum number of images.
     channel_counts : tuple of int, default=None
-        How many channels are allowed; None allows any number.
+        Allowed numbers of channels; None allows any number.
 
     Returns
     -------
@@ -111,119 +101,46 @@ def check_images(
 def check_ignored(
     ignore_mask: npt.ArrayLike, shape: tuple[int, ...] | None = None, *, owner: str = "the images"
 ) -> npt.NDArray[np.bool_]:
-    """Check which pixels a user does not want to count.
+    """Check a boolean mask of ignored pixels, (H, W), of the given shape if there is one.
 
-    Parameters
-    ----------
-    ignore_mask : array-like of shape (H, W), bool
-        True where pixels do not count.
-    shape : tuple (H, W), default=None
-        The shape that it must have; None allows any.
-    owner : str, default="the images"
-        What has this shape, for messages.
-
-    Returns
-    -------
-    ignored : ndarray of shape (H, W), bool
-        Some of it False.
-
-    Raises
-    ------
-    ValueError
-        If it is not boolean, has another shape, or leaves no pixel that counts.
-
-    Examples
-    --------
-    >>> from skavid.core.images import check_ignored
-    >>> check_ignored([[True, False]], (1, 2))
-    array([[ True, False]])
+    ``owner`` names the arrays of that shape in messages. Some pixel must be False.
     """
     ignored: npt.NDArray[np.bool_] = np.asarray(ignore_mask)
     if ignored.dtype != bool or ignored.ndim != 2:
         raise ValueError(
-            "ignore must be a boolean array of shape (H, W), True where pixels do not count. "
-            f"Got {ignored.dtype} of shape {ignored.shape}; write mask > 0 for a picture."
+            "ignore_mask must be a boolean array of shape (H, W), True where pixels do not count. "
+            f"Got {ignored.dtype} of shape {ignored.shape}; write mask > 0 for an image."
         )
     if shape is not None and ignored.shape != shape:
         raise ValueError(
-            f"ignore has the shape {ignored.shape}, but {owner} have {shape}; give one value a "
-            "pixel."
+            f"ignore_mask has the shape {ignored.shape}, but {owner} have {shape}; give one value "
+            "per pixel."
         )
     if ignored.all():
-        raise ValueError("ignore leaves no pixel that counts; leave some False.")
+        raise ValueError("ignore_mask leaves no pixel that counts; leave some False.")
     return ignored
 
 
 def check_measured(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Refuse what a measure would read wrongly without a word: masked, complex or missing values.
-
-    Parameters
-    ----------
-    name : str
-        The argument's name, for messages.
-    values : array-like
-        Labels, scores, masks or maps.
-
-    Returns
-    -------
-    array : ndarray
-        As it was given; memory maps are not read.
-
-    Raises
-    ------
-    ValueError
-        If values are masked or complex, or one-dimensional and some of them are NaN.
-
-    Examples
-    --------
-    >>> from skavid.core.images import check_measured
-    >>> check_measured("y_score", [1.0, 2.0])
-    array([1., 2.])
-    """
+    """Refuse masked, complex and NaN values of the argument ``name``, without reading maps."""
     array = np.asanyarray(values)
     if np.ma.is_masked(array):
         raise ValueError(
-            f"{name} has masked values, which nothing can measure; leave them out first."
+            f"{name} has masked values, which cannot be evaluated; leave them out first."
         )
     if array.dtype.kind == "c":
         raise ValueError(f"{name} must hold real numbers. Got {array.dtype}.")
     if array.dtype.kind == "f" and array.ndim == 1 and np.isnan(array).any():
-        raise ValueError(f"{name} holds NaN, which nothing can measure; leave it out first.")
+        raise ValueError(f"{name} holds NaN, which cannot be evaluated; leave it out first.")
     return np.asarray(array)
 
 
 def value_range(
     images: npt.NDArray[Any], ignore_mask: npt.NDArray[np.bool_] | None = None
 ) -> tuple[float, float]:
-    """Find the lowest and the highest intensity; 0 and 255 for uint8.
+    """Find the lowest and the highest intensity of the pixels that count; 0 and 255 for uint8.
 
-    Read in batches, so that a memory map is never held as a whole.
-
-    Parameters
-    ----------
-    images : ndarray of shape (n_images, H, W, C)
-        As :func:`check_images` returns them.
-    ignore_mask : ndarray of shape (H, W), bool, default=None
-        True where pixels do not count.
-
-    Returns
-    -------
-    low, high : float
-        In the images' own units, ``low < high``.
-
-    Raises
-    ------
-    ValueError
-        If every pixel is the same, of whatever dtype, or the range overflows a float.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skavid.core.images import value_range
-    >>> value_range(np.array([0.5, 2.0]).reshape(1, 1, 2, 1))
-    (0.5, 2.0)
-    >>> value_range(np.array([7, 9], dtype=np.uint8).reshape(1, 1, 2, 1))
-    (0.0, 255.0)
+    Memory maps are read in batches.
     """
     lows, highs = [], []
     for rows in _row_chunks(images):
@@ -233,44 +150,20 @@ def value_range(
     low, high = float(min(lows)), float(max(highs))
     if low == high:
         raise ValueError(
-            f"X is constant (every pixel is {low}); there is nothing to learn from it: give "
+            f"X is constant (every pixel is {low}), so nothing can be learned from it; give "
             "images that differ."
         )
     if images.dtype == np.uint8:
         return 0.0, 255.0
     if not math.isfinite(high - low):
         raise ValueError(
-            f"X reaches from {low} to {high}, which is too wide for float64; rescale it first."
+            f"X ranges from {low} to {high}, which is too wide for float64; rescale it first."
         )
     return low, high
 
 
 def check_value_range(value: Any) -> tuple[float, float]:
-    """Check a range of intensities that a user gave.
-
-    Parameters
-    ----------
-    value : pair of numbers
-        ``(low, high)``: what is to be 0 and 1 inside the networks.
-
-    Returns
-    -------
-    low, high : float
-        Finite, ``low < high``.
-
-    Raises
-    ------
-    TypeError
-        If ``value`` is not a pair of numbers.
-    ValueError
-        If they are not finite or not in rising order.
-
-    Examples
-    --------
-    >>> from skavid.core.images import check_value_range
-    >>> check_value_range((0, 255))
-    (0.0, 255.0)
-    """
+    """Check a range of intensities: a pair of finite numbers, low < high."""
     pair = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) else ()
     if len(pair) != 2 or not all(isinstance(v, Real) for v in pair):
         raise TypeError(f"value_range must be a pair of numbers (low, high). Got {value!r}.")
@@ -281,27 +174,7 @@ def check_value_range(value: Any) -> tuple[float, float]:
 
 
 def check_option(name: str, value: str, options: Iterable[str]) -> None:
-    """Refuse what is none of the options.
-
-    Parameters
-    ----------
-    name : str
-        Of the argument, for the message.
-    value : str
-        What was given.
-    options : iterable of str
-        What may be given.
-
-    Raises
-    ------
-    ValueError
-        If the value is none of them.
-
-    Examples
-    --------
-    >>> from skavid.core.images import check_option
-    >>> check_option("fusion", "min", ("min", "mean"))
-    """
+    """Raise a ValueError if the argument ``name`` is none of the options."""
     known = list(options)
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}. Got {value!r}.")
@@ -312,34 +185,12 @@ def to_tensor(
     value_range: tuple[float, float],
     ignore_mask: npt.NDArray[np.bool_] | None = None,
 ) -> torch.Tensor:
-    """Scale images to [0, 1] and put their channels first, as the networks want them.
+    """Scale images to [0, 1] and move their channels to the front, as the networks expect.
 
-    Parameters
-    ----------
-    images : ndarray of shape (n_images, H, W, C)
-        As :func:`check_images` returns them.
-    value_range : tuple (low, high)
-        What becomes 0 and 1. uint8 images are 0 to 255 whatever it says.
-    ignore_mask : ndarray of shape (H, W), bool, default=None
-        True where pixels do not count: these become 0.5, whatever they hold.
-
-    Returns
-    -------
-    tensor : Tensor of shape (n_images, C, H, W), float32
-        Contiguous, on the CPU, never clipped: an outlier may leave the range. Scaled in
-        float64, so that the same numbers in another dtype give the same bits.
-
-    Raises
-    ------
-    ValueError
-        If a scaled intensity is not finite in float32.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skavid.core.images import to_tensor
-    >>> to_tensor(np.array([[[[1.0], [3.0]]]]), (1.0, 2.0))
-    tensor([[[[0., 2.]]]])
+    ``value_range`` becomes (0, 1), except for uint8, which is always scaled from 0 to 255. Pixels
+    that do not count become 0.5. The result is float32, contiguous, on the CPU, and not clipped:
+    an outlier may leave the range. It is computed in float64, so that equal numbers of different
+    dtypes give the same bits.
     """
     if ignore_mask is not None:
         images = images.copy()
@@ -365,27 +216,7 @@ def to_tensor(
 
 
 def from_tensor(tensor: torch.Tensor, value_range: tuple[float, float]) -> npt.NDArray[np.float32]:
-    """Bring tensors back to the user's units and put their channels last.
-
-    Parameters
-    ----------
-    tensor : Tensor of shape (n_images, C, H, W)
-        Scaled intensities, on any device.
-    value_range : tuple (low, high)
-        What 0 and 1 stand for.
-
-    Returns
-    -------
-    images : ndarray of shape (n_images, H, W, C), float32
-        In the user's units.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skavid.core.images import from_tensor
-    >>> from_tensor(torch.tensor([[[[0.0, 2.0]]]]), (1.0, 2.0)).ravel()
-    array([1., 3.], dtype=float32)
-    """
+    """Scale tensors back to the units of the images and move their channels to the end."""
     low, high = value_range
     scaled = tensor.detach().to("cpu", torch.float64).numpy()
     images = np.moveaxis(scaled * (high - low) + low, 1, -1)
@@ -393,34 +224,13 @@ def from_tensor(tensor: torch.Tensor, value_range: tuple[float, float]) -> npt.N
 
 
 def resize(picture: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
-    """Give each pixel the nearest one of a picture or map of another size.
-
-    Parameters
-    ----------
-    picture : ndarray of shape (h, w) or (h, w, n_channels)
-        Of any type.
-    size : tuple (height, width)
-        Of what is given, in pixels.
-
-    Returns
-    -------
-    resized : ndarray of shape (height, width) or (height, width, n_channels)
-        A copy.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skavid.core.images import resize
-    >>> resize(np.array([[1, 2]]), (2, 4))
-    array([[1, 1, 2, 2],
-           [1, 1, 2, 2]])
-    """
+    """Resize an image or map, (h, w) or (h, w, n_channels), to a size by nearest neighbours."""
     rows, columns = (np.arange(n) * m // n for n, m in zip(size, picture.shape[:2], strict=True))
     return np.asarray(picture.take(columns, axis=1).take(rows, axis=0))
 
 
 def _check_image_shape(image_shape: Any) -> tuple[int, int, int]:
-    """Return (H, W, C) of an ``image_shape`` that may leave C out."""
+    """Return (H, W, C) of an ``image_shape`` that may lack C."""
     sizes = tuple(image_shape) if isinstance(image_shape, (tuple, list, np.ndarray)) else ()
     valid = len(sizes) in (2, 3) and all(
         isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1
@@ -435,7 +245,7 @@ def _check_image_shape(image_shape: Any) -> tuple[int, int, int]:
 
 
 def _as_container(X: Any) -> Any:
-    """Make an array of everything whose dimensions are not known; leave frames and sparse X."""
+    """Convert X to an array, except for data frames and sparse matrices."""
     if sp.issparse(X) or hasattr(X, "columns"):
         return X
     _refuse_masked(X)
@@ -455,12 +265,12 @@ def _as_container(X: Any) -> Any:
         raise
     if array.dtype.kind == "O":
         _refuse_huge_integers(array)
-    # scikit-learn's own messages for a Series, a scalar and a flat list name their type.
+    # scikit-learn's messages for a Series, a scalar and a flat list name the type of X.
     return X if array.ndim < 2 else array
 
 
 def _is_nested(X: Any) -> bool:
-    """Say whether X is an object array of images rather than of numbers."""
+    """Return whether X is an object array of images rather than of numbers."""
     if not (isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 1 and X.size):
         return False
     return any(isinstance(image, list | tuple | np.ndarray) for image in X)
@@ -470,7 +280,7 @@ def _refuse_masked(X: Any) -> None:
     parts = X if isinstance(X, list | tuple) else (X,)
     if any(np.ma.isMaskedArray(part) and np.ma.is_masked(part) for part in parts):
         raise ValueError(
-            "X has masked values, which no network can read; fill them first, such as by "
+            "X has masked values, which networks cannot process; fill them first, such as by "
             "X.filled(0)."
         )
 
@@ -489,7 +299,7 @@ def _check_rows(
     fitted_shape: tuple[int, int, int] | None,
     min_images: int,
 ) -> npt.NDArray[Any]:
-    """Check one image a row, and unroll the rows."""
+    """Check images given as rows, and reshape them."""
     expected = shape if fitted_shape is None else fitted_shape
     if expected is not None and np.shape(X) == expected[:2] != (1, math.prod(expected)):
         raise ValueError(
@@ -514,12 +324,12 @@ def _check_rows(
                 f"(1, {n_features}); if they are square images, pass "
                 f"image_shape=({side}, {side}).",
                 UserWarning,
-                stacklevel=5,  # past fit and scikit-learn's wrapper of it, to the user's line
+                stacklevel=5,  # the caller of fit, which scikit-learn wraps
             )
     elif n_features != math.prod(shape):
         raise ValueError(
             f"X has rows of {n_features} features, but image_shape={_short(shape)} needs "
-            f"{math.prod(shape)}; give the height, width and channels of your images."
+            f"{math.prod(shape)}; give the height, width and channels of the images."
         )
     return rows.reshape(len(rows), *shape)
 
@@ -563,7 +373,7 @@ def _check_stack(
 def _check_numbers(
     X: Any, estimator: Any, fitted_shape: tuple[int, int, int] | None, min_images: int
 ) -> npt.NDArray[Any]:
-    """Let scikit-learn check what X holds, in its own words; finiteness in batches."""
+    """Check the content of X by scikit-learn's functions; finiteness in batches."""
     checks = {
         "dtype": "numeric",
         "allow_nd": True,
@@ -581,13 +391,13 @@ def _check_numbers(
         raise ValueError(f"X must hold real numbers. Got an array of dtype {array.dtype}.")
     if array.dtype.kind == "f":
         for rows in _row_chunks(array):
-            with np.errstate(invalid="ignore"):  # a signalling NaN is told as any other
+            with np.errstate(invalid="ignore"):  # a signalling NaN is reported like any other
                 assert_all_finite(array[rows], estimator_name=_name(estimator, ""), input_name="X")
     return np.asarray(array)
 
 
 def _remember_features(estimator: Any, X: Any, images: npt.NDArray[Any]) -> None:
-    """Set what scikit-learn expects of a fitted estimator."""
+    """Set the attributes that scikit-learn expects of a fitted estimator."""
     if np.ndim(X) == 2:
         validate_data(estimator, X, reset=True, skip_check_array=True)
     else:
@@ -596,7 +406,7 @@ def _remember_features(estimator: Any, X: Any, images: npt.NDArray[Any]) -> None
 
 
 def _row_chunks(array: npt.NDArray[Any]) -> Iterator[slice]:
-    """Cut the first axis into pieces of bounded memory."""
+    """Divide the first axis into slices of bounded memory."""
     row_bytes = max(1, array.itemsize * math.prod(array.shape[1:]))
     step = max(1, _CHUNK_BYTES // row_bytes)
     for start in range(0, len(array), step):
@@ -604,7 +414,7 @@ def _row_chunks(array: npt.NDArray[Any]) -> Iterator[slice]:
 
 
 def _short(shape: tuple[int, int, int]) -> tuple[int, ...]:
-    """Leave a single channel out, as users do."""
+    """Leave out a single channel, as users do."""
     return shape[:2] if shape[2] == 1 else shape
 
 

@@ -1,4 +1,4 @@
-"""The networks of Sec. 3.1 and 3.2: the inpainter I, the detector D, the blocks they share."""
+"""The networks of Sec. 3.1 and 3.2: the inpainter I, the detector D and their common blocks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from skavid.core.regions import (
     reflect_pad,
 )
 
-__all__ = ["Detector", "Inpainter", "ResidualDetector", "in_tiles"]
+__all__ = ["Detector", "Inpainter", "ResidualDetector"]
 
 STEEPNESS = 8.0
 
 
 def _block(n_in: int, n_out: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    # Replicated borders: a constant image gives a constant map, so no border looks odd.
+    # Replicated borders: a constant image gives a constant map, without border artefacts.
     return nn.Sequential(
         nn.Conv2d(n_in, n_out, kernel, stride, 1, bias=False, padding_mode="replicate"),
         nn.BatchNorm2d(n_out),
@@ -33,7 +33,7 @@ def _block(n_in: int, n_out: int, *, kernel: int = 3, stride: int = 1) -> nn.Seq
 
 
 def _halve(n_in: int, n_out: int) -> nn.Sequential:
-    # An even kernel keeps each output centred on the 2 x 2 pixels that it replaces.
+    # An even kernel centres each output on the 2 x 2 pixels that it replaces.
     return nn.Sequential(_block(n_in, n_out, kernel=4, stride=2), _block(n_out, n_out))
 
 
@@ -50,7 +50,7 @@ def _patches(n_in: int, n_out: int, side: int) -> nn.Sequential:
 
 
 def _mean_visible(images: Tensor, masked: Tensor) -> Tensor:
-    """Mean of the pixels of each image that are not masked, (n, 1, 1, 1)."""
+    """Return the mean of the unmasked pixels of each image, (n, 1, 1, 1)."""
     visible = 1 - masked
     total = visible.sum((1, 2, 3), keepdim=True).clamp(min=1)
     return (images * visible).sum((1, 2, 3), keepdim=True) / total
@@ -61,33 +61,11 @@ def _multiple(length: int, step: int) -> int:
 
 
 def in_tiles(network: Inpainter | Detector, images: Tensor, n_pixels: int) -> Tensor:
-    """Show large images to a network in overlapping tiles: what it says of the whole.
+    """Apply a network in evaluation mode to large images in tiles, with the memory of one tile.
 
-    Memory is that of one tile. Tiles overlap by as far as the network sees, so that nothing
-    which a cut changed is kept.
-
-    Parameters
-    ----------
-    network : Inpainter or Detector
-        In evaluation mode: batch statistics of a tile are not those of an image.
-    images : Tensor of shape (n_images, n_channels, height, width)
-        Intensities about [0, 1].
-    n_pixels : int
-        Images of no more pixels than this are shown whole; tiles have about as many, without
-        what overlaps.
-
-    Returns
-    -------
-    output : Tensor
-        ``network(images)``, but for rounding.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skavid.core.networks import Inpainter, in_tiles
-    >>> images, network = torch.rand(1, 1, 200, 300), Inpainter(1, width=4, depth=1).eval()
-    >>> torch.allclose(in_tiles(network, images, 10_000), network(images), atol=1e-6)
-    True
+    Tiles overlap by the reach of the network, so the output is that for the whole image up to
+    rounding. Images of at most ``n_pixels`` are not divided; tiles without their overlap have
+    about as many pixels.
     """
     height, width = images.shape[2:]
     if height * width <= n_pixels:
@@ -104,8 +82,8 @@ def in_tiles(network: Inpainter | Detector, images: Tensor, n_pixels: int) -> Te
             left = max(0, j * jump - reach)
             tile = images[..., top : i * jump + side + reach, left : j * jump + side + reach]
             below, beside = i - top // jump, j - left // jump
-            said = network(tile)[..., below : below + n, beside : beside + n]
-            row.append(said[..., : n1 - i, : n2 - j].clone())
+            output = network(tile)[..., below : below + n, beside : beside + n]
+            row.append(output[..., : n1 - i, : n2 - j].clone())
         rows.append(torch.cat(row, -1))
     return torch.cat(rows, -2)
 
@@ -113,30 +91,30 @@ def in_tiles(network: Inpainter | Detector, images: Tensor, n_pixels: int) -> Te
 class Inpainter(nn.Module):
     """Inpainter I: a U-Net that restores a corrupted image to what is normal, Sec. 3.1.
 
-    It predicts a correction that is added to its input, so an untrained inpainter changes
-    nothing. ``bounded``, it guesses masked pixels from the mean of those that it sees instead.
+    It predicts a correction that is added to its input, so an untrained inpainter is the
+    identity. If ``bounded``, masked pixels are predicted relative to the mean of visible pixels.
 
     Parameters
     ----------
     n_channels : int
         Channels of the images.
     width : int, default=16
-        Feature maps at full resolution; doubled at each level.
+        Number of feature maps at full resolution; doubled at each level.
     depth : int, default=3
-        How often the resolution is halved.
+        Number of times that the resolution is halved.
     patch : int, default=1
-        Side in pixels of the patches that are read and written as one. 1 is a U-Net over
-        pixels; more is faster by far, and leaves no path along which single pixels are copied.
+        Side of the patches of pixels that are read and written as one. 1 is a U-Net over pixels;
+        larger patches are much faster and leave no path that copies single pixels.
     bounded : bool, default=False
-        Whether guesses of masked pixels lie in (0, 1), as the cross-entropy asks. Patches want
-        it: they cannot take away pixel for pixel the noise that hides.
+        Whether predictions of masked pixels lie in (0, 1), as the cross-entropy requires.
+        Recommended with patches, which cannot remove masking noise pixel by pixel.
 
     Notes
     -----
-    Images of any height and width from 1 x 1 are reflected up to a multiple of
-    ``patch * 2 ** depth`` and the result is cropped. Convolutions replicate the border. As in [1]_
-    features of equal resolution are joined across the U; as in the authors' code the way up
-    is a bilinear interpolation.
+    Images of any height and width from 1 x 1 are padded by reflection to a multiple of
+    ``patch * 2 ** depth`` and the result is cropped. Convolutions replicate the border. As in
+    [1]_, skip connections join features of equal resolution; as in the authors' code, upsampling
+    is bilinear.
 
     References
     ----------
@@ -165,7 +143,7 @@ class Inpainter(nn.Module):
         self.depth = depth
         self.patch = patch
         self.bounded = bounded
-        # For `in_tiles`: where tiles may begin, pixels to an output, and how far it sees.
+        # For `in_tiles`: where tiles may begin, pixels per output, and reach in pixels.
         self.step, self.jump = patch * 2**depth, 1
         self.reach = patch * (2 + 7 * (2**depth - 1))
         widths = [width * 2**level for level in range(depth + 1)]
@@ -181,12 +159,12 @@ class Inpainter(nn.Module):
         nn.init.zeros_(cast(Tensor, self.correct.bias))
 
     def output_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Say how large what is restored is.
+        """Return the size of the restored image.
 
         Parameters
         ----------
         height, width : int
-            Of the image, in pixels.
+            Size of the image in pixels.
 
         Returns
         -------
@@ -203,8 +181,8 @@ class Inpainter(nn.Module):
         images : Tensor of shape (n_images, n_channels, height, width)
             Corrupted images, intensities about [0, 1].
         masked : Tensor of the same shape, optional
-            1 where a pixel was masked and its value says nothing, else 0. Its mean over the
-            channels is one more input channel; none masked when None.
+            1 where a pixel is masked and its value carries no information, else 0. Its mean over
+            the channels is an additional input channel. None: no pixel is masked.
 
         Returns
         -------
@@ -227,31 +205,31 @@ class Inpainter(nn.Module):
         correction = F.pixel_shuffle(self.correct(features), self.patch)[..., :height, :width]
         if masked is None or not self.bounded:
             return images + correction
-        # Never beyond (0, 1), steep enough to come near both ends.
-        guess = torch.sigmoid(STEEPNESS * (_mean_visible(images, masked) + correction - 0.5))
-        return torch.where(masked > 0, guess, images + correction)
+        # Within (0, 1), and steep enough to approach both ends.
+        predicted = torch.sigmoid(STEEPNESS * (_mean_visible(images, masked) + correction - 0.5))
+        return torch.where(masked > 0, predicted, images + correction)
 
 
 class Detector(nn.Module):
     """Detector D: a fully convolutional network that scores each region of an image, Sec. 3.2.
 
-    No pooling and no dense layer; 1 x 1 convolutions end it.
+    It has neither pooling nor dense layers and ends in 1 x 1 convolutions.
 
     Parameters
     ----------
     n_channels : int
         Channels of the images.
     geometry : Geometry
-        Which pixels each region holds: `skavid.core.regions.PAPER_GEOMETRY` is the network of
-        Fig. 2, `skavid.core.regions.aligned` gives regions that tile the image.
+        The regions: `skavid.core.regions.PAPER_GEOMETRY` for the network of Fig. 2,
+        `skavid.core.regions.aligned` for regions that tile the image.
     width : int, default=24
-        Feature maps of the first layer. Fig. 2 has 96.
+        Number of feature maps of the first layer; 96 in Fig. 2.
 
     Notes
     -----
-    The aligned detector sees each region with the context around it at two scales: features
-    at the region's own size and at twice that size are joined before the last layers. The
-    image is reflected beyond its right and lower border so that the last region is whole.
+    The aligned detector scores each region with its context at two scales: features at the size
+    of the region and at twice that size are concatenated before the last layers. The image is
+    padded by reflection on the right and at the bottom so that the last region is complete.
 
     Examples
     --------
@@ -286,17 +264,17 @@ class Detector(nn.Module):
             )
 
     def output_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Say how many regions an image has.
+        """Return the number of regions of an image.
 
         Parameters
         ----------
         height, width : int
-            Of the image, in pixels.
+            Size of the image in pixels.
 
         Returns
         -------
         n1, n2 : int
-            Regions below and beside each other.
+            Rows and columns of regions.
         """
         return grid_shape(self.geometry, height, width)
 
@@ -326,19 +304,19 @@ class Detector(nn.Module):
 
 
 class ResidualDetector(nn.Module):
-    """Detector D that judges what I changed of a feature map; fully convolutional, Sec. 3.2.
+    """Detector D on the changes that I makes to a feature map; fully convolutional, Sec. 3.2.
 
-    Members of equal shape are averaged: each learns from other images, so that what it says of
-    those that it never saw can be told from what it says of the others.
+    It averages members of equal shape. Each is trained on other images, so that scores on unseen
+    images can be distinguished from scores on training images.
 
     Parameters
     ----------
     n_features : int
-        Length of the vector of a place.
+        Number of features at each position.
     width : int, default=64
-        Feature maps inside.
+        Number of hidden feature maps.
     n_members : int, default=2
-        Members.
+        Number of members.
 
     Examples
     --------
@@ -364,12 +342,12 @@ class ResidualDetector(nn.Module):
         )
 
     def forward(self, changes: Tensor) -> Tensor:
-        """Score every place.
+        """Score every position.
 
         Parameters
         ----------
         changes : Tensor of shape (n_images, n_features, n1, n2)
-            ``|F - I(F)|``, relative to what I changes of normal images there.
+            ``|F - I(F)|``, relative to the changes of normal images at that position.
 
         Returns
         -------
@@ -380,7 +358,7 @@ class ResidualDetector(nn.Module):
 
 
 def _figure_2(n_channels: int, width: int) -> nn.Sequential:
-    """Stack the layers of Fig. 2, receptive field 51, jump 16; for width 96 as the authors'."""
+    """Build the network of Fig. 2, receptive field 51, jump 16; width 96 is the authors'."""
 
     def layer(n_in: int, n_out: int, kernel: int = 1, stride: int = 1) -> list[nn.Module]:
         return [nn.Conv2d(n_in, n_out, kernel, stride), nn.ReLU(inplace=True)]

@@ -1,6 +1,6 @@
-"""The regions of sections 3.2 and 3.4: which pixels each score of the detector speaks for.
+"""The regions of the detector, Sec. 3.2 and 3.4: the pixels that each score belongs to.
 
-Region ``(i, j)`` is ``B_ij``, the field of ``O(i, j)``.
+Region ``(i, j)`` is ``B_ij``, the receptive field of ``O(i, j)``.
 """
 
 from __future__ import annotations
@@ -20,23 +20,20 @@ __all__ = [
     "aligned",
     "grid_shape",
     "lowest_region",
-    "padded_shape",
-    "reflect_indices",
-    "reflect_pad",
-    "region_mean",
     "region_slices",
 ]
 
 
 class Geometry(NamedTuple):
-    """Square regions on a grid: the first begins at pixel 0, the next ``jump`` pixels on.
+    """Square regions on a grid that begins at pixel 0, with ``jump`` pixels between their starts.
 
     Parameters
     ----------
     size : int
         Side of a region, in pixels.
     jump : int
-        From one region to the next, in pixels; at most ``size``, so that no pixel is missed.
+        Distance between the starts of neighbouring regions, in pixels; at most ``size``, so that
+        the regions cover every pixel.
 
     Examples
     --------
@@ -54,7 +51,7 @@ PAPER_GEOMETRY = Geometry(51, 16)
 
 
 def aligned(region_size: int) -> Geometry:
-    """Tile the image, as section 3.3 has it: regions that do not overlap.
+    """Return a geometry whose regions tile the image without overlap, as in Sec. 3.3.
 
     Parameters
     ----------
@@ -65,11 +62,6 @@ def aligned(region_size: int) -> Geometry:
     -------
     geometry : Geometry
         With ``jump == size``.
-
-    Raises
-    ------
-    ValueError
-        If ``region_size`` is anything else.
 
     Examples
     --------
@@ -84,20 +76,20 @@ def aligned(region_size: int) -> Geometry:
 
 
 def grid_shape(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
-    """Count the regions: enough that every pixel is held by at least one.
+    """Count the regions that are needed to cover every pixel.
 
     Parameters
     ----------
     geometry : Geometry
         Size and jump of the regions.
     height, width : int
-        Of the image, in pixels.
+        Size of the image in pixels.
 
     Returns
     -------
     n1, n2 : int
-        Rows and columns of regions. The last ones may reach beyond the image, where the
-        detector sees it reflected.
+        Rows and columns of regions. The last ones may extend beyond the image, which is reflected
+        there for the detector.
 
     Examples
     --------
@@ -111,26 +103,7 @@ def grid_shape(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
 
 
 def padded_shape(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
-    """Tell how large the image must be for the last regions to be whole.
-
-    Parameters
-    ----------
-    geometry : Geometry
-        Size and jump of the regions.
-    height, width : int
-        Of the image, in pixels.
-
-    Returns
-    -------
-    height, width : int
-        At least the given ones.
-
-    Examples
-    --------
-    >>> from skavid.core.regions import PAPER_GEOMETRY, padded_shape
-    >>> padded_shape(PAPER_GEOMETRY, 224, 20)
-    (227, 51)
-    """
+    """Return the size to which an image is padded so that the last regions are complete."""
     size, jump = geometry
     n1, n2 = grid_shape(geometry, height, width)
     return (n1 - 1) * jump + size, (n2 - 1) * jump + size
@@ -139,7 +112,7 @@ def padded_shape(geometry: Geometry, height: int, width: int) -> tuple[int, int]
 def region_slices(
     geometry: Geometry, i: int, j: int, height: int, width: int
 ) -> tuple[slice, slice]:
-    """Give the pixels of the image that region ``(i, j)`` holds.
+    """Return the pixels of the image that belong to region ``(i, j)``.
 
     Parameters
     ----------
@@ -148,12 +121,12 @@ def region_slices(
     i, j : int
         Row and column of the region.
     height, width : int
-        Of the image, in pixels.
+        Size of the image in pixels.
 
     Returns
     -------
     rows, columns : slice
-        Never empty, and never beyond the image.
+        Not empty, and within the image.
 
     Examples
     --------
@@ -169,27 +142,9 @@ def region_slices(
 
 
 def region_mean(maps: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """Average a map over each region, over its pixels inside the image alone.
+    """Average a map, (n_images, height, width), over the pixels of each region in the image.
 
-    Parameters
-    ----------
-    maps : Tensor of shape (n_images, height, width)
-        A share of each pixel, such as where it was corrupted.
-    geometry : Geometry
-        Size and jump of the regions.
-
-    Returns
-    -------
-    means : Tensor of shape (n_images, n1, n2)
-        In the dtype of ``maps``, on its device; summed in float64, so that a region without a
-        share is exactly 0 and a full one exactly 1.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skavid.core.regions import aligned, region_mean
-    >>> region_mean(torch.tensor([[[0.0, 1.0, 1.0]]]), aligned(2))
-    tensor([[[0.5000, 1.0000]]])
+    The means, (n_images, n1, n2), are computed in float64: those of zeros and ones are exact.
     """
     height, width = maps.shape[-2:]
     rows, columns = padded_shape(geometry, height, width)
@@ -209,18 +164,18 @@ def region_mean(maps: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 def lowest_region(
     scores: npt.NDArray[Any], geometry: Geometry, height: int, width: int
 ) -> npt.NDArray[Any]:
-    """Bring scores of regions to pixels: the lowest of the regions that hold a pixel, O(p).
+    """Assign each pixel the lowest score of the regions that contain it, O(p).
 
-    Thus ``O(p) <= zeta`` is the union of the regions that Eq. 4 takes.
+    Thus ``O(p) <= zeta`` holds in the union of the regions that Eq. 4 selects.
 
     Parameters
     ----------
     scores : ndarray of shape (n_images, n1, n2)
-        O, or the detector's logits: any score that is the higher the more regular.
+        O or the detector's logits, or any other score: the higher, the more regular.
     geometry : Geometry
         Size and jump of the regions.
     height, width : int
-        Of the images, in pixels.
+        Size of the images in pixels.
 
     Returns
     -------
@@ -241,60 +196,16 @@ def lowest_region(
     )
 
 
-def reflect_indices(length: int, before: int, after: int) -> npt.NDArray[np.int64]:
-    """Say which pixel stands at each place of an axis that is reflected at both ends.
-
-    Parameters
-    ----------
-    length : int
-        Of the axis, at least 1.
-    before, after : int
-        How many places are added; any number, as often reflected as it takes.
-
-    Returns
-    -------
-    indices : ndarray of shape (before + length + after,), int64
-        Into the axis; the edge itself is not repeated, as in ``np.pad(mode="reflect")``.
-
-    Examples
-    --------
-    >>> from skavid.core.regions import reflect_indices
-    >>> reflect_indices(3, before=1, after=4)
-    array([1, 0, 1, 2, 1, 0, 1, 2])
-    """
-    period = max(2 * (length - 1), 1)
-    places = np.arange(-before, length + after, dtype=np.int64) % period
-    return np.minimum(places, period - places) if length > 1 else places
-
-
 def reflect_pad(
     images: torch.Tensor, left: int, right: int, top: int, bottom: int
 ) -> torch.Tensor:
-    """Reflect images beyond their edges, by any amount, down to images of one pixel.
+    """Pad images, (..., height, width), by reflection on each side, differentiably.
 
-    Parameters
-    ----------
-    images : Tensor of shape (..., height, width)
-        ``torch.nn.functional.pad`` refuses to reflect by more than they have.
-    left, right, top, bottom : int
-        How many pixels are added on each side, at least 0.
-
-    Returns
-    -------
-    padded : Tensor of shape (..., top + height + bottom, left + width + right)
-        Differentiable; ``images`` itself where nothing is added.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skavid.core.regions import reflect_pad
-    >>> reflect_pad(torch.tensor([[1.0, 2.0]]), left=1, right=2, top=0, bottom=1)
-    tensor([[2., 1., 2., 1., 2.],
-            [2., 1., 2., 1., 2.]])
+    ``torch.nn.functional.pad`` cannot reflect by more pixels than an image has.
     """
     for axis, before, after in ((-2, top, bottom), (-1, left, right)):
         if before or after:
-            indices = reflect_indices(images.shape[axis], before, after)
+            indices = np.pad(np.arange(images.shape[axis]), (before, after), mode="reflect")
             images = images.index_select(axis, torch.from_numpy(indices).to(images.device))
     return images
 
@@ -302,9 +213,9 @@ def reflect_pad(
 def _lowest_along(
     scores: npt.NDArray[Any], geometry: Geometry, n_regions: int, length: int, *, axis: int
 ) -> npt.NDArray[Any]:
-    """Spread one axis of regions to pixels; the lowest is separable over the two axes."""
+    """Spread one axis of regions to pixels; the minimum is separable over the two axes."""
     pixels = np.arange(length)
-    # Region i holds pixel p where i * jump <= p <= i * jump + size - 1.
+    # Region i contains pixel p if i * jump <= p <= i * jump + size - 1.
     last = np.minimum(pixels // geometry.jump, n_regions - 1)
     first = np.maximum(-((geometry.size - 1 - pixels) // geometry.jump), 0)
     lowest = scores.take(first, axis=axis)

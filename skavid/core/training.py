@@ -642,7 +642,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
             # Fixed batch statistics: I must please D as it judges, not shift its averages.
             self.detector_.eval()
             loss = LOSSES[self.loss]
-            pleased = loss(self.detector_(made), None, None, player="inpainter")
+            pleased = loss(self.detector_(made), None, None, network="inpainter")
             self.detector_.train()
             total = total + self.adversarial_weight * pleased
         _descend(self.inpainter_optimizer_, total)

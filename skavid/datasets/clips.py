@@ -1,4 +1,4 @@
-"""Clips of a data set as arrays: frames, masks, labels; in memory or in mapped files."""
+"""Frames, masks and labels of clips as arrays, in memory or as memory maps."""
 
 from __future__ import annotations
 
@@ -19,17 +19,10 @@ from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
 from sklearn.utils import Bunch
 
-from skavid.video.files import (
-    PICTURES,
-    check_size,
-    list_pictures,
-    natural,
-    picture_shape,
-    read_frames,
-    save_frames,
-)
+from skavid.video.decoding import PICTURES, list_pictures, natural
+from skavid.video.frames import check_size, picture_shape, read_frames, save_frames
 
-__all__: list[str] = []  # a part of ``datasets``: nothing here is promised to users
+__all__: list[str] = []  # internal to skavid
 
 LARGEST_LIST = 2**16  # bytes; that of Ped1 has 2,000
 LARGEST_MASKS = 2**29  # bytes, unpacked; those of Avenue's longest clip have 331,545,600
@@ -37,7 +30,7 @@ _ENTRY = re.compile(r"\{\s*(end\s*\+\s*1|\d{1,4})\s*\}\s*\.\s*gt_frame\s*=\s*\[(
 
 
 class Clip(NamedTuple):
-    """A clip of a data set: its number, where its frames are, where its masks are."""
+    """A clip of a data set: its number and the paths of its frames and masks."""
 
     number: int
     source: Path
@@ -55,7 +48,7 @@ def load_clips(
     memmap: str | Path | None,
     read_masks: Callable[[Path], Iterable[NDArray[np.bool_]]],
 ) -> Bunch:
-    """Read frames and masks of clips; labels come from the masks."""
+    """Read frames and masks of clips, and derive labels from the masks."""
     frames, ids, _ = read_clips(f"{name}-{subset}", clips, size, memmap)
     labels = np.ones(len(frames), dtype=int)
     data = Bunch(frames=frames, clips=ids, labels=labels, masks=None, has_masks=None)
@@ -76,13 +69,13 @@ def load_clips(
         if count != n:
             raise ValueError(
                 f"{clip.source} has {n} frames, but {clip.masks.name} beside it has {count} "
-                "masks; unpack the archive anew."
+                "masks; unpack the archive again."
             )
 
     sources = [path for clip in clips for path in (clip.source, clip.masks) if path is not None]
     data.masks = collect(
         (mask for clip in clips for mask in masks_of(clip, int((ids == clip.number).sum()))),
-        keep(memmap, f"{name}-masks", sources, size),
+        cache_path(memmap, f"{name}-masks", sources, size),
     )
     for index, mask in enumerate(data.masks):
         labels[index] = -1 if mask.any() else 1
@@ -93,10 +86,10 @@ def load_clips(
 def read_clips(
     name: str, clips: list[Clip], size: Any, memmap: str | Path | None, *, color: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float64]]:
-    """Return frames, and the clip and time of each."""
+    """Read the frames of clips, and return the clip and time of each."""
     size = check_size(size)
     rows: list[tuple[float, float]] = []
-    kept = keep(memmap, f"{name}{'-color' * color}", [clip.source for clip in clips], size)
+    kept = cache_path(memmap, f"{name}{'-color' * color}", [clip.source for clip in clips], size)
     beside = None if kept is None else kept.with_suffix(".clips.npy")
 
     def frames() -> Iterator[tuple[Path, NDArray[np.uint8]]]:
@@ -104,18 +97,18 @@ def read_clips(
             for frame in read_frames(clip.source, size=size, color=color):
                 rows.append((clip.number, frame.time))
                 yield clip.source, frame.image
-        if beside is not None:  # before the frames get their name: where they are, so is this
+        if beside is not None:  # before the frames, so that it exists if they do
             save_frames(beside, np.array(rows, dtype=float))
 
     if kept is not None and beside is not None and not beside.exists():
         kept.unlink(missing_ok=True)
-    images = collect(alike(frames()), kept)
+    images = collect(of_one_size(frames()), kept)
     told = np.array(rows) if beside is None else np.load(beside, allow_pickle=False)
     return images, told[:, 0].astype(int), told[:, 1]
 
 
-def alike(pictures: Iterable[tuple[Path, NDArray[Any]]]) -> Iterator[NDArray[Any]]:
-    """Pass pictures on as long as they have the size of the first."""
+def of_one_size(pictures: Iterable[tuple[Path, NDArray[Any]]]) -> Iterator[NDArray[Any]]:
+    """Yield images, and check that they have the size of the first."""
     first: tuple[Path, tuple[int, ...]] | None = None
     for path, picture in pictures:
         first = first or (path, picture.shape)
@@ -129,7 +122,7 @@ def alike(pictures: Iterable[tuple[Path, NDArray[Any]]]) -> Iterator[NDArray[Any
 
 
 def read_picture(path: Path, size: Any, color: bool) -> NDArray[np.uint8]:
-    """Read a single picture."""
+    """Read a single image."""
     image: NDArray[np.uint8] = next(read_frames(path, size=check_size(size), color=color)).image
     return image
 
@@ -140,14 +133,14 @@ def read_picture(path: Path, size: Any, color: bool) -> NDArray[np.uint8]:
 def read_mask(
     path: Path | None, picture: Path, shape: tuple[int, ...], *, above: int = 0
 ) -> NDArray[np.bool_]:
-    """Read the mask of a single picture; an empty one where it has none."""
+    """Read the mask of a single image; without a path it is empty."""
     if path is None:
         return np.zeros(shape, dtype=bool)
     return shrink(read_picture(path, None, False) > above, picture_shape(picture), shape, path)
 
 
 def mask_of(folder: Path, picture: Path) -> Path:
-    """Find the mask of a picture: its name with ``_mask``, or its name, maybe with its ending."""
+    """Find the mask of an image: its stem with or without ``_mask``, or its whole file name."""
     for stem in (f"{picture.stem}_mask", picture.stem, picture.name):
         for suffix in sorted(PICTURES):
             path = folder / f"{stem}{suffix}"
@@ -158,7 +151,7 @@ def mask_of(folder: Path, picture: Path) -> Path:
 
 def picture_masks(folder: Path) -> Iterator[NDArray[np.bool_]]:
     """Read a folder of masks."""
-    # Some are called 001, some frame001: their last number tells their order.
+    # Names are 001 or frame001; their last number is their order.
     for path in sorted(
         list_pictures(folder), key=lambda p: int((re.findall(r"\d+", p.stem) or ["0"])[-1])
     ):
@@ -169,21 +162,21 @@ def mat_masks(path: Path) -> Iterator[NDArray[np.bool_]]:
     """Read the cells of ``volLabel`` from a MATLAB file."""
     _check_unpacked(path)
     try:
-        # A cell takes eight bytes or more, but loadmat asks for as many as are claimed.
+        # A cell takes at least eight bytes, but loadmat allocates the claimed number.
         if any(math.prod(shape) > LARGEST_MASKS // 8 for _, shape, _ in whosmat(path)):
             raise ValueError("more cells than bytes")
         cells = np.ravel(loadmat(path, variable_names=["volLabel"])["volLabel"])
-    except Exception as error:  # of many kinds, for files that are damaged in many ways
-        raise ValueError(f"{path} is no file of masks (volLabel); get it anew.") from error
+    except Exception as error:  # damaged files raise many kinds of errors
+        raise ValueError(f"{path} is no file of masks (volLabel); get a new copy.") from error
     for cell in cells:
         mask = np.asarray(cell)
         if mask.dtype.kind not in "biuf":
-            raise ValueError(f"{path} is no file of masks (volLabel); get it anew.")
+            raise ValueError(f"{path} is no file of masks (volLabel); get a new copy.")
         yield mask > 0
 
 
 def _check_unpacked(path: Path) -> None:
-    """Refuse a MATLAB file that unpacks to more than masks ever do, after so many bytes."""
+    """Refuse a MATLAB file that unpacks to an implausible number of bytes."""
     n_bytes = 0
     with path.open("rb") as file:
         order = "<" if file.read(128).endswith(b"IM") else ">"
@@ -191,26 +184,26 @@ def _check_unpacked(path: Path) -> None:
             kind, size = struct.unpack(f"{order}II", tag)
             end = file.tell() + size
             unpacker = zlib.decompressobj()
-            with suppress(zlib.error):  # SciPy tells whether it matters
+            with suppress(zlib.error):  # SciPy reports relevant errors
                 # 4 KiB unpack to 4 MiB at most.
                 while kind == 15 and (packed := file.read(min(2**12, end - file.tell()))):
                     n_bytes += len(unpacker.decompress(packed))
                     if n_bytes > LARGEST_MASKS:
                         raise ValueError(
-                            f"{path} unpacks to more than {LARGEST_MASKS} bytes, more than masks "
-                            "of a clip ever do; get it anew."
+                            f"{path} unpacks to more than {LARGEST_MASKS} bytes, which is "
+                            "implausible for masks of a clip; get a new copy."
                         )
             file.seek(end)
 
 
 def npy_masks(path: Path) -> Iterator[NDArray[np.bool_]]:
-    """Read an array of masks, frame by frame."""
+    """Read an array of masks frame by frame."""
     for mask in _read_npy(path, 3):
         yield mask > 0
 
 
 def npy_labels(path: Path, n_frames: int) -> NDArray[np.int64]:
-    """Read a clip's labels, 0 or 1 in the file, 1 or -1 in the house."""
+    """Read the labels of a clip, and convert 0 and 1 to 1 and -1."""
     marked = _read_npy(path, 1)
     if len(marked) != n_frames:
         raise ValueError(f"{path} has {len(marked)} labels, but its clip has {n_frames} frames.")
@@ -218,13 +211,13 @@ def npy_labels(path: Path, n_frames: int) -> NDArray[np.int64]:
 
 
 def map_array(path: Path) -> NDArray[Any] | None:
-    """Map an array that NumPy wrote; None where the file is none."""
+    """Map an array that NumPy wrote; return None for other files."""
     try:
-        # Unlike np.load it never opens a zip, nor unpickles.
+        # Unlike np.load, it neither opens zip files nor unpickles.
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except (FileNotFoundError, PermissionError):
         raise
-    except Exception:  # NumPy's parser of headers raises errors of many kinds
+    except Exception:  # NumPy's parser of headers raises many kinds of errors
         return None
     return array
 
@@ -232,7 +225,7 @@ def map_array(path: Path) -> NDArray[Any] | None:
 def _read_npy(path: Path, n_dims: int) -> NDArray[Any]:
     array = map_array(path)
     if array is None:
-        raise ValueError(f"{path} is no array of masks; get it anew.")
+        raise ValueError(f"{path} is no array of masks; get a new copy.")
     if array.ndim != n_dims or array.dtype.kind not in "biuf":
         raise ValueError(
             f"{path} holds {array.dtype} of shape {array.shape}, not numbers of {n_dims} axes."
@@ -243,7 +236,7 @@ def _read_npy(path: Path, n_dims: int) -> NDArray[Any]:
 def shrink(
     mask: NDArray[np.bool_], whole: tuple[int, ...], shape: tuple[int, ...], path: Path
 ) -> NDArray[np.bool_]:
-    """Bring a mask to the shape of resized frames: a pixel is set where any below it is."""
+    """Resize a mask so that a pixel is True if any pixel that it covers is."""
     if mask.shape != tuple(whole):
         raise ValueError(f"{path} has a mask of shape {mask.shape}, but its frames have {whole}.")
     small: NDArray[np.bool_] = mask
@@ -259,14 +252,16 @@ def shrink(
 
 
 def read_intervals(path: Path, clips: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Read the lines ``TestVideoFile{end+1}.gt_frame = [60:152];``: frames from 1, ends included.
+    """Parse lines ``TestVideoFile{end+1}.gt_frame = [60:152];``, frames from 1, ends included.
 
-    Nothing of them is run.
+    Nothing in them is executed.
     """
     with path.open("rb") as file:
         content = file.read(LARGEST_LIST + 1)
     if len(content) > LARGEST_LIST:
-        raise ValueError(f"{path} is larger than {LARGEST_LIST} bytes; it is no list of frames.")
+        raise ValueError(
+            f"{path} is larger than {LARGEST_LIST} bytes; it is not a list of frames."
+        )
     text = re.sub(r"%.*", "", content.decode("latin-1"))  # comments
     rows: dict[int, str] = {}
     for index, row in _ENTRY.findall(text):
@@ -290,7 +285,7 @@ def read_intervals(path: Path, clips: NDArray[np.int64]) -> NDArray[np.int64]:
     return labels
 
 
-def warn_where_apart(
+def warn_of_disagreement(
     data: Bunch,
     drawn: NDArray[np.int64],
     names: dict[int, str],
@@ -299,7 +294,7 @@ def warn_where_apart(
     first: int,
     stacklevel: int,
 ) -> None:
-    """Warn of frames that have a mask and a label which say different things."""
+    """Warn about frames whose masks and labels disagree."""
     apart = (data.labels != drawn) & data.has_masks
     told = []
     for clip in np.unique(data.clips[apart]).tolist():
@@ -315,7 +310,7 @@ def warn_where_apart(
 
 
 def _runs(numbers: NDArray[np.int64]) -> str:
-    """Write 3, 4, 5, 9 as 3 to 5, 9; of many runs the first three."""
+    """Format 3, 4, 5, 9 as 3 to 5, 9, with at most three runs."""
     cuts = [0, *(np.flatnonzero(np.diff(numbers) > 1) + 1).tolist(), len(numbers)]
     ends = [(numbers[begin], numbers[end - 1]) for begin, end in pairwise(cuts)]
     written = [f"{low}" if low == high else f"{low} to {high}" for low, high in ends]
@@ -326,12 +321,12 @@ def _runs(numbers: NDArray[np.int64]) -> str:
 
 
 def list_folders(root: Path) -> list[Path]:
-    """List the folders in a folder, hidden ones left out."""
+    """List the visible folders in a folder in natural order."""
     return sorted((p for p in root.glob("[!.]*") if p.is_dir()), key=natural)
 
 
-def check_there(paths: Iterable[Path], name: str, address: str) -> None:
-    """Name the first file that is missing, before anything is decoded."""
+def check_files(paths: Iterable[Path], name: str, address: str) -> None:
+    """Raise an error for the first missing file, before anything is decoded."""
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there; {name} comes from {address}.")
@@ -340,23 +335,25 @@ def check_there(paths: Iterable[Path], name: str, address: str) -> None:
 # --- in memory or mapped -------------------------------------------------------------------------
 
 
-def keep(memmap: str | Path | None, name: str, sources: list[Path], size: Any) -> Path | None:
-    """Name the file that holds decoded pictures: another source or size is another file."""
+def cache_path(
+    memmap: str | Path | None, name: str, sources: list[Path], size: Any
+) -> Path | None:
+    """Return the path of decoded images, which depends on their sources and size."""
     if memmap is None:
         return None
-    told = hashlib.sha256(repr(check_size(size)).encode())
+    digest = hashlib.sha256(repr(check_size(size)).encode())
     for source in sources:
-        told.update(f"{source.parent.name}/{source.name}:".encode())
+        digest.update(f"{source.parent.name}/{source.name}:".encode())
         for file in [source] if source.is_file() else list_pictures(source):
             stat = file.stat()
-            told.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns};".encode())
+            digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns};".encode())
     folder = Path(memmap).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{name}-{told.hexdigest()[:16]}.npy"
+    return folder / f"{name}-{digest.hexdigest()[:16]}.npy"
 
 
 def collect(pictures: Iterable[NDArray[Any]], kept: Path | None) -> NDArray[Any]:
-    """Stack pictures in memory, or in a file that is written once and then mapped."""
+    """Stack images in memory, or in a file that is written once and then mapped."""
     if kept is None:
         return np.stack(list(pictures))
     mapped: NDArray[Any] = (

@@ -1,6 +1,7 @@
-"""Data sets of Sec. 4.1 and their kin, read from the folders that their authors publish.
+"""Loaders of published data sets (Sec. 4.1) and of folders; nothing is downloaded.
 
-Nothing is downloaded.
+If files are missing, a FileNotFoundError names the source of the data and the expected layout.
+Data that do not match their labels or masks raise a ValueError.
 """
 
 from __future__ import annotations
@@ -21,26 +22,27 @@ from sklearn.utils import Bunch, check_random_state
 
 from skavid.datasets.clips import (
     Clip,
-    alike,
-    check_there,
+    cache_path,
+    check_files,
     collect,
-    keep,
     list_folders,
     load_clips,
     mask_of,
     mat_masks,
     npy_labels,
     npy_masks,
+    of_one_size,
     picture_masks,
     read_clips,
     read_intervals,
     read_mask,
     read_picture,
-    warn_where_apart,
+    warn_of_disagreement,
 )
 from skavid.datasets.synthetic import make_ir_mnist, make_moving_shapes
-from skavid.sklearn_private import Interval, StrOptions, validate_params
-from skavid.video.files import check_size, list_pictures, natural, read_frames
+from skavid.sklearn_private import Interval, StrOptions, validated
+from skavid.video.decoding import list_pictures, natural
+from skavid.video.frames import check_size, read_frames
 
 __all__ = [
     "load_avenue",
@@ -65,11 +67,11 @@ MVTEC_ADDRESS = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 TILES_ADDRESS = "https://github.com/abin24/Magnetic-tile-defect-datasets."
 
 LARGEST_IDX = 2**31
-LIKELY_IDX = 2**28  # beyond it, a gzipped file may be this many times smaller
-MOST_PACKED = 100
+LIKELY_IDX = 2**28
+MOST_PACKED = 100  # compression ratio of gzipped files that claim more than LIKELY_IDX
 VIDEOS = {".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
 
-# UMN, frames from 0, ends included: clips, where each becomes irregular, scene of each.
+# UMN, frames from 0, ends included: clips, scenes and irregular intervals.
 UMN_CLIPS = (
     (0, 624), (625, 1452), (1453, 2001), (2002, 2686), (2687, 3454), (3455, 4033), (4034, 4928),
     (4929, 5595), (5596, 6253), (6254, 6930), (6931, 7738),
@@ -86,7 +88,7 @@ UMN_IRREGULAR = {
         (4770, 4928), (5385, 5522), (6144, 6253), (6820, 6917), (7655, 7738),
     ),
 }  # fmt: skip
-UMN_CAPTION = 24 / 240  # share of the rows, at the top, that hold it
+UMN_CAPTION = 24 / 240  # share of the rows at the top
 
 _READER: dict[str, list[Any]] = {
     "folder": [str, Path],
@@ -97,25 +99,17 @@ _READER: dict[str, list[Any]] = {
 
 
 def load_idx(path: str | Path) -> NDArray[np.uint8]:
-    """Read an array of bytes in the IDX format of MNIST, gzipped or not.
+    """Read an array of bytes in the IDX format of MNIST, optionally gzipped.
 
     Parameters
     ----------
     path : str or Path
-        ``train-images-idx3-ubyte.gz``, say.
+        For example ``train-images-idx3-ubyte.gz``.
 
     Returns
     -------
     array : ndarray, uint8
-        Of the shape that the file's header names.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file; it says where MNIST comes from.
-    ValueError
-        If the file is not IDX, not of bytes, shorter or longer than its header says, or a small
-        gzipped file that claims to unpack to more than pictures do.
+        The array, of the shape in the header of the file.
 
     Examples
     --------
@@ -135,10 +129,10 @@ def load_idx(path: str | Path) -> NDArray[np.uint8]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             head = file.read(4)
             if len(head) < 4 or head[:3] != b"\0\0\x08" or not 1 <= head[3] <= 4:
-                raise ValueError(f"{path} is not an IDX file of bytes; its head is {head!r}.")
+                raise ValueError(f"{path} is not an IDX file of bytes; its header is {head!r}.")
             sizes = file.read(4 * head[3])
             if len(sizes) < 4 * head[3]:
-                raise ValueError(f"{path} is cut off within its head; get it anew.")
+                raise ValueError(f"{path} is truncated within its header; get a new copy.")
             shape = struct.unpack(f">{head[3]}I", sizes)
             n_bytes = math.prod(shape)
             if n_bytes > LARGEST_IDX:
@@ -146,24 +140,26 @@ def load_idx(path: str | Path) -> NDArray[np.uint8]:
             size = path.stat().st_size
             if path.suffix == ".gz" and n_bytes > max(LIKELY_IDX, MOST_PACKED * size):
                 raise ValueError(
-                    f"{path} claims to unpack {size} bytes to {n_bytes}, more than pictures ever "
-                    "do; unpack it with gunzip if you trust it."
+                    f"{path} claims to unpack {size} bytes to {n_bytes}, which is implausible for "
+                    "images; unpack it with gunzip if you trust it."
                 )
             if path.suffix == ".gz" or n_bytes <= size:
                 array = np.empty(n_bytes, np.uint8)
                 found = file.readinto(array.data)
                 more = file.read(1)
-            else:  # no memory is asked for in vain
+            else:  # without allocating memory
                 found, more = size - 4 - len(sizes), b""
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is cut off or damaged, or not gzipped; get it anew.") from error
+        raise ValueError(
+            f"{path} is truncated or damaged, or not gzipped; get a new copy."
+        ) from error
     if found != n_bytes or more:
         held = "more" if more else found
-        raise ValueError(f"{path} should hold {n_bytes} bytes, but holds {held}; get it anew.")
+        raise ValueError(f"{path} should hold {n_bytes} bytes, but holds {held}; get a new copy.")
     return array.reshape(shape)
 
 
-@validate_params(_READER, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_READER)
 def load_ucsd_ped1(
     folder: str | Path,
     *,
@@ -171,7 +167,7 @@ def load_ucsd_ped1(
     size: tuple[int, int] | None = None,
     memmap: str | Path | None = None,
 ) -> Bunch:
-    """Read UCSD Ped1: a camera along a walkway, people walking towards it and away.
+    """Read UCSD Ped1: a walkway with people who walk towards the camera and away from it.
 
     Parameters
     ----------
@@ -187,15 +183,8 @@ def load_ucsd_ped1(
     Returns
     -------
     data : Bunch
-        As `load_ucsd_ped2` returns it. Ten of the test clips have masks: ``has_masks`` tells
-        which frames, the masks of the others are empty.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the clips are not there; it says where they come from and the layout expected.
-    ValueError
-        If a clip has another number of masks than frames, or frames differ in size.
+        As in `load_ucsd_ped2`. Ten of the test clips have masks, as ``has_masks`` shows; the
+        masks of the other frames are empty.
 
     References
     ----------
@@ -204,7 +193,7 @@ def load_ucsd_ped1(
     return _load_ucsd(Path(folder), "UCSDped1", subset, size, memmap)
 
 
-@validate_params(_READER, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_READER)
 def load_ucsd_ped2(
     folder: str | Path,
     *,
@@ -212,7 +201,7 @@ def load_ucsd_ped2(
     size: tuple[int, int] | None = None,
     memmap: str | Path | None = None,
 ) -> Bunch:
-    """Read UCSD Ped2: a fixed camera above a walkway.
+    """Read UCSD Ped2: a walkway seen by a fixed camera.
 
     Parameters
     ----------
@@ -221,33 +210,26 @@ def load_ucsd_ped2(
     subset : {"train", "test"}, default="train"
         16 clips of 2550 normal frames, or 12 clips of 2010 frames with masks.
     size : tuple (height, width), default=None
-        Size of the frames and masks; 240 x 360 when None. Frames are averaged, a mask's pixel
-        is set where any pixel below it is.
+        Size of the frames and masks; 240 x 360 when None. Frames are resized by averaging, and
+        masks so that a pixel is True if any pixel that it covers is.
     memmap : str or Path, default=None
-        A folder to keep decoded frames and masks in, from where they are mapped into memory, by
-        the next call at once. None reads them into memory.
+        A folder for decoded frames and masks, which are then mapped into memory, in later calls
+        without decoding. None reads them into memory.
 
     Returns
     -------
     data : Bunch
-        ``frames`` uint8 (n, H, W); ``clips`` int (n,), from 1; ``labels`` int (n,), -1 for frames
-        with an irregularity, else 1; ``masks`` bool (n, H, W), or None for training frames;
-        ``has_masks`` bool (n,), whether somebody drew one, or None; ``names`` list of str, of
-        the clips in their order, such as "Test001".
-
-    Raises
-    ------
-    FileNotFoundError
-        If the clips are not there; it says where they come from and the layout expected.
-    ValueError
-        If a clip has another number of masks than frames, or frames differ in size.
+        ``frames`` uint8 (n, H, W); ``clips`` int (n,), from 1; ``labels`` int (n,), -1 for
+        irregular and 1 for normal frames; ``masks`` bool (n, H, W), or None for training frames;
+        ``has_masks`` bool (n,), whether the data set has a mask, or None; ``names`` list of str,
+        the names of the clips, such as "Test001".
 
     Notes
     -----
-    The official archive holds TIFF frames and BMP masks; JPEG and PNG copies in the same folders
-    are read, too. The masks of some clips are called ``001``, of others ``frame001``. Labels come
-    from the intervals of ``UCSDped2.m``, or from the masks where it is missing; where these
-    disagree a warning names the clips, and the intervals count.
+    The official archive has TIFF frames and BMP masks; JPEG and PNG copies are read as well.
+    Masks are named ``001`` in some clips and ``frame001`` in others. Labels come from the
+    intervals in ``UCSDped2.m``, or from the masks if it is missing; if both disagree, a warning
+    names the clips, and the intervals are used.
 
     References
     ----------
@@ -256,10 +238,7 @@ def load_ucsd_ped2(
     return _load_ucsd(Path(folder), "UCSDped2", subset, size, memmap)
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {**_READER, "variant": [StrOptions(set(UMN_IRREGULAR))]},
-    prefer_skip_nested_validation=True,
-)
+@validated(**_READER, variant=[StrOptions(set(UMN_IRREGULAR))])
 def load_umn(
     folder: str | Path,
     *,
@@ -268,20 +247,19 @@ def load_umn(
     variant: str = "A",
     memmap: str | Path | None = None,
 ) -> Bunch:
-    """Read UMN: crowds that suddenly run, 11 clips of 3 scenes in one video.
+    """Read UMN: crowds that start to run, 11 clips of 3 scenes in one video.
 
     Parameters
     ----------
     folder : str or Path
-        ``Crowd-Activity-All.avi``, or the folder that holds it.
+        ``Crowd-Activity-All.avi``, or its folder.
     subset : {"train", "test"}, default="train"
-        The first clip of each scene up to where its crowd begins to run, so that its frames
-        follow each other, or all other clips.
+        The first clip of each scene until its crowd begins to run, or all other clips.
     size : tuple (height, width), default=None
         Size of the frames; 240 x 320 when None.
     variant : {"A", "B"}, default="A"
-        Which of the two published sets of intervals to take: A has 1138 irregular frames of
-        7739, B begins them earlier and has 1451.
+        The published set of intervals: A has 1138 irregular frames of 7739; in B intervals begin
+        earlier, and there are 1451.
     memmap : str or Path, default=None
         As in `load_ucsd_ped2`.
 
@@ -289,19 +267,12 @@ def load_umn(
     -------
     data : Bunch
         ``frames`` uint8 (n, H, W); ``clips`` int (n,), 1 to 11; ``scenes`` int (n,), 1 to 3;
-        ``labels`` int (n,), -1 or 1; ``masks`` None: there are none.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the video is not there; it says where it comes from.
-    ValueError
-        If the video has another number of frames than the 7739 that the intervals belong to.
+        ``labels`` int (n,), -1 or 1; ``masks`` None, as there are none.
 
     Notes
     -----
-    A caption is burnt in at the top while a crowd runs. The upper tenth of every frame is made
-    black, or the caption would give the label away.
+    A caption is shown at the top while a crowd runs. The upper tenth of every frame is set to 0,
+    as the caption would reveal the label.
 
     References
     ----------
@@ -330,11 +301,11 @@ def load_umn(
             n += 1
         if n != len(ids):
             raise ValueError(
-                f"{path} has {n} frames, but the known labels belong to a video of {len(ids)}; "
+                f"{path} has {n} frames, but the labels belong to a video of {len(ids)}; "
                 f"get it from {UMN_ADDRESS}."
             )
 
-    kept = keep(memmap, f"umn-{subset}-{variant}", [path], size)
+    kept = cache_path(memmap, f"umn-{subset}-{variant}", [path], size)
     return Bunch(
         frames=collect(frames(), kept),
         clips=ids[chosen],
@@ -344,10 +315,7 @@ def load_umn(
     )
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {**_READER, "drop": [tuple, list]},
-    prefer_skip_nested_validation=True,
-)
+@validated(**_READER, drop=[tuple, list])
 def load_avenue(
     folder: str | Path,
     *,
@@ -356,35 +324,27 @@ def load_avenue(
     drop: Sequence[int] = (),
     memmap: str | Path | None = None,
 ) -> Bunch:
-    """Read CUHK Avenue: a camera before a subway entrance.
+    """Read CUHK Avenue: a camera in front of a subway entrance.
 
     Parameters
     ----------
     folder : str or Path
-        Holds ``training_videos``, ``testing_videos`` and
+        Folder with ``training_videos``, ``testing_videos`` and
         ``ground_truth_demo/testing_label_mask``.
     subset : {"train", "test"}, default="train"
         16 clips of 15328 normal frames, or 21 clips of 15324 frames with masks.
     size : tuple (height, width), default=None
         Size of the frames and masks; 360 x 640 when None.
     drop : sequence of int, default=()
-        Numbers of clips to leave out. Without (1, 2, 8, 9, 10), whose standing irregularities
-        nobody labelled, the test clips are known as Avenue17; it trains with all clips.
+        Numbers of clips to leave out. Test clips without (1, 2, 8, 9, 10), which have unlabelled
+        static irregularities, are known as Avenue17; all clips are used for training.
     memmap : str or Path, default=None
-        As in `load_ucsd_ped2`; wise without ``size``: the test masks alone take 3.5 GB.
+        As in `load_ucsd_ped2`; recommended without ``size``, as the test masks take 3.5 GB.
 
     Returns
     -------
     data : Bunch
-        As `load_ucsd_ped2` returns it; labels come from the masks.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a folder or a mask is not there; it says where the data comes from.
-    ValueError
-        If a clip has another number of masks than frames, a mask file is none, or ``drop``
-        names a clip that is not there, or all of them.
+        As in `load_ucsd_ped2`; labels come from the masks.
 
     References
     ----------
@@ -409,11 +369,11 @@ def load_avenue(
         if number not in drop
     ]
     if subset == "test":
-        check_there((c.masks for c in clips if c.masks), "CUHK Avenue", AVENUE_ADDRESS)
+        check_files((c.masks for c in clips if c.masks), "CUHK Avenue", AVENUE_ADDRESS)
     return load_clips("avenue", clips, subset, size, memmap, mat_masks)
 
 
-@validate_params(_READER, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_READER)
 def load_shanghaitech(
     folder: str | Path,
     *,
@@ -421,33 +381,26 @@ def load_shanghaitech(
     size: tuple[int, int] | None = None,
     memmap: str | Path | None = None,
 ) -> Bunch:
-    """Read ShanghaiTech Campus: 13 cameras.
+    """Read ShanghaiTech Campus: clips of 13 cameras.
 
     Parameters
     ----------
     folder : str or Path
-        Holds ``training/videos`` (or ``training/converted_videos``, or ``training/frames``),
+        Folder with ``training/videos`` (or ``training/converted_videos`` or ``training/frames``),
         ``testing/frames``, ``testing/test_frame_mask`` and ``testing/test_pixel_mask``.
     subset : {"train", "test"}, default="train"
         330 clips of normal frames, or 107 clips of 40791 frames with masks.
     size : tuple (height, width), default=None
         Size of the frames and masks; 480 x 856 when None.
     memmap : str or Path, default=None
-        As in `load_ucsd_ped2`; needed for most machines without ``size``.
+        As in `load_ucsd_ped2`; required on most machines without ``size``.
 
     Returns
     -------
     data : Bunch
-        As `load_ucsd_ped2` returns it, with ``scenes`` int (n,), the camera. Clips are numbered
-        from 0 in the order of their names. Labels come from ``test_frame_mask``; where the masks
-        of pixels disagree, a warning names the clips.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a folder or a mask is not there; it says where the data comes from.
-    ValueError
-        If a clip has another number of masks than frames, or a mask file is none.
+        As in `load_ucsd_ped2`, with ``scenes`` int (n,), the camera. Clips are numbered from 0 in
+        the order of their names. Labels come from ``test_frame_mask``; if the pixel masks
+        disagree, a warning names the clips.
 
     References
     ----------
@@ -457,7 +410,7 @@ def load_shanghaitech(
     root = Path(folder) / ("training" if subset == "train" else "testing")
     sources: list[Path] = []
     for place in ("videos", "converted_videos", "frames"):
-        # The official training clips are videos, also as others convert them; the first to be had.
+        # The official training clips are videos; converted copies exist, too.
         sources = sources or sorted(
             p
             for p in (root / place).glob("[!.]*")
@@ -474,7 +427,7 @@ def load_shanghaitech(
     marked = [root / "test_frame_mask" / f"{name}.npy" for name in names]
     drawn = [root / "test_pixel_mask" / f"{name}.npy" for name in names]
     if subset == "test":
-        check_there([*marked, *drawn], "ShanghaiTech Campus", SHANGHAITECH_ADDRESS)
+        check_files([*marked, *drawn], "ShanghaiTech Campus", SHANGHAITECH_ADDRESS)
     clips = [
         Clip(index, p, drawn[index] if subset == "test" else None)
         for index, p in enumerate(sources)
@@ -488,14 +441,11 @@ def load_shanghaitech(
             np.concatenate([npy_labels(p, n) for p, n in zip(marked, lengths, strict=True)]),
         )
         named = dict(enumerate(names))
-        warn_where_apart(data, of_masks, named, "test_frame_mask", first=0, stacklevel=4)
+        warn_of_disagreement(data, of_masks, named, "test_frame_mask", first=0, stacklevel=4)
     return data
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {**_READER, "category": [str, None], "color": ["boolean"]},
-    prefer_skip_nested_validation=True,
-)
+@validated(**_READER, category=[str, None], color=["boolean"])
 def load_mvtec(
     folder: str | Path,
     category: str | None = None,
@@ -505,19 +455,19 @@ def load_mvtec(
     color: bool = True,
     memmap: str | Path | None = None,
 ) -> Bunch:
-    """Read a category of MVTec AD, or of one of the many data sets in its layout.
+    """Read a category of MVTec AD or of another data set in its layout.
 
     Parameters
     ----------
     folder : str or Path
-        Holds the categories.
+        Folder of the categories.
     category : str, default=None
-        "bottle", say; None: the folder itself is one. Its masks have the names of their images,
-        with or without ``_mask``; what is not 0 in them is irregular.
+        The category, such as "bottle". None: ``folder`` is a category itself. Masks have the names
+        of their images, with or without ``_mask``; pixels other than 0 are irregular.
     subset : {"train", "test"}, default="train"
-        Normal images, or both kinds with masks.
+        Normal images, or images of both kinds with masks.
     size : tuple (height, width), default=None
-        Size of the images and masks; their own, which must be one, when None.
+        Size of the images and masks; their common size when None.
     color : bool, default=True
         Whether to read red, green and blue.
     memmap : str or Path, default=None
@@ -530,14 +480,6 @@ def load_mvtec(
         (n, H, W), or None for training images; ``kinds`` list of str, "good" or the defect;
         ``paths`` list of Path.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the images or the mask of an irregular one are not there; it says where MVTec AD
-        comes from.
-    ValueError
-        If images differ in size and ``size`` is None.
-
     References
     ----------
     .. [1] P. Bergmann et al., "MVTec AD: A Comprehensive Real-World Dataset for Unsupervised
@@ -547,38 +489,26 @@ def load_mvtec(
     paths = [p for kind in list_folders(root / subset) for p in list_pictures(kind)]
     if not paths:
         raise FileNotFoundError(
-            f"{root / subset} holds no pictures good/000.png; MVTec AD comes from "
+            f"{root / subset} holds no images good/000.png; MVTec AD comes from "
             f"{MVTEC_ADDRESS}, unpacked as CATEGORY/train/good/000.png, CATEGORY/test/DEFECT/"
             "000.png and CATEGORY/ground_truth/DEFECT/000_mask.png."
         )
     kinds = [p.parent.name for p in paths]
-    labels = np.where(np.array(kinds) == "good", 1, -1)
     name = f"{root.resolve().name}-{subset}-{'color' if color else 'grey'}"
     drawn = [
         None if kind == "good" else mask_of(root / "ground_truth" / kind, path)
         for kind, path in zip(kinds, paths, strict=True)
         if subset == "test"
     ]
-    images = collect(
-        alike((p, read_picture(p, size, color)) for p in paths), keep(memmap, name, paths, size)
+    return _load_images(
+        name, paths, kinds, drawn if subset == "test" else None, size, memmap, color=color
     )
-    masks = None
-    if subset == "test":
-        shape = images.shape[1:3]
-        known = keep(memmap, f"{name}-masks", [*paths, *filter(None, drawn)], size)
-        pairs = zip(drawn, paths, strict=True)
-        masks = collect((read_mask(mask, p, shape) for mask, p in pairs), known)
-    return Bunch(images=images, labels=labels, masks=masks, kinds=kinds, paths=paths)
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        **_READER,
-        "size": [tuple, list],
-        "n_train": [Interval(Integral, 1, None, closed="left")],
-        "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    **(_READER | {"size": [tuple, list]}),
+    n_train=[Interval(Integral, 1, None, closed="left")],
+    random_state=[Interval(Integral, 0, 2**32 - 1, closed="both")],
 )
 def load_magnetic_tiles(
     folder: str | Path,
@@ -588,39 +518,32 @@ def load_magnetic_tiles(
     n_train: int = 300,
     random_state: int = 0,
 ) -> Bunch:
-    """Read magnetic tile defects: grey images of a production line.
+    """Read magnetic tile defects: grey images from a production line.
 
     Parameters
     ----------
     folder : str or Path
-        Holds ``MT_Free``, ``MT_Blowhole``, ``MT_Break``, ``MT_Crack``, ``MT_Fray`` and
+        Folder with ``MT_Free``, ``MT_Blowhole``, ``MT_Break``, ``MT_Crack``, ``MT_Fray`` and
         ``MT_Uneven``, each with ``Imgs``.
     size : tuple (height, width)
-        Size of the images and masks, whose own differ.
+        Size of the images and masks, whose original sizes differ.
     subset : {"train", "test"}, default="train"
-        ``n_train`` of the normal tiles, or the other normal and all faulty ones.
+        ``n_train`` of the normal tiles, or the remaining normal and all defective tiles.
     n_train : int, default=300
-        There is no official split: so many normal tiles, drawn by ``random_state``, train.
+        Number of normal tiles for training, drawn at random, as there is no official split.
     random_state : int, default=0
-        Draws them; the same number for both subsets, which then share no tile.
+        Seed of the split; use the same for both subsets, so that they share no tile.
 
     Returns
     -------
     data : Bunch
-        As `load_mvtec` returns it, grey; ``kinds`` are "Free", "Blowhole", "Break", "Crack",
+        As in `load_mvtec`, in grey; ``kinds`` are "Free", "Blowhole", "Break", "Crack",
         "Fray" and "Uneven". Four masks of "Uneven" are empty in the published data.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the images or a mask are not there; it says where they come from.
-    ValueError
-        If ``n_train`` leaves no normal tile to test with.
 
     References
     ----------
     .. [1] Y. Huang, C. Qiu, K. Yuan, "Surface defect saliency of magnetic tile", The Visual
-       Computer 36, 2020. The authors ask to be cited.
+       Computer 36, 2020. The authors request a citation.
     """
     root = Path(folder)
     of_kind = {
@@ -652,23 +575,12 @@ def load_magnetic_tiles(
     drawn = [
         None if k == "Free" else mask_of(p.parent, p) for k, p in zip(kinds, paths, strict=True)
     ]
-    images = np.stack([read_picture(p, size, False) for p in paths])
-    masks = None
-    if subset == "test":
-        masks = np.stack(
-            [
-                read_mask(mask, p, images.shape[1:], above=127)
-                for mask, p in zip(drawn, paths, strict=True)
-            ]
-        )
-    labels = np.where(np.array(kinds) == "Free", 1, -1)
-    return Bunch(images=images, labels=labels, masks=masks, kinds=kinds, paths=paths)
+    return _load_images(
+        "tiles", paths, kinds, drawn if subset == "test" else None, size, None, above=127
+    )
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {**_READER, "color": ["boolean"]},
-    prefer_skip_nested_validation=True,
-)
+@validated(**_READER, color=["boolean"])
 def load_folder(
     folder: str | Path,
     *,
@@ -676,15 +588,15 @@ def load_folder(
     color: bool = False,
     memmap: str | Path | None = None,
 ) -> Bunch:
-    """Read a folder of videos, of folders of pictures, or of pictures.
+    """Read a folder of videos, of folders of images, or of images.
 
     Parameters
     ----------
     folder : str or Path
-        Each video in it, or else each folder with pictures in it, is a clip; or else its own
-        pictures are single images. In natural order, hidden ones left out.
+        Each video in it is a clip; without videos, each folder of images is; without either, its
+        images are single images. In natural order, without hidden files.
     size : tuple (height, width), default=None
-        Size of the frames; their own, which must be one, when None.
+        Size of the frames; their common size when None.
     color : bool, default=False
         Whether to read red, green and blue.
     memmap : str or Path, default=None
@@ -694,15 +606,8 @@ def load_folder(
     -------
     data : Bunch
         ``frames`` uint8 (n, H, W) or (n, H, W, 3); ``clips`` int (n,), from 0 (single images
-        are one clip); ``times`` float (n,), seconds from the beginning of the clip, 25 pictures
-        a second; ``names`` list of str, of the clips, or of single images.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder.
-    ValueError
-        If there is nothing to read in it, or frames differ in size and ``size`` is None.
+        are one clip); ``times`` float (n,), seconds from the beginning of the clip, for images at
+        25 per second; ``names`` list of str, the names of the clips, or of single images.
 
     Examples
     --------
@@ -725,14 +630,37 @@ def load_folder(
     sources = videos or [p for p in list_folders(root) if list_pictures(p)]
     pictures = list_pictures(root)
     if not sources and not pictures:
-        raise ValueError(f"{root} holds no video, no folder of pictures and no picture.")
+        raise ValueError(f"{root} holds no video, no folder of images and no image.")
     names = [p.name for p in sources or pictures]
     clips = [Clip(index, p) for index, p in enumerate(sources)] or [Clip(0, root)]
     frames, ids, times = read_clips("folder", clips, size, memmap, color=color)
     return Bunch(frames=frames, clips=ids, times=times, names=names)
 
 
-# --- UCSD and UMN --------------------------------------------------------------------------------
+def _load_images(
+    name: str,
+    paths: list[Path],
+    kinds: list[str],
+    drawn: list[Path | None] | None,
+    size: Any,
+    memmap: str | Path | None,
+    *,
+    color: bool = False,
+    above: int = 0,
+) -> Bunch:
+    """Read single images, and masks of pixels above a value unless ``drawn`` is None."""
+    images = collect(
+        of_one_size((p, read_picture(p, size, color)) for p in paths),
+        cache_path(memmap, name, paths, size),
+    )
+    masks = None
+    if drawn is not None:
+        shape = images.shape[1:3]
+        known = cache_path(memmap, f"{name}-masks", [*paths, *filter(None, drawn)], size)
+        pairs = zip(drawn, paths, strict=True)
+        masks = collect((read_mask(mask, p, shape, above=above) for mask, p in pairs), known)
+    labels = np.where(np.isin(kinds, ["good", "Free"]), 1, -1)
+    return Bunch(images=images, labels=labels, masks=masks, kinds=kinds, paths=paths)
 
 
 def _load_ucsd(root: Path, name: str, subset: str, size: Any, memmap: str | Path | None) -> Bunch:
@@ -754,19 +682,19 @@ def _load_ucsd(root: Path, name: str, subset: str, size: Any, memmap: str | Path
     lacking = [clip.source.name for clip in clips if clip.masks is None]
     if lacking and not listed:
         raise FileNotFoundError(
-            f"{root / part} lacks {name}.m, and {', '.join(lacking)} no masks: nothing tells "
-            f"their labels; {name} comes from {UCSD_ADDRESS}."
+            f"{root / part} lacks {name}.m, and {', '.join(lacking)} no masks, so that their "
+            f"labels are unknown; {name} comes from {UCSD_ADDRESS}."
         )
     data = load_clips(name, clips, subset, size, memmap, picture_masks)
     if listed:
         drawn, data.labels = data.labels, read_intervals(listed[0], data.clips)
         names = {clip.number: clip.source.name for clip in clips}
-        warn_where_apart(data, drawn, names, listed[0].name, first=1, stacklevel=5)
+        warn_of_disagreement(data, drawn, names, listed[0].name, first=1, stacklevel=5)
     return data
 
 
 def _umn_labels(variant: str) -> tuple[NDArray[Any], ...]:
-    """Return clip, scene and label of each frame, and whether its crowd has not yet run."""
+    """Return clip, scene and label of each frame, and whether its crowd has not run yet."""
     lengths = [last - first + 1 for first, last in UMN_CLIPS]
     ids = np.repeat(np.arange(1, len(UMN_CLIPS) + 1), lengths)
     labels = np.ones(len(ids), dtype=int)

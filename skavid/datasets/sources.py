@@ -15,13 +15,10 @@ from numpy.typing import NDArray
 from skavid.datasets.clips import list_folders, map_array, shrink
 from skavid.datasets.loaders import VIDEOS
 from skavid.temporal import TemporalStacker
-from skavid.video.files import (
-    PICTURES,
-    BrokenVideoError,
+from skavid.video.decoding import PICTURES, BrokenVideoError, list_pictures, natural
+from skavid.video.frames import (
     Frame,
     count_frames,
-    list_pictures,
-    natural,
     picture_shape,
     read_frames,
     read_pairs,
@@ -312,7 +309,7 @@ def _rows(path: Path, array: NDArray[Any]) -> Iterator[NDArray[Any]]:
             if image.size < array[0].size:
                 raise ValueError(
                     f"{path} was cut off while it was read, after {index} of {len(array)} images; "
-                    "get it anew."
+                    "get a new copy."
                 )
             yield image.reshape(array.shape[1:])
 
@@ -326,7 +323,7 @@ def open_array(path: Path) -> NDArray[Any]:
                 raise ValueError(
                     f"{path} holds Python objects, not numbers; save an array of these."
                 )
-        raise ValueError(f"{path} is no array that NumPy wrote; get it anew.")
+        raise ValueError(f"{path} is no array that NumPy wrote; get a new copy.")
     if array.ndim not in (3, 4) or array.dtype.kind not in "biuf" or 0 in array.shape:
         raise ValueError(
             f"{path} holds {array.dtype} of shape {array.shape}, but images are numbers of shape "

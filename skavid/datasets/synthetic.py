@@ -1,4 +1,4 @@
-"""Data that is drawn, Sec. 4.1: puzzles of digits (IR-MNIST) and a scene under a fixed camera."""
+"""Synthetic data: puzzles of digits (IR-MNIST, Sec. 4.1) and clips of a fixed camera."""
 
 from __future__ import annotations
 
@@ -10,27 +10,24 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter, zoom
 from sklearn.utils import Bunch, check_random_state
 
-from skavid.sklearn_private import Interval, StrOptions, validate_params
+from skavid.sklearn_private import Interval, StrOptions, validated
 
 __all__ = ["make_ir_mnist", "make_moving_shapes"]
 
 _POSITIVE = [Interval(Integral, 1, None, closed="left")]
 _ABOVE_0 = [Interval(Real, 0, None, closed="neither")]
-ODDITIES = ("fast", "large", "shape", "place")
+IRREGULARITIES = ("fast", "large", "shape", "place")
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "n_train": _POSITIVE,
-        "n_test": _POSITIVE,
-        "grid": _POSITIVE,
-        "cell": _POSITIVE,
-        "share_irregular": [Interval(Real, 0, 1, closed="both")],
-        "share_withheld": [Interval(Real, 0, 1, closed="both"), StrOptions({"natural"})],
-        "test_share": [Interval(Real, 0, 1, closed="neither")],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    n_train=_POSITIVE,
+    n_test=_POSITIVE,
+    grid=_POSITIVE,
+    cell=_POSITIVE,
+    share_irregular=[Interval(Real, 0, 1, closed="both")],
+    share_withheld=[Interval(Real, 0, 1, closed="both"), StrOptions({"natural"})],
+    test_share=[Interval(Real, 0, 1, closed="neither")],
+    random_state=["random_state"],
 )
 def make_ir_mnist(
     digits: ArrayLike,
@@ -48,35 +45,35 @@ def make_ir_mnist(
     test_share: float = 0.25,
     random_state: Any = None,
 ) -> Bunch:
-    """Make the puzzles of IR-MNIST: grids of digits, one of which is never seen in training.
+    """Make the puzzles of IR-MNIST: grids of digits, one of which is withheld from training.
 
     Parameters
     ----------
     digits : array-like of shape (n_digits, h, w)
-        Pictures of digits, black at 0 and white at 255 (uint8) or at their maximum.
+        Images of digits, black at 0 and white at 255 (uint8) or at their maximum.
     labels : array-like of shape (n_digits,)
-        Which digit each picture shows.
+        Digit of each image.
     test_digits, test_labels : array-like, default=None
-        Pictures for the test puzzles, as MNIST has them. None keeps a share of ``digits`` for
-        them, so that no picture is in both.
+        Images for the test puzzles, as in MNIST. None reserves a share of ``digits`` for them, so
+        that no image is in both.
     n_train, n_test : int
-        How many puzzles; the paper has 5000 and 1000.
+        Number of puzzles; 5000 and 1000 in the paper.
     grid : int, default=11
-        Digits along each side of a puzzle.
+        Number of digits along each side of a puzzle.
     cell : int, default=28
-        Pixels along each side of a digit; pictures of another size are resized.
+        Number of pixels along each side of a digit; images of another size are resized.
     withheld : int, default=3
-        The digit that no training puzzle holds.
+        The digit that is in no training puzzle.
     share_irregular : float, default=0.5
         Share of the test puzzles that hold it.
     share_withheld : float or "natural", default="natural"
-        How likely each cell of such a puzzle is to hold it; one cell does where chance gives it
-        none. "natural" is its share among the pictures, a tenth in MNIST.
+        Probability that a cell of such a puzzle holds it; at least one cell does. "natural" is its
+        share among the images, a tenth in MNIST.
     test_share : float, default=0.25
-        Share of the other digits' pictures that is kept for the test puzzles, without
+        Share of the images of other digits that is reserved for the test puzzles without
         ``test_digits``.
     random_state : int, RandomState instance or None, default=None
-        Chooses the pictures.
+        Seed of the choice of images.
 
     Returns
     -------
@@ -86,16 +83,10 @@ def make_ir_mnist(
         ``region_labels`` (n_test, grid, grid), the same for cells; ``masks`` bool, as ``test``,
         True in the cells of withheld digits.
 
-    Raises
-    ------
-    ValueError
-        If pictures and labels do not fit each other, or there is no withheld digit to test
-        with or no other one to train with.
-
     References
     ----------
     .. [1] Sabokrou et al., "AVID: Adversarial Visual Irregularity Detection", ACCV 2018,
-       Sec. 4.1. The paper does not say how many threes its test puzzles hold.
+       Sec. 4.1. The paper does not state the number of threes in its test puzzles.
 
     Examples
     --------
@@ -115,22 +106,22 @@ def make_ir_mnist(
             raise ValueError("test_labels came without test_digits; give both or neither.")
         order = rng.permutation(len(names))
         shown, fresh = np.split(order, [round((1 - test_share) * len(names))])
-        # No withheld digit is ever trained with, so that all of them may test.
+        # Withheld digits are not used for training, so all of them are available for testing.
         fresh = np.concatenate([fresh, shown[names[shown] == withheld]])
     else:
         more, more_names = _check_digits(test_digits, test_labels, "test_digits", "test_labels")
         if (more.shape[1:], more.dtype) != (pictures.shape[1:], pictures.dtype):
             raise ValueError(
-                f"test_digits has pictures {_described(more)}, but digits has pictures "
-                f"{_described(pictures)}; bring them to one size and dtype."
+                f"test_digits has images {_described(more)}, but digits has images "
+                f"{_described(pictures)}; convert them to one size and dtype."
             )
         shown = np.arange(len(names))
         fresh = len(names) + np.arange(len(more_names))
         pictures, names = np.concatenate([pictures, more]), np.concatenate([names, more_names])
     normal, regular, odd = (
-        _some(shown[names[shown] != withheld], f"other than {withheld} to train with"),
-        _some(fresh[names[fresh] != withheld], f"other than {withheld} to test with"),
-        _some(fresh[names[fresh] == withheld], f"{withheld} to test with"),
+        _check_any(shown[names[shown] != withheld], f"other than {withheld} to train with"),
+        _check_any(fresh[names[fresh] != withheld], f"other than {withheld} to test with"),
+        _check_any(fresh[names[fresh] == withheld], f"{withheld} to test with"),
     )
     train = rng.choice(normal, (n_train, grid, grid))
     natural = float((names == withheld).mean())
@@ -140,27 +131,24 @@ def make_ir_mnist(
     test[where] = rng.choice(odd, where.sum())
     pictures = _resize(pictures, cell)
     return Bunch(
-        train=_lay(pictures, train),
-        test=_lay(pictures, test),
+        train=_compose(pictures, train),
+        test=_compose(pictures, test),
         labels=np.where(where.any(axis=(1, 2)), -1, 1),
         region_labels=np.where(where, -1, 1),
         masks=np.kron(where, np.ones((1, cell, cell), dtype=bool)),
     )
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "n_clips": _POSITIVE,
-        "n_frames": _POSITIVE,
-        "size": [tuple, list],
-        "n_walkers": [Interval(Integral, 0, None, closed="left")],
-        "speed": _ABOVE_0,
-        "scale": _ABOVE_0,
-        "irregular": [tuple, list, StrOptions(set(ODDITIES))],
-        "share": [Interval(Real, 0, 1, closed="right")],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    n_clips=_POSITIVE,
+    n_frames=_POSITIVE,
+    size=[tuple, list],
+    n_walkers=[Interval(Integral, 0, None, closed="left")],
+    speed=_ABOVE_0,
+    scale=_ABOVE_0,
+    irregular=[tuple, list, StrOptions(set(IRREGULARITIES))],
+    share=[Interval(Real, 0, 1, closed="right")],
+    random_state=["random_state"],
 )
 def make_moving_shapes(
     n_clips: int = 4,
@@ -174,48 +162,42 @@ def make_moving_shapes(
     share: float = 0.5,
     random_state: Any = None,
 ) -> Bunch:
-    """Draw clips of a fixed camera above a walkway, with exact masks of what is irregular.
+    """Draw clips of a walkway seen by a fixed camera, with exact masks of irregular objects.
 
-    Walkers cross the walkway at about one speed and one size (those further down are nearer and
-    larger), dark or bright before a lawn and a path of some texture. In each clip something
-    irregular may pass, too.
+    Walkers of similar speed and size (larger further down) cross the walkway, dark or bright in
+    front of a textured lawn and path. Each clip may also contain an irregular object.
 
     Parameters
     ----------
     n_clips : int, default=4
-        Clips, all of the same scene.
+        Number of clips of the same scene.
     n_frames : int, default=100
-        Frames a clip.
+        Number of frames per clip.
     size : tuple (height, width), default=(96, 128)
-        Of the frames, in pixels, at least 16 x 16.
+        Size of the frames in pixels, at least 16 x 16.
     n_walkers : int, default=5
-        Walkers in view at a time.
+        Number of walkers.
     speed : float, default=1.0
-        Mean speed of walkers in pixels a frame; each has 0.7 to 1.3 of it.
+        Mean speed of walkers in pixels per frame; each has 0.7 to 1.3 times that.
     scale : float, default=1.0
-        Size of what moves; a walker is about ``14 * scale`` pixels high.
+        Scale of moving objects; a walker is about ``14 * scale`` pixels high.
     irregular : str or tuple of str, default=()
-        What passes in the clips, one kind a clip in turn: "fast", a walker at three times the
-        speed; "large", one of 1.8 times the size; "shape", a cart; "place", one that
-        walks on the lawn. () makes clips to train with.
+        Kinds of irregular objects, one per clip in turn: "fast", a walker at three times the
+        speed; "large", a walker of 1.8 times the size; "shape", a cart; "place", a walker on the
+        lawn. () makes clips for training.
     share : float, default=0.5
-        Share of a clip's frames in which the irregular one is in view, at least one, in (0, 1];
-        a fast one may need more of them to cross the picture and passes again then.
+        Share of the frames of a clip that show the irregular object, at least one frame, in
+        (0, 1]. A fast object may cross the image repeatedly.
     random_state : int, RandomState instance or None, default=None
-        Draws the walkers. The scene itself is always the same for one size.
+        Seed of the walkers. The scene is always the same for one size.
 
     Returns
     -------
     data : Bunch
-        ``frames`` uint8 (n, H, W); ``clips`` int (n,), from 0; ``labels`` int (n,), -1 where an
-        irregular pixel is to be seen, else 1; ``masks`` bool (n, H, W), True where an irregular
-        one covers more than half of a pixel and nothing before it does; ``kinds`` str (n,), the
-        kind of the clip, or "".
-
-    Raises
-    ------
-    ValueError
-        If ``size`` or ``irregular`` is not as described.
+        ``frames`` uint8 (n, H, W); ``clips`` int (n,), from 0; ``labels`` int (n,), -1 if an
+        irregular pixel is visible, else 1; ``masks`` bool (n, H, W), True where an irregular
+        object covers more than half of a pixel and is not hidden; ``kinds`` str (n,), the kind of
+        the clip, or "".
 
     Examples
     --------
@@ -225,11 +207,11 @@ def make_moving_shapes(
     ((60, 96, 128), (60, 96, 128), ['fast', 'shape'])
     """
     if len(size) != 2 or not all(isinstance(n, Integral) and n >= 16 for n in size):
-        raise ValueError(f"size must be (height, width), 16 pixels each at least. Got {size!r}.")
+        raise ValueError(f"size must be (height, width), at least 16 pixels each. Got {size!r}.")
     kinds = (irregular,) if isinstance(irregular, str) else tuple(irregular)
     for kind in kinds:
-        if kind not in ODDITIES:
-            raise ValueError(f"irregular must be some of {ODDITIES}. Got {kind!r}.")
+        if kind not in IRREGULARITIES:
+            raise ValueError(f"irregular must be some of {IRREGULARITIES}. Got {kind!r}.")
     rng = check_random_state(random_state)
     height, width = int(size[0]), int(size[1])
     scene = _scene(height, width)
@@ -237,14 +219,16 @@ def make_moving_shapes(
     frames = np.empty((n, height, width), np.uint8)
     masks = np.zeros((n, height, width), bool)
     for clip in range(n_clips):
-        movers = [_walker(height, width, n_frames, speed, scale, rng) for _ in range(n_walkers)]
+        objects = [_walker(height, width, n_frames, speed, scale, rng) for _ in range(n_walkers)]
         if kinds:
             kind = kinds[clip % len(kinds)]
             n_odd = max(1, round(share * n_frames))
-            movers.append(_oddity(kind, height, width, n_frames, n_odd, speed, scale, rng))
+            objects.append(
+                _irregular_object(kind, height, width, n_frames, n_odd, speed, scale, rng)
+            )
         for time in range(n_frames):
             row = clip * n_frames + time
-            frames[row], masks[row] = _render(scene, movers, time, rng)
+            frames[row], masks[row] = _render(scene, objects, time, rng)
     return Bunch(
         frames=frames,
         clips=np.repeat(np.arange(n_clips), n_frames),
@@ -262,12 +246,12 @@ def _check_digits(
     pictures, names = np.asarray(digits), np.asarray(labels)
     if pictures.ndim != 3 or 0 in pictures.shape:
         raise ValueError(
-            f"{digits_name} must be pictures of shape (n_digits, h, w). Got {pictures.shape}."
+            f"{digits_name} must be images of shape (n_digits, h, w). Got {pictures.shape}."
         )
     if names.shape != pictures.shape[:1]:
         raise ValueError(
-            f"{digits_name} has {len(pictures)} pictures, but {labels_name} has the shape "
-            f"{names.shape}; give one label a picture."
+            f"{digits_name} has {len(pictures)} images, but {labels_name} has the shape "
+            f"{names.shape}; give one label per image."
         )
     if not 0 < pictures.max() < np.inf:  # False for NaN
         raise ValueError(
@@ -281,10 +265,10 @@ def _described(pictures: NDArray[Any]) -> str:
     return f"of {pictures.shape[1]} x {pictures.shape[2]} {pictures.dtype}"
 
 
-def _some(indices: NDArray[np.int64], what: str) -> NDArray[np.int64]:
+def _check_any(indices: NDArray[np.int64], what: str) -> NDArray[np.int64]:
     if not len(indices):
         raise ValueError(
-            f"labels leave no digit {what}; withhold another digit or give more pictures."
+            f"labels leave no digit {what}; withhold another digit or give more images."
         )
     return indices
 
@@ -312,19 +296,17 @@ def _resize(pictures: NDArray[Any], cell: int) -> NDArray[np.uint8]:
     return resized
 
 
-def _lay(pictures: NDArray[np.uint8], cells: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _compose(pictures: NDArray[np.uint8], cells: NDArray[np.int64]) -> NDArray[np.uint8]:
     n, grid, _ = cells.shape
     side = grid * pictures.shape[1]
     return pictures[cells].transpose(0, 1, 3, 2, 4).reshape(n, side, side)
 
 
-# --- the scene -----------------------------------------------------------------------------------
-
 _PATH = (0.45, 0.95)  # rows of the walkway, shares of the height
 
 
-class _Mover(NamedTuple):
-    """Something that crosses the picture; lengths in pixels."""
+class _Object(NamedTuple):
+    """An object that crosses the image; lengths in pixels."""
 
     start: float  # column at time 0
     velocity: float  # columns per frame, negative to the left
@@ -332,13 +314,13 @@ class _Mover(NamedTuple):
     height: float
     phase: float  # of its gait
     grey: float
-    first: int  # frames in which it is there
+    first: int  # frames in which it is present
     last: int
-    kind: str  # "" for a walker like all others
+    kind: str  # "" for a normal walker
 
 
 def _scene(height: int, width: int) -> NDArray[np.float64]:
-    """Draw lawn and walkway, the same for one size."""
+    """Draw lawn and walkway, always the same for one size."""
     texture = np.random.RandomState(0).normal(size=(height, width))
     path = (np.arange(height) >= _PATH[0] * height) & (np.arange(height) < _PATH[1] * height)
     fine, coarse = gaussian_filter(texture, 0.7), gaussian_filter(texture, 3)
@@ -349,18 +331,18 @@ def _scene(height: int, width: int) -> NDArray[np.float64]:
 
 def _walker(
     height: int, width: int, n_frames: int, speed: float, scale: float, rng: Any
-) -> _Mover:
+) -> _Object:
     row = rng.uniform(_PATH[0] + 0.05, _PATH[1] - 0.03) * height
     velocity = rng.choice([-1, 1]) * speed * rng.uniform(0.7, 1.3)
     tall = 14 * scale * rng.uniform(0.9, 1.1) * (0.7 + 0.5 * row / height)
-    # Somewhere before, within or behind the picture, so that walkers come and go.
+    # Starts before, within or beyond the image, so that walkers enter and leave.
     start = rng.uniform(-tall, width + tall) - velocity * rng.uniform(0, n_frames)
     dark = rng.uniform() < 0.7
     grey = rng.uniform(20, 70) if dark else rng.uniform(215, 245)
-    return _Mover(start, velocity, row, tall, rng.uniform(0, 6.3), grey, 0, n_frames, "")
+    return _Object(start, velocity, row, tall, rng.uniform(0, 6.3), grey, 0, n_frames, "")
 
 
-def _oddity(
+def _irregular_object(
     kind: str,
     height: int,
     width: int,
@@ -369,7 +351,7 @@ def _oddity(
     speed: float,
     scale: float,
     rng: Any,
-) -> _Mover:
+) -> _Object:
     one = _walker(height, width, n_frames, speed, scale, rng)
     first = int(rng.randint(n_frames - n_odd + 1))
     tall = one.height * (1.8 if kind == "large" else 1.0)
@@ -378,7 +360,7 @@ def _oddity(
     if kind == "place":
         row = rng.uniform(0.5, 0.95) * _PATH[0] * height
         tall = 14 * scale * (0.7 + 0.5 * row / height)
-    # In the picture as long as it is there.
+    # Within the image while it is present.
     begin = rng.uniform(0.15, 0.35) * width if velocity > 0 else rng.uniform(0.65, 0.85) * width
     return one._replace(
         start=begin - velocity * first,
@@ -392,17 +374,17 @@ def _oddity(
 
 
 def _render(
-    scene: NDArray[np.float64], movers: list[_Mover], time: int, rng: Any
+    scene: NDArray[np.float64], objects: list[_Object], time: int, rng: Any
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Paint movers from the back to the front; return the frame and what of it is irregular."""
+    """Paint objects from back to front; return the frame and its mask of irregular pixels."""
     height, width = scene.shape
     picture, mask = scene.copy(), np.zeros((height, width), bool)
-    for one in sorted(movers, key=lambda mover: mover.row):
+    for one in sorted(objects, key=lambda mover: mover.row):
         if not one.first <= time < one.last:
             continue
         span = width + 2 * one.height
         column = (one.start + one.velocity * time + one.height) % span - one.height
-        window, opacity = _figure(one, column, time, height, width)
+        window, opacity = _silhouette(one, column, time, height, width)
         if opacity.size:
             under = picture[window]
             picture[window] = under + opacity * (one.grey - under)
@@ -412,10 +394,10 @@ def _render(
     return np.round(noisy).clip(0, 255).astype(np.uint8), mask
 
 
-def _figure(
-    one: _Mover, column: float, time: int, height: int, width: int
+def _silhouette(
+    one: _Object, column: float, time: int, height: int, width: int
 ) -> tuple[tuple[slice, slice], NDArray[np.float64]]:
-    """Return a window of the picture and how much of each pixel the mover covers."""
+    """Return a window of the image and the coverage of each of its pixels by the object."""
     tall = one.height
     gait = one.phase + 0.35 * abs(one.velocity) * time * 14 / tall
     top, bottom = one.row - 1.1 * tall, one.row + 2
@@ -425,9 +407,9 @@ def _figure(
     y = np.arange(rows.start, max(rows.start, rows.stop))[:, None] + 0.5 - one.row
     x = np.arange(columns.start, max(columns.start, columns.stop))[None] + 0.5 - column
     if one.kind == "shape":  # a cart: a box on two wheels
-        box = _soft(np.maximum(abs(x) - 0.65 * tall, abs(y + 0.5 * tall) - 0.28 * tall))
+        box = _coverage(np.maximum(abs(x) - 0.65 * tall, abs(y + 0.5 * tall) - 0.28 * tall))
         wheels = [
-            _soft(np.hypot(x - side * 0.4 * tall, y + 0.13 * tall) - 0.13 * tall)
+            _coverage(np.hypot(x - side * 0.4 * tall, y + 0.13 * tall) - 0.13 * tall)
             for side in (-1, 1)
         ]
         return (rows, columns), np.maximum.reduce([box, *wheels])
@@ -442,9 +424,9 @@ def _figure(
         )
         for side in (-1, 1)
     ]
-    return (rows, columns), np.maximum.reduce([_soft(part) for part in (trunk, head, *legs)])
+    return (rows, columns), np.maximum.reduce([_coverage(part) for part in (trunk, head, *legs)])
 
 
-def _soft(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn signed distances to an edge, in pixels, into coverage."""
+def _coverage(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Convert signed distances to an edge, in pixels, to coverage."""
     return np.clip(0.5 - distance, 0, 1)

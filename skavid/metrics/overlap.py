@@ -1,4 +1,4 @@
-"""How masks overlap true regions: AUPRO, region and track detection (after Sec. 4.2)."""
+"""Measures of the overlap with irregular regions: AUPRO, detection of regions and tracks."""
 
 from __future__ import annotations
 
@@ -13,27 +13,24 @@ from sklearn.utils import Bunch
 
 from skavid.core.images import check_ignored, check_measured, resize
 from skavid.core.scene import clip_begins
-from skavid.sklearn_private import Interval, validate_params
+from skavid.sklearn_private import Interval, validated
 
 __all__ = ["aupro_score", "pro_curve", "rbdc_score", "region_track_curve", "tbdc_score"]
 
-# Regions touch over edges and corners, as in MVTec AD's evaluation.
+# Regions are connected over edges and corners, as in the evaluation of MVTec AD.
 _NEIGHBOURS = np.ones((3, 3), dtype=bool)
-# Where in its map each frame suggests thresholds: shares of its pixels that lie above.
+# The quantiles of each map that are candidate thresholds, as shares of pixels above.
 _SHARES = (0.0, 1e-4, 1e-3, 0.01, 0.05, 0.2)
 
 _SHARE = [Interval(Real, 0, 1, closed="right")]
 _COUNT = [Interval(Integral, 2, None, closed="left")]
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "y_true": ["array-like"],
-        "y_score": ["array-like"],
-        "n_thresholds": [*_COUNT, None],
-        "ignore_mask": ["array-like", None],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    y_true=["array-like"],
+    y_score=["array-like"],
+    n_thresholds=[*_COUNT, None],
+    ignore_mask=["array-like", None],
 )
 def pro_curve(
     y_true: ArrayLike,
@@ -42,40 +39,35 @@ def pro_curve(
     n_thresholds: int | None = None,
     ignore_mask: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
-    """Compute per-region overlap against the false positive rate of pixels.
+    """Compute the per-region overlap (PRO) as a function of the false positive rate of pixels.
 
     Parameters
     ----------
     y_true : array-like of shape (n_images, H, W), bool
-        Masks, True where a pixel is irregular. Connected pixels (over edges or corners) are a
-        region.
+        Masks, True where a pixel is irregular. A region is a set of pixels that are connected
+        over edges or corners.
     y_score : array-like of shape (n_images, h, w)
-        Maps, the higher the more irregular, as `AVIDDetector.maps` gives ``evidence``. Maps of
-        another size than the masks are enlarged, each pixel by the nearest.
+        Maps, the higher the more irregular, such as ``evidence`` of `AVIDDetector.maps`. They
+        are resized to the masks by nearest neighbours.
     n_thresholds : int, default=None
-        None moves the threshold over every score: exact, and needs memory for all of them. A
-        number takes so many quantiles of a sample of the scores, image by image.
+        Number of thresholds, quantiles of a sample of the scores. None uses every score as a
+        threshold, which is exact and needs memory for all of them.
     ignore_mask : array-like of shape (H, W), bool, default=None
-        True where pixels of the masks do not count, neither as irregular nor as normal,
-        whatever masks and maps hold there. A region that they cut in two is two.
+        True where pixels of the masks count neither as irregular nor as normal. A region that
+        they divide counts as two.
 
     Returns
     -------
     fpr : ndarray of shape (n_thresholds + 1,)
         Share of the normal pixels of all images at or above each threshold.
     pro : ndarray of shape (n_thresholds + 1,)
-        Mean share of a region's pixels at or above it, each region counting alike.
+        Mean over regions of the share of their pixels at or above each threshold.
     thresholds : ndarray of shape (n_thresholds + 1,)
-        Falling from infinity.
-
-    Raises
-    ------
-    ValueError
-        If no irregular or no normal pixel counts, or the arrays do not fit each other.
+        In descending order from infinity.
 
     See Also
     --------
-    aupro_score : The area below.
+    aupro_score : Computes the area under the curve.
 
     References
     ----------
@@ -95,9 +87,9 @@ def pro_curve(
     alarms, overlap = np.zeros(n_levels + 1), np.zeros(n_levels + 1)
     n_regions = 0
     for mask, scores in pairs(masks, maps, counted):
-        # How many of the rising thresholds a pixel reaches.
+        # The number of ascending thresholds that each pixel reaches.
         level = np.searchsorted(rising, scores, side="right")
-        # Not bincount, which would walk through all levels for each image.
+        # Not bincount, which would visit all levels for each image.
         np.add.at(alarms, level[counted & ~mask], 1)
         labels, found = ndimage.label(mask, _NEIGHBOURS)
         if found:
@@ -109,7 +101,7 @@ def pro_curve(
         kind = "irregular" if n_regions == 0 else "normal"
         raise ValueError(f"y_true must hold irregular and normal pixels. Got no {kind} one.")
     fpr = np.cumsum(alarms[::-1])[:-1] / alarms.sum()
-    # Sums of shares may miss 1 by their last bit.
+    # Sums of shares may exceed 1 by rounding.
     pro = np.minimum(np.cumsum(overlap[::-1])[:-1] / n_regions, 1)
     return (
         np.concatenate([[0], fpr]),
@@ -118,10 +110,7 @@ def pro_curve(
     )
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {"max_fpr": _SHARE},
-    prefer_skip_nested_validation=True,
-)
+@validated(max_fpr=_SHARE)
 def aupro_score(
     y_true: ArrayLike,
     y_score: ArrayLike,
@@ -139,7 +128,7 @@ def aupro_score(
     y_score : array-like of shape (n_images, h, w)
         Maps, the higher the more irregular, as in `pro_curve`.
     max_fpr : float, default=0.3
-        Where the curve ends, in (0, 1]; it is interpolated there.
+        Upper limit of the false positive rate, in (0, 1]; the curve is interpolated there.
     n_thresholds : int, default=None
         As in `pro_curve`.
     ignore_mask : array-like of shape (H, W), bool, default=None
@@ -148,7 +137,7 @@ def aupro_score(
     Returns
     -------
     aupro : float
-        Divided by ``max_fpr``: in [0, 1].
+        The area divided by ``max_fpr``, in [0, 1].
 
     Examples
     --------
@@ -160,18 +149,15 @@ def aupro_score(
     return area_to(fpr, pro, max_fpr) / max_fpr
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "y_true": ["array-like"],
-        "y_score": ["array-like"],
-        "groups": ["array-like", None],
-        "min_iou": _SHARE,
-        "min_share": _SHARE,
-        "n_thresholds": _COUNT,
-        "thresholds": ["array-like", None],
-        "ignore_mask": ["array-like", None],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    y_true=["array-like"],
+    y_score=["array-like"],
+    groups=["array-like", None],
+    min_iou=_SHARE,
+    min_share=_SHARE,
+    n_thresholds=_COUNT,
+    thresholds=["array-like", None],
+    ignore_mask=["array-like", None],
 )
 def region_track_curve(
     y_true: ArrayLike,
@@ -184,48 +170,42 @@ def region_track_curve(
     thresholds: ArrayLike | None = None,
     ignore_mask: ArrayLike | None = None,
 ) -> Bunch:
-    """Count detected regions and tracks against false regions a frame.
+    """Compute detection rates of regions and tracks as functions of false regions per frame.
 
     Parameters
     ----------
     y_true : array-like of shape (n_frames, H, W), bool or int
-        Masks. Of bool, a region is a connected patch of a frame, and patches that touch or
-        overlap from frame to frame are one track. Of int, 0 is normal and each other number is
-        a track: its pixels in a frame are one region.
+        Masks. If bool, regions are the connected components of a frame, and regions that touch or
+        overlap from frame to frame form a track. If int, 0 is normal and each other number is
+        the id of a track, whose pixels in a frame form one region.
     y_score : array-like of shape (n_frames, h, w)
-        Maps, the higher the more irregular; enlarged where they are smaller.
+        Maps, the higher the more irregular; resized to the masks.
     groups : array-like of shape (n_frames,), default=None
-        Clip of each frame; no track leaves its clip. None: one clip.
+        Clip of each frame; tracks do not extend over clips. None: one clip.
     min_iou : float, default=0.1
-        Intersection over union from which on two regions meet, in (0, 1].
+        Minimum intersection over union of a detected with an irregular region, in (0, 1].
     min_share : float, default=0.1
-        Share of a track's regions that must be detected for the track to be, in (0, 1].
+        Minimum share of detected regions of a detected track, in (0, 1].
     n_thresholds : int, default=50
-        How many thresholds to try, quantiles of what the frames suggest. Each costs a
-        labelling of every frame.
+        Number of thresholds, quantiles of candidates from all frames. Regions of every frame are
+        labelled for each threshold.
     thresholds : array-like, default=None
-        The thresholds themselves.
+        The thresholds, instead of ``n_thresholds``.
     ignore_mask : array-like of shape (H, W), bool, default=None
-        True where pixels of the masks do not count: no region reaches there, neither a true
-        one nor one of a map. What passes behind such pixels is two tracks, unless the masks
-        number their tracks.
+        True where pixels of the masks do not count and belong to no region. They divide tracks
+        unless the masks number their tracks.
 
     Returns
     -------
     curve : Bunch
-        ``thresholds``, falling; for each of them ``false_regions`` (connected patches of the
-        map at or above it which meet no true region, a frame, over all frames), ``regions`` and
-        ``tracks`` (the shares that were detected); and ``n_regions``, ``n_tracks``.
-
-    Raises
-    ------
-    ValueError
-        If no irregular pixel counts, or the arrays do not fit each other.
+        ``thresholds`` in descending order; for each of them ``false_regions`` (the mean number
+        per frame of connected regions of the map that match no irregular region), ``regions`` and
+        ``tracks`` (the shares that are detected); and ``n_regions``, ``n_tracks``.
 
     See Also
     --------
-    rbdc_score : The area below ``regions``.
-    tbdc_score : The area below ``tracks``.
+    rbdc_score : Computes the area under ``regions``.
+    tbdc_score : Computes the area under ``tracks``.
 
     References
     ----------
@@ -236,9 +216,9 @@ def region_track_curve(
     --------
     >>> import numpy as np
     >>> from skavid.metrics import region_track_curve
-    >>> truth = np.zeros((4, 6, 6), bool)
-    >>> truth[1:, 2:4, 2:4] = True
-    >>> curve = region_track_curve(truth, truth * 2.0, thresholds=[1.0])
+    >>> masks = np.zeros((4, 6, 6), bool)
+    >>> masks[1:, 2:4, 2:4] = True
+    >>> curve = region_track_curve(masks, masks * 2.0, thresholds=[1.0])
     >>> curve.regions, curve.tracks, curve.false_regions, curve.n_regions, curve.n_tracks
     (array([1.]), array([1.]), array([0.]), 3, 1)
     """
@@ -270,7 +250,7 @@ def region_track_curve(
         thresholds=levels,
         false_regions=false / len(maps),
         regions=hits.mean(axis=1),
-        # A share of 1 / 10 shall be a tenth, whatever its last bit.
+        # Robust to rounding.
         tracks=(shares >= min_share - 1e-12).mean(axis=1),
         n_regions=len(tracks),
         n_tracks=len(sizes),
@@ -287,13 +267,13 @@ def rbdc_score(y_true: ArrayLike, y_score: ArrayLike, **parameters: Any) -> floa
     y_score : array-like of shape (n_frames, h, w)
         Maps, the higher the more irregular.
     **parameters : dict
-        Of `region_track_curve`.
+        Parameters of `region_track_curve`.
 
     Returns
     -------
     rbdc : float
-        In [0, 1]: the mean of the best detection rate with at most x false regions a frame, x
-        from 0 to 1. Beyond the last threshold the curve goes on flat, as in [1]_.
+        In [0, 1]: the mean over x from 0 to 1 of the best detection rate with at most x false
+        regions per frame. The curve is extended by a constant, as in [1]_.
 
     References
     ----------
@@ -304,9 +284,9 @@ def rbdc_score(y_true: ArrayLike, y_score: ArrayLike, **parameters: Any) -> floa
     --------
     >>> import numpy as np
     >>> from skavid.metrics import rbdc_score
-    >>> truth = np.zeros((4, 6, 6), bool)
-    >>> truth[1:, 2:4, 2:4] = True
-    >>> rbdc_score(truth, truth * 2.0)
+    >>> masks = np.zeros((4, 6, 6), bool)
+    >>> masks[1:, 2:4, 2:4] = True
+    >>> rbdc_score(masks, masks * 2.0)
     1.0
     """
     curve = region_track_curve(y_true, y_score, **parameters)
@@ -323,7 +303,7 @@ def tbdc_score(y_true: ArrayLike, y_score: ArrayLike, **parameters: Any) -> floa
     y_score : array-like of shape (n_frames, h, w)
         Maps, the higher the more irregular.
     **parameters : dict
-        Of `region_track_curve`.
+        Parameters of `region_track_curve`.
 
     Returns
     -------
@@ -334,9 +314,9 @@ def tbdc_score(y_true: ArrayLike, y_score: ArrayLike, **parameters: Any) -> floa
     --------
     >>> import numpy as np
     >>> from skavid.metrics import tbdc_score
-    >>> truth = np.zeros((4, 8, 8), bool)
-    >>> truth[1:, 2:4, 2:4] = True
-    >>> tbdc_score(truth, np.zeros((4, 8, 8)))
+    >>> masks = np.zeros((4, 8, 8), bool)
+    >>> masks[1:, 2:4, 2:4] = True
+    >>> tbdc_score(masks, np.zeros((4, 8, 8)))
     0.0
     """
     curve = region_track_curve(y_true, y_score, **parameters)
@@ -350,31 +330,10 @@ def check_maps(
     *,
     whole: bool = False,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
-    """Check masks and maps; memory maps are not read.
+    """Check masks and maps without reading memory maps; return them and the pixels that count.
 
-    Parameters
-    ----------
-    y_true : array-like of shape (n_images, H, W)
-        Masks of bool, or of numbers that are 0 and 1; ``whole`` allows any whole numbers.
-    y_score : array-like of shape (n_images, h, w)
-        Maps.
-    ignore_mask : array-like of shape (H, W), bool, default=None
-        True where pixels of the masks do not count.
-    whole : bool, default=False
-        Whether masks may number their tracks.
-
-    Returns
-    -------
-    masks, maps : ndarray
-        As they were given.
-    counted : ndarray of shape (H, W), bool
-        True where pixels count.
-
-    Raises
-    ------
-    ValueError
-        If they are no stacks of pictures of one length and aspect, or ``ignore_mask`` does not fit
-        the masks.
+    Masks hold bool, or integers 0 and 1; with ``whole`` any track numbers. The pixels that count
+    are a mask of shape (H, W), False where ``ignore_mask`` is True.
     """
     masks, maps = check_measured("y_true", y_true), check_measured("y_score", y_score)
     for name, array in (("y_true", masks), ("y_score", maps)):
@@ -382,15 +341,15 @@ def check_maps(
             raise ValueError(f"{name} must have the shape (n_images, H, W). Got {array.shape}.")
     if len(masks) != len(maps):
         raise ValueError(
-            f"y_true has {len(masks)} masks, but y_score has {len(maps)} maps; give one map a "
+            f"y_true has {len(masks)} masks, but y_score has {len(maps)} maps; give one map per "
             "mask."
         )
     (height, width), (rows, columns) = masks.shape[1:], maps.shape[1:]
-    # One row or column more or less is what rounding a resized frame leaves.
+    # Rounding of a resized frame may add or remove one row or column.
     if abs(height * columns - width * rows) > max(height, width, rows, columns):
         raise ValueError(
             f"y_true has masks of {height} x {width} pixels, but y_score has maps of {rows} x "
-            f"{columns}, another aspect; bring them to one."
+            f"{columns}, which is another aspect; resize them to one."
         )
     counted = np.ones((height, width), dtype=bool)
     if ignore_mask is not None:
@@ -400,7 +359,7 @@ def check_maps(
         low, high = (reduce(masks, where=counted, initial=some) for reduce in (np.min, np.max))
         wrong = not np.issubdtype(masks.dtype, np.integer) or low < 0
         if wrong or (not whole and high > 1):
-            kinds = "bool or numbers of tracks" if whole else "bool"
+            kinds = "bool or track numbers" if whole else "bool"
             raise ValueError(
                 f"y_true must hold {kinds}. Got {masks.dtype} from {low} to {high}; masks of 0 "
                 "and 255 become bool by y_true > 0."
@@ -411,28 +370,9 @@ def check_maps(
 def pairs(
     masks: NDArray[Any], maps: NDArray[Any], counted: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Yield each mask with its map at the mask's size, one in memory at a time.
+    """Yield each boolean mask with its map at the size of the mask, one in memory at a time.
 
-    Parameters
-    ----------
-    masks : ndarray of shape (n_images, H, W)
-        Checked by `check_maps`.
-    maps : ndarray of shape (n_images, h, w)
-        Scores.
-    counted : ndarray of shape (H, W), bool
-        True where pixels count.
-
-    Yields
-    ------
-    mask : ndarray of shape (H, W), bool
-        Where it is not 0, of the pixels that count.
-    scores : ndarray of shape (H, W)
-        No NaN where pixels count; elsewhere anything.
-
-    Raises
-    ------
-    ValueError
-        If a map holds NaN where pixels count.
+    Masks are False where pixels do not count; scores have no NaN where pixels count.
     """
     for index, (mask, one) in enumerate(zip(masks, maps, strict=True)):
         scores = one if one.shape == mask.shape else resize(one, mask.shape)
@@ -442,21 +382,8 @@ def pairs(
 
 
 def area_to(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) -> float:
-    """Integrate a curve of rising x from 0 to a limit, interpolated there.
-
-    Parameters
-    ----------
-    x, y : ndarray of shape (n_points,)
-        The curve, from x = 0 on; flat beyond its last point.
-    limit : float
-        Where to end.
-
-    Returns
-    -------
-    area : float
-        By the trapezoid rule.
-    """
-    # Not np.interp: where x stands still, the point before a vertical step counts.
+    """Integrate a curve, x ascending from 0 and flat beyond its end, from 0 to a limit."""
+    # Not np.interp, as the last point before a vertical step counts.
     inside = int(np.searchsorted(x, limit, side="right"))
     at_limit = y[inside - 1]
     if inside < len(x):
@@ -465,8 +392,8 @@ def area_to(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) -> flo
     return float(np.trapezoid(np.append(y[:inside], at_limit), np.append(x[:inside], limit)))
 
 
-def _heard(maps: NDArray[Any], counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Tell which pixels of the maps any counted pixel of a mask takes its score from."""
+def _used_pixels(maps: NDArray[Any], counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which pixels of the maps give a score to any pixel that counts."""
     numbers = np.arange(maps[0].size).reshape(maps.shape[1:])
     return np.isin(numbers, resize(numbers, counted.shape)[counted])
 
@@ -474,12 +401,12 @@ def _heard(maps: NDArray[Any], counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _pixel_thresholds(
     maps: NDArray[Any], counted: NDArray[np.bool_], n_thresholds: int | None
 ) -> NDArray[Any]:
-    heard = _heard(maps, counted)
+    used = _used_pixels(maps, counted)
     if n_thresholds is None:
-        return np.unique(maps if heard.all() else maps[:, heard])
-    step = max(1, int(heard.sum()) * len(maps) // 2**22)
-    sample = np.concatenate([one[heard][index % step :: step] for index, one in enumerate(maps)])
-    # Close at the high end, where a tenth of a percent of the pixels decides.
+        return np.unique(maps if used.all() else maps[:, used])
+    step = max(1, int(used.sum()) * len(maps) // 2**22)
+    sample = np.concatenate([one[used][index % step :: step] for index, one in enumerate(maps)])
+    # Dense at the high end, where small shares of the pixels matter.
     shares = np.concatenate([[0], np.geomspace(1 / len(sample), 1, n_thresholds - 1)])
     return np.unique(np.quantile(sample, 1 - shares, method="nearest"))
 
@@ -487,8 +414,8 @@ def _pixel_thresholds(
 def _suggest_thresholds(
     maps: NDArray[Any], counted: NDArray[np.bool_], n_thresholds: int
 ) -> NDArray[np.float64]:
-    heard = _heard(maps, counted)
-    levels = [np.quantile(one[heard], 1 - np.array(_SHARES), method="nearest") for one in maps]
+    used = _used_pixels(maps, counted)
+    levels = [np.quantile(one[used], 1 - np.array(_SHARES), method="nearest") for one in maps]
     shares = np.linspace(0, 1, n_thresholds)
     quantiles = np.quantile(np.concatenate(levels), shares, method="nearest")
     return np.unique(quantiles.astype(np.float64))[::-1]
@@ -501,12 +428,12 @@ def _true_regions(
     groups: ArrayLike | None,
     numbered: bool,
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any], list[int]]]:
-    """Yield each frame's labelled true regions, its scores, and the regions' tracks."""
+    """Yield for each frame its labelled irregular regions, its scores and their tracks."""
     ids = np.zeros(len(masks), int) if groups is None else np.asarray(groups)
     if ids.shape != (len(masks),):
         raise ValueError(
             f"groups has the shape {ids.shape}, but y_true has {len(masks)} masks; give one clip "
-            "a mask."
+            "per mask."
         )
     n_tracks = 0
     begins = clip_begins(ids)
@@ -527,7 +454,7 @@ def _true_regions(
 
 
 def _iou(found: NDArray[Any], true: NDArray[Any]) -> NDArray[np.float64]:
-    """Intersection over union of every found with every true region, (n_found, n_true)."""
+    """Compute the IoU of each found with each irregular region, (n_found, n_true)."""
     n_found, n_true = int(found.max()) + 1, int(true.max()) + 1
     both = np.bincount(found.ravel() * n_true + true.ravel(), minlength=n_found * n_true)
     both = both.reshape(n_found, n_true)
@@ -536,7 +463,7 @@ def _iou(found: NDArray[Any], true: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _best_area(false: NDArray[np.float64], rate: NDArray[np.float64]) -> float:
-    """Integrate the best rate with at most x false regions a frame, for x from 0 to 1."""
+    """Integrate the best rate with at most x false regions per frame, for x from 0 to 1."""
     order = np.lexsort((rate, false))
     x = np.concatenate([[0.0], false[order]])
     y = np.concatenate([[0.0], np.maximum.accumulate(rate[order])])

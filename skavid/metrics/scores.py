@@ -1,4 +1,4 @@
-"""How well scores and maps tell normal from irregular (Sec. 4.2, Fig. 6)."""
+"""Measures of scores and maps against labels and masks (Sec. 4.2, Fig. 6)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from skavid.metrics.overlap import (
     region_track_curve,
     tbdc_score,
 )
-from skavid.sklearn_private import Interval, StrOptions, validate_params
+from skavid.sklearn_private import Interval, StrOptions, validated
 
 __all__ = [
     "aupro_score",
@@ -59,39 +59,34 @@ _LEVEL = {
 def equal_error_rate(
     y_true: ArrayLike, y_score: ArrayLike, *, pos_label: int | str | None = None
 ) -> float:
-    """Find the error rate at the threshold where both kinds of error are equally frequent.
+    """Compute the equal error rate, at which misses and false alarms are equally frequent.
 
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
-        1 for normal and -1 for irregular samples, as `AVIDDetector.predict` labels them; other
+        1 for normal and -1 for irregular samples, as `AVIDDetector.predict` returns them; other
         pairs of labels with ``pos_label``.
     y_score : array-like of shape (n_samples,)
-        The higher, the more normal, as `AVIDDetector.score_samples` gives them.
+        The higher, the more normal, as `AVIDDetector.score_samples` returns them.
     pos_label : int or str, default=None
-        The label that high scores belong to; None takes 1. Where 0 means normal and 1
-        irregular, pass ``pos_label=0``: without it the result is 1 - EER, in silence.
+        The label of samples with high scores; 1 when None. If 0 means normal and 1 irregular,
+        pass ``pos_label=0``; without it the result is 1 - EER.
 
     Returns
     -------
     eer : float
-        In [0, 1]: 0.5 for scores that say nothing. The ROC curve is interpolated between its
+        In [0, 1], about 0.5 for random scores. The ROC curve is interpolated between its
         vertices.
-
-    Raises
-    ------
-    ValueError
-        If there is one kind of label alone, or ``pos_label`` is none of them.
 
     See Also
     --------
-    sklearn.metrics.roc_curve : The curve that this is a point of.
+    sklearn.metrics.roc_curve : Computes the curve that contains this point.
 
     Notes
     -----
     An error is a normal sample that scores below the threshold, or an irregular one that does
-    not. Published figures differ in where they take the thresholds from and in how they
-    interpolate; here every score is a threshold.
+    not. Published results differ in their thresholds and their interpolation; here every score
+    is a threshold.
 
     Examples
     --------
@@ -103,18 +98,18 @@ def equal_error_rate(
     kinds = np.unique(labels)
     if len(kinds) != 2:
         raise ValueError(
-            f"y_true must hold normal and irregular samples, two labels. Got {kinds.tolist()}."
+            f"y_true must hold two labels, for normal and irregular samples. Got {kinds.tolist()}."
         )
     if pos_label is not None and pos_label not in kinds:
         raise ValueError(
-            f"pos_label must be one of {kinds.tolist()}, y_true's. Got {pos_label!r}."
+            f"pos_label must be one of y_true's labels {kinds.tolist()}. Got {pos_label!r}."
         )
-    # Normal is the positive class: its false positives are the irregular samples that pass.
+    # Normal is the positive class, so its false positives are irregular samples that pass.
     missed, passed, _ = roc_curve(labels, scores, pos_label=pos_label)
     return _crossing(missed, passed)
 
 
-@validate_params(_LEVEL, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_LEVEL)
 def pixel_level_curve(
     y_true: ArrayLike,
     y_score: ArrayLike,
@@ -124,54 +119,48 @@ def pixel_level_curve(
     precision: float = 0.05,
     ignore_mask: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Compute the ROC curve of frames whose irregular pixels must be found, too.
+    """Compute the ROC curve of frames that requires irregular pixels to be localised.
 
     Parameters
     ----------
     y_true : array-like of shape (n_frames, H, W), bool
-        Masks, True where a pixel is irregular; a frame is irregular where its mask is not
-        empty.
+        Masks, True where a pixel is irregular; a frame is irregular if its mask is not empty.
     y_score : array-like of shape (n_frames, h, w)
-        Maps, the higher the more irregular, as `AVIDDetector.maps` gives ``evidence``. Maps of
-        another size than the masks are enlarged, each pixel by the nearest.
+        Maps, the higher the more irregular, such as ``evidence`` of `AVIDDetector.maps`. They
+        are resized to the masks by nearest neighbours.
     rule : {"pami2014", "cvpr2010", "dual"}, default="pami2014"
-        What a hit is, and what an alarm that misses; see Notes.
+        The definition of hits and false alarms; see Notes.
     overlap : float, default=0.4
-        Share of a frame's irregular pixels that must be flagged, in (0, 1].
+        Share of the irregular pixels of a frame that must be flagged, in (0, 1].
     precision : float, default=0.05
         For "dual": share of the flagged pixels that must be irregular, in (0, 1].
     ignore_mask : array-like of shape (H, W), bool, default=None
-        True where pixels of the masks do not count, neither as irregular nor as normal,
-        whatever masks and maps hold there: a frame that is irregular nowhere else is normal.
+        True where pixels of the masks count neither as irregular nor as normal. A frame that is
+        irregular only there is normal.
 
     Returns
     -------
     fpr, tpr : ndarray of shape (n_thresholds,)
-        Rates of false alarms and of hits, exact at every threshold that changes either.
+        Rates of false alarms and of hits, at every threshold that changes either.
     thresholds : ndarray of shape (n_thresholds,)
-        Falling from infinity; a pixel is flagged at or above.
-
-    Raises
-    ------
-    ValueError
-        If there is no irregular or no normal frame, or the arrays do not fit each other.
+        In descending order from infinity; a pixel is flagged if its score is at least that.
 
     See Also
     --------
-    pixel_level_auc_score : The area below.
-    pixel_level_equal_error_rate : The rate at which both errors are equally frequent.
+    pixel_level_auc_score : Computes the area under the curve.
+    pixel_level_equal_error_rate : Computes the equal error rate.
 
     Notes
     -----
     - "pami2014" [1]_, the rule of the paper's Table 1: an irregular frame is a hit if
       ``overlap`` of its irregular pixels are flagged; a normal frame is a false alarm if any
-      pixel is. Flagged pixels beside the irregular ones of an irregular frame cost nothing:
-      flagging whole frames is not punished.
-    - "cvpr2010" [2]_: an irregular frame with flagged pixels that is no hit counts as a false
-      alarm. The false alarm rate is then their number over that of all frames that are false
-      alarms or rightly left alone, and need not fall with the threshold.
-    - "dual" [3]_: for a hit ``precision`` of the flagged pixels must be irregular, too. The hit
-      rate falls again where the threshold is so low that it flags everything.
+      pixel is. Flagged normal pixels of an irregular frame are not penalised, so whole frames
+      can be flagged.
+    - "cvpr2010" [2]_: an irregular frame with flagged pixels that is not a hit counts as a false
+      alarm. The false alarm rate is the share of false alarms among false alarms and true
+      negatives, and need not be monotonic in the threshold.
+    - "dual" [3]_: for a hit, ``precision`` of the flagged pixels must be irregular as well. The
+      hit rate decreases at thresholds so low that they flag everything.
 
     References
     ----------
@@ -184,8 +173,8 @@ def pixel_level_curve(
     Examples
     --------
     >>> from skavid.metrics import pixel_level_curve
-    >>> truth = [[[True, True, False]], [[False, False, False]]]
-    >>> fpr, tpr, thresholds = pixel_level_curve(truth, [[[1, 3, 4]], [[2, 0, 0]]])
+    >>> masks = [[[True, True, False]], [[False, False, False]]]
+    >>> fpr, tpr, thresholds = pixel_level_curve(masks, [[[1, 3, 4]], [[2, 0, 0]]])
     >>> fpr, tpr, thresholds
     (array([0., 0., 1.]), array([0., 1., 1.]), array([inf,  3.,  2.]))
     """
@@ -199,7 +188,7 @@ def pixel_level_curve(
             continue
         n_irregular += 1
         found = np.sort(scores[mask])[::-1]
-        # The smallest whole number of pixels that is this share of them, in spite of rounding.
+        # The smallest number of pixels that is this share of them, robust to rounding.
         needed = max(1, int(np.ceil(overlap * len(found) - 1e-9)))
         enough = float(found[needed - 1])
         if rule == "dual":
@@ -224,7 +213,7 @@ def pixel_level_curve(
     )
 
 
-@validate_params(_LEVEL, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_LEVEL)
 def pixel_level_auc_score(
     y_true: ArrayLike,
     y_score: ArrayLike,
@@ -238,38 +227,32 @@ def pixel_level_auc_score(
 
     Parameters
     ----------
-    y_true : array-like of shape (n_frames, H, W), bool
-        Masks.
-    y_score : array-like of shape (n_frames, h, w)
-        Maps, the higher the more irregular.
-    rule, overlap, precision : str, float, float
+    y_true, y_score, rule, overlap, precision, ignore_mask : array-like, str, float
         As in `pixel_level_curve`.
-    ignore_mask : array-like of shape (H, W), bool, default=None
-        True where pixels do not count, as in `pixel_level_curve`.
 
     Returns
     -------
     area : float
-        In [0, 1], by the trapezoid rule. Under "cvpr2010" and "dual", whose curves turn back,
-        the area below the best hit rate with at most so many false alarms.
+        In [0, 1], by the trapezoid rule. For "cvpr2010" and "dual", whose curves are not
+        monotonic, the area under the best hit rate at each or a lower false alarm rate.
 
     Examples
     --------
     >>> from skavid.metrics import pixel_level_auc_score
-    >>> truth = [[[True, True, False]], [[False, False, False]]]
-    >>> pixel_level_auc_score(truth, [[[1, 3, 4]], [[2, 0, 0]]])
+    >>> masks = [[[True, True, False]], [[False, False, False]]]
+    >>> pixel_level_auc_score(masks, [[[1, 3, 4]], [[2, 0, 0]]])
     1.0
     """
     fpr, tpr, _ = pixel_level_curve(
         y_true, y_score, rule=rule, overlap=overlap, precision=precision, ignore_mask=ignore_mask
     )
     order = np.lexsort((tpr, fpr))
-    # Where a curve ends before an FPR of 1, it goes on flat.
+    # A curve that ends before an FPR of 1 is extended by a constant.
     x, y = np.append(fpr[order], 1.0), np.maximum.accumulate(np.append(tpr[order], 0.0))
     return float(auc(x, y))
 
 
-@validate_params(_LEVEL, prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+@validated(**_LEVEL)
 def pixel_level_equal_error_rate(
     y_true: ArrayLike,
     y_score: ArrayLike,
@@ -279,30 +262,24 @@ def pixel_level_equal_error_rate(
     precision: float = 0.05,
     ignore_mask: ArrayLike | None = None,
 ) -> float:
-    """Find the error rate of frames where misses and false alarms are equally frequent.
+    """Compute the equal error rate of the pixel-level ROC curve of frames.
 
     Parameters
     ----------
-    y_true : array-like of shape (n_frames, H, W), bool
-        Masks.
-    y_score : array-like of shape (n_frames, h, w)
-        Maps, the higher the more irregular.
-    rule, overlap, precision : str, float, float
+    y_true, y_score, rule, overlap, precision, ignore_mask : array-like, str, float
         As in `pixel_level_curve`.
-    ignore_mask : array-like of shape (H, W), bool, default=None
-        True where pixels do not count, as in `pixel_level_curve`.
 
     Returns
     -------
     eer : float
-        In [0, 1], interpolated between the vertices of the curve; where it turns back, the
-        first crossing from high thresholds on.
+        In [0, 1], interpolated between the vertices of the curve; the first crossing from high
+        thresholds on if there are several.
 
     Examples
     --------
     >>> from skavid.metrics import pixel_level_equal_error_rate
-    >>> truth = [[[True, True, False]], [[False, False, False]]]
-    >>> pixel_level_equal_error_rate(truth, [[[1, 3, 4]], [[2, 0, 0]]])
+    >>> masks = [[[True, True, False]], [[False, False, False]]]
+    >>> pixel_level_equal_error_rate(masks, [[[1, 3, 4]], [[2, 0, 0]]])
     0.0
     """
     fpr, tpr, _ = pixel_level_curve(
@@ -319,32 +296,31 @@ def region_level_auc_score(
     reduce: str = "max",
     ignore_mask: ArrayLike | None = None,
 ) -> float:
-    """Compute the area under the ROC curve of the cells of a grid.
+    """Compute the area under the ROC curve over the cells of a grid.
 
     Parameters
     ----------
     y_true : array-like of shape (n_images, H, W), bool
         Masks; a cell is irregular where any of its pixels is.
     y_score : array-like of shape (n_images, h, w)
-        Maps, the higher the more irregular; enlarged where they are smaller.
+        Maps, the higher the more irregular; resized to the masks.
     cell : int
         Side of a cell in pixels; H and W are multiples of it.
     reduce : {"max", "mean"}, default="max"
-        How the scores of a cell become one.
+        How the scores of a cell are aggregated.
     ignore_mask : array-like of shape (H, W), bool, default=None
-        True where pixels do not count: a cell of such pixels alone is left out, another is
-        judged by the rest of its pixels.
+        True where pixels do not count. A cell without other pixels is left out.
 
     Returns
     -------
     area : float
-        In [0, 1], over all cells of all images: the paper's localisation on IR-MNIST.
+        In [0, 1], over the cells of all images; the paper's localisation measure on IR-MNIST.
 
     Examples
     --------
     >>> from skavid.metrics import region_level_auc_score
-    >>> truth = [[[True, False], [False, False]]]
-    >>> region_level_auc_score(truth, [[[5, 2], [3, 7]]], cell=1)
+    >>> masks = [[[True, False], [False, False]]]
+    >>> region_level_auc_score(masks, [[[5, 2], [3, 7]]], cell=1)
     0.666...
     """
     return float(roc_auc_score(*_cells(y_true, y_score, cell, reduce, ignore_mask)))
@@ -358,21 +334,12 @@ def region_level_equal_error_rate(
     reduce: str = "max",
     ignore_mask: ArrayLike | None = None,
 ) -> float:
-    """Find the error rate of cells where both kinds of error are equally frequent.
+    """Compute the equal error rate over the cells of a grid.
 
     Parameters
     ----------
-    y_true : array-like of shape (n_images, H, W), bool
-        Masks; a cell is irregular where any of its pixels is.
-    y_score : array-like of shape (n_images, h, w)
-        Maps, the higher the more irregular; enlarged where they are smaller.
-    cell : int
-        Side of a cell in pixels; H and W are multiples of it.
-    reduce : {"max", "mean"}, default="max"
-        How the scores of a cell become one.
-    ignore_mask : array-like of shape (H, W), bool, default=None
-        True where pixels do not count: a cell of such pixels alone is left out, another is
-        judged by the rest of its pixels.
+    y_true, y_score, cell, reduce, ignore_mask : array-like, array-like, int, str, array-like
+        As in `region_level_auc_score`.
 
     Returns
     -------
@@ -382,51 +349,43 @@ def region_level_equal_error_rate(
     Examples
     --------
     >>> from skavid.metrics import region_level_equal_error_rate
-    >>> truth = [[[True, False], [False, False]]]
-    >>> region_level_equal_error_rate(truth, [[[5, 2], [3, 7]]], cell=1)
+    >>> masks = [[[True, False], [False, False]]]
+    >>> region_level_equal_error_rate(masks, [[[5, 2], [3, 7]]], cell=1)
     0.333...
     """
     irregular, scores = _cells(y_true, y_score, cell, reduce, ignore_mask)
     return equal_error_rate(np.where(irregular, -1, 1), -scores)
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "y_true": ["array-like"],
-        "y_score": ["array-like"],
-        "groups": ["array-like"],
-        "one_kind": [StrOptions({"skip", "pad"})],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    y_true=["array-like"],
+    y_score=["array-like"],
+    groups=["array-like"],
+    one_kind=[StrOptions({"skip", "pad"})],
 )
 def clip_auc_score(
     y_true: ArrayLike, y_score: ArrayLike, groups: ArrayLike, *, one_kind: str = "skip"
 ) -> float:
-    """Compute the mean over clips of the area under the ROC curve, "macro" AUC.
+    """Compute the "macro" AUC: the mean over clips of the area under the ROC curve.
 
     Parameters
     ----------
     y_true : array-like of shape (n_frames,)
         1 for normal and -1 for irregular frames.
     y_score : array-like of shape (n_frames,)
-        The higher, the more normal, as `AVIDDetector.score_samples` gives them.
+        The higher, the more normal, as `AVIDDetector.score_samples` returns them.
     groups : array-like of shape (n_frames,)
         Clip of each frame.
     one_kind : {"skip", "pad"}, default="skip"
-        What to do with clips whose frames are all of one kind, which have no such area:
-        leave them out, or give each clip (all of them, as published figures do) one more
-        normal frame with its highest score and one more irregular frame with its lowest.
+        The treatment of clips with a single label, whose AUC is undefined. "skip" leaves them
+        out; "pad" adds to every clip, as in published results, a normal frame with its highest
+        and an irregular frame with its lowest score.
 
     Returns
     -------
     area : float
-        In [0, 1]. "micro" AUC, all frames in one curve, is scikit-learn's ``roc_auc_score``;
-        macro figures are higher as a rule, as each clip has thresholds of its own.
-
-    Raises
-    ------
-    ValueError
-        If no clip holds both kinds, the labels are others, or the lengths differ.
+        In [0, 1]. "micro" AUC, over the frames of all clips, is scikit-learn's
+        ``roc_auc_score``; macro AUC is usually higher, as each clip has its own thresholds.
 
     Examples
     --------
@@ -438,13 +397,10 @@ def clip_auc_score(
     labels, scores, clips = (check_measured(*given) for given in given_arrays.items())
     if not labels.shape == scores.shape == clips.shape == (len(labels),):
         raise ValueError(
-            "y_true, y_score and groups must be as long as each other. Got shapes "
+            "y_true, y_score and groups must have the same length. Got shapes "
             f"{labels.shape}, {scores.shape} and {clips.shape}."
         )
-    if not np.isin(labels, (-1, 1)).all():
-        raise ValueError(
-            f"y_true must hold 1 (normal) and -1 (irregular). Got {np.unique(labels).tolist()}."
-        )
+    check_labels("y_true", labels)
     areas = []
     for clip in np.unique(clips):
         here = clips == clip
@@ -459,15 +415,12 @@ def clip_auc_score(
     return float(np.mean(areas))
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "y_true": ["array-like"],
-        "residual": ["array-like"],
-        "regularity": ["array-like"],
-        "n_levels": [Interval(Integral, 1, None, closed="left")],
-        "ignore_mask": ["array-like", None],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    y_true=["array-like"],
+    residual=["array-like"],
+    regularity=["array-like"],
+    n_levels=[Interval(Integral, 1, None, closed="left")],
+    ignore_mask=["array-like", None],
 )
 def threshold_plane(
     y_true: ArrayLike,
@@ -477,44 +430,38 @@ def threshold_plane(
     n_levels: int = 100,
     ignore_mask: ArrayLike | None = None,
 ) -> Bunch:
-    """Draw the ROC curve of Eq. 4 by moving both thresholds over their whole plane, Fig. 6.
+    """Compute the ROC curve of Eq. 4 over the plane of both thresholds, Fig. 6.
 
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
         1 for normal and -1 for irregular samples.
     residual : array-like of shape (n_samples, ...)
-        R, as `AVIDDetector.maps` gives it: a map a sample (detection), or one figure a sample,
-        a cell or a pixel (localisation).
+        R: one map per sample, as `AVIDDetector.maps` returns it (detection), or one number per
+        sample, cell or pixel (localisation).
     regularity : array-like of shape (n_samples, ...)
         O, of the same shape.
     n_levels : int, default=100
-        How many values of zeta to try, quantiles of the samples' lowest regularities, and one
-        that asks I alone. Every value of alpha is tried with each.
+        Number of values of zeta, quantiles of the lowest regularity of each sample, in addition
+        to one that passes every pixel. Each is combined with every value of alpha.
     ignore_mask : array-like of shape (H, W), bool, default=None
-        True where pixels of the maps, of shape (n_samples, H, W), do not count: they flag no
-        sample.
+        True where pixels of the maps, of shape (n_samples, H, W), do not count.
 
     Returns
     -------
     plane : Bunch
-        ``fpr``, 0, 0.001 ... 1; for each the best ``tpr`` that any pair of thresholds reaches
-        with at most so many false alarms, and such a pair, ``alpha`` and ``zeta``.
-
-    Raises
-    ------
-    ValueError
-        If the arrays do not fit each other, or there is one kind of label alone.
+        ``fpr``, 0, 0.001 ... 1; for each the highest ``tpr`` of all pairs of thresholds with at
+        most that false positive rate, and such a pair, ``alpha`` and ``zeta``.
 
     See Also
     --------
-    sklearn.metrics.roc_curve : With the scores, the curve along one ray of this plane.
+    sklearn.metrics.roc_curve : Computes the curve of the scores, along one ray of this plane.
 
     Notes
     -----
-    A sample is flagged where any pixel has ``R >= alpha`` and ``O <= zeta``. Each point of the
-    curve takes the best pair *for these labels*: it is what thresholds could reach at most,
-    and flatters more than the curve along a ray that was chosen without labels.
+    A sample is flagged if any pixel has ``R >= alpha`` and ``O <= zeta``. Each point of the curve
+    uses the best pair *for these labels*, so it is an upper bound, more optimistic than the curve
+    along a ray that was chosen without labels.
 
     Examples
     --------
@@ -523,12 +470,7 @@ def threshold_plane(
     >>> plane.tpr[[0, -1]], plane.alpha[0], plane.zeta[0]
     (array([1., 1.]), np.float64(0.8), np.float64(0.1))
     """
-    labels = check_measured("y_true", y_true)
-    if set(np.unique(labels).tolist()) != {-1, 1}:
-        raise ValueError(
-            "y_true must hold 1 (normal) and -1 (irregular), both. Got "
-            f"{np.unique(labels).tolist()}."
-        )
+    labels = check_labels("y_true", y_true, both=True)
     changed = check_measured("residual", residual)
     regular = check_measured("regularity", regularity)
     for name, maps in (("residual", changed), ("regularity", regular)):
@@ -545,9 +487,9 @@ def threshold_plane(
     changed, regular = (array.reshape(len(labels), -1) for array in (changed, regular))
     lowest = regular.min(axis=1)
     levels = np.quantile(lowest, np.linspace(0, 1, n_levels), method="nearest")
-    zetas = np.unique(np.append(levels, regular.max()))  # the last leaves the word to I alone
+    zetas = np.unique(np.append(levels, regular.max()))  # the last passes every pixel
     irregular = labels == -1
-    highest = reach(changed, regular, zetas)
+    highest = largest_alphas(changed, regular, zetas)
     best = Bunch(
         fpr=np.linspace(0, 1, _FPR_GRID),
         tpr=np.zeros(_FPR_GRID),
@@ -572,28 +514,27 @@ def threshold_plane(
 def make_map_scorer(
     score_func: Callable[..., float], *, greater_is_better: bool = True, **parameters: Any
 ) -> _MapScorer:
-    """Make a scorer of maps for scikit-learn's searches, with masks as y.
+    """Make a scorer of maps for cross-validation and searches with masks as y.
 
     Parameters
     ----------
     score_func : callable
-        ``score_func(masks, maps, **parameters)``: `aupro_score`, `pixel_level_auc_score`...
+        ``score_func(masks, maps, **parameters)``, such as `aupro_score`.
     greater_is_better : bool, default=True
-        False turns the sign, for error rates.
+        False negates the score, for error rates.
     **parameters : dict
-        For ``score_func``.
+        Parameters of ``score_func``.
 
     Returns
     -------
     scorer : callable
-        ``scorer(estimator, X, y)``, to be passed as ``scoring=``; y are masks of shape
-        (n_images, H, W). The maps are the ``evidence`` of ``estimator.maps(X)``; of a Pipeline,
-        of its last step. Stack video before the search: a stacker that was fitted with groups
-        refuses to stack without them.
+        ``scorer(estimator, X, y)`` for ``scoring=``, where y are masks of shape (n_images, H, W).
+        The maps are the ``evidence`` of ``estimator.maps(X)``, in a Pipeline of its last step.
+        Stack video before the search, as a stacker that was fitted with groups requires them.
 
     See Also
     --------
-    skavid.NoveltyKFold : Splits images with masks as y.
+    skavid.NoveltyKFold : Splits images, also with masks as y.
 
     Examples
     --------
@@ -613,36 +554,27 @@ def make_map_scorer(
     return _MapScorer(score_func, 1 if greater_is_better else -1, parameters)
 
 
-@validate_params(  # type: ignore[untyped-decorator]
-    {
-        "maps": ["array-like"],
-        "cell": [Interval(Integral, 1, None, closed="left")],
-        "reduce": [StrOptions({"max", "mean"})],
-    },
-    prefer_skip_nested_validation=True,
+@validated(
+    maps=["array-like"],
+    cell=[Interval(Integral, 1, None, closed="left")],
+    reduce=[StrOptions({"max", "mean"})],
 )
 def cell_scores(maps: ArrayLike, cell: int, *, reduce: str = "max") -> NDArray[Any]:
-    """Reduce pixel maps to the square cells of a grid.
+    """Aggregate pixel maps over the square cells of a grid.
 
     Parameters
     ----------
     maps : array-like of shape (n_images, H, W)
-        Evidence, say: the higher, the more irregular. Of a masked array only what is not
-        masked counts.
+        Maps such as evidence. Masked elements of a masked array are ignored.
     cell : int
         Side of a cell in pixels; H and W are multiples of it.
     reduce : {"max", "mean"}, default="max"
-        How the pixels of a cell become one figure.
+        How the pixels of a cell are aggregated.
 
     Returns
     -------
     scores : ndarray of shape (n_images, H // cell, W // cell)
-        One figure a cell.
-
-    Raises
-    ------
-    ValueError
-        If the cells do not tile the maps.
+        One number per cell.
 
     Examples
     --------
@@ -658,8 +590,8 @@ def cell_scores(maps: ArrayLike, cell: int, *, reduce: str = "max") -> NDArray[A
     n, height, width = array.shape
     if height % cell or width % cell:
         raise ValueError(
-            f"maps are of {height} x {width} pixels, which cells of {cell} x {cell} do not tile; "
-            "crop them or take another cell."
+            f"maps have {height} x {width} pixels, which cells of {cell} x {cell} do not tile; "
+            "crop the maps or choose another cell."
         )
     tiles = array.reshape(n, height // cell, cell, width // cell, cell)
     reduced: NDArray[Any] = (np.max if reduce == "max" else np.mean)(tiles, axis=(2, 4))
@@ -667,7 +599,7 @@ def cell_scores(maps: ArrayLike, cell: int, *, reduce: str = "max") -> NDArray[A
 
 
 class _MapScorer(NamedTuple):
-    """What `make_map_scorer` returns."""
+    """The scorer that `make_map_scorer` returns."""
 
     score_func: Callable[..., float]
     sign: int
@@ -683,17 +615,17 @@ class _MapScorer(NamedTuple):
 def _cells(
     y_true: ArrayLike, y_score: ArrayLike, cell: int, reduce: str, ignore_mask: ArrayLike | None
 ) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-    """Return of each cell that counts whether it is irregular, and its score."""
+    """Return whether each cell that counts is irregular, and its score."""
     masks, maps, counted = check_maps(y_true, y_score, ignore_mask)
     masks, maps = map(np.stack, zip(*pairs(masks, maps, counted), strict=True))
     judged = np.ma.array(maps, mask=np.broadcast_to(~counted, maps.shape))
-    scores = cell_scores(judged, cell, reduce=reduce)
+    scores = np.ma.asarray(cell_scores(judged, cell, reduce=reduce))
     irregular = cell_scores(masks.astype(bool), cell)
     return irregular[~np.ma.getmaskarray(scores)], scores.compressed()
 
 
 class _Steps(NamedTuple):
-    """A count that changes with a falling threshold: ``by[i]`` from ``at[i]`` on."""
+    """A count as a function of the threshold: it changes by ``by[i]`` at and below ``at[i]``."""
 
     at: list[float]
     by: list[int]
@@ -712,8 +644,8 @@ class _Steps(NamedTuple):
 def _dual_hits(
     found: NDArray[Any], beside: NDArray[Any], enough: float, precision: float
 ) -> list[tuple[float, int]]:
-    """Find where a frame begins (1) and ceases (-1) to be a hit as the threshold falls."""
-    # Below the level that flags more than this, no share of the irregular pixels is enough.
+    """Find where a frame begins (1) and ceases (-1) to be a hit with decreasing threshold."""
+    # With more flagged normal pixels than this, the precision is too low.
     most = int(len(found) / precision) + 1
     if len(beside) > most:
         beside = -np.partition(-beside, most - 1)[:most]
@@ -729,22 +661,24 @@ def _dual_hits(
     return [(float(levels[index]), 1 if hit[index] else -1) for index in change]
 
 
-def reach(
+def check_labels(name: str, labels: ArrayLike, *, both: bool = False) -> NDArray[Any]:
+    """Check that labels are 1 and -1, and if ``both`` that each of them occurs."""
+    given = check_measured(name, labels)
+    found = np.unique(given).tolist()
+    if not set(found) <= {-1, 1} or (both and len(found) < 2):
+        raise ValueError(
+            f"{name} must hold 1 (normal) and -1 (irregular){', both' * both}. Got {found}."
+        )
+    return given
+
+
+def largest_alphas(
     residual: NDArray[Any], regularity: NDArray[Any], zetas: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Find up to which alpha Eq. 4 flags each sample at each zeta.
+    """Find the largest alpha at which Eq. 4 flags each sample at each zeta.
 
-    Parameters
-    ----------
-    residual, regularity : ndarray of shape (n_samples, n_pixels)
-        R and O.
-    zetas : ndarray of shape (n_zetas,)
-        Thresholds on the regularity, of its dtype.
-
-    Returns
-    -------
-    highest : ndarray of shape (n_samples, n_zetas), float64
-        The largest residual where D doubts; ``-inf`` where it doubts nothing.
+    ``residual`` and ``regularity`` have the shape (n_samples, n_pixels), ``zetas`` the dtype of
+    the regularity. The result, (n_samples, n_zetas), is ``-inf`` where D flags no pixel.
     """
     highest = np.full((len(residual), len(zetas)), -np.inf)
     for row, changed, regular in zip(highest, residual, regularity, strict=True):
@@ -756,8 +690,8 @@ def reach(
 
 
 def _crossing(fpr: NDArray[Any], tpr: NDArray[Any]) -> float:
-    """Walk along a curve from high thresholds on to where FPR and miss rate meet."""
-    gap = fpr - (1 - tpr)  # from -1 to 1, or to 0 where nothing is hit any more
+    """Find where FPR and miss rate meet first, from high thresholds on."""
+    gap = fpr - (1 - tpr)  # from -1 to 1, or to 0 if the hit rate returns to 0
     after = int(np.argmax(gap >= 0))
     share = -gap[after - 1] / (gap[after] - gap[after - 1])
     return float((1 - share) * fpr[after - 1] + share * fpr[after])
