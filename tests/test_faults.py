@@ -689,8 +689,8 @@ def test_commands_tell_of_an_array_that_is_cut_off_while_it_is_read(
     shutil.copy(place / "array.npy", array)
     after(monkeypatch, 2, lambda: os.truncate(array, 5000))
     line = (
-        f"skavid {verb}: {array} was truncated while it was read, after 12 of 24 images; copy or "
-        "download it again."
+        f"skavid {verb}: {array} was truncated while it was read, after 12 of 24 images; get a "
+        "new copy."
     )
     assert run(capsys, *command(place, target, "arrays", array)) == (2, line)
     array.unlink()

@@ -225,7 +225,7 @@ BOMB = broken(
     "it claims more than 178956970 pixels, which Pillow takes for an attack "
     "(PIL.Image.MAX_IMAGE_PIXELS)"
 )
-NO_ARRAY = "{path} is not a valid .npy file; copy or download it again."
+NO_ARRAY = "{path} is not a valid .npy file; get a new copy."
 NO_VIDEO = "{path} is no video that FFmpeg can read; give a video, or a folder of pictures."
 
 MALICE = {

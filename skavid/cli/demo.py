@@ -7,7 +7,7 @@ import argparse
 from skavid import datasets
 from skavid.cli.console import SUCCESS, Console
 from skavid.cli.entry import main
-from skavid.video.files import write_overlay
+from skavid.video import write_overlay
 from skavid.wording import clock
 from skavid.writing import check_parent
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from skavid.datasets.sources import Reading, Sample
 from skavid.temporal import TemporalStacker
-from skavid.video.files import BrokenVideoError, read_pairs
+from skavid.video import BrokenVideoError, read_pairs
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 

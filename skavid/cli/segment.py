@@ -23,7 +23,8 @@ from skavid.cli.scoring import COLUMNS, Totals, exit_code, frame_rate, score_sou
 from skavid.cli.watch import Viewer
 from skavid.core.images import resize
 from skavid.datasets.sources import Sample, Source
-from skavid.video.files import OverlayWriter, draw_overlay, import_pillow
+from skavid.video import OverlayWriter, draw_overlay
+from skavid.video.files import import_pillow
 from skavid.wording import clock, counted
 from skavid.writing import check_parent, naming
 

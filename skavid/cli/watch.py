@@ -24,7 +24,8 @@ from skavid.core import anomaly_maps
 from skavid.datasets.loaders import VIDEOS
 from skavid.datasets.sources import Reading, Sample, Source
 from skavid.temporal import causal_mean
-from skavid.video.files import draw_overlay, import_pillow
+from skavid.video import draw_overlay
+from skavid.video.files import import_pillow
 from skavid.wording import counted
 from skavid.writing import beside, check_parent, naming
 

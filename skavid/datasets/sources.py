@@ -328,7 +328,7 @@ def _rows(path: Path, array: NDArray[Any]) -> Iterator[NDArray[Any]]:
             if image.size < array[0].size:
                 raise ValueError(
                     f"{path} was truncated while it was read, after {index} of {len(array)} "
-                    "images; copy or download it again."
+                    "images; get a new copy."
                 )
             yield image.reshape(array.shape[1:])
 
@@ -340,7 +340,7 @@ def open_array(path: Path) -> NDArray[Any]:
         with path.open("rb") as file:
             if b"'|O'" in file.read(128):  # the header's dtype
                 raise ValueError(f"{path} contains Python objects; save an array of numbers.")
-        raise ValueError(f"{path} is not a valid .npy file; copy or download it again.")
+        raise ValueError(f"{path} is not a valid .npy file; get a new copy.")
     if array.ndim not in (3, 4) or array.dtype.kind not in "biuf" or 0 in array.shape:
         raise ValueError(
             f"{path} contains {array.dtype} of shape {array.shape}, but images are numbers of "
@@ -369,7 +369,7 @@ def _read_pictures(source: Source, reading: Reading, display: bool) -> Iterator[
     if broken:
         raise BrokenVideoError(
             f"{len(broken)} of {counted(len(source.pictures), 'picture')} cannot be read, the "
-            f"first of which is {broken[0]}; copy or download them again."
+            f"first of which is {broken[0]}; get new copies."
         )
 
 
