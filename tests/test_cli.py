@@ -368,11 +368,11 @@ def test_a_region_may_be_ignored(place):
         ),
         (
             ["{place}/normal.mp4", "model", "--ignore", "mask.png"],
-            "There is no picture mask.png of pixels to ignore.",
+            "There is no image mask.png of pixels to ignore.",
         ),
         (
             ["{place}/normal.mp4", "model", *SIZE, "--ignore", "{place}/small.png"],
-            "{place}/small.png has 5 x 5 pixels, but the pictures have 32 x 48; draw it over one "
+            "{place}/small.png has 5 x 5 pixels, but the images have 32 x 48; draw it over one "
             "of them.",
         ),
         (
@@ -381,7 +381,7 @@ def test_a_region_may_be_ignored(place):
             "--grey.",
         ),
         (["{place}/labels.txt", "model"], "{place}/labels.txt is no video that FFmpeg can read"),
-        (["{place}/empty", "model"], "{place}/empty contains no picture"),
+        (["{place}/empty", "model"], "{place}/empty contains no image"),
         (
             ["{place}/empty", "model", "--dataset", "ucsd-ped2"],
             "{place}/empty/Train holds no clips Train001, Train002...; UCSDped2 comes from",
@@ -389,7 +389,7 @@ def test_a_region_may_be_ignored(place):
         (["{place}/normal.mp4", "model", "--device", "moon"], "device='moon' is not there"),
         (
             ["{place}/normal.mp4", "model", "--ignore", "{place}/normal.mp4"],
-            "--ignore must be a picture, such as mask.png. Got {place}/normal.mp4.",
+            "--ignore must be an image, such as mask.png. Got {place}/normal.mp4.",
         ),
         (
             ["{place}/nan.npy", "model"],
@@ -682,8 +682,8 @@ def test_what_comes_before_and_behind_a_damaged_picture_is_scored(capsys, place,
         ),
         (
             ["{place}/model", "{place}/floats.npy"],
-            "{place}/floats.npy is an array, but the model was trained on pictures of 16 x 24 "
-            "pixels; give pictures or a video.",
+            "{place}/floats.npy is an array, but the model was trained on images of 16 x 24 "
+            "pixels; give images or a video.",
         ),
         (
             ["{place}/model", "{place}/labels.txt", "-o", "scores.csv"],

@@ -182,7 +182,7 @@ def test_pictures_that_cannot_be_read_are_left_out_with_a_warning(tmp_path):
     (tmp_path / "1.png").write_bytes(b"no picture")
     (clip,) = list_sources([str(tmp_path)], stacked=False)
     message = (
-        f"1 of 3 pictures cannot be read, the first of which is {tmp_path / '1.png'}; get new "
+        f"1 of 3 images cannot be read, the first of which is {tmp_path / '1.png'}; get new "
         "copies."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):

@@ -101,7 +101,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Add the model and the sources that it scores, the pixels to ignore and the device."""
     add_model(parser)
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="pictures or videos")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="images or videos")
     add_ignore(parser)
     add_device(parser)
 
@@ -136,7 +136,7 @@ def add_ground_truth(parser: argparse.ArgumentParser) -> None:
         "--masks",
         type=Path,
         metavar="FOLDER",
-        help="folder of mask pictures, or .npy file of masks; nonzero pixels are irregular",
+        help="folder of mask images, or .npy file of masks; nonzero pixels are irregular",
     )
     add(
         "--labels",
@@ -164,7 +164,7 @@ def add_ignore(parser: argparse.ArgumentParser) -> None:
         "--ignore",
         type=Path,
         metavar="MASK.png",
-        help="picture of the size of the source; pixels that are not black are ignored",
+        help="image of the size of the source; pixels that are not black are ignored",
     )
 
 

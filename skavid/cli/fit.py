@@ -252,7 +252,7 @@ def _text(detector: AVIDDetector, reading: Reading, result: dict[str, Any]) -> s
     ]
     model = result["model"]
     stacked = reading.stacking is not None
-    example = "today.mp4" if stacked else "more-pictures"
+    example = "today.mp4" if stacked else "more-images"
     output = "--overlay odd.mp4" if stacked else "--overlay odd"
     lines += [
         f"The model is in {model}. Next steps:",

@@ -28,8 +28,8 @@ from skavid.cli.arguments import (
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
 SOURCES = """\
-A source is a video, a folder of videos, a folder of pictures (including its subfolders), a
-picture, or an .npy file of images (n, height, width[, channels])."""
+A source is a video, a folder of videos, a folder of images (including its subfolders), an
+image, or an .npy file of images (n, height, width[, channels])."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="skavid",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Detect anomalies in pictures and videos after training on normal ones alone.",
+        description="Detect anomalies in images and videos after training on normal ones alone.",
         epilog="""\
 two commands find the irregular events in a video of a fixed camera:
   skavid fit normal.mp4 model
@@ -88,13 +88,13 @@ def _add_fit(commands: Any) -> None:
     parser = _command(
         commands,
         "fit",
-        "train on normal pictures or videos, and write a model",
+        "train on normal images or videos, and write a model",
         f"""\
-Train on normal pictures or videos, and write a model.
+Train on normal images or videos, and write a model.
 
 {SOURCES}
 
-Videos are resized to a height of 120 pixels, and pictures to a longest side of 256 pixels, unless
+Videos are resized to a height of 120 pixels, and images to a longest side of 256 pixels, unless
 they are smaller. Each image of a video consists of three frames (Sec. 3.5 of the paper). A few
 long clips are split into pieces of up to one minute, some of which are held out to find the
 thresholds. The model remembers how its sources were read. Without --epochs the training takes 4 to
@@ -102,19 +102,19 @@ thresholds. The model remembers how its sources were read. Without --epochs the 
         """\
   skavid fit normal.mp4 model                      a video of a fixed camera
   skavid fit monday.mp4 tuesday.mp4 model --ignore clock.png
-  skavid fit good-parts/ model --size 128 128      a folder of pictures
-  skavid fit frames/ model --video                 pictures that are frames of a video
+  skavid fit good-parts/ model --size 128 128      a folder of images
+  skavid fit frames/ model --video                 images that are frames of a video
   skavid fit UCSDped2/ model --dataset ucsd-ped2   the training part of a data set
   skavid fit mvtec/bottle/ model --dataset mvtec   the training part of one category
   skavid fit normal.mp4 model --checkpoint state   a training that can be continued
   skavid fit normal.mp4 model --set detector__width=32 --set fusion=min""",
     )
     add = parser.add_argument
-    add("sources", nargs="+", metavar="SOURCE", help="normal pictures or videos")
+    add("sources", nargs="+", metavar="SOURCE", help="normal images or videos")
     add("model", type=Path, metavar="MODEL", help="model file to write")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument(
-        "--video", action="store_true", help="take pictures or arrays as frames of a video"
+        "--video", action="store_true", help="take images or arrays as frames of a video"
     )
     kind.add_argument(
         "--images", action="store_true", help="take the frames of a video as single images"
@@ -153,9 +153,9 @@ def _add_score(commands: Any) -> None:
     parser = _command(
         commands,
         "score",
-        "score pictures or frames, as CSV, JSON lines or Parquet",
+        "score images or frames, as CSV, JSON lines or Parquet",
         f"""\
-Score pictures or frames: one row per image, which is irregular if its score is at most 0.
+Score images or frames: one row per image, which is irregular if its score is at most 0.
 
 {SOURCES}""",
         """\
@@ -181,7 +181,7 @@ def _add_segment(commands: Any) -> None:
         "show which pixels are irregular: overlays, masks, boxes",
         f"""\
 Show which pixels are irregular, and list the irregular events of videos. Boxes, areas and masks
-are in pixels of the original pictures, whatever the image size of the model.
+are in pixels of the original images, whatever the image size of the model.
 
 {SOURCES}""",
         """\
@@ -196,7 +196,7 @@ are in pixels of the original pictures, whatever the image size of the model.
         "--overlay",
         type=Path,
         metavar="FILE.mp4|FOLDER",
-        help="draw regularity, masks and scores over the images: a video, or a folder of pictures",
+        help="draw regularity, masks and scores over the images: a video, or a folder of images",
     )
     add(
         "--masks",
@@ -255,7 +255,7 @@ Measure a model on data with ground truth: labels or masks.
 {SOURCES}""",
         """\
   skavid evaluate model UCSDped2/ --dataset ucsd-ped2
-  skavid evaluate model test/ --masks ground_truth/      masks named like their pictures
+  skavid evaluate model test/ --masks ground_truth/      masks named like their images
   skavid evaluate model today.mp4 --masks masks/         one mask per frame
   skavid evaluate model today.mp4 --labels labels.txt    one label per line""",
     )
@@ -324,7 +324,7 @@ lost, it is opened again. A file is played at its own speed.""",
         type=Path,
         default=Path("events"),
         metavar="FOLDER",
-        help="folder for one picture per event, at its peak (default: events)",
+        help="folder for one image per event, at its peak (default: events)",
     )
     add("--webhook", metavar="ADDRESS", help="also post each line of JSON to this address")
     add(

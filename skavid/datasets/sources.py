@@ -213,14 +213,12 @@ def _find(given: str, *, stacked: bool) -> Iterator[Source]:
         folders = [folder for folder in list_folders(path) if list_pictures(folder)]
         for folder in folders or [path]:
             if not list_pictures(folder):
-                raise ValueError(
-                    f"{path} contains no video, no folder of pictures and no picture."
-                )
+                raise ValueError(f"{path} contains no video, no folder of images and no image.")
             yield Source(folder.resolve().name, folder, "video")
     else:
         pictures = tuple(_all_pictures(path))
         if not pictures:
-            raise ValueError(f"{path} contains no picture ({', '.join(sorted(PICTURES))}).")
+            raise ValueError(f"{path} contains no image ({', '.join(sorted(PICTURES))}).")
         yield Source(path.resolve().name, path, "pictures", pictures)
 
 
@@ -250,7 +248,7 @@ def choose_reading(
         if len(arrays) < len(found):
             raise ValueError(
                 f"{arrays[0].path} is an array, which is used unchanged, but other sources are "
-                "pictures or videos; give one kind of source."
+                "images or videos; give one kind of source."
             )
         if size is not None or grey:
             raise ValueError(
@@ -297,8 +295,8 @@ def _read_array(source: Source, reading: Reading, display: bool) -> Iterator[Sam
     path = Path(source.path)
     if reading.size is not None:
         raise ValueError(
-            f"{path} is an array, but the model was trained on pictures of {reading.size[0]} x "
-            f"{reading.size[1]} pixels; give pictures or a video."
+            f"{path} is an array, but the model was trained on images of {reading.size[0]} x "
+            f"{reading.size[1]} pixels; give images or a video."
         )
     array = open_array(path)
     display &= array.dtype == np.uint8 and array.shape[3:] in ((), (3,))
@@ -368,7 +366,7 @@ def _read_pictures(source: Source, reading: Reading, display: bool) -> Iterator[
         yield Sample(frame.image, source.name_of(path), index, None, display_image)
     if broken:
         raise BrokenVideoError(
-            f"{len(broken)} of {counted(len(source.pictures), 'picture')} cannot be read, the "
+            f"{len(broken)} of {counted(len(source.pictures), 'image')} cannot be read, the "
             f"first of which is {broken[0]}; get new copies."
         )
 
@@ -463,14 +461,14 @@ def split_clips(ids: NDArray[np.int64], fps: float | None) -> NDArray[np.int64]:
 def read_ignore_mask(
     path: Path, size: tuple[int, int], example: Source | None = None
 ) -> NDArray[np.bool_]:
-    """Read a picture of pixels to ignore, drawn over a picture of ``example``.
+    """Read an image of pixels to ignore, drawn over an image of ``example``.
 
     It is resized to ``size``: a pixel is ignored if any pixel that it covers is.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no picture {path} of pixels to ignore.")
+        raise FileNotFoundError(f"There is no image {path} of pixels to ignore.")
     if path.suffix.lower() not in PICTURES:
-        raise ValueError(f"--ignore must be a picture, such as mask.png. Got {path}.")
+        raise ValueError(f"--ignore must be an image, such as mask.png. Got {path}.")
     drawn: NDArray[np.bool_] = next(read_frames(path)).image > 0
     shape: tuple[int, ...] = size
     if example is not None and drawn.shape != size and "://" not in str(example.path):
@@ -481,7 +479,7 @@ def read_ignore_mask(
             shape = picture_shape(picture)
     if drawn.shape != tuple(shape[:2]):
         raise ValueError(
-            f"{path} has {drawn.shape[0]} x {drawn.shape[1]} pixels, but the pictures have "
+            f"{path} has {drawn.shape[0]} x {drawn.shape[1]} pixels, but the images have "
             f"{shape[0]} x {shape[1]}; draw it over one of them."
         )
     ignored = shrink(drawn, shape[:2], size, path)
