@@ -2,7 +2,7 @@
 
 import sys
 
-from skavid.cli.parser import main
+from skavid.cli.entry import main
 
 __all__: list[str] = []
 

@@ -149,7 +149,7 @@ class Checkpoint(Callback):  # type: ignore[misc]
         torch.save(state, file)
         body = file.getvalue()
         try:
-            replace(self.path, MAGIC + hashlib.sha256(body).digest() + body, surely=True)
+            replace(self.path, MAGIC + hashlib.sha256(body).digest() + body, sync=True)
         except OSError as error:
             if not self._is_there:
                 raise

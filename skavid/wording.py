@@ -1,4 +1,4 @@
-"""Numbers and lists as words, for messages."""
+"""Numbers, times and lists as words, for messages."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ __all__: list[str] = []  # for messages of skavid alone
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:
-    """Write 1 frame, 2 frames; many says what more than one are called, if not by an s."""
+    """Write "1 frame" or "2 frames"; ``many`` is the plural if it is not formed by an s."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
-    """Write a, b; of many the first ones and how many more there are."""
+    """Write "a, b", or the first names of many and the number of the others."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def there_are(n: int, what: str) -> str:
-    """Write there is 1 frame, there are 2 frames."""
+    """Write "there is 1 frame" or "there are 2 frames"."""
     return f"there {'is' if n == 1 else 'are'} {counted(n, what)}"
 
 
 def clock(seconds: float) -> str:
-    """Write seconds as 1:02.5, or 1:01:02.5."""
+    """Write seconds as "1:02.5", or with hours as "1:01:02.5"."""
     minutes, rest = divmod(max(0.0, seconds), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

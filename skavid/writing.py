@@ -1,4 +1,4 @@
-"""Files that are written whole, or not at all."""
+"""Write files completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
-__all__: list[str] = []  # a part of what writes: nothing here is promised to users
+__all__: list[str] = []  # for the modules that write files: nothing here is promised to users
 
 
 @contextmanager
 def naming(path: Path | str) -> Iterator[None]:
-    """Let what the system says of a failed write name the file that was meant."""
+    """Name the intended file in errors of the system about a failed write."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # said already
+        if error.errno is None:  # one of ours, which names the file
             raise
         raise type(error)(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def check_target(path: Path, use: str = "in it") -> None:
-    """Refuse a file that can never be written, before any work; ``use`` says what it is for."""
+    """Raise an error if a file cannot be written, before any work; ``use`` says what it is for."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file {use}.")
     check_parent(path)
 
 
 def check_parent(path: Path) -> None:
-    """Refuse a file or folder whose own folder is missing, or is none."""
+    """Raise an error if the folder that is to hold a file or folder is missing."""
     folder = path.parent
     if not folder.exists():
         raise FileNotFoundError(
             f"{path} cannot be written: there is no folder {folder}; make it first."
         )
     if not folder.is_dir():
-        raise NotADirectoryError(f"{path} cannot be written: {folder} is no folder.")
+        raise NotADirectoryError(f"{path} cannot be written: {folder} is not a folder.")
 
 
 def part_of(path: Path) -> Path:
-    """Name a file or folder beside ``path`` that is to become it once it is complete."""
+    """Return a temporary name beside ``path``, for a file that is renamed once complete."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what a process that was killed left of writing ``path``."""
+    """Remove the temporary files of ``path`` that a killed process has left."""
     for part in path.parent.glob(f".{escape(path.name)}.*.part"):
         part.unlink(missing_ok=True)
 
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """Give a name beside ``path`` to write to; it replaces ``path`` if nothing is raised."""
+    """Yield a temporary file beside ``path``, which replaces ``path`` if nothing is raised."""
     part = part_of(path)
     try:
         with naming(path):
@@ -64,14 +64,14 @@ def beside(path: Path) -> Iterator[Path]:
         with naming(path):
             os.replace(part, path)
     finally:
-        # Where the folder is gone, so is the file; what is raised tells more.
+        # If the folder is gone, so is the file; the error that is being raised says more.
         with suppress(OSError):
             part.unlink()
 
 
 @contextmanager
 def opened(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
-    """Open a file beside ``path``, which replaces ``path`` if nothing is raised."""
+    """Open a temporary file, which replaces ``path`` if nothing is raised."""
     with beside(path) as part:
         file = part.open(mode, **options)
         try:
@@ -81,14 +81,14 @@ def opened(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
                 file.close()
 
 
-def replace(path: Path, content: bytes, *, surely: bool = False) -> None:
-    """Write a file; ``surely`` waits until a power cut would not cost it, either."""
+def replace(path: Path, content: bytes, *, sync: bool = False) -> None:
+    """Write a file; ``sync`` waits until it would survive a power cut."""
     with opened(path, "wb") as file, naming(path):
         file.write(content)
-        if surely:
+        if sync:
             file.flush()
             os.fsync(file.fileno())
-    if surely:
+    if sync:
         with suppress(OSError):  # not every system syncs folders
             folder = os.open(path.parent, os.O_RDONLY)
             try:

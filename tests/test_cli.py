@@ -20,7 +20,7 @@ from skavid import AVIDDetector, TemporalStacker, __version__, cli
 from skavid.cli import main
 from skavid.components import nested
 from skavid.datasets import make_moving_shapes
-from skavid.datasets.sources import list_clips
+from skavid.datasets.sources import list_sources
 from skavid.report.evaluation import read_masks
 from skavid.temporal import causal_mean
 from skavid.video import load_frames, write_overlay
@@ -60,7 +60,7 @@ def place(tmp_path_factory):
     odd = make_moving_shapes(1, 30, size=(32, 48), irregular="shape", share=0.5, random_state=1)
     write_overlay(place / "normal.mp4", scene.frames, fps=10)
     write_overlay(place / "today.mp4", odd.frames, fps=10)
-    write_pictures(place / "truth", (255 * odd.masks).astype(np.uint8))
+    write_pictures(place / "ground_truth", (255 * odd.masks).astype(np.uint8))
     write_pictures(place / "pictures", scene.frames[:20])
     rng = np.random.default_rng(0)
     np.save(place / "floats.npy", rng.normal(size=(20, 16, 16)))
@@ -156,7 +156,7 @@ def test_python_m_skavid_is_the_command_line():
     assert run.returncode == 2
     assert run.stderr == (
         "skavid fit: the following arguments are required: SOURCE, MODEL "
-        "(`skavid fit --help` shows how)\n"
+        "(see `skavid fit --help`)\n"
     )
 
 
@@ -165,61 +165,60 @@ def test_python_m_skavid_is_the_command_line():
     [
         (
             ["report", "a", "b", "--average-frames", "5"],
-            "skavid report: unrecognized arguments: --average-frames 5 (`skavid report --help` "
-            "shows how)",
+            "skavid report: unrecognized arguments: --average-frames 5 (see `skavid report "
+            "--help`)",
         ),
         (
             ["fit", "--sede", "3", "a.mp4", "m"],
-            "skavid fit: unrecognized arguments: --sede; did you mean --seed? (`skavid fit "
-            "--help` shows how)",
+            "skavid fit: unrecognized arguments: --sede; did you mean --seed? (see `skavid fit "
+            "--help`)",
         ),
         (
             ["score", "m", "a.mp4", "--devise=cpu"],
             "skavid score: unrecognized arguments: --devise=cpu; did you mean --device? "
-            "(`skavid score --help` shows how)",
+            "(see `skavid score --help`)",
         ),
-        ([], "skavid: the following arguments are required: COMMAND (`skavid --help` shows how)"),
+        ([], "skavid: the following arguments are required: COMMAND (see `skavid --help`)"),
         (
             ["fit", "a", "b", "--epochs", "0"],
-            "skavid fit: argument --epochs: must be a whole number from 1 on, not '0' "
-            "(`skavid fit --help` shows how)",
+            "skavid fit: argument --epochs: must be an integer of at least 1, not '0' "
+            "(see `skavid fit --help`)",
         ),
         (
             ["fit", "a", "b", "--target-fpr", "1"],
             "skavid fit: argument --target-fpr: must be above 0 and below 1, not '1' "
-            "(`skavid fit --help` shows how)",
+            "(see `skavid fit --help`)",
         ),
         (
             ["fit", "a", "b", "--grey", "c"],
-            "skavid fit: unrecognized arguments: c; sources stand side by side, and no option "
-            "between them (`skavid fit --help` shows how)",
+            "skavid fit: unrecognized arguments: c; give all sources one after another, without "
+            "an option between them (see `skavid fit --help`)",
         ),
         (
             ["watch", "model", "0", "--max-gap", "soon"],
             "skavid watch: argument --max-gap: must be a number above 0, not 'soon' "
-            "(`skavid watch --help` shows how)",
+            "(see `skavid watch --help`)",
         ),
     ],
 )
-def test_wrong_words_get_one_line(capsys, tmp_path, words, message):
+def test_wrong_arguments_are_refused_in_one_line(capsys, tmp_path, words, message):
     assert refused(capsys, tmp_path, *words) == message
 
 
-def test_what_is_unexpected_has_a_code_and_a_traceback_of_its_own(capsys, monkeypatch):
+def test_an_unexpected_error_prints_a_traceback_and_has_its_own_code(capsys, monkeypatch):
     def fail(*_):
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr("skavid.cli.commands.info", fail)
-    fail.__name__ = "info"
+    monkeypatch.setattr("skavid.cli.info.run", fail)
     code, _, err = run(capsys, "info")
     assert code == 1
     assert "RuntimeError: no such thing" in err
     assert err.splitlines()[-1] == (
-        "skavid info: this is a mistake in skavid; please report it, with what `skavid info` says."
+        "skavid info: this is a bug in skavid; please report it with the output of `skavid info`."
     )
 
 
-def test_info_says_what_a_bug_report_needs(capsys):
+def test_info_shows_what_a_bug_report_needs(capsys):
     code, out, _ = run(capsys, "info", "--json")
     told = json.loads(out)
     assert code == 0
@@ -251,23 +250,22 @@ def test_info_knows_every_extra(capsys):
         assert {re.split(r"[\[>]", one)[0] for one in requirements} <= set(told[extra])
 
 
-def test_info_says_what_a_model_is(capsys, place):
+def test_info_describes_a_model(capsys, place):
     code, out, _ = run(capsys, "info", place / "model")
     assert code == 0
     assert out.splitlines()[:2] == [
-        f"{place / 'model'} reads images at 16 x 24 pixels, grey, 3 moments of a video in each "
-        "image.",
-        "Trained 1 epoch on normal.mp4.",
+        f"{place / 'model'} reads images at 16 x 24 pixels, grey, 3 frames stacked per image.",
+        "Trained for 1 epoch on normal.mp4.",
     ]
     assert out.splitlines()[-1] == (
-        "Parameters besides the defaults: inpainter__width=4, detector__width=4."
+        "Parameters other than the defaults: inpainter__width=4, detector__width=4."
     )
-    assert ", for a share of 0.4 of false alarms; they rest on 30 frames in 1 clip held" in out
+    assert ", for a false alarm rate of 0.4; calibrated on 30 frames in 1 clip held" in out
     told = json.loads(run(capsys, "info", place / "model", "--json")[1])
     assert told["parameters"] == {"detector__width": 4, "inpainter__width": 4}
     assert (told["target_fpr"], told["fps"]) == (0.4, 10.0)
     assert run(capsys, "info", place / "float-model")[1].startswith(
-        f"{place / 'float-model'} reads images given as arrays.\n"
+        f"{place / 'float-model'} reads images from arrays.\n"
     )
 
 
@@ -290,15 +288,17 @@ def test_a_video_is_stacked_and_the_model_remembers_how(place):
     assert detector.calibration_["n_clips"] == 1  # of two pieces, one was held out
 
 
-def test_fit_says_what_the_thresholds_rest_on_and_how_to_go_on(capsys, place, tmp_path):
+def test_fit_describes_the_thresholds_and_the_next_steps(capsys, place, tmp_path):
     code, out, err = run(capsys, "fit", place / "normal.mp4", "model", *TINY, *SIZE)
     assert code == 0
-    assert ", on 60 frames, 30 of them held out to find the thresholds, at 16 x 24 pixels" in out
-    assert "they rest on 30 frames in 1 clip held out of the training. With a" in out
+    assert (
+        " on 60 frames, 30 of which were held out to find the thresholds, at 16 x 24 pixels" in out
+    )
+    assert "calibrated on 30 frames in 1 clip held out of the training. With a" in out
     assert "skavid segment model today.mp4 --overlay odd.mp4" in out
     assert err.splitlines()[1] == (
-        "Training on 60 frames, at 16 x 24 pixels, grey, 3 moments of a video in each image; "
-        "1 epoch. After the first one Ctrl-C keeps the best networks so far."
+        "Training on 60 frames, at 16 x 24 pixels, grey, 3 frames stacked per image; 1 epoch. "
+        "After the first epoch Ctrl-C keeps the best networks so far."
     )
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -342,7 +342,7 @@ def test_a_region_may_be_ignored(place):
         (["nowhere.mp4", "model"], "There is no file and no folder nowhere.mp4."),
         (
             ["{place}/normal.mp4", "{place}/today.mp4"],
-            "{place}/today.mp4 is there, and is no model of skavid; the last argument is the "
+            "{place}/today.mp4 exists and is not a model of skavid; the last argument is the "
             "model to write.",
         ),
         (
@@ -355,11 +355,11 @@ def test_a_region_may_be_ignored(place):
         ),
         (
             ["{place}/normal.mp4", "model", "--set", "fusio=min"],
-            "--set has 'fusio', which is no parameter that can be set; did you mean fusion?",
+            "--set cannot set 'fusio'; did you mean fusion?",
         ),
         (
             ["{place}/normal.mp4", "model", "--set", "fusion"],
-            "--set must be name=value, such as balance=0.3. Got 'fusion'.",
+            "--set must be NAME=VALUE, such as fusion=min. Got 'fusion'.",
         ),
         (
             ["{place}/normal.mp4", "model", "--set", "gamma=-1"],
@@ -368,20 +368,20 @@ def test_a_region_may_be_ignored(place):
         ),
         (
             ["{place}/normal.mp4", "model", "--ignore", "mask.png"],
-            "There is no picture mask.png of pixels to ignore.",
+            "There is no image mask.png of pixels to ignore.",
         ),
         (
             ["{place}/normal.mp4", "model", *SIZE, "--ignore", "{place}/small.png"],
-            "{place}/small.png has 5 x 5 pixels, but the pictures have 32 x 48; draw it over one "
+            "{place}/small.png has 5 x 5 pixels, but the images have 32 x 48; draw it over one "
             "of them.",
         ),
         (
             ["{place}/floats.npy", "model", *SIZE],
-            "{place}/floats.npy is an array, which is taken as it is; leave out --size and "
+            "{place}/floats.npy is an array, which is used unchanged; leave out --size and "
             "--grey.",
         ),
         (["{place}/labels.txt", "model"], "{place}/labels.txt is no video that FFmpeg can read"),
-        (["{place}/empty", "model"], "{place}/empty holds no picture"),
+        (["{place}/empty", "model"], "{place}/empty contains no image"),
         (
             ["{place}/empty", "model", "--dataset", "ucsd-ped2"],
             "{place}/empty/Train holds no clips Train001, Train002...; UCSDped2 comes from",
@@ -389,23 +389,23 @@ def test_a_region_may_be_ignored(place):
         (["{place}/normal.mp4", "model", "--device", "moon"], "device='moon' is not there"),
         (
             ["{place}/normal.mp4", "model", "--ignore", "{place}/normal.mp4"],
-            "--ignore takes a picture, such as mask.png, but {place}/normal.mp4 is none.",
+            "--ignore must be an image, such as mask.png. Got {place}/normal.mp4.",
         ),
         (
             ["{place}/nan.npy", "model"],
-            "{place}/nan.npy holds NaN or infinity in image 3; mend it or leave it out.",
+            "{place}/nan.npy contains NaN or infinity in image 3; correct or remove that image.",
         ),
         (
             ["{place}/objects.npy", "model"],
-            "{place}/objects.npy holds Python objects, not numbers; save an array of these.",
+            "{place}/objects.npy contains Python objects; save an array of numbers.",
         ),
         (
             ["{place}/few.npy", "model"],
-            "there are 9 images, which is too few to learn from; give 10 or more.",
+            "there are 9 images, which is too few to train on; give 10 or more.",
         ),
         (
             ["{place}/one.npy", "model"],
-            "there is 1 image, which is too few to learn from; give 10 or more.",
+            "there is 1 image, which is too few to train on; give 10 or more.",
         ),
         (
             ["{place}/model", "{place}/model"],
@@ -422,7 +422,7 @@ def test_a_region_may_be_ignored(place):
         ),
         (
             ["{place}/normal.mp4", "{place}/skavid.txt"],
-            "{place}/skavid.txt is there, and is no model of skavid; the last argument is the "
+            "{place}/skavid.txt exists and is not a model of skavid; the last argument is the "
             "model to write.",
         ),
     ],
@@ -442,14 +442,14 @@ def test_fit_refuses_what_it_cannot_train_on(capsys, place, tmp_path, words, mes
     assert refused(capsys, tmp_path, "fit", *words, "--quiet").startswith(message)
 
 
-def test_pictures_of_another_shape_are_squeezed_with_a_note(capsys, place, tmp_path):
+def test_pictures_of_another_aspect_ratio_are_resized_with_a_note(capsys, place, tmp_path):
     write_pictures(tmp_path / "mixed", [np.full((16, 24), 20 * n, np.uint8) for n in range(10)])
     Image.fromarray(np.full((20, 20), 9, np.uint8)).save(tmp_path / "mixed" / "z.png")
     code, _, err = run(capsys, "fit", "mixed", "model", *TINY)
     assert code == 0
     assert (
-        "Note: mixed/z.png has 20 x 20 pixels, and is squeezed into the 16 x 24 that the model "
-        "looks at.\n"
+        "Note: mixed/z.png has 20 x 20 pixels; it is resized to the model's 16 x 24 pixels, which "
+        "changes its aspect ratio.\n"
     ) in err
 
 
@@ -476,7 +476,7 @@ def test_ctrl_c_keeps_the_networks_so_far(capsys, place, monkeypatch):
 def test_a_device_that_is_not_there_is_told_before_anything_is_read(
     capsys, place, tmp_path, monkeypatch
 ):
-    monkeypatch.delattr("skavid.datasets.sources.read_clip")
+    monkeypatch.delattr("skavid.datasets.sources.read_source")
     for words in (
         ["fit", place / "normal.mp4", "new"],
         ["calibrate", place / "model", place / "normal.mp4"],
@@ -499,11 +499,11 @@ def test_sigterm_ends_a_fit_and_leaves_nothing(capsys, place, tmp_path, monkeypa
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_ctrl_c_before_anything_is_learnt_leaves_nothing(capsys, place, tmp_path, monkeypatch):
+def test_ctrl_c_before_the_training_leaves_nothing(capsys, place, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skavid.datasets.sources.load", interrupt)
+    monkeypatch.setattr("skavid.datasets.sources.load_images", interrupt)
     code, _, err = run(capsys, "fit", place / "normal.mp4", "model", *TINY, *SIZE)
     assert code == 130
     assert err.endswith("skavid fit: interrupted; nothing was written.\n")
@@ -526,8 +526,8 @@ def test_scores_are_those_of_the_library(capsys, place):
     assert {row["source"] for row in rows} == {"today"}
 
 
-def test_steady_scores_average_the_evidence_of_the_frames_before(capsys, place, monkeypatch):
-    monkeypatch.setattr("skavid.cli.commands.CHUNK", 7)
+def test_average_frames_averages_the_evidence_of_the_frames_before(capsys, place, monkeypatch):
+    monkeypatch.setattr("skavid.cli.scoring.BATCH_SIZE", 7)
     words = ["score", place / "loose", place / "today.mp4", "--average-frames", "4", "--json"]
     code, out, _ = run(capsys, *words)
     assert code == 0
@@ -537,7 +537,7 @@ def test_steady_scores_average_the_evidence_of_the_frames_before(capsys, place, 
     np.testing.assert_array_equal(scores, -maps.max(axis=(1, 2)).astype(np.float64))
 
 
-def test_the_commands_say_which_images_are_odd_as_a_whole(capsys, tmp_path):
+def test_commands_report_images_that_are_irregular_as_a_whole(capsys, tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(90, 160, (22, 32, 32)).astype(np.uint8)
     write_pictures(tmp_path / "normal", images[:20])
@@ -585,8 +585,8 @@ def test_frames_at_another_rate_are_noted(capsys, place, tmp_path):
     write_overlay(tmp_path / "fast.mp4", frames, fps=30)
     _, _, err = run(capsys, "score", place / "model", "fast.mp4")
     assert err == (
-        "Note: fast has 30 frames a second, the training had 10; what moves seems slower to the "
-        "model than it is.\n"
+        "Note: fast has 30 frames per second, but the training data had 10; objects seem to move "
+        "slower than they do.\n"
     )
 
 
@@ -611,13 +611,13 @@ def test_arrays_are_taken_as_they_are(capsys, place):
 def test_pictures_taken_for_a_video_and_frames_for_pictures_are_noted(capsys, place):
     _, _, err = run(capsys, "score", place / "model", place / "pictures")
     assert err == (
-        "Note: pictures is read as frames of a video, 25 a second, since the model was trained on "
-        "video.\n"
+        "Note: pictures is read as frames of a video with 25 frames per second, since the model "
+        "was trained on video.\n"
     )
     words = ["score", place / "picture-model", place / "today.mp4", place / "normal.mp4"]
     _, _, err = run(capsys, *words)
     assert err == (
-        "Note: today.mp4 and 1 other are looked at frame by frame, since the model was trained on "
+        "Note: today.mp4 and 1 other are scored frame by frame, since the model was trained on "
         "single images.\n"
     )
 
@@ -652,12 +652,13 @@ def test_what_comes_before_and_behind_a_damaged_picture_is_scored(capsys, place,
     [
         (
             ["nothing", "{place}/today.mp4"],
-            "There is no file nothing; the model comes first.",
+            "There is no file nothing; the first argument is the model.",
         ),
         *(
             (
                 [f"{{place}}/{name}", "{place}/today.mp4"],
-                f"{{place}}/{name} is no model that `skavid fit` wrote; the model comes first.",
+                f"{{place}}/{name} is not a model that `skavid fit` wrote; the first argument is "
+                "the model.",
             )
             for name in ("today.mp4", "pictures", "labels.txt")
         ),
@@ -676,13 +677,13 @@ def test_what_comes_before_and_behind_a_damaged_picture_is_scored(capsys, place,
         ),
         (
             ["{place}/float-model", "{place}/today.mp4"],
-            "{place}/today.mp4 is no array, but the model was trained on arrays; give an .npy "
+            "{place}/today.mp4 is not an array, but the model was trained on arrays; give an .npy "
             "file.",
         ),
         (
             ["{place}/model", "{place}/floats.npy"],
-            "{place}/floats.npy is an array, but the model was trained on pictures of 16 x 24 "
-            "pixels; give pictures or a video.",
+            "{place}/floats.npy is an array, but the model was trained on images of 16 x 24 "
+            "pixels; give images or a video.",
         ),
         (
             ["{place}/model", "{place}/labels.txt", "-o", "scores.csv"],
@@ -707,7 +708,7 @@ def test_ctrl_c_keeps_the_rows_so_far(capsys, place, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         return real(self, images)
 
-    monkeypatch.setattr("skavid.cli.commands.CHUNK", 8)
+    monkeypatch.setattr("skavid.cli.scoring.BATCH_SIZE", 8)
     monkeypatch.setattr(Viewer, "look", look)
     before = signal.getsignal(signal.SIGINT)
     code, _, err = run(capsys, "score", place / "model", place / "today.mp4", "-o", "scores.csv")
@@ -723,7 +724,10 @@ def test_ctrl_c_keeps_the_rows_so_far(capsys, place, monkeypatch):
 # --- segment -------------------------------------------------------------------------------------
 
 
-def test_segment_writes_all_that_was_seen(capsys, place, tmp_path):
+# Of pycocotools, where it decodes a mask.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_segment_writes_all_results(capsys, place, tmp_path):
+    coco_mask = pytest.importorskip("pycocotools.mask")
     words = ["--overlay", "odd.mp4", "--masks", "masks", "--coco", "boxes.json"]
     words += ["--scores", "scores.csv", "--max-gap", "0.25"]
     code, out, _ = run(capsys, "segment", place / "loose", place / "today.mp4", *words, "--json")
@@ -752,8 +756,7 @@ def test_segment_writes_all_that_was_seen(capsys, place, tmp_path):
     of_image = {image["id"]: image["frame"] for image in coco["images"]}
     seen = np.zeros_like(large)
     for one in coco["annotations"]:
-        counts = one["segmentation"]["counts"]
-        inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape((48, 32)).T
+        inside = coco_mask.decode(one["segmentation"]).astype(bool)
         left, top, width, height = one["bbox"]
         rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
         assert (rows[0], rows[-1] + 1) == (top, top + height)
@@ -767,20 +770,28 @@ def test_segment_writes_all_that_was_seen(capsys, place, tmp_path):
     carried = sorted(finding.carried_by for some in found for finding in some)
     assert sorted(one["carried_by"] for one in coco["annotations"]) == carried
 
-    highest = max(moment["peak"] for moment in told["moments"])
+    highest = max(event["peak"] for event in told["events"])
     assert highest == pytest.approx(max(peaks), abs=1e-4)
 
 
-def test_segment_lists_the_odd_moments_and_needs_to_write_nothing(capsys, place, tmp_path):
+def test_segment_lists_events_and_needs_to_write_nothing(capsys, place, tmp_path):
     words = ["segment", place / "loose", place / "today.mp4"]
     code, out, err = run(capsys, *words)
     assert (code, err) == (0, "")
     assert list(tmp_path.iterdir()) == []
-    assert " odd moment" in out
+    assert " event" in out
     assert "Written" not in out
     told = json.loads(run(capsys, *words, "--json")[1])
-    assert told["moments"]
+    assert told["events"]
     assert told["outputs"] == []
+
+
+def test_coco_without_pycocotools_is_refused(capsys, place, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    words = ["segment", place / "model", place / "today.mp4", "--coco", "boxes.json"]
+    assert refused(capsys, tmp_path, *words) == (
+        "skavid segment: --coco needs pycocotools; pip install 'skavid[image]'."
+    )
 
 
 @pytest.mark.parametrize("option", ["--overlay", "FILE.onnx", "MODEL"])
@@ -800,8 +811,8 @@ def test_no_output_replaces_what_is_read(capsys, place, tmp_path, option):
     said = refused(capsys, tmp_path, *words, target)
     if option == "MODEL":
         assert said == (
-            "skavid calibrate: film.mp4 is there, and is no model of skavid; name another for "
-            "--output."
+            "skavid calibrate: film.mp4 exists and is not a model of skavid; give another name "
+            "for --output."
         )
         return
     assert said == (
@@ -849,10 +860,10 @@ def test_pictures_that_differ_in_their_ending_alone_lose_nothing(capsys, place, 
     for folder in (tmp_path / "masks", tmp_path / "seen"):
         found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
         assert found == drawn
-    for number, name in enumerate(drawn):  # what was written can be the truth of another model
+    for number, name in enumerate(drawn):  # these masks can be the ground truth of another model
         mask = np.arange(48) < number + 1
         Image.fromarray(255 * mask[None].repeat(32, 0).astype(np.uint8)).save(f"masks/{name}")
-    clips = list_clips(["pictures"], stacked=False)
+    clips = list_sources(["pictures"], stacked=False)
     order = [picture.relative_to("pictures").as_posix() for picture in clips[0].pictures]
     masks = dict(zip(order, read_masks(Path("masks"), clips, (32, 48)), strict=True))
     assert [int(masks[name][0].sum()) for name in names] == list(range(1, 8))
@@ -866,7 +877,7 @@ def test_masks_of_several_folders_are_read_as_they_were_written(capsys, place, t
     assert run(capsys, *words)[0] == 0
     for folder, grey in (("a-parts", 0), ("b-parts", 255)):
         Image.fromarray(np.full((32, 48), grey, np.uint8)).save(f"masks/{folder}/000.png")
-    masks = read_masks(Path("masks"), list_clips(sources, stacked=False), (32, 48))
+    masks = read_masks(Path("masks"), list_sources(sources, stacked=False), (32, 48))
     assert masks.any(axis=(1, 2)).tolist() == [False, True]
 
 
@@ -893,7 +904,7 @@ def test_what_is_ignored_has_no_mask(capsys, place, tmp_path):
     [
         (
             ["--overlay", "odd.avi"],
-            "--overlay must end with .mp4, or be a folder, whose name has no ending. Got odd.avi.",
+            "--overlay must end with .mp4, or be a folder without a suffix. Got odd.avi.",
         ),
         (["--coco", "boxes.txt"], "--coco must end with .json. Got boxes.txt."),
         (
@@ -910,11 +921,11 @@ def test_what_is_ignored_has_no_mask(capsys, place, tmp_path):
         ),
         (
             ["--overlay", "{place}/pictures"],
-            "{place}/pictures is there already; give a new or an empty folder.",
+            "{place}/pictures exists already; give a new or an empty folder.",
         ),
         (
             ["--masks", "{place}/pictures"],
-            "{place}/pictures is there already; give a new or an empty folder.",
+            "{place}/pictures exists already; give a new or an empty folder.",
         ),
         (
             ["--overlay", "no/odd.mp4"],
@@ -922,7 +933,7 @@ def test_what_is_ignored_has_no_mask(capsys, place, tmp_path):
         ),
         (
             ["--overlay", "odd.mp4", "--ignore", "{place}/all.png"],
-            "{place}/all.png leaves no pixel that counts; paint black what counts.",
+            "{place}/all.png ignores every pixel; paint black the pixels to keep.",
         ),
     ],
 )
@@ -938,8 +949,8 @@ def test_segment_refuses_what_it_cannot_write(capsys, place, tmp_path, words, me
 def test_an_overlay_of_numbers_is_refused(capsys, place, tmp_path):
     words = ["segment", place / "float-model", place / "floats.npy", "--overlay", "odd.mp4"]
     assert refused(capsys, tmp_path, *words) == (
-        "skavid segment: --overlay needs pictures to draw on, but these arrays are neither grey "
-        "nor colour of uint8; take --masks."
+        "skavid segment: --overlay needs images to draw on, but these arrays are neither grey nor "
+        "colour images of uint8; use --masks."
     )
 
 
@@ -951,8 +962,8 @@ def test_calibrate_writes_thresholds_and_trains_nothing(capsys, place):
     code, out, err = run(capsys, *words, "--output", "other", "--json")
     assert code == 0
     assert (
-        "Note: the model was trained on a source called normal.mp4, too; thresholds found on "
-        "what was trained on are too tight.\n"
+        "Note: the model was also trained on a source named normal.mp4; thresholds that are "
+        "found on training data are too strict.\n"
     ) in err
     assert "There are 2 clips: with a probability" in err
     before, after = AVIDDetector.load(place / "model"), AVIDDetector.load("other")
@@ -981,7 +992,7 @@ def test_every_source_is_remembered_and_the_first_ones_are_told(capsys, place, t
     assert len(AVIDDetector.load("model").extra_["trained_on"]) == 12
     assert "08.mp4, 09.mp4 and 2 more." in run(capsys, "info", "model")[1]
     words = ["calibrate", "model", tmp_path / "clips/11.mp4", "--output", "other"]
-    assert "trained on a source called 11.mp4, too" in run(capsys, *words)[2]
+    assert "trained on a source named 11.mp4;" in run(capsys, *words)[2]
 
 
 def test_calibrate_leaves_the_model_alone_where_there_is_nothing_to_read(capsys, place, tmp_path):
@@ -999,14 +1010,14 @@ def test_calibrate_leaves_the_model_alone_where_there_is_nothing_to_read(capsys,
 def test_evaluate_measures_images_and_pixels(capsys, place):
     from skavid import metrics
 
-    words = ["evaluate", place / "loose", place / "today.mp4", "--masks", place / "truth"]
+    words = ["evaluate", place / "loose", place / "today.mp4", "--masks", place / "ground_truth"]
     code, out, _ = run(capsys, *words, "--json")
     assert code == 0
     told = json.loads(out)
     detector = AVIDDetector.load(place / "loose")
     images = stacks(load_frames(place / "today.mp4", size=(16, 24)).frames)
     scores, maps = detector.score_samples(images), detector.maps(images).evidence
-    large = np.array([read_picture(p) for p in sorted((place / "truth").iterdir())])
+    large = np.array([read_picture(p) for p in sorted((place / "ground_truth").iterdir())])
     masks = large.reshape(30, 16, 2, 24, 2).any(axis=(2, 4))
     labels = np.where(masks.any(axis=(1, 2)), -1, 1)
     assert told["eer"] == metrics.equal_error_rate(labels, scores)
@@ -1014,17 +1025,17 @@ def test_evaluate_measures_images_and_pixels(capsys, place):
     assert told["false_alarms"] == np.mean(scores[labels == 1] <= 0)
 
 
-def test_what_is_ignored_is_no_part_of_the_truth(capsys, place):
+def test_ignored_pixels_are_left_out_of_the_ground_truth(capsys, place):
     from skavid import metrics
 
-    words = ["evaluate", place / "loose", place / "today.mp4", "--masks", place / "truth"]
+    words = ["evaluate", place / "loose", place / "today.mp4", "--masks", place / "ground_truth"]
     code, out, _ = run(capsys, *words, "--ignore", place / "left.png", "--json")
     assert code == 0
     told = json.loads(out)
     left = (np.arange(24) < 6)[None].repeat(16, 0)
     detector = AVIDDetector.load(place / "loose").set_params(ignore_mask=left)
     images = stacks(load_frames(place / "today.mp4", size=(16, 24)).frames)
-    large = np.array([read_picture(p) for p in sorted((place / "truth").iterdir())])
+    large = np.array([read_picture(p) for p in sorted((place / "ground_truth").iterdir())])
     masks = large.reshape(30, 16, 2, 24, 2).any(axis=(2, 4)) & ~left
     labels = np.where(masks.any(axis=(1, 2)), -1, 1)
     assert told["irregular"] == (labels == -1).sum()
@@ -1043,7 +1054,7 @@ def test_evaluate_takes_labels_alone(capsys, place):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "say where the truth is: one of --dataset, --masks and --labels."),
+        ([], "give the ground truth by one of --dataset, --masks and --labels."),
         (
             ["--labels", "{place}/few.txt"],
             "{place}/few.txt holds 2 labels, but there are 30 frames.",
@@ -1065,7 +1076,7 @@ def test_evaluate_takes_labels_alone(capsys, place):
         ),
     ],
 )
-def test_evaluate_refuses_a_truth_that_does_not_fit(capsys, place, tmp_path, words, message):
+def test_evaluate_refuses_ground_truth_of_another_size(capsys, place, tmp_path, words, message):
     (place / "few.txt").write_text("normal irregular")
     (place / "empty").mkdir(exist_ok=True)
     (place / "wrong.txt").write_text("0\n1")
@@ -1085,11 +1096,11 @@ def test_evaluate_refuses_a_truth_that_does_not_fit(capsys, place, tmp_path, wor
         (["--labels", "few.txt"], "few.txt holds 1 label, but there are 20 images."),
     ],
 )
-def test_a_truth_that_cannot_be_is_told_before_anything_is_looked_at(
+def test_ground_truth_is_checked_before_any_image_is_read(
     capsys, place, tmp_path, monkeypatch, command, words, message
 ):
     Path("few.txt").write_text("normal")
-    monkeypatch.delattr("skavid.datasets.sources.read_clip")
+    monkeypatch.delattr("skavid.datasets.sources.read_source")
     words = [command, place / "picture-model", place / "pictures", *words]
     assert refused(capsys, tmp_path, *words) == f"skavid {command}: {message}"
 
@@ -1098,12 +1109,12 @@ def write_ped2(place, folder):
     """Lay out two training clips and two test clips as UCSD Ped2 does."""
     normal = load_frames(place / "normal.mp4").frames
     today = load_frames(place / "today.mp4").frames
-    truth = np.array([read_picture(p) for p in sorted((place / "truth").iterdir())])
+    masks = np.array([read_picture(p) for p in sorted((place / "ground_truth").iterdir())])
     for number in (1, 2):
         write_pictures(folder / f"Train/Train00{number}", normal[number * 20 :][:20])
         here = slice(15 * (number - 1), 15 * number)
         write_pictures(folder / f"Test/Test00{number}", today[here])
-        write_pictures(folder / f"Test/Test00{number}_gt", truth[here])
+        write_pictures(folder / f"Test/Test00{number}_gt", masks[here])
 
 
 def test_a_data_set_is_trained_on_and_evaluated_by_its_name(capsys, place, tmp_path):
@@ -1117,7 +1128,7 @@ def test_a_data_set_is_trained_on_and_evaluated_by_its_name(capsys, place, tmp_p
     assert code == 0
     assert json.loads(out)["images"] == 30
     assert refused(capsys, tmp_path, "evaluate", "model", "ped2", "ped2", *words) == (
-        "skavid evaluate: --dataset takes one folder, that of ucsd-ped2."
+        "skavid evaluate: --dataset takes one folder, that of ucsd-ped2. Got 2 sources."
     )
 
 
@@ -1133,7 +1144,7 @@ def test_a_model_that_python_saved_is_read_by_its_shape(capsys, place):
 
 
 @pytest.mark.parametrize(
-    "more", [[], ["--masks", "{place}/truth"], ["--labels", "{place}/labels.txt"]]
+    "more", [[], ["--masks", "{place}/ground_truth"], ["--labels", "{place}/labels.txt"]]
 )
 def test_a_report_is_one_page_that_names_the_frames(capsys, place, more):
     pytest.importorskip("matplotlib")
@@ -1165,7 +1176,7 @@ def test_a_report_of_a_data_set_calls_clips_and_frames_by_their_names(capsys, pl
     assert all(re.fullmatch(r"Test00[12], frame (\d|1[0-4])", frame) for frame in frames)
 
 
-def test_frames_that_nobody_drew_masks_for_keep_their_labels(capsys, place, tmp_path):
+def test_frames_without_masks_keep_their_labels(capsys, place, tmp_path):
     pytest.importorskip("matplotlib")
     write_ped2(place, tmp_path / "ped1")
     for mask in (tmp_path / "ped1/Test/Test002_gt").iterdir():
@@ -1182,23 +1193,23 @@ def test_frames_that_nobody_drew_masks_for_keep_their_labels(capsys, place, tmp_
     assert (told["images"], told["irregular"]) == (30, sum(drawn) + 15)
     code, _, err = run(capsys, "report", *words)
     assert code == 0
-    assert "or nobody drew masks there; the report goes by the labels alone." in err
+    assert "or nobody drew masks there; the report uses the labels alone." in err
     page = Path("report.html").read_text()
     assert f"of {sum(drawn) + 15} (" in page  # found, of the irregular frames
     assert "AUPRO" not in page
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report"])
-def test_a_model_of_video_looks_at_no_data_set_of_pictures(capsys, place, tmp_path, command):
+def test_a_model_of_video_refuses_a_data_set_of_single_images(capsys, place, tmp_path, command):
     (tmp_path / "bottle").mkdir()
     words = [command, place / "loose", "bottle", "--dataset", "mvtec"]
     assert refused(capsys, tmp_path, *words) == (
-        f"skavid {command}: {place / 'loose'} looks at video, but --dataset mvtec holds single "
-        "pictures; give a model that was trained on pictures."
+        f"skavid {command}: {place / 'loose'} was trained on video, but --dataset mvtec contains "
+        "single images; give a model that was trained on single images."
     )
 
 
-def test_a_report_after_calibrate_says_what_thresholds_rest_on(capsys, place):
+def test_a_report_after_calibrate_describes_the_calibration_data(capsys, place):
     pytest.importorskip("matplotlib")
     words = ["calibrate", place / "model", place / "normal.mp4", "--target-fpr", "0.3"]
     assert run(capsys, *words, "--output", "other")[0] == 0
@@ -1226,7 +1237,7 @@ def test_a_report_of_a_data_set_of_pictures_names_their_files(capsys, place, tmp
     [
         (
             ["--labels", "x", "--masks", "y"],
-            "say once where the truth is: by --dataset, --masks or --labels.",
+            "give the ground truth by only one of --dataset, --masks and --labels.",
         ),
         (["--output", "page.pdf"], "--output must end with .html. Got page.pdf."),
         (
@@ -1274,7 +1285,7 @@ def test_watch_tells_when_events_begin_and_end(capsys, place, tmp_path):
         assert end["peak_time"] == pytest.approx(time, abs=1e-3)
         assert end["boxes"][0]["peak"] == pytest.approx(peak, abs=1e-4)
         assert read_picture(tmp_path / end["snapshot"]).shape == (32, 48, 3)
-    assert f"30 frames were looked at; {len(events)} event" in err
+    assert f"30 frames scored; {len(events)} event" in err
 
 
 def test_watch_posts_events_and_goes_on_where_nobody_listens(capsys, place):
@@ -1303,7 +1314,7 @@ def test_watch_posts_events_and_goes_on_where_nobody_listens(capsys, place):
     assert code == 0
     assert got == [json.loads(line) for line in out.splitlines()]
     assert len(got) >= 2
-    assert err.count("The webhook http://127.0.0.1 did not take an event") == 1
+    assert err.count("The webhook http://127.0.0.1 did not accept an event") == 1
     assert "secret" not in err
 
 
@@ -1333,7 +1344,7 @@ def test_ctrl_c_ends_the_event_that_is_open(capsys, place, monkeypatch):
         (["{place}/model", "nowhere.mp4"], "There is no file and no folder nowhere.mp4."),
         (
             ["{place}/float-model", "{place}/today.mp4"],
-            "{place}/float-model was trained on arrays, which no camera gives.",
+            "{place}/float-model was trained on arrays, so it cannot be applied to a camera.",
         ),
         (
             ["{place}/model", "{place}/today.mp4", "--webhook", "example.org"],
@@ -1341,7 +1352,7 @@ def test_ctrl_c_ends_the_event_that_is_open(capsys, place, monkeypatch):
         ),
         (
             ["{place}/model", "{place}/today.mp4", "--snapshots", "{place}/model"],
-            "{place}/model is no folder; give one for --snapshots.",
+            "{place}/model is not a folder; give a folder for --snapshots.",
         ),
         (
             ["{place}/model", "rtsp://user:secret@127.0.0.1:9/x", "--timeout", "1"],
@@ -1376,7 +1387,7 @@ def test_export_writes_a_graph_and_compares_it(capsys, place):
 
 def test_the_demo_refuses_a_folder_that_is_there(capsys, place, tmp_path):
     said = refused(capsys, tmp_path, "demo", place)
-    assert said == f"skavid demo: {place} is there already; give a name that is free."
+    assert said == f"skavid demo: {place} exists already; give the name of a new folder."
 
 
 def test_the_demo_goes_the_whole_way(capsys, tmp_path, monkeypatch):
@@ -1386,7 +1397,7 @@ def test_the_demo_goes_the_whole_way(capsys, tmp_path, monkeypatch):
         lambda n, _, **more: real(n, 8 if n > 1 else 40, size=(32, 48), **more),
     )
     monkeypatch.setattr(
-        "skavid.estimator.VIDEO",
+        "skavid.cli.fit.VIDEO",
         nested(
             {
                 "corruption__spacing": 2,
@@ -1401,7 +1412,7 @@ def test_the_demo_goes_the_whole_way(capsys, tmp_path, monkeypatch):
     made = sorted(path.name for path in (tmp_path / "skavid-demo").iterdir())
     assert made == ["model", "normal", "odd.mp4", "today.mp4"]
     assert "$ skavid segment skavid-demo/model skavid-demo/today.mp4" in err
-    assert "The truth: a cart is to be seen from " in err
+    assert "Ground truth: the cart is visible from " in err
     assert "of 40 frames are irregular." in out
 
 

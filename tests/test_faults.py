@@ -664,7 +664,7 @@ def after(monkeypatch, n, happens):
             happens()
         return real(self, images)
 
-    monkeypatch.setattr("skavid.cli.commands.CHUNK", 4)
+    monkeypatch.setattr("skavid.cli.scoring.BATCH_SIZE", 4)
     monkeypatch.setattr(Viewer, "look", look)
 
 
@@ -692,7 +692,7 @@ def test_commands_tell_of_an_array_that_is_cut_off_while_it_is_read(
     shutil.copy(place / "array.npy", array)
     after(monkeypatch, 2, lambda: os.truncate(array, 5000))
     line = (
-        f"skavid {verb}: {array} was cut off while it was read, after 12 of 24 images; get a "
+        f"skavid {verb}: {array} was truncated while it was read, after 12 of 24 images; get a "
         "new copy."
     )
     assert run(capsys, *command(place, target, "arrays", array)) == (2, line)
@@ -764,13 +764,13 @@ def test_ctrl_c_says_that_a_fit_goes_on_and_it_does(capsys, place, monkeypatch):
     capsys.readouterr()
     assert main(words) == 130
     err = capsys.readouterr().err
-    assert "Ctrl-C keeps the best networks so far; the same command goes on from there." in err
+    assert "best networks so far; the same command then continues the training." in err
     assert " The same command goes on from state." in err
     assert main(words) == 0
-    assert "Going on after epoch 2 of 3." in capsys.readouterr().err
+    assert "Continuing after epoch 2 of 3." in capsys.readouterr().err
     one, other = (AVIDDetector.load(name) for name in ("model", "undisturbed"))
     for part in ("inpainter_", "detector_"):
         states = (getattr(detector, part).state_dict() for detector in (one, other))
         torch.testing.assert_close(*states, rtol=0, atol=0)
     assert main(words) == 0
-    assert "state holds a training that has ended; none was left" in capsys.readouterr().err
+    assert "The training in state was finished already;" in capsys.readouterr().err

@@ -226,7 +226,7 @@ BOMB = broken(
     "it claims more than 178956970 pixels, which Pillow takes for an attack "
     "(PIL.Image.MAX_IMAGE_PIXELS)"
 )
-NO_ARRAY = "{path} is no array that NumPy wrote; get a new copy."
+NO_ARRAY = "{path} is not a valid .npy file; get a new copy."
 NO_VIDEO = "{path} is no video that FFmpeg can read; give a video, or a folder of images."
 
 MALICE = {
@@ -267,7 +267,7 @@ MALICE = {
     "array code.npy": (npy("__import__('os').system('true')"), NO_ARRAY),
     "array pickled.npy": (
         shape(3, 4, 1, dtype="|O"),
-        "{path} holds Python objects, not numbers; save an array of these.",
+        "{path} contains Python objects; save an array of numbers.",
     ),
     "array zipped.npy": (b"PK\x03\x04" + bytes(60), NO_ARRAY),
     "npy terabytes.npy": (

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from sklearn.utils import Bunch
 
 from skavid import TemporalStacker
-from skavid.cli.watch import Events, Feed, Viewer, watch
+from skavid.cli.events import Events
+from skavid.cli.feed import Feed
+from skavid.cli.watch import Viewer, watch
 from skavid.components import nested
 from skavid.datasets.sources import Reading
 from skavid.video import BrokenVideoError, Frame
@@ -29,10 +31,10 @@ def frames(n, first=0):
 
 
 def feed(monkeypatch, read, **more):
-    monkeypatch.setattr("skavid.cli.watch.read_pairs", lambda *_, **__: read())
-    said = []
+    monkeypatch.setattr("skavid.cli.feed.read_pairs", lambda *_, **__: read())
+    logged = []
     options = {"name": "gate", "is_live": True, **more}
-    return Feed("rtsp://gate", STACKED, say=said.append, **options), said
+    return Feed("rtsp://gate", STACKED, log=logged.append, **options), logged
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 3), st.floats(-2, 2)), max_size=40), st.floats(0.1, 4))
@@ -60,7 +62,7 @@ def test_events_join_irregular_moments_that_are_near_each_other(steps, max_gap):
 
 
 def test_a_lost_camera_is_tried_again_and_its_stacks_begin_anew(monkeypatch):
-    monkeypatch.setattr("skavid.cli.watch.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("skavid.cli.feed.FIRST_PAUSE", 0.01)
     calls = []
 
     def read():
@@ -72,23 +74,23 @@ def test_a_lost_camera_is_tried_again_and_its_stacks_begin_anew(monkeypatch):
             yield pair
         raise BrokenVideoError("rtsp://gate is broken.")
 
-    watched, said = feed(monkeypatch, read)
-    looks = []
-    for look in watched:
-        looks.append(look)
-        if sum(one is not None for one in looks) == 6:
+    watched, logged = feed(monkeypatch, read)
+    samples = []
+    for sample in watched:
+        samples.append(sample)
+        if sum(one is not None for one in samples) == 6:
             break
-    images = [None if look is None else look.image[0, 0].tolist() for look in looks]
+    images = [None if sample is None else sample.image[0, 0].tolist() for sample in samples]
     assert images[:4] == [[50, 50, 50], [50, 50, 51], [50, 51, 52], None]
     assert images[-3:] == [[150, 150, 150], [150, 150, 151], [150, 151, 152]]
-    assert said[:2] == [
+    assert logged[:2] == [
         "gate was lost: rtsp://gate is broken. Trying again in 0.01 s.",
         "gate was lost: rtsp://gate cannot be opened: no route. Trying again in 0.02 s.",
     ]
 
 
 def test_a_gap_comes_before_the_frames_behind_it_though_some_are_left_out(monkeypatch):
-    monkeypatch.setattr("skavid.cli.watch.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("skavid.cli.feed.FIRST_PAUSE", 0.01)
     calls = []
 
     def read():
@@ -108,13 +110,13 @@ def test_a_gap_comes_before_the_frames_behind_it_though_some_are_left_out(monkey
         taken.wait(5)
 
     monkeypatch.setattr(watched, "_make_room", make_room_and_wait)
-    looks = iter(watched)
-    assert next(looks).image[0, 0, 0] == 50
+    samples = iter(watched)
+    assert next(samples).image[0, 0, 0] == 50
     assert full.wait(5)  # of a gap and the frame behind it
-    assert next(looks) is None
-    assert next(looks).image[0, 0, 0] == 100
+    assert next(samples) is None
+    assert next(samples).image[0, 0, 0] == 100
     taken.set()
-    looks.close()
+    samples.close()
 
 
 class Glance:
@@ -138,10 +140,10 @@ class Glance:
 @pytest.mark.slow
 def test_a_long_watch_of_a_bad_camera_loses_no_event_and_no_memory(monkeypatch):
     """20,000 frames: the camera is lost every 40 to 60, stalls, and is tried in vain."""
-    monkeypatch.setattr("skavid.cli.watch.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("skavid.cli.watch.LONGEST_PAUSE", 0.002)
+    monkeypatch.setattr("skavid.cli.feed.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("skavid.cli.feed.LONGEST_PAUSE", 0.002)
     rng = np.random.default_rng(0)
-    ready = threading.Semaphore(1)  # a camera no faster than who looks
+    ready = threading.Semaphore(1)  # a camera no faster than the reader
     sent, moments, clip = [], [], 0
 
     def read():
@@ -160,25 +162,25 @@ def test_a_long_watch_of_a_bad_camera_loses_no_event_and_no_memory(monkeypatch):
             yield Frame(image, index / 25, index), np.repeat(image[..., None], 3, axis=2)
         raise BrokenVideoError("the camera is broken.")
 
-    monkeypatch.setattr("skavid.cli.watch.read_pairs", lambda *_, **__: read())
-    plain, told, looks, sizes = Reading((4, 6), False, None), [], [], []
-    watched = Feed("rtsp://gate", plain, name="gate", say=lambda _: None, is_live=True)
+    monkeypatch.setattr("skavid.cli.feed.read_pairs", lambda *_, **__: read())
+    plain, told, samples, sizes = Reading((4, 6), False, None), [], [], []
+    watched = Feed("rtsp://gate", plain, name="gate", log=lambda _: None, is_live=True)
 
-    def on_look(look, score):
-        looks.append((look.index, look.time))
+    def on_sample(sample, score):
+        samples.append((sample.index, sample.time))
         ready.release()
-        if len(looks) % 4000 == 0:
+        if len(samples) % 4000 == 0:
             sizes.append(resident())
-        if len(looks) == 20_000:
+        if len(samples) == 20_000:
             watched.stop()
 
-    watch(watched, Glance(), Events(max_gap=1e9), told.append, on_look=on_look)
-    assert [index for index, _ in looks] == list(range(20_000))
+    watch(watched, Glance(), Events(max_gap=1e9), told.append, on_sample=on_sample)
+    assert [index for index, _ in samples] == list(range(20_000))
     assert watched.n_skipped == 0
-    late = np.array([moment for _, moment in looks]) - moments[:20_000]
+    late = np.array([moment for _, moment in samples]) - moments[:20_000]
     assert np.ptp(late) < 1  # but for where the clock began
     expected = []
-    for (number, is_bright), (_, moment) in zip(sent, looks, strict=False):
+    for (number, is_bright), (_, moment) in zip(sent, samples, strict=False):
         if is_bright:
             if not expected or expected[-1][0] != number:
                 expected.append((number, moment, moment))
@@ -201,10 +203,10 @@ def test_a_camera_that_was_never_there_is_not_waited_for(monkeypatch):
     def read():
         raise OSError("rtsp://gate cannot be opened: no route.")
 
-    watched, said = feed(monkeypatch, read)
+    watched, logged = feed(monkeypatch, read)
     with pytest.raises(OSError, match=r"^rtsp://gate cannot be opened: no route\.$"):
         list(watched)
-    assert said == []
+    assert logged == []
 
 
 def test_frames_that_come_too_fast_are_left_out_but_not_of_the_stacks(monkeypatch):
@@ -213,27 +215,27 @@ def test_frames_that_come_too_fast_are_left_out_but_not_of_the_stacks(monkeypatc
         time.sleep(0.3)
         raise OSError("end of the test")
 
-    watched, said = feed(monkeypatch, read)
+    watched, logged = feed(monkeypatch, read)
     expected = TemporalStacker(spacing=1).fit_transform(
         np.stack([frame.image for frame, _ in frames(40)]), groups=np.zeros(40, int)
     )
     seen = []
-    for look in watched:
-        if look is None:
+    for sample in watched:
+        if sample is None:
             break
-        seen.append(look.index)
-        np.testing.assert_array_equal(look.image, expected[look.index])
+        seen.append(sample.index)
+        np.testing.assert_array_equal(sample.image, expected[sample.index])
         time.sleep(0.03)
     assert seen[-1] == 39
     assert watched.n_skipped == 40 - len(seen) > 0
-    assert said[0].startswith("Frames come faster than they can be looked at;")
+    assert logged[0].startswith("Frames arrive faster than they can be scored;")
 
 
 def test_a_file_is_played_at_its_own_pace_or_as_fast_as_possible(monkeypatch):
     for fast in (False, True):
         watched, _ = feed(monkeypatch, lambda: frames(30), is_live=False, fast=fast)
         began = time.monotonic()
-        seen = [look.index for look in watched]
+        seen = [sample.index for sample in watched]
         assert fast or time.monotonic() - began >= 0.29
         # A busy machine may miss frames of what is played; none of them twice, none untold.
         assert seen == sorted(set(seen))

@@ -1,4 +1,4 @@
 """The command line, ``skavid``."""
 
-from skavid.cli.parser import *
-from skavid.cli.parser import __all__ as __all__
+from skavid.cli.entry import *
+from skavid.cli.entry import __all__ as __all__

@@ -1,4 +1,4 @@
-"""What commands say, and how they end: words, JSON, progress, Ctrl-C."""
+"""Output of the commands to the terminal: messages, results, progress, signals."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from skavid.wording import counted
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
-FINE, UNEXPECTED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+SUCCESS, UNEXPECTED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
-# What Python's users write, in the words of the command line.
-WORDS = (
+# Advice that messages of the library give in Python, and how the command line says it.
+REWORDED = (
     ("X holds 1 ", "There is 1 "),
     ("X holds ", "There are "),
     ("he same fit goes on", "he same command goes on"),
@@ -33,7 +33,7 @@ WORDS = (
 
 
 class Console:
-    """What a command says: results to the standard output, all else to the standard error."""
+    """Print results to the standard output and all other messages to the standard error."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.command = arguments.command
@@ -43,17 +43,17 @@ class Console:
         self.bar: Any = None
         self.was_interrupted = False
 
-    def say(self, text: str) -> None:
-        """Tell what goes on, unless that is not wanted."""
+    def log(self, text: str) -> None:
+        """Print a message on the progress, except with --quiet."""
         if not self.quiet:
             self._print(text)
 
     def error(self, text: str) -> None:
-        """Tell why nothing came of it, in one line."""
+        """Print an error in one line."""
         self._print(f"skavid {self.command}: {_reworded(text)}")
 
-    def tell(self, result: dict[str, Any], text: str) -> None:
-        """Give the result, as JSON or in words."""
+    def print_result(self, result: dict[str, Any], text: str) -> None:
+        """Print the result, as JSON with --json, otherwise as text."""
         print(json.dumps(result) if self.as_json else text, flush=True)
 
     def _print(self, text: str) -> None:
@@ -63,14 +63,14 @@ class Console:
             self.bar.write(text, file=sys.stderr)
 
     @contextmanager
-    def notes(self) -> Iterator[None]:
-        """Tell warnings in one line each; those of other libraries are not for users."""
+    def log_warnings(self) -> Iterator[None]:
+        """Print each warning in one line; only those of skavid are shown to users."""
 
         def show(message: Any, category: Any, *_: Any) -> None:
             from skavid.exceptions import InterruptedTrainingWarning
 
             self.was_interrupted |= issubclass(category, InterruptedTrainingWarning)
-            self.say(f"Note: {_reworded(str(message))}")
+            self.log(f"Note: {_reworded(str(message))}")
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -80,17 +80,16 @@ class Console:
 
     @contextmanager
     def progress(self, total: int | None, unit: str) -> Iterator[Any]:
-        """Show how far it is and how long it will take, on a terminal."""
+        """Show a progress bar on a terminal."""
         from tqdm import tqdm
 
-        # None: no bar where nobody sees it.
-        hidden = True if self.quiet else None
+        disable = True if self.quiet else None  # None disables it where there is no terminal
         with tqdm(
             total=total,
             unit=unit,
             file=sys.stderr,
             leave=False,
-            disable=hidden,
+            disable=disable,
             dynamic_ncols=True,
         ) as bar:
             self.bar = bar
@@ -101,7 +100,7 @@ class Console:
 
 
 class CtrlC:
-    """The first Ctrl-C asks a loop to end where it may; the second ends it at once."""
+    """Let the first Ctrl-C set ``stopped``, which a loop checks; the second one interrupts."""
 
     def __init__(self, on_stop: Callable[[], None] | None = None) -> None:
         self.stopped = False
@@ -124,39 +123,39 @@ class CtrlC:
 
 
 @contextmanager
-def sigterm() -> Iterator[None]:
-    """Let SIGTERM leave every block on its way out, so that nothing half-written stays.
+def exit_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that every block removes its unfinished files.
 
-    A second one ends the process at once. A program that calls us keeps a way of its own.
+    A second SIGTERM ends the process immediately. A handler of the calling program is kept.
     """
 
     def end(*_: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise SystemExit(TERMINATED)
 
-    is_ours = (
+    has_default = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     )
-    if is_ours:
+    if has_default:
         signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
-        if is_ours:
+        if has_default:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _reworded(text: str) -> str:
-    """Write a message of the library in one line, for who does not write Python."""
-    for python, ours in WORDS:
-        text = text.replace(python, ours)
+    """Write a message of the library in one line and without Python code."""
+    for python, command_line in REWORDED:
+        text = text.replace(python, command_line)
     return " ".join(text.split())
 
 
-def irregular(n: int, total: int, what: str, n_whole: int = 0) -> str:
-    """Write 0 of 1 image is irregular, 3 of 20 images are irregular (1 of them as a whole)."""
-    text = f"{n:,} of {counted(total, what)} {'is' if total == 1 else 'are'} irregular"
+def irregular(n: int, total: int, unit: str, n_whole: int = 0) -> str:
+    """Write "0 of 1 image is irregular" or "3 of 20 images are irregular (1 as a whole ...)"."""
+    text = f"{n:,} of {counted(total, unit)} {'is' if total == 1 else 'are'} irregular"
     if n_whole:
         text += (
             f" ({n_whole:,} of them as a whole: covered, blank, much darker or brighter, or of "

@@ -1,4 +1,7 @@
-"""What commands write: tables, masks, boxes; each of them whole, or not at all."""
+"""Output files of the commands: checks of their names, tables, images and COCO annotations.
+
+Each file is written completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -20,8 +23,9 @@ from scipy import ndimage
 
 from skavid.core.anomaly_maps import Finding
 from skavid.core.images import resize
+from skavid.datasets.sources import Source
 from skavid.video.decoding import import_pillow
-from skavid.writing import beside, naming, opened, part_of
+from skavid.writing import beside, check_target, naming, opened, part_of
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
@@ -33,7 +37,7 @@ TABLES = (".csv", ".jsonl", ".parquet")
 def table(
     path: Path | None, columns: dict[str, type], *, as_json: bool = False
 ) -> Iterator[Callable[[list[Row]], None]]:
-    """Open a table and give a function that writes rows; None is the standard output."""
+    """Open a table and yield a function that writes rows; None is the standard output."""
     if path is None:
         with naming("the standard output"):
             write = _csv_or_json(sys.stdout, columns, as_json=as_json)
@@ -48,8 +52,43 @@ def table(
         yield naming(path)(write)
 
 
+def check_file(option: str, path: Path | None, *suffixes: str) -> None:
+    """Raise an error if a file has none of the suffixes, or cannot be written."""
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        *most, last = suffixes
+        allowed = f"{', '.join(most)} or {last}" if most else last
+        raise ValueError(f"{option} must end with {allowed}. Got {path}.")
+    check_target(path, f"for {option}")
+
+
+def check_targets(
+    targets: Mapping[str, Path | None], sources: Sequence[Source], model: Path | None = None
+) -> None:
+    """Raise an error if an output would replace a source, the model or another output."""
+    read = [path for source in sources for path in (Path(source.path), *source.pictures)]
+    known = {path.resolve(): "is one of the sources" for path in read}
+    if model is not None:
+        known[model.resolve()] = "is the model"
+    for option, path in targets.items():
+        if path is None:
+            continue
+        if (use := known.get(path.resolve())) is not None:
+            raise ValueError(f"{option} would replace {path}, which {use}; give another name.")
+        known[path.resolve()] = f"{option} writes, too"
+
+
+def temporary_folder(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """Make a folder beside ``path`` for images that do not fit into memory."""
+    with naming(path):
+        return tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", dir=path.absolute().parent, ignore_cleanup_errors=True
+        )
+
+
 def check_table(path: Path) -> None:
-    """Refuse a table whose format cannot be had."""
+    """Raise an error if the format of a table needs a package that is not installed."""
     if path.suffix.lower() == ".parquet":
         _import_parquet()
 
@@ -88,7 +127,7 @@ def _parquet(path: Path, columns: dict[str, type]) -> Iterator[Callable[[list[Ro
 
         def write(rows: list[Row], *, at_least: int = 2**14) -> None:
             waiting.extend(rows)
-            if len(waiting) >= at_least:  # a group of rows wants to be large
+            if len(waiting) >= at_least:  # Parquet stores large groups of rows well
                 with naming(path):
                     writer.write_table(pyarrow.Table.from_pylist(waiting, schema))
                 waiting.clear()
@@ -111,14 +150,14 @@ def _import_parquet() -> tuple[Any, Any]:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder that holds something."""
+    """Raise an error unless a folder is new or empty."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} is there already; give a new or an empty folder.")
+        raise FileExistsError(f"{path} exists already; give a new or an empty folder.")
 
 
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
-    """Give a folder to write to, which becomes ``path`` if nothing is raised."""
+    """Yield a temporary folder, which is renamed to ``path`` if nothing is raised."""
     check_folder(path)
     part = part_of(path)
     with naming(path):
@@ -134,7 +173,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
 
 
 def save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:
-    """Write a png into a folder, making those that its name has; the folder itself is there."""
+    """Write a png into an existing folder, and make the subfolders that its name needs."""
     if not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
     path = folder / name
@@ -142,52 +181,64 @@ def save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:
     import_pillow().fromarray(picture).save(path, format="PNG")
 
 
-def described(
-    findings: list[Finding], mask: NDArray[np.bool_], size: tuple[int, int]
+def describe_patches(
+    findings: list[Finding],
+    mask: NDArray[np.bool_],
+    size: tuple[int, int],
+    *,
+    encode: Callable[[NDArray[np.bool_]], Row] | None = None,
 ) -> list[Row]:
-    """Describe patches in the pixels of the picture that a map was made of: as COCO has it.
+    """Describe irregular patches in the pixels of the original image, as COCO does.
 
-    ``bbox`` is [left, top, width, height]; ``peak_at`` is [x, y]; ``segmentation`` counts
-    pixels down the columns, in turn outside and inside (an uncompressed RLE).
+    ``bbox`` is [left, top, width, height] and ``peak_at`` is [x, y]. ``encode`` turns the mask
+    of a patch into its ``segmentation``, which is left out otherwise.
     """
     if not findings:
         return []
-    small, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    patches = resize(small, size)
-    boxes = ndimage.find_objects(patches)
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    resized = resize(labels, size)
+    boxes = ndimage.find_objects(resized)
     rows = []
-    for one in findings:
-        number = int(small[one.peak_at])
-        box = boxes[number - 1]
-        if box is None:  # a patch that has no pixel in a smaller picture
+    for finding in findings:
+        label = int(labels[finding.peak_at])
+        box = boxes[label - 1]
+        if box is None:  # the patch has no pixel left in a smaller image
             continue
         top, left = box[0].start, box[1].start
-        inside = patches == number
-        rows.append(
-            {
-                "bbox": [left, top, box[1].stop - left, box[0].stop - top],
-                "area": int(inside.sum()),
-                "peak": one.peak,
-                "peak_at": [
-                    int((one.peak_at[axis] + 0.5) * size[axis] / small.shape[axis])
-                    for axis in (1, 0)
-                ],
-                "carried_by": one.carried_by,
-                "segmentation": {"size": list(size), "counts": _runs(inside)},
-            }
-        )
+        patch = resized == label
+        row: Row = {
+            "bbox": [left, top, box[1].stop - left, box[0].stop - top],
+            "area": int(patch.sum()),
+            "peak": finding.peak,
+            "peak_at": [
+                int((finding.peak_at[axis] + 0.5) * size[axis] / labels.shape[axis])
+                for axis in (1, 0)
+            ],
+            "carried_by": finding.carried_by,
+        }
+        if encode is not None:
+            row["segmentation"] = encode(patch)
+        rows.append(row)
     return rows
 
 
-def _runs(mask: NDArray[np.bool_]) -> list[int]:
-    column_by_column = np.concatenate([[False], mask.ravel(order="F")])
-    changes = np.flatnonzero(column_by_column[1:] != column_by_column[:-1])
-    counts: list[int] = np.diff(changes, prepend=0, append=mask.size).tolist()
-    return counts
+def encode_mask(mask: NDArray[np.bool_]) -> Row:
+    """Encode a mask as a run-length encoding of COCO, compressed by pycocotools."""
+    encoded = import_coco_mask().encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
+
+
+def import_coco_mask() -> Any:
+    """Import ``pycocotools.mask``, or raise an error that says how to install it."""
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise ImportError("--coco needs pycocotools; pip install 'skavid[image]'.") from error
+    return mask
 
 
 class CocoWriter:
-    """Write pictures and their patches as COCO has it, without holding them in memory."""
+    """Write images and their irregular patches as COCO annotations, one image at a time."""
 
     def __init__(self, path: Path, info: Row) -> None:
         self.path = path
@@ -205,7 +256,7 @@ class CocoWriter:
                 self._join()
 
     def write(self, image: Row, patches: list[Row]) -> None:
-        """Add a picture and its patches."""
+        """Add an image and its patches."""
         with naming(self.path):
             self._write(image, patches)
 

@@ -1,41 +1,38 @@
-"""Watch a camera: look at frames as they come, and tell of events while they happen.
-
-The detector that looks is given to it.
-"""
+"""``skavid watch``: score the frames of a camera as they come, and report events at once."""
 
 from __future__ import annotations
 
+import argparse
 import json
-import queue
-import threading
-import time
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 from sklearn.utils import Bunch
 
-from skavid.cli.outputs import described, save_picture
+from skavid.cli.console import INTERRUPTED, SUCCESS, Console, CtrlC
+from skavid.cli.events import Event, Events
+from skavid.cli.feed import Feed
+from skavid.cli.models import find_sources, note_kind, open_model, set_ignore_mask
+from skavid.cli.outputs import describe_patches, save_picture
+from skavid.cli.webhook import Webhook
 from skavid.core import anomaly_maps
-from skavid.datasets.sources import Look, Reading
-from skavid.temporal import TemporalStacker, causal_mean
-from skavid.video import BrokenVideoError, draw_overlay, read_pairs
-from skavid.writing import beside, naming
+from skavid.datasets.loaders import VIDEOS
+from skavid.datasets.sources import Reading, Sample, Source
+from skavid.temporal import causal_mean
+from skavid.video import draw_overlay
+from skavid.video.decoding import import_pillow
+from skavid.wording import counted
+from skavid.writing import beside, check_parent, naming
 
 if TYPE_CHECKING:
     from skavid.estimator import AVIDDetector
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
-
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between two tries to reach a camera again
-MOST_WAITING = 100  # events for a webhook that does not answer
 
 
 class Viewer:
@@ -77,314 +74,182 @@ class Viewer:
         )
 
 
-class Event:
-    """A time in which something was irregular."""
+class _Records:
+    """Make JSON records of events, with boxes and a snapshot of the frame at the peak."""
 
-    def __init__(self, number: int, start: float, peak: float) -> None:
-        self.number = number
-        self.start = self.end = self.peak_time = start
-        self.peak = peak
+    def __init__(self, feed: Feed, viewer: Viewer, snapshots: Path | None) -> None:
+        self._feed = feed
+        self._viewer = viewer
+        self._snapshots = snapshots
+        self._started_at = datetime.now(UTC)
+        self._peak: tuple[Sample, Bunch] | None = None
 
+    def keep_peak(self, sample: Sample, maps: Bunch) -> None:
+        """Keep the frame of the open event that is the most irregular so far."""
+        self._peak = sample, maps
 
-class Events:
-    """Make events of scores: one ends when nothing was irregular for ``max_gap`` seconds."""
+    def begin(self, event: Event) -> dict[str, Any]:
+        """Describe an event that begins."""
+        return {"phase": "begin", **self._start(event), "peak": round(event.peak, 4)}
 
-    def __init__(self, max_gap: float) -> None:
-        self.max_gap = max_gap
-        self.count = 0
-        self.open: Event | None = None
+    def end(self, event: Event) -> dict[str, Any]:
+        """Describe an event that has ended, and write its snapshot."""
+        assert self._peak is not None
+        sample, maps = self._peak
+        mask = anomaly_maps.mask(maps.evidence[0])
+        size = mask.shape if sample.display_image is None else sample.display_image.shape[:2]
+        return {
+            "phase": "end",
+            **self._start(event),
+            "end": round(event.end, 3),
+            "peak": round(event.peak, 4),
+            "peak_time": round(event.peak_time, 3),
+            "as_a_whole": bool(maps.whole[0]),
+            "boxes": describe_patches(self._viewer.find(maps, 0), mask, size),
+            "snapshot": self._save_snapshot(event, sample, maps, mask),
+        }
 
-    def push(self, moment: float, score: float) -> Iterator[tuple[str, Event]]:
-        """Take the next score; tell which event ends, begins or has its "peak" so far."""
-        if self.open is not None and moment - self.open.end > self.max_gap:
-            yield from self.close()
-        if score > 0:
-            return
-        if self.open is None:
-            self.count += 1
-            self.open = Event(self.count, moment, -score)
-            yield "begin", self.open
-            yield "peak", self.open
-        elif -score > self.open.peak:
-            self.open.peak, self.open.peak_time = -score, moment
-            yield "peak", self.open
-        self.open.end = moment
+    def _start(self, event: Event) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "event": event.number,
+            "source": self._feed.name,
+            "start": round(event.start, 3),
+        }
+        if self._feed.is_live:
+            start = datetime.fromtimestamp(self._started_at.timestamp() + event.start, UTC)
+            record["start_at"] = start.isoformat(timespec="milliseconds")
+        return record
 
-    def close(self) -> Iterator[tuple[str, Event]]:
-        """End the event that is open, if one is."""
-        event, self.open = self.open, None
-        if event is not None:
-            yield "end", event
-
-
-class _Told(NamedTuple):
-    """What the thread that reads passes on: a frame, a gap, or the end.
-
-    ``n_gaps`` came before it, so that none is lost with what is left out.
-    """
-
-    look: Look | None = None
-    n_gaps: int = 0
-    error: BaseException | None = None
-    is_end: bool = False
-
-
-class Feed:
-    """Read a camera, an address or a file in a thread of its own, and stack every frame.
-
-    Iterate over it: each item is the newest image, or None where the source was lost and found
-    again. Where images come faster than they are looked at, some are left out (``n_skipped``),
-    but never from the stacks, so that the speed of what moves stays right.
-    """
-
-    def __init__(
-        self,
-        source: str | Path | int,
-        reading: Reading,
-        *,
-        name: str,
-        say: Callable[[str], None],
-        is_live: bool,
-        fast: bool = False,
-        timeout: float = 10.0,
-    ) -> None:
-        self.source = source
-        self.reading = reading
-        self.name = name
-        self.say = say
-        self.is_live = is_live
-        self.fast = fast and not is_live
-        self.timeout = timeout
-        self.n_skipped = 0
-        self._queue: queue.Queue[_Told] = queue.Queue(maxsize=2)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def stop(self) -> None:
-        """Ask the thread to end."""
-        self._stop.set()
-
-    def __iter__(self) -> Iterator[Look | None]:
-        self._thread.start()
-        n_gaps = 0
-        try:
-            while not self._stop.is_set():
-                try:
-                    told = self._queue.get(timeout=0.2)
-                except queue.Empty:
-                    continue
-                if told.error is not None:
-                    raise told.error
-                if told.is_end:
-                    return
-                if told.n_gaps > n_gaps:
-                    n_gaps = told.n_gaps
-                    yield None
-                if told.look is not None:
-                    yield told.look
-        finally:
-            self.stop()
-            self._thread.join(timeout=2.0)
-
-    def _run(self) -> None:
-        try:
-            self._read()
-        except BaseException as error:  # the other thread raises it
-            self._put(_Told(error=error))
-        else:
-            self._put(_Told(is_end=True))
-
-    def _read(self) -> None:
-        began = time.monotonic()
-        stacking = self.reading.stacking
-        stacker = None if stacking is None else TemporalStacker(**stacking)
-        n_frames, n_gaps, pause = 0, 0, FIRST_PAUSE
-        while not self._stop.is_set():
-            stream = None if stacker is None else stacker.stream()
-            try:
-                for frame, whole in read_pairs(
-                    self.source,
-                    size=self.reading.size,
-                    color=self.reading.color,
-                    timeout=self.timeout,
-                ):
-                    if self._stop.is_set():
-                        return
-                    if not self.is_live and not self.fast:
-                        self._stop.wait(began + frame.time - time.monotonic())
-                    moment = time.monotonic() - began if self.is_live else frame.time
-                    image = frame.image if stream is None else stream.push(frame.image)
-                    look = Look(image, self.name, n_frames, moment, whole)
-                    self._put(_Told(look, n_gaps), drop=not self.fast)
-                    n_frames, pause = n_frames + 1, FIRST_PAUSE
-                reason = "it ended."
-            except (OSError, ValueError) as error:
-                if isinstance(error, BrokenVideoError) and not self.is_live and n_frames:
-                    self.say(str(error))
-                    return
-                if not self.is_live or not n_frames:
-                    raise
-                reason = str(error)
-            if not self.is_live:
-                return
-            n_gaps += 1
-            self._put(_Told(n_gaps=n_gaps))
-            self.say(f"{self.name} was lost: {reason} Trying again in {pause:g} s.")
-            self._stop.wait(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-    def _put(self, told: _Told, *, drop: bool = False) -> None:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(told, timeout=0 if drop else 0.1, block=not drop)
-                return
-            except queue.Full:
-                if drop:
-                    self._make_room()
-
-    def _make_room(self) -> None:
-        try:
-            oldest = self._queue.get_nowait()
-        except queue.Empty:
-            return
-        if oldest.look is None:  # a gap, of which the frames behind it tell, too
-            return
-        if self.n_skipped == 0:
-            self.say(
-                "Frames come faster than they can be looked at; some are left out (smaller "
-                "frames or a GPU help)."
-            )
-        self.n_skipped += 1
-
-
-class Webhook:
-    """Post events in a thread of its own; what goes wrong is said once, and stops nothing."""
-
-    def __init__(self, address: str, *, say: Callable[[str], None], timeout: float = 5.0) -> None:
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(
-                f"--webhook must be an address such as https://example.org/hook. Got {address!r}."
-            )
-        self.address = address
-        self.shown = f"{parts.scheme}://{parts.hostname}"  # neither password nor key
-        self.say = say
-        self.timeout = timeout
-        self._failed = False
-        self._queue: queue.Queue[bytes | None] = queue.Queue(maxsize=MOST_WAITING)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def send(self, record: dict[str, Any]) -> None:
-        """Post an event later."""
-        try:
-            self._queue.put_nowait(json.dumps(record).encode())
-        except queue.Full:
-            self._fail("it does not keep up")
-
-    def close(self) -> None:
-        """Wait for what is under way, for as long as two posts may take."""
-        try:
-            self._queue.put(None, timeout=self.timeout)
-        except queue.Full:
-            return
-        self._thread.join(timeout=2 * self.timeout)
-
-    def _run(self) -> None:
-        while (body := self._queue.get()) is not None:
-            request = urllib.request.Request(
-                self.address, data=body, headers={"Content-Type": "application/json"}
-            )
-            try:
-                with urllib.request.urlopen(request, timeout=self.timeout):
-                    pass
-            except (OSError, HTTPException, ValueError) as error:
-                self._fail(str(getattr(error, "reason", None) or error))
-
-    def _fail(self, reason: str) -> None:
-        if not self._failed:
-            self._failed = True
-            self.say(
-                f"The webhook {self.shown} did not take an event ({reason}); watching goes on, "
-                "and no further failure is told."
-            )
+    def _save_snapshot(
+        self, event: Event, sample: Sample, maps: Bunch, mask: NDArray[np.bool_]
+    ) -> str | None:
+        folder = self._snapshots
+        if folder is None or sample.display_image is None:
+            return None
+        # Cameras are watched more than once, so their snapshots have the time in their names.
+        started = f"{self._started_at:%Y%m%dT%H%M%S}-" if self._feed.is_live else ""
+        path = folder / f"{self._feed.name}-{started}{event.number:04d}.png"
+        ignored = self._viewer.detector.ignore_mask
+        drawn = draw_overlay(
+            sample.display_image, mask=mask, regularity=maps.regularity[0], ignore_mask=ignored
+        )
+        with naming(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            with beside(path) as part:
+                save_picture(folder, part.name, drawn)
+        return str(path)
 
 
 def watch(
     feed: Feed,
     viewer: Viewer,
     events: Events,
-    tell: Callable[[dict[str, Any]], None],
+    report: Callable[[dict[str, Any]], None],
     *,
     snapshots: Path | None = None,
-    on_look: Callable[[Look, float], None] | None = None,
+    on_sample: Callable[[Sample, float], None] | None = None,
 ) -> None:
-    """Look at all that a feed gives, and tell of each event when it begins and when it ends.
+    """Score all frames of a feed, and report each event when it begins and when it ends.
 
-    ``snapshots`` is the folder for a picture of each event at its peak; ``on_look`` hears of
-    each image and its score. It returns when the source ends or the feed is stopped.
+    ``snapshots`` is the folder for an image of each event at its peak; ``on_sample`` is called
+    with each frame and its score. The function returns when the source ends or the feed is
+    stopped.
     """
-    began_at = datetime.now(UTC)
-    at_peak: dict[int, tuple[NDArray[np.uint8] | None, Bunch]] = {}
-
-    def record(phase: str, event: Event) -> dict[str, Any]:
-        told: dict[str, Any] = {
-            "phase": phase,
-            "event": event.number,
-            "source": feed.name,
-            "start": round(event.start, 3),
-        }
-        if feed.is_live:
-            start = datetime.fromtimestamp(began_at.timestamp() + event.start, UTC)
-            told["start_at"] = start.isoformat(timespec="milliseconds")
-        if phase == "begin":
-            return {**told, "peak": round(event.peak, 4)}
-        whole, seen = at_peak.pop(event.number)
-        mask = anomaly_maps.mask(seen.evidence[0])
-        size = mask.shape if whole is None else whole.shape[:2]
-        boxes = described(viewer.find(seen, 0), mask, size)
-        told |= {
-            "end": round(event.end, 3),
-            "peak": round(event.peak, 4),
-            "peak_time": round(event.peak_time, 3),
-            "as_a_whole": bool(seen.whole[0]),
-            "boxes": [
-                {key: box[key] for key in ("bbox", "area", "peak", "peak_at", "carried_by")}
-                for box in boxes
-            ],
-            "snapshot": None,
-        }
-        if snapshots is not None and whole is not None:
-            stamp = f"{began_at:%Y%m%dT%H%M%S}-" if feed.is_live else ""
-            path = snapshots / f"{feed.name}-{stamp}{event.number:04d}.png"
-            ignored = viewer.detector.ignore_mask
-            drawn = draw_overlay(
-                whole, mask=mask, regularity=seen.regularity[0], ignore_mask=ignored
-            )
-            with naming(path):
-                snapshots.mkdir(parents=True, exist_ok=True)
-                with beside(path) as part:
-                    save_picture(snapshots, part.name, drawn)
-            told["snapshot"] = str(path)
-        return told
-
+    records = _Records(feed, viewer, snapshots)
     try:
-        for look in feed:
-            if look is None:
+        for sample in feed:
+            if sample is None:  # the connection was lost
                 viewer.begin()
-                for phase, event in events.close():
-                    tell(record(phase, event))
+                for _, event in events.close():
+                    report(records.end(event))
                 continue
-            assert look.time is not None
-            seen = viewer.look([look.image])
-            score = float(seen.scores[0])
-            for phase, event in events.push(look.time, score):
+            assert sample.time is not None
+            maps = viewer.look([sample.image])
+            score = float(maps.scores[0])
+            for phase, event in events.push(sample.time, score):
                 if phase == "peak":
-                    at_peak[event.number] = look.whole, seen
+                    records.keep_peak(sample, maps)
                 else:
-                    tell(record(phase, event))
-            if on_look is not None:
-                on_look(look, score)
+                    report(records.begin(event) if phase == "begin" else records.end(event))
+            if on_sample is not None:
+                on_sample(sample, score)
     finally:
-        for phase, event in events.close():
-            tell(record(phase, event))
+        for _, event in events.close():
+            report(records.end(event))
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Watch a camera, an address or a file."""
+    _check_snapshots(arguments.snapshots)
+    detector, reading = open_model(arguments)
+    if reading.size is None:
+        raise ValueError(
+            f"{arguments.model} was trained on arrays, so it cannot be applied to a camera."
+        )
+    feed, found = _open_feed(arguments, reading, console)
+    note_kind(found, detector, reading, console)
+    set_ignore_mask(arguments, detector, reading, found)
+    hook = None if arguments.webhook is None else Webhook(arguments.webhook, log=console.log)
+
+    def report(record: dict[str, Any]) -> None:
+        print(json.dumps(record), flush=True)
+        if hook is not None:
+            hook.send(record)
+
+    console.log(f"Watching {feed.name}, {reading.describe()}. Ctrl-C ends it.")
+    viewer = Viewer(detector, average_frames=arguments.average_frames)
+    events = Events(arguments.max_gap)
+    n_scored = 0
+    with CtrlC(on_stop=feed.stop) as stop, console.progress(None, "frame") as bar:
+
+        def on_sample(sample: Sample, score: float) -> None:
+            nonlocal n_scored
+            n_scored += 1
+            bar.update()
+            if console.verbose:
+                console.log(f"{sample.time:.2f} s: {score:.3f}")
+
+        try:
+            watch(feed, viewer, events, report, snapshots=arguments.snapshots, on_sample=on_sample)
+        finally:
+            if hook is not None:
+                hook.close()
+    skipped = f", {feed.n_skipped} were skipped" if feed.n_skipped else ""
+    console.log(f"{counted(n_scored, 'frame')} scored{skipped}; {counted(events.count, 'event')}.")
+    return INTERRUPTED if stop.stopped else SUCCESS
+
+
+def _check_snapshots(folder: Path) -> None:
+    import_pillow()
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is not a folder; give a folder for --snapshots.")
+    check_parent(folder)
+
+
+def _open_feed(
+    arguments: argparse.Namespace, reading: Reading, console: Console
+) -> tuple[Feed, list[Source]]:
+    """Make a feed of a camera, an address or a file; a file is also returned as a source."""
+    given = arguments.source
+    source: str | int = int(given) if given.isdecimal() else given
+    is_address = isinstance(source, str) and "://" in source
+    is_remote_file = (
+        given.startswith("http") and Path(given.split("?")[0]).suffix.lower() in VIDEOS
+    )
+    is_live = isinstance(source, int) or (is_address and not is_remote_file)
+    found = [] if is_live or is_address else find_sources([given], reading)
+    if len(found) > 1:
+        raise ValueError(f"{given} contains {len(found)} videos; give one of them.")
+    name = f"camera-{source}"
+    if not isinstance(source, int):
+        name = find_sources([given], reading)[0].name
+    feed = Feed(
+        source if is_live or is_address else Path(given).expanduser(),
+        reading,
+        name=name,
+        log=console.log,
+        is_live=is_live,
+        fast=arguments.as_fast_as_possible,
+        timeout=arguments.timeout,
+    )
+    return feed, found

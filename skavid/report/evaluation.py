@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from skavid import metrics
 from skavid.datasets.clips import mask_of, picture_masks, read_mask, shrink
-from skavid.datasets.sources import Clip, open_array
+from skavid.datasets.sources import Source, open_array
 from skavid.wording import counted, there_are
 
 __all__: list[str] = []  # for the command line and the report alone
@@ -45,8 +45,8 @@ def check_count(path: Path, what: str, found: int, n: int, unit: str) -> None:
         raise ValueError(f"{path} holds {counted(found, what)}, but {there_are(n, unit)}.")
 
 
-def read_masks(path: Path, clips: Sequence[Clip], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Read the masks of pictures by their names, or those of video frames in order."""
+def read_masks(path: Path, clips: Sequence[Source], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Read the masks of images by their names, or those of video frames in order."""
     if path.suffix.lower() == ".npy":
         array = open_array(path)
         if array.ndim != 3:
@@ -70,7 +70,7 @@ def read_masks(path: Path, clips: Sequence[Clip], shape: tuple[int, int]) -> NDA
 
 
 def _masks_by_name(
-    path: Path, clips: Sequence[Clip], shape: tuple[int, int]
+    path: Path, clips: Sequence[Source], shape: tuple[int, int]
 ) -> list[NDArray[np.bool_]]:
     """Read the masks of pictures; a picture without a mask is normal."""
     pictures = [(clip, picture) for clip in clips for picture in clip.pictures]
@@ -84,7 +84,7 @@ def _masks_by_name(
     ]
 
 
-def _mask_of(folder: Path, clip: Clip, picture: Path) -> Path | None:
+def _mask_of(folder: Path, clip: Source, picture: Path) -> Path | None:
     # One folder per clip, as `skavid segment` writes them; or in folders like those of the
     # pictures; or all masks in one folder.
     inner = picture.relative_to(clip.path).parent

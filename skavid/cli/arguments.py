@@ -1,0 +1,189 @@
+"""Arguments that several commands share, types of arguments, and messages about wrong ones."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from skavid.cli.console import BAD_INPUT
+
+__all__: list[str] = []  # a part of the command line: nothing here is promised to users
+
+
+class Dataset(NamedTuple):
+    """A data set that --dataset knows: whether it is video, and the size to train on."""
+
+    is_video: bool
+    size: tuple[int, int]
+
+
+DATASETS = {
+    "avenue": Dataset(True, (120, 214)),
+    "magnetic-tiles": Dataset(False, (128, 128)),
+    "mvtec": Dataset(False, (256, 256)),
+    "shanghaitech": Dataset(True, (120, 214)),
+    "ucsd-ped1": Dataset(True, (120, 180)),
+    "ucsd-ped2": Dataset(True, (120, 180)),
+    "umn": Dataset(True, (120, 160)),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that reports wrong arguments in one line and suggests similar options."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Report unknown arguments by the name of the command, not by that of the program."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._advice(unknown[0])}")
+        return known, unknown
+
+    def _advice(self, unknown: str) -> str:
+        if not unknown.startswith("-"):
+            return "; give all sources one after another, without an option between them"
+        import difflib
+
+        options = self._option_string_actions
+        close = difflib.get_close_matches(unknown.partition("=")[0], options, n=1)
+        return f"; did you mean {close[0]}?" if close else ""
+
+    def error(self, message: str) -> Any:
+        """Print one line, and exit."""
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return a type of arguments: integers from ``least`` on."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(
+                f"must be an integer of at least {least}, not {text!r}"
+            )
+        return value
+
+    return convert
+
+
+def positive_number(text: str) -> float:
+    """Convert an argument to a positive number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return value
+
+
+def share(text: str) -> float:
+    """Convert an argument to a number between 0 and 1."""
+    value = positive_number(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and below 1, not {text!r}")
+    return value
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the model that a command reads."""
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="model file written by `skavid fit`"
+    )
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the model and the sources that it scores, the pixels to ignore and the device."""
+    add_model(parser)
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="images or videos")
+    add_ignore(parser)
+    add_device(parser)
+
+
+def add_dataset(parser: argparse.ArgumentParser, use: str) -> None:
+    """Add --dataset."""
+    parser.add_argument(
+        "--dataset",
+        choices=list(DATASETS),
+        metavar="NAME",
+        help=f"{use} a known data set, whose folder is SOURCE (for mvtec, the folder of one "
+        f"category): {', '.join(DATASETS)}",
+    )
+
+
+def add_target_fpr(parser: argparse.ArgumentParser) -> None:
+    """Add --target-fpr."""
+    parser.add_argument(
+        "--target-fpr",
+        type=share,
+        default=0.01,
+        metavar="SHARE",
+        help="share of normal images that may be flagged as irregular (default: 0.01)",
+    )
+
+
+def add_ground_truth(parser: argparse.ArgumentParser) -> None:
+    """Add the options that give ground truth."""
+    add_dataset(parser, "score the test part of")
+    add = parser.add_argument
+    add(
+        "--masks",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of mask images, or .npy file of masks; nonzero pixels are irregular",
+    )
+    add(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="text file with one label per line: normal or irregular (or 1 and -1)",
+    )
+
+
+def add_average_frames(parser: argparse.ArgumentParser) -> None:
+    """Add --average-frames."""
+    parser.add_argument(
+        "--average-frames",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="average the evidence of each frame with that of the N - 1 frames before it "
+        "(default: 1)",
+    )
+
+
+def add_ignore(parser: argparse.ArgumentParser) -> None:
+    """Add --ignore."""
+    parser.add_argument(
+        "--ignore",
+        type=Path,
+        metavar="MASK.png",
+        help="image of the size of the source; pixels that are not black are ignored",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1... (default: a GPU if there is one)",
+    )
+
+
+def add_max_gap(parser: argparse.ArgumentParser) -> None:
+    """Add --max-gap."""
+    parser.add_argument(
+        "--max-gap",
+        type=positive_number,
+        default=2.0,
+        metavar="SECONDS",
+        help="end an event after this time without an irregular frame (default: 2)",
+    )

@@ -1,0 +1,120 @@
+"""``skavid evaluate``: measure a model against labels or masks."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import Bunch
+
+from skavid.cli import scoring
+from skavid.cli.console import SUCCESS, Console, CtrlC
+from skavid.cli.ground_truth import (
+    check_ground_truth,
+    load_dataset,
+    open_model_for_dataset,
+    read_ground_truth,
+)
+from skavid.cli.models import open_model_and_sources, set_ignore_mask
+from skavid.cli.watch import Viewer
+from skavid.report import evaluation
+
+__all__: list[str] = []  # a part of the command line: nothing here is promised to users
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Score images, and print measures."""
+    if [arguments.dataset, arguments.masks, arguments.labels].count(None) != 2:
+        raise ValueError("give the ground truth by one of --dataset, --masks and --labels.")
+    evaluate = _evaluate_dataset if arguments.dataset else _evaluate_sources
+    with tempfile.TemporaryFile() as file, CtrlC() as stop:
+        result, unit = evaluate(arguments, console, _Scores(file), stop)
+    console.print_result(result, evaluation.format_metrics(result, unit))
+    return SUCCESS
+
+
+class _Scores:
+    """Scores and evidence of all images; the evidence is kept in a file, not in memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._scores: list[NDArray[np.float64]] = []
+        self._shape: tuple[int, ...] = ()
+        self.clip_ids: list[int] = []
+
+    def add(self, maps: Bunch, clip_id: int) -> None:
+        """Add a batch of one clip."""
+        self._file.write(maps.evidence.tobytes())
+        self._shape = maps.evidence.shape[1:]
+        self._scores.append(maps.scores)
+        self.clip_ids += [clip_id] * len(maps.scores)
+
+    def measure(
+        self,
+        labels: NDArray[np.int64],
+        masks: NDArray[np.bool_] | None,
+        ignored: NDArray[np.bool_] | None,
+        unit: str,
+        *,
+        has_masks: NDArray[np.bool_] | None = None,
+    ) -> dict[str, Any]:
+        """Compute the measures; ``has_masks`` is False where nobody drew a mask."""
+        self._file.flush()
+        shape = len(self.clip_ids), *self._shape
+        return evaluation.compute_metrics(
+            np.concatenate(self._scores),
+            np.memmap(self._file, np.float32, "r", shape=shape),
+            labels,
+            masks,
+            np.array(self.clip_ids),
+            ignored,
+            unit,
+            has_masks=has_masks,
+        )
+
+
+def _evaluate_dataset(
+    arguments: argparse.Namespace, console: Console, scores: _Scores, stop: CtrlC
+) -> tuple[dict[str, Any], str]:
+    detector, reading = open_model_for_dataset(arguments)
+    ignored = set_ignore_mask(arguments, detector, reading, [])
+    images, ids, data = load_dataset(arguments, reading, "test")
+    viewer = Viewer(detector, average_frames=arguments.average_frames)
+    with console.progress(len(images), reading.unit) as bar:
+        for clip_id in np.unique(ids):
+            viewer.begin()
+            rows = np.flatnonzero(ids == clip_id)
+            for start in range(0, len(rows), scoring.BATCH_SIZE):
+                batch = rows[start : start + scoring.BATCH_SIZE]
+                scores.add(viewer.look(list(images[batch])), clip_id)
+                bar.update(len(batch))
+                if stop.stopped:
+                    raise KeyboardInterrupt
+    result = scores.measure(
+        data.labels, data.masks, ignored, reading.unit, has_masks=data.get("has_masks")
+    )
+    return result, reading.unit
+
+
+def _evaluate_sources(
+    arguments: argparse.Namespace, console: Console, scores: _Scores, stop: CtrlC
+) -> tuple[dict[str, Any], str]:
+    detector, reading, found, ignored = open_model_and_sources(arguments, console, {})
+    labels, masks = read_ground_truth(arguments, found, reading, detector)
+    viewer = Viewer(detector, average_frames=arguments.average_frames)
+    clip_id = -1
+    for _, maps, is_first in scoring.score_sources(
+        found, viewer, reading, console, stop, display=False
+    ):
+        clip_id += is_first
+        scores.add(maps, clip_id)
+    if stop.stopped:
+        raise KeyboardInterrupt
+    check_ground_truth(arguments, labels, masks, len(scores.clip_ids), reading.unit)
+    if labels is None:
+        assert masks is not None
+        labels = np.where(masks.any(axis=(1, 2)), -1, 1)
+    return scores.measure(labels, masks, ignored, reading.unit), reading.unit

@@ -1,0 +1,47 @@
+"""Join irregular frames that are near each other in time to events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+__all__: list[str] = []  # a part of the command line: nothing here is promised to users
+
+
+class Event:
+    """A period of time with irregular frames."""
+
+    def __init__(self, number: int, start: float, peak: float) -> None:
+        self.number = number
+        self.start = self.end = self.peak_time = start
+        self.peak = peak
+
+
+class Events:
+    """Join scores to events, which end after ``max_gap`` seconds without an irregular frame."""
+
+    def __init__(self, max_gap: float) -> None:
+        self.max_gap = max_gap
+        self.count = 0
+        self.open: Event | None = None
+
+    def push(self, time: float, score: float) -> Iterator[tuple[str, Event]]:
+        """Add the next score; yield events that "end", "begin" or have a new "peak"."""
+        if self.open is not None and time - self.open.end > self.max_gap:
+            yield from self.close()
+        if score > 0:
+            return
+        if self.open is None:
+            self.count += 1
+            self.open = Event(self.count, time, -score)
+            yield "begin", self.open
+            yield "peak", self.open
+        elif -score > self.open.peak:
+            self.open.peak, self.open.peak_time = -score, time
+            yield "peak", self.open
+        self.open.end = time
+
+    def close(self) -> Iterator[tuple[str, Event]]:
+        """End the open event, if there is one."""
+        event, self.open = self.open, None
+        if event is not None:
+            yield "end", event

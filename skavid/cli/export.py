@@ -1,0 +1,57 @@
+"""``skavid export``: write a model as an ONNX graph."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from skavid.cli.console import SUCCESS, UNEXPECTED, Console
+from skavid.cli.models import find_sources, open_model
+from skavid.cli.outputs import check_file, check_targets
+from skavid.datasets import sources
+from skavid.export import to_onnx, verify_onnx
+from skavid.wording import counted
+
+__all__: list[str] = []  # a part of the command line: nothing here is promised to users
+
+N_VERIFIED = 32  # images on which graph and model are compared
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Write a graph, and compare it with the model."""
+    output = arguments.output
+    check_file("FILE.onnx", output, ".onnx")
+    detector, reading = open_model(arguments)
+    found = [] if arguments.verify is None else find_sources([arguments.verify], reading)
+    check_targets({"FILE.onnx": output}, found, arguments.model)
+    examples: list[Any] = []
+    if found:
+        samples = sources.read_source(found[0], reading)
+        examples = [sample.image for sample in islice(samples, N_VERIFIED)]
+    takes_bytes = reading.size is not None or detector.value_range_ == (0.0, 255.0)
+    dtype = "uint8" if takes_bytes else "float32"
+    to_onnx(detector, output, dtype=dtype)
+    result: dict[str, Any] = {
+        "model": str(output),
+        "image_shape": list(detector.image_shape_),
+        "dtype": dtype,
+    }
+    shape = ", ".join(map(str, detector.image_shape_))
+    text = f"{output} takes {dtype} images of shape (n, {shape})"
+    text += "." if reading.stacking is None else ", frames stacked as in Sec. 3.5."
+    if examples:
+        try:
+            differences = verify_onnx(detector, output, np.stack(examples))
+        except AssertionError as error:
+            console.error(f"{output} was written, but {error}")
+            return UNEXPECTED
+        result |= {"verified_on": len(examples), "differences": dict(differences)}
+        text += (
+            f"\nIt agrees with the model on {counted(len(examples), reading.unit)}: scores differ "
+            f"by at most {differences.score:.1g}."
+        )
+    console.print_result(result, text)
+    return SUCCESS

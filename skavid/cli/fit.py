@@ -1,0 +1,282 @@
+"""``skavid fit``: train on normal images, and write a model."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from skorch.callbacks import Callback
+
+from skavid.cli.arguments import DATASETS
+from skavid.cli.console import INTERRUPTED, SUCCESS, Console
+from skavid.cli.ground_truth import check_dataset, load_dataset
+from skavid.cli.models import (
+    MAX_NAMES,
+    check_model_target,
+    check_number,
+    model_facts,
+    thresholds_text,
+)
+from skavid.cli.outputs import check_targets, temporary_folder
+from skavid.components import COMPONENTS
+from skavid.datasets import sources
+from skavid.datasets.sources import Reading, Source
+from skavid.estimator import VIDEO, AVIDDetector, _check_device
+from skavid.exceptions import DivergedError
+from skavid.wording import clock, counted
+from skavid.writing import check_target
+
+__all__: list[str] = []  # a part of the command line: nothing here is promised to users
+
+TRAINING_IMAGES = 100_000  # images times epochs: UCSD Ped2 at 40 epochs
+MIN_EPOCHS, MAX_EPOCHS = 4, 40
+SMALL_OBJECT = 8.0  # pixels, below which larger frames help
+NOT_SETTABLE = {
+    "callbacks", "ignore_mask", "image_shape", "memory", "training__checkpoint",
+}  # fmt: skip
+
+
+class _TrainingData(NamedTuple):
+    images: NDArray[Any]
+    groups: NDArray[np.int64] | None
+    fps: float | None
+    n_clips: int
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Train a detector, and write it."""
+    model = check_model_target(arguments.model, "the last argument is the model to write")
+    if arguments.checkpoint is not None:
+        check_target(arguments.checkpoint, "for --checkpoint")
+    settings = _read_settings(arguments)
+    _check_device(arguments.device)
+    found, stacked = _find_sources(arguments)
+    check_targets({"MODEL": model, "--checkpoint": arguments.checkpoint}, found)
+    detector = _make_detector(arguments, settings, stacked)
+    reading = _choose_reading(arguments, detector, found, stacked)
+    if arguments.ignore is not None:
+        size = reading.size or sources.open_array(Path(found[0].path)).shape[1:3]
+        example = found[0] if found else None
+        detector.ignore_mask = sources.read_ignore_mask(arguments.ignore, size, example)
+    with temporary_folder(model) as folder:
+        data = _load(arguments, found, reading, Path(folder), console)
+        check_number(len(data.images), reading.unit, "train on")
+        if arguments.epochs is None and "max_epochs" not in settings:
+            n_epochs = round(TRAINING_IMAGES / len(data.images))
+            detector.max_epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, n_epochs))
+        start = time.monotonic()
+        _train(detector, data, reading, console)
+    detector.extra_ = {
+        "reading": reading._asdict(),
+        "fps": None if data.fps is None else round(data.fps, 4),
+        "trained_on": [source.file_name() for source in found[:MAX_NAMES]] or [arguments.dataset],
+    }
+    detector.save(model)
+    result = model_facts(detector) | {
+        "model": str(model),
+        "n_images": len(data.images),
+        "n_clips": data.n_clips,
+        "seconds": round(time.monotonic() - start, 1),
+        "interrupted": console.was_interrupted,
+    }
+    console.print_result(result, _text(detector, reading, result))
+    return INTERRUPTED if console.was_interrupted else SUCCESS
+
+
+def _read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Read the parameters of --set and --checkpoint."""
+    known = set(AVIDDetector._parameter_constraints)
+    for part, component in COMPONENTS.items():
+        known |= {f"{part}__{inner}" for inner in component._parameter_constraints}
+    known -= NOT_SETTABLE
+    settings: dict[str, Any] = {}
+    for text in arguments.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set must be NAME=VALUE, such as fusion=min. Got {text!r}.")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            advice = (
+                f"did you mean {close[0]}?" if close else "see the parameters of AVIDDetector."
+            )
+            raise ValueError(f"--set cannot set {name!r}; {advice}")
+        try:
+            settings[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[name] = value  # a string without quotes
+    if arguments.checkpoint is not None:
+        settings["training__checkpoint"] = arguments.checkpoint
+    return settings
+
+
+def _find_sources(arguments: argparse.Namespace) -> tuple[list[Source], bool]:
+    """Find the sources to train on, and whether they are video."""
+    if arguments.dataset:
+        check_dataset(arguments)
+        return [], DATASETS[arguments.dataset].is_video
+    paths = arguments.sources
+    stacked = arguments.video or (not arguments.images and sources.contain_video(paths))
+    return sources.list_sources(paths, stacked=stacked), stacked
+
+
+def _make_detector(
+    arguments: argparse.Namespace, settings: dict[str, Any], stacked: bool
+) -> AVIDDetector:
+    parameters = {
+        **(VIDEO if stacked else {}),
+        "target_fpr": arguments.target_fpr,
+        "random_state": arguments.seed,
+        "device": arguments.device,
+        **({} if arguments.epochs is None else {"max_epochs": arguments.epochs}),
+    }
+    detector = AVIDDetector(**parameters).set_params(**settings)
+    detector._validate_params()
+    return detector
+
+
+def _choose_reading(
+    arguments: argparse.Namespace, detector: AVIDDetector, found: list[Source], stacked: bool
+) -> Reading:
+    spacing = detector.component("corruption").spacing if stacked else None
+    if arguments.dataset:
+        return Reading(
+            arguments.size or DATASETS[arguments.dataset].size,
+            arguments.dataset == "mvtec" and not arguments.grey,
+            sources.stacking(spacing),
+        )
+    return sources.choose_reading(found, size=arguments.size, grey=arguments.grey, spacing=spacing)
+
+
+def _load(
+    arguments: argparse.Namespace,
+    found: list[Source],
+    reading: Reading,
+    folder: Path,
+    console: Console,
+) -> _TrainingData:
+    """Load the images to train on, in groups some of which can be held out."""
+    stacked = reading.stacking is not None
+    fps = None
+    if arguments.dataset:
+        images, ids, _ = load_dataset(arguments, reading, "train")
+        n_clips = len(np.unique(ids))
+    else:
+        console.log(f"Reading {counted(len(found), 'clip' if stacked else 'source')} ...")
+        total = sum(source.n_images() or 0 for source in found) or None
+        with console.progress(total, reading.unit) as bar:
+            images, ids, fps = sources.load_images(found, reading, folder, lambda _: bar.update())
+        n_clips = len(found)
+    groups = sources.split_clips(ids, fps) if stacked else None
+    return _TrainingData(images, groups, fps, n_clips)
+
+
+def _train(
+    detector: AVIDDetector, data: _TrainingData, reading: Reading, console: Console
+) -> None:
+    checkpoint = detector.component("training").checkpoint
+    console.log(
+        f"Training on {counted(len(data.images), reading.unit)}, {reading.describe()}; "
+        f"{counted(detector.max_epochs, 'epoch')}. "
+        "After the first epoch Ctrl-C keeps the best networks so far"
+        + ("." if checkpoint is None else "; the same command then continues the training.")
+    )
+    try:
+        with _training_progress(detector, len(data.images), console):
+            detector.fit(data.images, groups=data.groups)
+    except DivergedError as error:
+        raise ValueError(str(error)) from error
+    detector.set_params(callbacks=None)
+
+
+@contextmanager
+def _training_progress(detector: AVIDDetector, n_images: int, console: Console) -> Iterator[None]:
+    n_train = n_images - round(detector.validation_fraction * n_images)
+    n_batches = max(1, math.ceil(n_train / detector.batch_size))
+    with console.progress(detector.max_epochs * n_batches, "batch") as bar:
+
+        class Progress(Callback):  # type: ignore[misc]
+            """Update the bar; its length is corrected once an epoch has been counted."""
+
+            n_before: int | None = None
+
+            def on_train_begin(self, net: Any, **_: Any) -> None:
+                self.n_before = len(net.history)
+                if self.n_before:
+                    console.log(
+                        f"Continuing after epoch {self.n_before} of {detector.max_epochs}."
+                    )
+
+            def on_batch_end(self, net: Any, training: bool = False, **_: Any) -> None:
+                if training:
+                    bar.update()
+
+            def on_epoch_end(self, net: Any, **_: Any) -> None:
+                n_done = len(net.history)
+                n_new = n_done - (self.n_before or 0)
+                if not bar.disable:
+                    bar.total = bar.n * (n_new + detector.max_epochs - n_done) // n_new
+                if console.verbose:
+                    row = net.history[-1]
+                    console.log(
+                        f"epoch {n_done}: error of I {row['valid_inpainter']:.4f}, AUC of D "
+                        f"{row['valid_detector_auc']:.3f} on validation images"
+                    )
+
+        progress = Progress()
+        detector.set_params(callbacks=[progress])
+        yield
+    if progress.n_before is None:
+        path = detector.component("training").checkpoint
+        console.log(f"The training in {path} was finished already; the model was made from it.")
+
+
+def _text(detector: AVIDDetector, reading: Reading, result: dict[str, Any]) -> str:
+    calibration = detector.calibration_
+    held_out = ""
+    if calibration:
+        held_out = f", {calibration['n_images']:,} of which were held out to find the thresholds"
+    lines = [
+        f"Trained for {counted(detector.n_iter_, 'epoch')} in {clock(result['seconds'])} on "
+        f"{counted(result['n_images'], reading.unit)}{held_out}, {reading.describe()}.",
+        *_motion_lines(detector, reading),
+        thresholds_text(detector),
+    ]
+    model = result["model"]
+    stacked = reading.stacking is not None
+    example = "today.mp4" if stacked else "more-images"
+    output = "--overlay odd.mp4" if stacked else "--overlay odd"
+    lines += [
+        f"The model is in {model}. Next steps:",
+        f"    skavid segment {model} {example} {output}",
+        f"    skavid calibrate {model} MORE-NORMAL    (thresholds on more normal data)",
+    ]
+    return "\n".join(lines)
+
+
+def _motion_lines(detector: AVIDDetector, reading: Reading) -> Sequence[str]:
+    """Describe size and speed of moving objects, and advise larger frames for small ones."""
+    size = detector.object_size_
+    if size is None:
+        if reading.stacking is None:
+            return []
+        return ["Nothing moves in these clips, so no size and no speed of objects is known."]
+    lines = [
+        f"Moving objects are about {size:.0f} pixels large and move "
+        f"{detector.object_speed_:.2g} pixels per frame."
+    ]
+    if size < SMALL_OBJECT and reading.size is not None:
+        factor = math.ceil(12 / size)
+        lines.append(
+            f"They are small: --size {factor * reading.size[0]} {factor * reading.size[1]} would "
+            "show more of them, but take longer."
+        )
+    return lines

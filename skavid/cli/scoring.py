@@ -1,0 +1,135 @@
+"""Score sources image by image, in batches: the loop of score, segment and evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+from sklearn.utils import Bunch
+
+from skavid.cli.console import INTERRUPTED, SUCCESS, Console, CtrlC
+from skavid.cli.watch import Viewer
+from skavid.datasets import sources
+from skavid.datasets.sources import Reading, Sample, Source
+from skavid.estimator import AVIDDetector
+
+__all__: list[str] = []  # a part of the command line: nothing here is promised to users
+
+BATCH_SIZE, BATCH_BYTES = 64, 2**27
+SAME_FRAME_RATE = 1.3  # ratio up to which a model sees the same speeds
+COLUMNS: dict[str, type] = {
+    "source": str, "frame": int, "time": float, "score": float, "irregular": bool,
+    "as_a_whole": bool,
+}  # fmt: skip
+
+
+class Totals:
+    """Numbers of images, of irregular ones, and of those that are irregular as a whole."""
+
+    def __init__(self) -> None:
+        self.n = self.n_irregular = self.n_whole = 0
+
+    def add(self, maps: Bunch) -> None:
+        """Count the images of a batch."""
+        self.n += len(maps.scores)
+        self.n_irregular += int((maps.scores <= 0).sum())
+        self.n_whole += int(maps.whole.sum())
+
+    def facts(self) -> dict[str, Any]:
+        """Return the numbers for JSON."""
+        return {"images": self.n, "irregular": self.n_irregular, "as_a_whole": self.n_whole}
+
+
+def score_sources(
+    found: list[Source],
+    viewer: Viewer,
+    reading: Reading,
+    console: Console,
+    stop: CtrlC,
+    *,
+    display: bool,
+) -> Iterator[tuple[list[Sample], Bunch, bool]]:
+    """Yield batches of samples, their maps, and whether a batch is the first of its source."""
+    numbers = [source.n_images() for source in found]
+    total = None if None in numbers else sum(number or 0 for number in numbers)
+    with console.progress(total, reading.unit) as bar:
+        for source in found:
+            viewer.begin()
+            is_first = True
+            for batch in _batches(sources.read_source(source, reading, display=display)):
+                if is_first:
+                    _note_frame_rate(source, batch, viewer.detector, console)
+                yield batch, viewer.look([sample.image for sample in batch]), is_first
+                is_first = False
+                bar.update(len(batch))
+                if stop.stopped:
+                    return
+
+
+def _batches(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
+    batch: list[Sample] = []
+    for sample in samples:
+        batch.append(sample)
+        display_image = sample.display_image
+        size = sample.image.nbytes + (0 if display_image is None else display_image.nbytes)
+        if len(batch) >= max(1, min(BATCH_SIZE, BATCH_BYTES // size)):
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _note_frame_rate(
+    source: Source, batch: list[Sample], detector: AVIDDetector, console: Console
+) -> None:
+    """Note a frame rate other than that of the training."""
+    trained = getattr(detector, "extra_", {}).get("fps")
+    if not isinstance(trained, float) or trained <= 0:
+        return
+    if len(batch) < 3 or not source.has_timestamps():
+        return
+    rate = frame_rate(batch)
+    if not 1 / SAME_FRAME_RATE <= rate / trained <= SAME_FRAME_RATE:
+        console.log(
+            f"Note: {source.name} has {rate:.3g} frames per second, but the training data had "
+            f"{trained:.3g}; objects seem to move {'slower' if rate > trained else 'faster'} than "
+            "they do."
+        )
+
+
+def frame_rate(batch: list[Sample]) -> float:
+    """Return the median frame rate; single images are shown for half a second each."""
+    times = [sample.time for sample in batch if sample.time is not None]
+    steps = sorted(after - before for before, after in pairwise(times) if after > before)
+    if steps:
+        return 1 / steps[len(steps) // 2]
+    return 25.0 if times else 2.0
+
+
+def table_rows(batch: list[Sample], maps: Bunch) -> list[dict[str, Any]]:
+    """Return one row per image for a table of scores."""
+    return [
+        table_row(sample, float(score), bool(is_whole))
+        for sample, score, is_whole in zip(batch, maps.scores, maps.whole, strict=True)
+    ]
+
+
+def table_row(sample: Sample, score: float, is_whole: bool) -> dict[str, Any]:
+    """Return the row of one image; its names are those of `COLUMNS`."""
+    return {
+        "source": sample.name,
+        "frame": sample.index,
+        "time": None if sample.time is None else round(sample.time, 4),
+        "score": score,
+        "irregular": score <= 0,
+        "as_a_whole": is_whole,
+    }
+
+
+def exit_code(stop: CtrlC, console: Console, done: str, kept: str) -> int:
+    """Return the exit code; after Ctrl-C also print the results that are kept."""
+    if not stop.stopped:
+        return SUCCESS
+    console.error(f"interrupted after {done}; {kept}.")
+    return INTERRUPTED

@@ -1,0 +1,274 @@
+"""``skavid segment``: write overlays, masks, boxes and scores, and list the events of videos."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import Bunch
+
+from skavid import __version__
+from skavid.cli import outputs
+from skavid.cli.console import Console, CtrlC, irregular
+from skavid.cli.events import Event, Events
+from skavid.cli.models import open_model_and_sources
+from skavid.cli.outputs import check_file
+from skavid.cli.scoring import COLUMNS, Totals, exit_code, frame_rate, score_sources, table_row
+from skavid.cli.watch import Viewer
+from skavid.core.images import resize
+from skavid.datasets.sources import Sample, Source
+from skavid.video import OverlayWriter, draw_overlay
+from skavid.video.decoding import import_pillow
+from skavid.wording import clock, counted
+from skavid.writing import check_parent, naming
+
+__all__: list[str] = []  # a part of the command line: nothing here is promised to users
+
+MAX_LISTED = 10  # events
+
+Writer = Callable[[Sample, Bunch, int], None]  # writes row i of a batch
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Segment images, and write what was asked for."""
+    targets = {
+        f"--{name}": getattr(arguments, name) for name in ("overlay", "masks", "coco", "scores")
+    }
+    _check_outputs(arguments)
+    detector, reading, found, ignored = open_model_and_sources(arguments, console, targets)
+    display = any((arguments.overlay, arguments.masks, arguments.coco))
+    totals = Totals()
+    events = _EventList(arguments.max_gap)
+    viewer = Viewer(detector, average_frames=arguments.average_frames)
+    with CtrlC() as stop:
+        with ExitStack() as exits:
+            writers: list[Writer] | None = None
+            for batch, maps, is_first in score_sources(
+                found, viewer, reading, console, stop, display=display
+            ):
+                if writers is None:  # the first images could be read: now the outputs may begin
+                    writers = _open_writers(arguments, found, viewer, batch, ignored, exits)
+                if is_first:
+                    events.begin(batch[0].name)
+                for row, sample in enumerate(batch):
+                    events.push(sample, float(maps.scores[row]))
+                    for write in writers:
+                        write(sample, maps, row)
+                totals.add(maps)
+        listed = events.finish()
+        written = [str(target) for target in targets.values() if target is not None]
+        result = totals.facts() | {"events": listed, "outputs": written}
+        summary = irregular(totals.n_irregular, totals.n, reading.unit, totals.n_whole)
+        console.print_result(result, _text(summary, listed, written))
+        where = f"are in {', '.join(written)}" if written else "were printed"
+        done = counted(totals.n, reading.unit)
+        return exit_code(stop, console, done, f"the results so far {where}")
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Raise an error for an output that cannot be written, before anything is read."""
+    check_file("--coco", arguments.coco, ".json")
+    if arguments.coco is not None:
+        outputs.import_coco_mask()
+    check_file("--scores", arguments.scores, *outputs.TABLES)
+    if arguments.scores is not None:
+        outputs.check_table(arguments.scores)
+    folders = [arguments.masks]
+    overlay = arguments.overlay
+    if overlay is not None and not overlay.suffix:
+        folders.append(overlay)
+    elif overlay is not None and overlay.suffix.lower() != ".mp4":
+        raise ValueError(
+            f"--overlay must end with .mp4, or be a folder without a suffix. Got {overlay}."
+        )
+    else:
+        check_file("--overlay", overlay, ".mp4")
+    for folder in folders:
+        if folder is not None:
+            import_pillow()
+            check_parent(folder)
+            outputs.check_folder(folder)
+
+
+def _open_writers(
+    arguments: argparse.Namespace,
+    found: list[Source],
+    viewer: Viewer,
+    batch: list[Sample],
+    ignored: NDArray[np.bool_] | None,
+    exits: ExitStack,
+) -> list[Writer]:
+    """Open the outputs, which are complete once ``exits`` is left without an error."""
+    names = _picture_names(found)
+    writers: list[Writer] = []
+    if arguments.masks is not None:
+        writers.append(_mask_writer(arguments.masks, names, exits))
+    if arguments.coco is not None:
+        writers.append(_coco_writer(arguments.coco, viewer, exits))
+    if arguments.scores is not None:
+        writers.append(_score_writer(arguments.scores, exits))
+    if arguments.overlay is not None:
+        if batch[0].display_image is None:
+            raise ValueError(
+                "--overlay needs images to draw on, but these arrays are neither grey nor colour "
+                "images of uint8; use --masks."
+            )
+        if arguments.overlay.suffix:
+            rate = frame_rate(batch)
+            writers.append(_video_writer(arguments.overlay, rate, ignored, exits))
+        else:
+            writers.append(_overlay_writer(arguments.overlay, names, ignored, exits))
+    return writers
+
+
+def _mask_writer(folder: Path, names: dict[str, str], exits: ExitStack) -> Writer:
+    temporary = exits.enter_context(outputs.folder_beside(folder))
+
+    def write(sample: Sample, maps: Bunch, row: int) -> None:
+        mask = resize(maps.evidence[row] >= 0, _original_size(sample))
+        with naming(folder):
+            outputs.save_picture(temporary, _file_name(sample, names), np.uint8(255) * mask)
+
+    return write
+
+
+def _coco_writer(path: Path, viewer: Viewer, exits: ExitStack) -> Writer:
+    coco = exits.enter_context(outputs.CocoWriter(path, {"description": f"skavid {__version__}"}))
+
+    def write(sample: Sample, maps: Bunch, row: int) -> None:
+        height, width = _original_size(sample)
+        image: dict[str, Any] = {"file_name": sample.file_name, "width": width, "height": height}
+        if sample.time is not None:
+            image |= {"frame": sample.index, "time": round(sample.time, 4)}
+        image["score"] = float(maps.scores[row])
+        image["as_a_whole"] = bool(maps.whole[row])
+        findings = viewer.find(maps, row)
+        mask = maps.evidence[row] >= 0
+        size = height, width
+        coco.write(
+            image,
+            outputs.describe_patches(findings, mask, size, encode=outputs.encode_mask),
+        )
+
+    return write
+
+
+def _score_writer(path: Path, exits: ExitStack) -> Writer:
+    write_rows = exits.enter_context(outputs.table(path, COLUMNS))
+
+    def write(sample: Sample, maps: Bunch, row: int) -> None:
+        write_rows([table_row(sample, float(maps.scores[row]), bool(maps.whole[row]))])
+
+    return write
+
+
+def _video_writer(
+    path: Path, fps: float, ignored: NDArray[np.bool_] | None, exits: ExitStack
+) -> Writer:
+    video = exits.enter_context(OverlayWriter(path, fps=fps, ignore_mask=ignored))
+
+    def write(sample: Sample, maps: Bunch, row: int) -> None:
+        assert sample.display_image is not None
+        mask, regularity = maps.evidence[row] >= 0, maps.regularity[row]
+        score = float(maps.scores[row])
+        video.write(sample.display_image, mask=mask, regularity=regularity, score=score)
+
+    return write
+
+
+def _overlay_writer(
+    folder: Path, names: dict[str, str], ignored: NDArray[np.bool_] | None, exits: ExitStack
+) -> Writer:
+    temporary = exits.enter_context(outputs.folder_beside(folder))
+
+    def write(sample: Sample, maps: Bunch, row: int) -> None:
+        assert sample.display_image is not None
+        mask, regularity = maps.evidence[row] >= 0, maps.regularity[row]
+        drawn = draw_overlay(
+            sample.display_image, mask=mask, regularity=regularity, ignore_mask=ignored
+        )
+        with naming(folder):
+            outputs.save_picture(temporary, _file_name(sample, names), drawn)
+
+    return write
+
+
+def _original_size(sample: Sample) -> tuple[int, int]:
+    image = sample.image if sample.display_image is None else sample.display_image
+    height, width = image.shape[:2]
+    return height, width
+
+
+def _file_name(sample: Sample, names: dict[str, str]) -> str:
+    return names.get(sample.name) or f"{sample.name}/{sample.index:06d}.png"
+
+
+def _picture_names(found: Sequence[Source]) -> dict[str, str]:
+    """Map pictures to names of outputs: 7.jpg to 7.png, but to 7.jpg.png beside another 7."""
+    names = {source.name_of(picture) for source in found for picture in source.pictures}
+    short = {name: PurePosixPath(name).with_suffix(".png").as_posix() for name in names}
+    # Some systems ignore case in file names.
+    numbers = Counter(name.lower() for name in short.values())
+    ambiguous = {PurePosixPath(name).parent for name in names if numbers[short[name].lower()] > 1}
+    return {
+        name: f"{name}.png" if PurePosixPath(name).parent in ambiguous else short[name]
+        for name in names
+    }
+
+
+class _EventList:
+    """The events of all videos; pictures that are not frames of a video have none."""
+
+    def __init__(self, max_gap: float) -> None:
+        self.max_gap = max_gap
+        self._rows: list[dict[str, Any]] = []
+        self._name: str | None = None
+
+    def begin(self, name: str) -> None:
+        """Begin another source."""
+        self._close()
+        self._name = name
+        self._events = Events(self.max_gap)
+
+    def push(self, sample: Sample, score: float) -> None:
+        """Add the next image."""
+        if sample.time is not None:
+            self._add(self._events.push(sample.time, score))
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Return all events, the most irregular one first."""
+        self._close()
+        return sorted(self._rows, key=lambda row: -row["peak"])
+
+    def _close(self) -> None:
+        if self._name is not None:
+            self._add(self._events.close())
+
+    def _add(self, changes: Iterator[tuple[str, Event]]) -> None:
+        for phase, event in changes:
+            if phase == "end":
+                fields = ("start", "end", "peak", "peak_time")
+                values = {name: round(getattr(event, name), 4) for name in fields}
+                self._rows.append({"source": self._name, **values})
+
+
+def _text(summary: str, events: list[dict[str, Any]], written: list[str]) -> str:
+    lines = [f"{summary}."]
+    if events:
+        order = ", the most irregular first" if len(events) > 1 else ""
+        order += f" ({MAX_LISTED} of them)" if len(events) > MAX_LISTED else ""
+        lines.append(f"{counted(len(events), 'event')}{order}:")
+        lines += [
+            f"    {clock(event['start'])} to {clock(event['end'])}  {event['source']}  "
+            f"(peak at {clock(event['peak_time'])}, evidence {event['peak']:.2f})"
+            for event in events[:MAX_LISTED]
+        ]
+    if written:
+        lines.append(f"Written: {', '.join(written)}")
+    return "\n".join(lines)
