@@ -155,7 +155,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If X is no stack of frames of 1 or 3 channels, or a clip is torn apart.
         """
         if groups is not None:
-            _clip_starts(groups, X)
+            first_frames(groups, X)
         images = check_images(
             X, image_shape=self.image_shape, estimator=self, channel_counts=(1, 3)
         )
@@ -201,7 +201,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 "TemporalStacker was fitted with groups and needs them here, too, to keep clips "
                 "apart; pass groups=, zeros for a single clip, or stack before the search."
             )
-        starts = _clip_starts(groups, images)
+        starts = first_frames(groups, images)
         n, height, width, _ = images.shape
         container = get_output_config("transform", self)["dense"]
         if container != "default" and np.ndim(X) != 2:
@@ -276,8 +276,8 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         array([ True,  True, False,  True,  True, False])
         """
         self._validate_params()
-        starts = _clip_starts(groups, np.asarray(X))
-        padded: npt.NDArray[np.bool_] = np.arange(len(starts)) - starts < self._reach()
+        starts = first_frames(groups, np.asarray(X))
+        padded: npt.NDArray[np.bool_] = np.arange(len(starts)) - starts < self.reach
         return padded
 
     def stream(self) -> FrameStream:
@@ -355,8 +355,9 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """How many frames ago each channel was, the oldest first."""
         return range((self.n_channels - 1) * self.spacing, -1, -self.spacing)
 
-    def _reach(self) -> int:
-        """How many frames back a stack looks."""
+    @property
+    def reach(self) -> int:
+        """How many earlier frames a stack depends on."""
         return self._lags()[0] + bool(self.average)
 
     def _out_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -369,7 +370,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Fill ``stacks`` in blocks of frames that follow each other; return their changes."""
         n, *shape = images.shape
         change = np.zeros(n)
-        reach = self._reach()
+        reach = self.reach
         # Each block reads what its first stacks reach back to, so it is no shorter than that.
         step = max(_BLOCK_BYTES // (4 * math.prod(shape)), reach, 1)
         for begin in range(0, n, step):
@@ -545,7 +546,7 @@ def causal_mean(
     if not isinstance(n_frames, Integral) or n_frames < 1:
         raise ValueError(f"n_frames must be a whole number above 0. Got {n_frames!r}.")
     values = np.asarray(maps, dtype=np.float32)
-    starts = _clip_starts(groups, values)
+    starts = first_frames(groups, values)
     total = values.copy()
     count = np.ones(len(values), dtype=np.float32)
     for lag in range(1, min(int(n_frames), len(values))):
@@ -578,7 +579,7 @@ def _mean(frames: npt.NDArray[Any], before: npt.NDArray[Any]) -> npt.NDArray[Any
     return np.asarray(np.float32(0.5) * frames + np.float32(0.5) * before)
 
 
-def _clip_starts(groups: npt.ArrayLike | None, frames: npt.ArrayLike) -> npt.NDArray[np.int64]:
+def first_frames(groups: npt.ArrayLike | None, frames: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Give each frame the first frame of its clip."""
     if groups is None:
         return clip_starts(np.shape(frames)[0], None)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sklearn.utils import Bunch
 
     from skavid.cli.watch import Event, Viewer
+    from skavid.core.anomaly_maps import AnomalyMaps
     from skavid.datasets.sources import Clip, Look, Reading
     from skavid.estimator import AVIDDetector
 
@@ -70,9 +71,11 @@ EXTRAS = {
 
 def fit(arguments: argparse.Namespace, console: Console) -> int:
     """Train, and write a model."""
+    from skavid.components import VIDEO, check_device
     from skavid.datasets import sources
-    from skavid.estimator import VIDEO, AVIDDetector, _check_device
+    from skavid.estimator import AVIDDetector
     from skavid.exceptions import DivergedError
+    from skavid.sklearn_private import validate_parameters
 
     model = _check_model_target(arguments.model, "the last argument is the model to write")
     if arguments.checkpoint is not None:
@@ -80,7 +83,7 @@ def fit(arguments: argparse.Namespace, console: Console) -> int:
     given = _settings(arguments.set, AVIDDetector)
     if arguments.checkpoint is not None:
         given["training__checkpoint"] = arguments.checkpoint
-    _check_device(arguments.device)
+    check_device(arguments.device)
     clips, stacked = _training_sources(arguments)
     _check_targets({"MODEL": model, "--checkpoint": arguments.checkpoint}, clips)
     parameters = {
@@ -91,7 +94,7 @@ def fit(arguments: argparse.Namespace, console: Console) -> int:
         **({} if arguments.epochs is None else {"max_epochs": arguments.epochs}),
     }
     detector = AVIDDetector(**parameters).set_params(**given)
-    detector._validate_params()
+    validate_parameters(detector)
     spacing = detector.component("corruption").spacing if stacked else None
     if arguments.dataset:
         reading = sources.Reading(
@@ -207,10 +210,11 @@ def _settings(given: Sequence[str], detector: type[AVIDDetector]) -> dict[str, A
     import difflib
 
     from skavid.components import COMPONENTS
+    from skavid.sklearn_private import parameter_constraints
 
-    known = set(detector._parameter_constraints) - NOT_SET
+    known = set(parameter_constraints(detector)) - NOT_SET
     for part, component in COMPONENTS.items():
-        known |= {f"{part}__{inner}" for inner in component._parameter_constraints}
+        known |= {f"{part}__{inner}" for inner in parameter_constraints(component)}
     known.remove("training__checkpoint")
     settings: dict[str, Any] = {}
     for text in given:
@@ -406,15 +410,16 @@ def _model_facts(detector: AVIDDetector) -> dict[str, Any]:
 
 def _open_model(arguments: argparse.Namespace) -> tuple[AVIDDetector, Reading]:
     """Load a model, and how it reads sources."""
+    from skavid.components import check_device
     from skavid.datasets import sources
-    from skavid.estimator import AVIDDetector, _check_device
+    from skavid.estimator import AVIDDetector
 
     model, device = arguments.model, getattr(arguments, "device", "auto")
     if not model.exists():
         raise FileNotFoundError(f"There is no file {model}; the model comes first.")
     if not _is_model(model):
         raise ValueError(f"{model} is no model that `skavid fit` wrote; the model comes first.")
-    _check_device(device)
+    check_device(device)
     detector = AVIDDetector.load(model)
     detector.set_params(device=device)
     kept = getattr(detector, "extra_", {}).get("reading")
@@ -495,7 +500,7 @@ def _looks(
     stop: CtrlC,
     *,
     whole: bool,
-) -> Iterator[tuple[list[Look], Bunch, bool]]:
+) -> Iterator[tuple[list[Look], AnomalyMaps, bool]]:
     """Look at clips chunk by chunk: the images, what is seen, and whether a clip begins."""
     from skavid.datasets import sources
 
@@ -546,7 +551,9 @@ def _counting(looks: Iterator[Any], bar: Any) -> Iterator[Any]:
         bar.update()
 
 
-def _rows(chunk: list[Look], seen: Bunch) -> list[dict[str, Any]]:
+def _rows(
+    chunk: list[Look], scores: NDArray[np.float64], whole: NDArray[np.bool_]
+) -> list[dict[str, Any]]:
     return [
         {
             "source": look.name,
@@ -556,7 +563,7 @@ def _rows(chunk: list[Look], seen: Bunch) -> list[dict[str, Any]]:
             "irregular": bool(score <= 0),
             "as_a_whole": bool(is_whole),
         }
-        for look, score, is_whole in zip(chunk, seen.scores, seen.whole, strict=True)
+        for look, score, is_whole in zip(chunk, scores, whole, strict=True)
     ]
 
 
@@ -586,10 +593,10 @@ def score(arguments: argparse.Namespace, console: Console) -> int:
                     write = exits.enter_context(
                         outputs.table(arguments.output, COLUMNS, as_json=console.as_json)
                     )
-                write(_rows(chunk, seen))
+                write(_rows(chunk, seen.scores, seen.irregular_as_a_whole))
                 n += len(chunk)
                 n_irregular += int((seen.scores <= 0).sum())
-                n_whole += int(seen.whole.sum())
+                n_whole += int(seen.irregular_as_a_whole.sum())
         if arguments.output is not None:
             result = {
                 "images": n,
@@ -661,7 +668,7 @@ def segment(arguments: argparse.Namespace, console: Console) -> int:
                         write(look, seen, row)
                 n += len(chunk)
                 n_irregular += int((seen.scores <= 0).sum())
-                n_whole += int(seen.whole.sum())
+                n_whole += int(seen.irregular_as_a_whole.sum())
             moments = odd.finish()
         written = [str(target) for target in targets.values() if target is not None]
         result = {
@@ -677,7 +684,7 @@ def segment(arguments: argparse.Namespace, console: Console) -> int:
         return _end(stop, console, counted(n, reading.unit), f"what was seen is {where}")
 
 
-_Writer = Callable[["Look", "Bunch", int], None]
+_Writer = Callable[["Look", "AnomalyMaps", int], None]
 
 
 def _writers(
@@ -709,7 +716,7 @@ def _writers(
     if arguments.masks is not None:
         masks = exits.enter_context(outputs.folder_beside(arguments.masks))
 
-        def write_mask(look: Look, seen: Bunch, row: int) -> None:
+        def write_mask(look: Look, seen: AnomalyMaps, row: int) -> None:
             mask = resize(seen.evidence[row] >= 0, size_of(look))
             with naming(arguments.masks):
                 outputs.save_picture(masks, name_of(look), np.uint8(255) * mask)
@@ -720,14 +727,14 @@ def _writers(
             outputs.CocoWriter(arguments.coco, {"description": f"skavid {__version__}"})
         )
 
-        def write_boxes(look: Look, seen: Bunch, row: int) -> None:
+        def write_boxes(look: Look, seen: AnomalyMaps, row: int) -> None:
             height, width = size_of(look)
             image: dict[str, Any] = {"file_name": look.file, "width": width, "height": height}
             if look.time is not None:
                 image |= {"frame": look.index, "time": round(look.time, 4)}
             image["score"] = float(seen.scores[row])
-            image["as_a_whole"] = bool(seen.whole[row])
-            found = viewer.find(seen, row)
+            image["as_a_whole"] = bool(seen.irregular_as_a_whole[row])
+            found = seen.find(row)
             mask = seen.evidence[row] >= 0
             coco.write(image, outputs.described(found, mask, (height, width)))
 
@@ -735,10 +742,10 @@ def _writers(
     if arguments.scores is not None:
         table = exits.enter_context(outputs.table(arguments.scores, COLUMNS))
 
-        def write_score(look: Look, seen: Bunch, row: int) -> None:
+        def write_score(look: Look, seen: AnomalyMaps, row: int) -> None:
             this = slice(row, row + 1)
-            only = type(seen)(scores=seen.scores[this], whole=seen.whole[this])
-            table(_rows([look], only))
+            whole = seen.irregular_as_a_whole[this]
+            table(_rows([look], seen.scores[this], whole))
 
         writers.append(write_score)
     if arguments.overlay is not None:
@@ -752,7 +759,7 @@ def _writers(
                 OverlayWriter(arguments.overlay, fps=_frame_rate(chunk), ignore_mask=ignored)
             )
 
-            def write_frame(look: Look, seen: Bunch, row: int) -> None:
+            def write_frame(look: Look, seen: AnomalyMaps, row: int) -> None:
                 assert look.whole is not None
                 mask, regular = seen.evidence[row] >= 0, seen.regularity[row]
                 video.write(
@@ -763,7 +770,7 @@ def _writers(
         else:
             drawn = exits.enter_context(outputs.folder_beside(arguments.overlay))
 
-            def write_picture(look: Look, seen: Bunch, row: int) -> None:
+            def write_picture(look: Look, seen: AnomalyMaps, row: int) -> None:
                 assert look.whole is not None
                 mask, regular = seen.evidence[row] >= 0, seen.regularity[row]
                 picture = draw_overlay(
@@ -878,15 +885,10 @@ def calibrate(arguments: argparse.Namespace, console: Console) -> int:
         console.say(f"Looking at {counted(len(images), reading.unit)} ...")
         found = detector.calibrate(images, target_fpr=arguments.target_fpr, groups=groups)
     before = {"alpha": detector.alpha_, "zeta": detector.zeta_}
-    calibrated = detector.with_thresholds(found.alpha, found.zeta)
-    # The thresholds were found: none of them was given.
-    calibrated.set_params(alpha="auto", zeta="auto", target_fpr=arguments.target_fpr)
+    calibrated = detector.with_thresholds(found.alpha, found.zeta, calibration=found)
     calibrated.extra_ = {
         **getattr(detector, "extra_", {}),
         "calibrated_on": [clip.file_name() for clip in clips[:NOTED]],
-    }
-    calibrated.calibration_ = {
-        name: found[name] for name in ("n_images", "n_clips", "fpr_bound", "clip_risk")
     }
     calibrated.save(target)
     result = {**_model_facts(calibrated), "before": before, "model": str(target)}
@@ -1263,8 +1265,7 @@ def info(arguments: argparse.Namespace, console: Console) -> int:
     from importlib.metadata import PackageNotFoundError, version
 
     import skavid
-    from skavid.components import all_parameters
-    from skavid.estimator import VIDEO
+    from skavid.components import VIDEO, all_parameters
 
     if arguments.model is not None:
         detector, reading = _open_model(arguments)

@@ -19,11 +19,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logit
-from sklearn.utils import Bunch
 
 from skavid.cli.outputs import described, save_picture
-from skavid.core import anomaly_maps
+from skavid.core.anomaly_maps import AnomalyMaps
 from skavid.datasets.sources import Look, Reading
 from skavid.temporal import TemporalStacker, causal_mean
 from skavid.video.files import BrokenVideoError, draw_overlay, read_pairs
@@ -50,31 +48,15 @@ class Viewer:
         """Forget the images so far: the next one begins a clip."""
         self._before: list[NDArray[np.float32]] = []
 
-    def look(self, images: Sequence[NDArray[Any]]) -> Bunch:
-        """Return the maps, ``scores``, and which images are irregular as a ``whole``."""
-        seen = self.detector.maps(np.stack(images))
+    def look(self, images: Sequence[NDArray[Any]]) -> AnomalyMaps:
+        """Return the maps of the next images, with averaged evidence where it was asked for."""
+        maps = self.detector.maps(np.stack(images), inpainted=False)
         if self.average_frames > 1:
             before = len(self._before)
-            evidence = np.concatenate([*(one[None] for one in self._before), seen.evidence])
+            evidence = np.concatenate([*(one[None] for one in self._before), maps.evidence])
             self._before = list(evidence[-(self.average_frames - 1) :])
-            seen.evidence = causal_mean(evidence, self.average_frames)[before:]
-        seen.scores = anomaly_maps.score(seen.evidence)
-        seen.whole = seen.whole & (seen.scores <= 0)
-        return seen
-
-    def find(self, seen: Bunch, row: int) -> list[anomaly_maps.Finding]:
-        """List the irregular patches of one image, as `AVIDDetector.find` does."""
-        if seen.scores[row] > 0:
-            return []
-        with np.errstate(divide="ignore"):
-            logits = logit(seen.regularity[row])
-        return anomaly_maps.find(
-            seen.evidence[row],
-            seen.residual[row],
-            logits,
-            alpha=self.detector.alpha_,
-            zeta=self.detector.zeta_,
-        )
+            maps = maps.with_evidence(causal_mean(evidence, self.average_frames)[before:])
+        return maps
 
 
 class Event:
@@ -325,7 +307,7 @@ def watch(
     each image and its score. It returns when the source ends or the feed is stopped.
     """
     began_at = datetime.now(UTC)
-    at_peak: dict[int, tuple[NDArray[np.uint8] | None, Bunch]] = {}
+    at_peak: dict[int, tuple[NDArray[np.uint8] | None, AnomalyMaps]] = {}
 
     def record(phase: str, event: Event) -> dict[str, Any]:
         told: dict[str, Any] = {
@@ -340,14 +322,14 @@ def watch(
         if phase == "begin":
             return {**told, "peak": round(event.peak, 4)}
         whole, seen = at_peak.pop(event.number)
-        mask = anomaly_maps.mask(seen.evidence[0])
+        mask = seen.mask[0]
         size = mask.shape if whole is None else whole.shape[:2]
-        boxes = described(viewer.find(seen, 0), mask, size)
+        boxes = described(seen.find(0), mask, size)
         told |= {
             "end": round(event.end, 3),
             "peak": round(event.peak, 4),
             "peak_time": round(event.peak_time, 3),
-            "as_a_whole": bool(seen.whole[0]),
+            "as_a_whole": bool(seen.irregular_as_a_whole[0]),
             "boxes": [
                 {key: box[key] for key in ("bbox", "area", "peak", "peak_at", "carried_by")}
                 for box in boxes

@@ -33,9 +33,9 @@ from scipy.special import logit
 from sklearn.utils.validation import check_is_fitted
 
 from skavid import __version__
-from skavid.components import all_parameters
+from skavid.components import all_parameters, ignored_pixels
 from skavid.core import anomaly_maps
-from skavid.core.images import from_tensor
+from skavid.core.images import intensity_range
 from skavid.core.scene import clip_begins, clip_starts
 from skavid.estimator import AVIDDetector
 from skavid.plotting import HistoryDisplay, RocDisplay, ScoreOverTimeDisplay
@@ -167,8 +167,9 @@ def write_report(
     check_is_fitted(detector)
     path = Path(path)
     check_target(path)
-    images = detector._check(X)
-    given = _check_given(images, y, masks, groups, names, frame_rate, detector._ignored(images))
+    images = detector.as_images(X)
+    ignored = ignored_pixels(detector.ignore_mask, images.shape[1:3])
+    given = _check_given(images, y, masks, groups, names, frame_rate, ignored)
     seen = _look(detector, images, keep=given.masks is not None)
     page = _page(detector, images, given, seen, _visible(title or "skavid report"), int(n_worst))
     content = page.encode()
@@ -333,11 +334,10 @@ def _look(detector: AVIDDetector, images: NDArray[Any], *, keep: bool) -> _Seen:
     if keep:
         with tempfile.TemporaryFile() as file:  # a map outlives its file's name
             maps = np.memmap(file, np.float32, "w+", shape=images.shape[:3])
-    for part in detector._seen(images):
-        evidence = detector._evidence(part)
-        scores[part.rows] = anomaly_maps.score(evidence)
+    for part, seen in detector.iter_maps(images, inpainted=False):
+        scores[part] = seen.scores
         if maps is not None:
-            maps[part.rows] = evidence
+            maps[part] = seen.evidence
     return _Seen(scores, scores < detector.offset_, maps)
 
 
@@ -372,16 +372,13 @@ def _show(
 ) -> dict[int, _Image]:
     """Look at the chosen images again, and keep what the page needs of them."""
     reduced = _reduction(images)
-    ignored = detector._ignored(images)
     shown = {}
-    for part in detector._look(images, np.array(rows)):
-        evidence = detector._evidence(part)
-        restored = from_tensor(part.inpainted, detector._units(images))
-        for index, row in enumerate(rows[part.rows]):
-            if ignored is not None:
-                restored[index, ignored] = images[row][ignored]
-            maps = evidence[index], part.residual[index], part.logits[index]
-            steps = _steps(detector, *maps[1:])
+    for part, maps in detector.iter_maps(images[rows]):
+        evidence, restored = maps.evidence, maps.inpainted
+        assert restored is not None
+        margins = maps.margins
+        for index, row in enumerate(rows[part]):
+            steps = _steps(maps.rule, margins[0][index], margins[1][index])
             height, width = evidence[index].shape
             data: dict[str, Any] = {
                 "height": -(-height // reduced),
@@ -402,7 +399,7 @@ def _show(
                     name: (float(np.median(margin)), float(margin.max()))
                     for name, margin in steps.items()
                 },
-                findings=anomaly_maps.find(*maps, alpha=detector.alpha_, zeta=detector.zeta_),
+                findings=maps.find(index),
             )
     return shown
 
@@ -412,7 +409,9 @@ def _reduction(images: NDArray[Any]) -> int:
 
 
 def _steps(
-    detector: AVIDDetector, residual: NDArray[np.float32], logits: NDArray[np.float32]
+    rule: anomaly_maps.DecisionRule,
+    inpainter: NDArray[np.float64],
+    detector: NDArray[np.float64],
 ) -> dict[str, NDArray[np.int16]]:
     """Compute each network's margin alone, in whole steps below or at it.
 
@@ -420,17 +419,16 @@ def _steps(
     two may lose it by half a step: one is then moved by one, so that the page's mask at the
     fitted thresholds is the detector's.
     """
-    thresholds: dict[str, Any] = {"alpha": detector.alpha_, "zeta": detector.zeta_}
-    steps = {}
-    for network in ("inpainter", "detector"):
-        margin = anomaly_maps.evidence(residual, logits, fusion=network, **thresholds)
-        steps[network] = np.floor(margin / STEP).clip(1 - 2**15, 2**15 - 2).astype(np.int16)
-    if detector.fusion == "mean":
-        share = detector.balance_
+    steps = {
+        name: np.floor(margin.astype(np.float32) / STEP)
+        .clip(1 - 2**15, 2**15 - 2)
+        .astype(np.int16)
+        for name, margin in (("inpainter", inpainter), ("detector", detector))
+    }
+    if rule.fusion == "mean":
+        share = rule.balance
         mean = share * (steps["inpainter"] + 0.5) + (1 - share) * (steps["detector"] + 0.5)
-        evidence = anomaly_maps.evidence(
-            residual, logits, fusion="mean", balance=share, **thresholds
-        )
+        evidence = (share * inpainter + (1 - share) * detector).astype(np.float32)
         heavier = steps["inpainter" if share >= 0.5 else "detector"]
         heavier[(mean < 0) & (evidence >= 0)] += 1
         heavier[(mean >= 0) & (evidence < 0)] -= 1
@@ -475,7 +473,7 @@ def _picture(
 ) -> str:
     from PIL import Image
 
-    low, high = detector._units(images)
+    low, high = intensity_range(images, detector.value_range_)
     scaled = (image.astype(np.float64) - low) / (high - low)
     grey = image.shape[-1] != 3 or detector.component("corruption").spacing is not None
     seen = scaled[..., -1] if grey else scaled  # of stacked video the newest moment
@@ -966,7 +964,7 @@ def _rule(detector: AVIDDetector, images: NDArray[Any], kind: str) -> dict[str, 
         "alpha": detector.alpha_,
         "zeta": detector.zeta_,
         "logitZeta": float(logit(detector.zeta_)),
-        "fusion": detector.fusion,
+        "fusion": detector.rule_.fusion,
         "balance": detector.balance_,
         "step": STEP,
         "minArea": int(detector.component("postprocessing").min_area),
@@ -977,7 +975,7 @@ def _rule(detector: AVIDDetector, images: NDArray[Any], kind: str) -> dict[str, 
 
 
 def _sliders(detector: AVIDDetector, shown: dict[int, _Image]) -> dict[str, Any]:
-    unused = {"inpainter": "zeta", "detector": "alpha"}.get(detector.fusion)
+    unused = {"inpainter": "zeta", "detector": "alpha"}.get(detector.rule_.fusion)
     parts: dict[str, Any] = {}
     for name, (low, high) in _ranges(detector, shown).items():
         parts[name] = f"{getattr(detector, name + '_'):.3g} (as fitted)"
