@@ -84,7 +84,7 @@ class Corruption(_Component):
     >>> from skavid.components import Corruption
     >>> detector = AVIDDetector(features="pixels", corruption=Corruption(inpainter="masking"))
     >>> detector.set_params(corruption__mask_size=(4, 8)).corruption
-    Corruption(mask_size=(4, 8), inpainter='masking')
+    Corruption(inpainter='masking', mask_size=(4, 8))
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {

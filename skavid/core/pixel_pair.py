@@ -315,7 +315,7 @@ def measure(
     >>> from skavid.core.pixel_pair import measure
     >>> scale = measure(None, (90, 90), geometry="aligned", region_size="auto", crop_size="auto")
     >>> scale.geometry.size, scale.crop_size, scale.filters
-    (4, 72, {'mean': 10, 'maximum': 15})
+    (4, 80, {'mean': 10, 'maximum': 15})
     """
     found = None if scene is None else scene.size
     side = found or min(size) / 9
