@@ -38,8 +38,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__
 from skavid.components import nested
 from skavid.core.corruption import masking, noise, synthetic_anomalies
+from skavid.core.pixel_pair import chunk_size
 from skavid.datasets import make_moving_shapes
-from skavid.estimator import chunk_size
 from skavid.export import to_onnx
 from skavid.metrics import pixel_level_curve
 

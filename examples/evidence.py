@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib import pyplot
 from scipy.special import expit, logit
 
-from skavid.core.anomaly_maps import evidence, move_thresholds
+from skavid.core.anomaly_maps import evidence
+from skavid.core.calibration import move_thresholds
 
 # %%
 # Every pair of a residual and a regularity that a pixel may have, and two thresholds:

@@ -8,7 +8,8 @@ promise that: a new image is as likely as any of n to be the oddest of all n + 1
 import numpy as np
 from matplotlib import pyplot
 
-from skavid.core.anomaly_maps import calibrate, conformal_count, evidence, score
+from skavid.core.anomaly_maps import evidence, score
+from skavid.core.calibration import calibrate, conformal_count
 
 # %%
 # `calibrate` flags k of n images, where k / (n + 1) is the bound of split conformal prediction.

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
+from torch import nn
 
-from skavid.core.corruption import CORRUPTIONS
+from skavid.core.corruption import CORRUPTIONS, masking
+from skavid.core.images import check_ignored, check_value_range, value_range
 from skavid.core.losses import LOSSES
-from skavid.sklearn_private import Interval, StrOptions
+from skavid.core.scene import clip_begins
+from skavid.sklearn_private import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    parameter_constraints,
+    validate_parameters,
+)
+from skavid.wording import counted
 
 __all__ = [
+    "PAPER",
+    "VIDEO",
     "AdversarialTraining",
     "Corruption",
     "DetectorNetwork",
@@ -25,6 +41,10 @@ _COUNT = [Interval(Integral, 1, None, closed="left")]
 _PIXELS = [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})]
 _SHARE = [Interval(Real, 0, 1, closed="left")]
 _WEIGHT = [Interval(Real, 0, None, closed="left")]
+
+
+MASKING = ("masking", masking)
+"""Corruptions of I under which images are scored by masking every pixel."""
 
 
 class _Component(BaseEstimator):  # type: ignore[misc]
@@ -64,7 +84,7 @@ class Corruption(_Component):
     >>> from skavid.components import Corruption
     >>> detector = AVIDDetector(features="pixels", corruption=Corruption(inpainter="masking"))
     >>> detector.set_params(corruption__mask_size=(4, 8)).corruption
-    Corruption(mask_size=(4, 8), inpainter='masking')
+    Corruption(inpainter='masking', mask_size=(4, 8))
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -314,6 +334,39 @@ class Postprocessing(_Component):
         self.n_draws = n_draws
 
 
+PAPER: dict[str, Any] = {
+    "features": "pixels",
+    "gamma": 0.4,
+    "corruption": Corruption(inpainter="noise", detector=None),
+    "inpainter": InpainterNetwork(width=64, depth=4, patch=1),
+    "detector": DetectorNetwork(width=96, geometry="paper"),
+    "training": AdversarialTraining(
+        loss="eq3",
+        adversarial_weight=1.0,
+        adversarial_start=0.0,
+        reconstruction_weight=0.0,
+        optimizer="sgd",
+        momentum=0.9,
+    ),
+    "learning_rate": 0.002,
+    "batch_size": 16,
+    "fusion": "min",
+    "postprocessing": Postprocessing(smoothing=0, dilation=0),
+}
+
+VIDEO: dict[str, Any] = {
+    "features": "pixels",
+    "corruption": Corruption(spacing=2),
+    "detector": DetectorNetwork(region_size="auto"),
+    "training": AdversarialTraining(
+        adversarial_weight=0.0,  # on stacked video it costs time and gains nothing
+        crop_size="auto",
+    ),
+    "validation_fraction": 0.2,  # frames of a clip are alike: thresholds want several clips
+    "balance": 0.2,  # D is the better one of the two
+    "postprocessing": Postprocessing(smoothing="auto", dilation="auto"),
+}
+
 COMPONENTS: dict[str, type[BaseEstimator]] = {
     "corruption": Corruption,
     "inpainter": InpainterNetwork,
@@ -322,6 +375,36 @@ COMPONENTS: dict[str, type[BaseEstimator]] = {
     "postprocessing": Postprocessing,
 }
 """The parameters of `AVIDDetector` that hold a component, and of which class."""
+
+CONSTRAINTS: dict[str, list[Any]] = {
+    "features": [StrOptions({"patches", "imagenet", "pixels"}), nn.Module],
+    "image_shape": [tuple, list, None],
+    "value_range": [tuple, list, None],
+    "gamma": [Interval(Real, 0, None, closed="left")],
+    "corruption": [Corruption, StrOptions(set(CORRUPTIONS)), None],
+    "inpainter": [InpainterNetwork, None],
+    "detector": [DetectorNetwork, None],
+    "training": [AdversarialTraining, None],
+    "learning_rate": [Interval(Real, 0, None, closed="neither")],
+    "max_epochs": [Interval(Integral, 1, None, closed="left")],
+    "batch_size": [Interval(Integral, 2, None, closed="left")],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+    "zeta": [Interval(Real, 0, 1, closed="neither"), StrOptions({"auto"})],
+    "target_fpr": [Interval(Real, 0, 1, closed="neither")],
+    "contamination": [Interval(Real, 0, 0.5, closed="right"), StrOptions({"auto"})],
+    "fusion": [StrOptions({"min", "mean", "inpainter", "detector"})],
+    "balance": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"})],
+    "postprocessing": [Postprocessing, None],
+    "ignore_mask": ["array-like", None],
+    "memory": [None, str, os.PathLike, HasMethods(["cache"])],
+    "warm_start": ["boolean"],
+    "callbacks": [list, None],
+    "verbose": ["verbose"],
+    "device": [str],
+    "random_state": ["random_state"],
+}
+"""What the parameters of `AVIDDetector` may be."""
 
 ON_FEATURES = {
     "inpainter__pooling", "detector__width", "training__average_decay",
@@ -342,7 +425,7 @@ FORMER_NAMES = (
     | {
         name: f"{part}__{name}"
         for part, component in COMPONENTS.items()
-        for name in component._parameter_constraints
+        for name in parameter_constraints(component)
         if f"{part}__{name}" not in _FORMER.values()
     }
     | {
@@ -394,3 +477,149 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         component = COMPONENTS[part]() if given is None else clone(given)
         gathered[part] = component.set_params(**values)
     return gathered
+
+
+# --- what a detector is asked for ----------------------------------------------------------------
+
+
+def is_over_pixels(detector: Any) -> bool:
+    """Tell whether the networks look at the image itself, and not at a feature map."""
+    return isinstance(detector.features, str) and detector.features == "pixels"
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+def check_training(
+    detector: Any, images: NDArray[Any], y: Any, *, going_on: bool, stacklevel: int
+) -> None:
+    """Refuse a training that cannot be, and warn where labels say that images are irregular."""
+    if going_on and not hasattr(detector, "net_"):
+        raise ValueError(
+            "This AVIDDetector was loaded from a file without optimisers, so its training "
+            "cannot go on; fit it anew with warm_start=False, or keep detectors with joblib "
+            "to go on later."
+        )
+    labels = None if y is None else np.asarray(y)
+    if labels is not None:  # of images, or masks
+        is_mask = labels.dtype == bool and labels.ndim > 1
+        if np.any(labels) if is_mask else np.any(labels == -1):
+            warnings.warn(
+                "y marks irregular images, but AVIDDetector ignores y and takes all as normal; "
+                "train on the normal ones alone: NoveltyKFold does so in a search or cross-"
+                "validation.",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
+    ignored_pixels(detector.ignore_mask, images.shape[1:3])
+
+
+def check_parameters(detector: Any) -> None:
+    """Refuse parameters that do not fit each other, and components that are not valid."""
+    for part in COMPONENTS:
+        validate_parameters(detector.component(part))
+    _check_auto(detector)
+    if not is_over_pixels(detector):
+        _check_on_features(detector)
+    check_device(detector.device)
+    check_sides(detector.component("corruption").mask_size)
+
+
+def check_checkpoint(detector: Any) -> None:
+    """Refuse a checkpoint of a training that could not be the same again."""
+    if detector.component("training").checkpoint is None:
+        return
+    if detector.warm_start:
+        raise ValueError(
+            "training__checkpoint keeps a training from its beginning, but warm_start=True "
+            "goes on with an earlier one; set one of them."
+        )
+    if not isinstance(detector.random_state, Integral):
+        raise ValueError(
+            "training__checkpoint needs an integer random_state, so that a training can be "
+            f"the same again. Got {detector.random_state!r}."
+        )
+
+
+def learned_range(detector: Any, images: NDArray[Any]) -> tuple[float, float]:
+    """Return the intensities that become 0 and 1: as given, or those of the training images."""
+    found = value_range(images, ignored_pixels(detector.ignore_mask, images.shape[1:3]))
+    return found if detector.value_range is None else check_value_range(detector.value_range)
+
+
+def check_rate(target_fpr: float) -> None:
+    """Refuse a share of false alarms that is none."""
+    if not 0 < target_fpr < 1:
+        raise ValueError(f"target_fpr must be a number above 0 and below 1. Got {target_fpr!r}.")
+
+
+def check_groups(groups: Any, n: int) -> NDArray[Any] | None:
+    """Check the clip ids of n images."""
+    if groups is None:
+        return None
+    clips: NDArray[Any] = np.asarray(groups)
+    if clips.shape != (n,):
+        raise ValueError(
+            f"groups has the shape {clips.shape}, but X has {counted(n, 'image')}; give one clip "
+            "id an image."
+        )
+    clip_begins(clips)
+    return clips
+
+
+def check_device(device: str) -> str:
+    """Check that a device is there; "auto" takes a GPU where there is one."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        raise ValueError(
+            f"device={device!r} is not there; this machine has {', '.join(there)}."
+        ) from error
+    return device
+
+
+def ignored_pixels(ignore_mask: Any, size: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Check which pixels of images of a size do not count; None where all do."""
+    return None if ignore_mask is None else check_ignored(ignore_mask, size)
+
+
+def check_sides(size: Any) -> tuple[int, int] | None:
+    """Check the sides of what "masking" masks at once."""
+    if size is None:
+        return None
+    if len(size) != 2 or not all(isinstance(side, Integral) for side in size):
+        raise ValueError(
+            f"corruption__mask_size must be two whole numbers of pixels. Got {size!r}."
+        )
+    if not 1 <= size[0] <= size[1]:
+        raise ValueError(f"corruption__mask_size must rise from 1 pixel at least. Got {size!r}.")
+    return int(size[0]), int(size[1])
+
+
+def _check_on_features(detector: Any) -> None:
+    for part, component in COMPONENTS.items():
+        defaults = component().get_params()
+        for name, value in detector.component(part).get_params().items():
+            if f"{part}__{name}" not in ON_FEATURES and value != defaults[name]:
+                raise ValueError(
+                    f"{part}__{name} is about networks over pixels, but "
+                    f"features={detector.features!r}; leave it out, or set features='pixels'."
+                )
+
+
+def _check_auto(detector: Any) -> None:
+    for part, name in (
+        ("detector", "region_size"), ("training", "crop_size"),
+        ("postprocessing", "smoothing"), ("postprocessing", "dilation"),
+    ):  # fmt: skip
+        if (
+            getattr(detector.component(part), name) == "auto"
+            and detector.component("corruption").spacing is None
+        ):
+            raise ValueError(
+                f"{part}__{name}='auto' is learnt from what moves in stacked video; give "
+                "corruption__spacing, as VIDEO does, or a number of pixels."
+            )

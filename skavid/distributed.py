@@ -152,10 +152,10 @@ def maps(detector: AVIDDetector, X: Any) -> Bunch:
         "evidence": shape[:2],
     }
     joined = {
-        name: _join(X, [(look[name], shape) for look in looks], np.float32)
+        name: _join(X, [(getattr(look, name), shape) for look in looks], np.float32)
         for name, shape in shapes.items()
     }
-    return Bunch(**joined, whole=_join(X, [(look["whole"], ()) for look in looks], bool))
+    return Bunch(**joined, whole=_join(X, [(look.whole, ()) for look in looks], bool))
 
 
 def stack(stacker: TemporalStacker, X: Any, *, groups: ArrayLike | None = None) -> Any:
@@ -210,11 +210,11 @@ def stack(stacker: TemporalStacker, X: Any, *, groups: ArrayLike | None = None) 
         raise TypeError(f"stacker must be a TemporalStacker. Got {type(stacker).__name__}.")
     X = _check_array(X)
     like = stacker.transform(_one(X), groups=None if groups is None else [0])
-    starts = temporal._clip_starts(groups, np.empty(len(X)))
+    starts = temporal.first_frames(groups, np.empty(len(X)))
     sent = dask.delayed(stacker, traverse=False)
     parts = [
         (dask.delayed(_stack)(sent, *part), like.shape[1:])
-        for part in _with_past(X, starts, stacker._reach())
+        for part in _with_past(X, starts, stacker.reach)
     ]
     return _join(X, parts, like.dtype)
 
@@ -256,7 +256,7 @@ def causal_mean(maps: Any, n_frames: int, *, groups: ArrayLike | None = None) ->
     dask = _import_dask("causal_mean")
     maps = _check_array(maps, name="maps")
     temporal.causal_mean([0.0], n_frames)  # refuses what is no number of frames
-    starts = temporal._clip_starts(groups, np.empty(len(maps)))
+    starts = temporal.first_frames(groups, np.empty(len(maps)))
     parts = [
         (dask.delayed(_causal_mean)(n_frames, *part), maps.shape[1:])
         for part in _with_past(maps, starts, int(n_frames) - 1)
@@ -300,7 +300,7 @@ def _prepare(function: str, detector: Any, X: Any) -> tuple[Any, tuple[int, ...]
             "Pipeline, and transform X block by block before."
         )
     X = _check_array(X)
-    shape = detector._check(_one(X)).shape[1:]
+    shape = detector.as_images(_one(X)).shape[1:]
     copied = copy.copy(detector)
     copied.__dict__.pop("net_", None)  # half of the bytes, and no worker trains
     copied.callbacks = None
@@ -363,6 +363,3 @@ def _join(X: Any, parts: list[tuple[Any, tuple[int, ...]]], dtype: Any) -> Any:
             for (part, shape), length in zip(parts, _lengths(X), strict=True)
         ]
     )
-
-
-# --- training in several processes ---------------------------------------------------------------

@@ -39,6 +39,7 @@ from skavid.core.regions import PAPER_GEOMETRY, Geometry
 from skavid.sklearn_private import (
     Interval,
     StrOptions,
+    parameter_constraints,
     validate_parameter_constraints,
 )
 from skavid.writing import check_target, replace
@@ -661,7 +662,7 @@ def _checked_parameters(
     """Check all parameters, and group those of components."""
     known = {name: rule for name, rule in constraints.items() if name not in COMPONENTS}
     for part, component in COMPONENTS.items():
-        rules = component._parameter_constraints
+        rules = parameter_constraints(component)
         known |= {f"{part}__{name}": rule for name, rule in rules.items()}
     _check_names("parameter", parameters, set(known), set())
     narrower = {**known, **{name: [None] for name in NOT_KEPT}}

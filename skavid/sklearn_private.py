@@ -35,3 +35,14 @@ def validated(**constraints: list[Any]) -> Callable[[_Function], _Function]:
         constraints, prefer_skip_nested_validation=True
     )
     return decorator
+
+
+def parameter_constraints(estimator: Any) -> dict[str, list[Any]]:
+    """Return the constraints on the parameters of an estimator, or of its class."""
+    constraints: dict[str, list[Any]] = estimator._parameter_constraints
+    return constraints
+
+
+def validate_parameters(estimator: Any) -> None:
+    """Validate the parameters of an estimator, as `fit` does."""
+    estimator._validate_params()

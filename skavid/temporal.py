@@ -155,7 +155,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             The fitted stacker.
         """
         if groups is not None:
-            _clip_starts(groups, X)
+            first_frames(groups, X)
         images = check_images(
             X, image_shape=self.image_shape, estimator=self, channel_counts=(1, 3)
         )
@@ -201,7 +201,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 "TemporalStacker was fitted with groups and needs them here, too, to keep clips "
                 "apart; pass groups=, zeros for a single clip, or stack before the search."
             )
-        starts = _clip_starts(groups, images)
+        starts = first_frames(groups, images)
         n, height, width, _ = images.shape
         container = get_output_config("transform", self)["dense"]
         if container != "default" and np.ndim(X) != 2:
@@ -276,8 +276,8 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         array([ True,  True, False,  True,  True, False])
         """
         self._validate_params()
-        starts = _clip_starts(groups, np.asarray(X))
-        padded: npt.NDArray[np.bool_] = np.arange(len(starts)) - starts < self._reach()
+        starts = first_frames(groups, np.asarray(X))
+        padded: npt.NDArray[np.bool_] = np.arange(len(starts)) - starts < self.reach
         return padded
 
     def stream(self) -> FrameStream:
@@ -338,8 +338,9 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Return the delay of each channel in frames, the oldest first."""
         return range((self.n_channels - 1) * self.spacing, -1, -self.spacing)
 
-    def _reach(self) -> int:
-        """Return how many past frames a stack depends on."""
+    @property
+    def reach(self) -> int:
+        """Number of past frames that a stack depends on."""
         return self._lags()[0] + bool(self.average)
 
     def _out_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -352,7 +353,7 @@ class TemporalStacker(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Fill ``stacks`` in blocks of consecutive frames; return the change of each frame."""
         n, *shape = images.shape
         change = np.zeros(n)
-        reach = self._reach()
+        reach = self.reach
         # Each block also reads the past frames of its first stacks, so it is at least as long.
         step = max(_BLOCK_BYTES // (4 * math.prod(shape)), reach, 1)
         for begin in range(0, n, step):
@@ -513,7 +514,7 @@ def causal_mean(
     if not isinstance(n_frames, Integral) or n_frames < 1:
         raise ValueError(f"n_frames must be a whole number above 0. Got {n_frames!r}.")
     values = np.asarray(maps, dtype=np.float32)
-    starts = _clip_starts(groups, values)
+    starts = first_frames(groups, values)
     total = values.copy()
     count = np.ones(len(values), dtype=np.float32)
     for lag in range(1, min(int(n_frames), len(values))):
@@ -546,7 +547,7 @@ def _mean(frames: npt.NDArray[Any], before: npt.NDArray[Any]) -> npt.NDArray[Any
     return np.asarray(np.float32(0.5) * frames + np.float32(0.5) * before)
 
 
-def _clip_starts(groups: npt.ArrayLike | None, frames: npt.ArrayLike) -> npt.NDArray[np.int64]:
+def first_frames(groups: npt.ArrayLike | None, frames: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Return the index of the first frame of the clip of each frame."""
     if groups is None:
         return clip_starts(np.shape(frames)[0], None)

@@ -16,16 +16,23 @@ from sklearn.metrics import roc_auc_score
 
 from skavid.core.anomaly_maps import (
     FUSIONS,
+    AnomalyMaps,
+    DecisionRule,
+    evidence,
+    find,
+    gather,
+    margins,
+    mask,
+    regularity,
+    score,
+    smooth,
+)
+from skavid.core.calibration import (
     balance_margins,
     calibrate,
     conformal_count,
-    evidence,
-    mask,
     move_thresholds,
-    regularity,
-    score,
     shift_for_contamination,
-    smooth,
 )
 
 BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
@@ -468,7 +475,7 @@ def test_calibration_does_not_depend_on_blocks_or_order(monkeypatch):
     thresholds = calibrate(residual, logits, target_fpr=0.1)
     order = np.random.default_rng(0).permutation(50)
     assert calibrate(residual[order], logits[order], target_fpr=0.1) == thresholds
-    monkeypatch.setattr("skavid.core.anomaly_maps.BLOCK_PIXELS", 100)
+    monkeypatch.setattr("skavid.core.calibration.BLOCK_PIXELS", 100)
     assert calibrate(residual, logits, target_fpr=0.1) == thresholds
 
 
@@ -602,3 +609,88 @@ def test_the_worst_held_out_clip_is_just_over_its_share_and_no_other_is(seed, ta
     over = [share - most for share, most in zip(shares, allowed, strict=True)]
     assert sorted(over)[-1] == 1
     assert sorted(over)[-2] <= 0
+
+
+# --- AnomalyMaps ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fusion", "area"), RULES)
+def test_anomaly_maps_follow_from_both_maps_and_the_rule(fusion, area, monkeypatch):
+    monkeypatch.setattr("skavid.core.anomaly_maps.BLOCK_PIXELS", 100)  # in blocks of one image
+    residual, logits = random_maps(7)
+    rule = DecisionRule(0.3, 0.4, fusion, 0.7, *area)
+    maps = AnomalyMaps(residual, logits, rule=rule)
+    e = evidence(residual, logits, **rule._asdict())
+    np.testing.assert_array_equal(maps.evidence, e, strict=True)
+    np.testing.assert_array_equal(maps.mask, mask(e), strict=True)
+    np.testing.assert_array_equal(maps.scores, score(e), strict=True)
+    np.testing.assert_array_equal(maps.regularity, regularity(logits), strict=True)
+    for row in range(len(maps)):
+        expected = find(e[row], residual[row], logits[row], alpha=0.3, zeta=0.4)
+        assert maps.find(row) == expected
+    assert not maps.whole.any()
+
+
+def test_the_evidence_of_maps_is_computed_once(monkeypatch):
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return evidence(*args, **kwargs)
+
+    monkeypatch.setattr("skavid.core.anomaly_maps.evidence", counted)
+    maps = AnomalyMaps(*random_maps(3), rule=DecisionRule(0.3, 0.4))
+    maps.mask, maps.scores, maps.find(0), maps.irregular_as_a_whole
+    assert len(calls) == 1
+
+
+def test_other_thresholds_share_the_maps_and_leave_the_first_ones_alone():
+    maps = AnomalyMaps(*random_maps(3), rule=DecisionRule(0.3, 0.4, "mean", 0.7))
+    before = maps.evidence.copy()
+    other = maps.with_thresholds(0.6, 0.3)
+    assert other.residual is maps.residual
+    assert other.logits is maps.logits
+    assert other.rule == DecisionRule(0.6, 0.3, "mean", 0.7)
+    expected = evidence(maps.residual, maps.logits, **other.rule._asdict())
+    np.testing.assert_array_equal(other.evidence, expected)
+    np.testing.assert_array_equal(maps.evidence, before)
+    with pytest.raises(ValueError, match="alpha must be a finite number above 0"):
+        maps.with_thresholds(0.0, 0.3)
+
+
+def test_given_evidence_takes_the_place_of_that_of_the_maps():
+    maps = AnomalyMaps(*random_maps(2), rule=DecisionRule(0.3, 0.4), whole=np.array([True, True]))
+    high = np.full(maps.residual.shape, 1.0, np.float32)
+    high[1] = -1
+    averaged = maps.with_evidence(high)
+    assert averaged.mask[0].all()
+    assert not averaged.mask[1].any()
+    assert averaged.scores.tolist() == [-1, 1]
+    assert averaged.irregular_as_a_whole.tolist() == [True, False]
+
+
+def test_margins_have_the_signs_of_both_conditions():
+    residual, logits = random_maps(4)
+    inpainter, detector = margins(residual, logits, alpha=0.3, zeta=0.4)
+    np.testing.assert_array_equal(inpainter >= 0, residual >= np.float32(0.3))
+    np.testing.assert_array_equal(detector >= 0, regularity(logits) <= np.float32(0.4))
+
+
+def test_gathered_maps_are_written_where_they_are_wanted():
+    residual, logits = random_maps(5)
+    rule = DecisionRule(0.3, 0.4)
+    parts = [
+        (rows, AnomalyMaps(residual[rows], logits[rows], rule=rule))
+        for rows in (slice(0, 2), slice(2, 5))
+    ]
+    out = {"evidence": np.empty_like(residual), "logits": np.empty_like(residual)}
+    maps = gather(parts, residual.shape, rule=rule, out=out)
+    assert maps.evidence is out["evidence"]
+    assert maps.logits is out["logits"]
+    np.testing.assert_array_equal(maps.residual, residual)
+    np.testing.assert_array_equal(
+        maps.evidence, evidence(residual, logits, **rule._asdict()), strict=True
+    )
+    assert maps.inpainted is None
+    with pytest.raises(ValueError, match="out has the key 'mask'"):
+        gather(parts, residual.shape, rule=rule, out={"mask": maps.mask})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import pkgutil
 import re
 import warnings
 from unittest.mock import Mock
@@ -19,7 +20,9 @@ from sklearn.exceptions import NotFittedError
 
 from skavid import PAPER, VIDEO, AVIDDetector, TemporalStacker
 from skavid.components import nested
+from skavid.core.anomaly_maps import MAPS
 from skavid.core.corruption import masking, noise
+from skavid.core.pixel_pair import PixelPair
 from skavid.core.training import split
 from skavid.datasets import make_moving_shapes
 
@@ -545,18 +548,26 @@ def test_a_refused_fit_says_why_and_leaves_a_fitted_detector_as_it_was(fitted, c
     )
 
 
-@pytest.mark.parametrize("step", ["_check_training", "_train", "_keep", "_calibrate"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "skavid.components.check_parameters",
+        "skavid.fitting.train",
+        "skavid.estimator.AVIDDetector._keep",
+        "skavid.estimator.AVIDDetector._calibrate",
+    ],
+)
 def test_a_fit_that_fails_at_any_step_leaves_a_fitted_detector_as_it_was(
     fitted, step, monkeypatch
 ):
     detector = copy.deepcopy(fitted)
-    original = getattr(AVIDDetector, step)
+    original = pkgutil.resolve_name(step)
 
-    def fail_at_the_end(self, *args, **kwargs):
-        original(self, *args, **kwargs)
+    def fail_at_the_end(*args, **kwargs):
+        original(*args, **kwargs)
         raise MemoryError("no more")
 
-    monkeypatch.setattr(AVIDDetector, step, fail_at_the_end)
+    monkeypatch.setattr(step, fail_at_the_end)
     for fit in (detector.fit, detector.partial_fit):
         with pytest.raises(MemoryError, match="no more"):
             fit(textures(seed=5, height=10))
@@ -761,14 +772,14 @@ def test_a_detector_with_other_thresholds_shares_the_networks(fitted):
 @pytest.mark.parametrize("corruption", ["synthetic", "masking"])
 def test_a_search_looks_at_the_images_once(tmp_path, monkeypatch, corruption):
     looks = []
-    change = AVIDDetector._change
+    change = PixelPair.change
 
     def counted(self, *arguments):
         looks.append(1)
         return change(self, *arguments)
 
     options = {**TINY, "max_epochs": 1, "corruption__inpainter": corruption}
-    monkeypatch.setattr(AVIDDetector, "_change", counted)
+    monkeypatch.setattr(PixelPair, "change", counted)
     plain = AVIDDetector(**nested(dict(**options, fusion="min", alpha=0.1, zeta=0.7))).fit(NORMAL)
     expected = plain.score_samples(QUERY), plain.segment(QUERY), plain.find(QUERY)
     looks.clear()
@@ -782,6 +793,43 @@ def test_a_search_looks_at_the_images_once(tmp_path, monkeypatch, corruption):
         assert_array_equal(np.asarray(one, dtype=object), np.asarray(other, dtype=object))
 
 
+def test_maps_of_batches_are_those_of_all_images(fitted):
+    expected = fitted.maps(QUERY)
+    for inpainted in (True, False):
+        seen = []
+        for rows, maps in fitted.iter_maps(QUERY, inpainted=inpainted):
+            seen += range(*rows.indices(len(QUERY)))
+            for name in MAPS[0 if inpainted else 1 :]:
+                assert_array_equal(getattr(maps, name), getattr(expected, name)[rows])
+            assert_array_equal(maps.scores, fitted.score_samples(QUERY)[rows])
+        assert seen == list(range(len(QUERY)))
+    assert maps.inpainted is None
+    assert fitted.maps(QUERY, inpainted=False).inpainted is None
+
+
+def test_images_are_refused_before_the_first_batch_is_asked_for(fitted):
+    with pytest.raises(ValueError, match="contains NaN"):
+        fitted.iter_maps(np.full((1, 16, 12), np.nan))
+
+
+def test_the_rule_and_the_pair_are_those_in_use(fitted):
+    assert fitted.rule_[:2] == (fitted.alpha_, fitted.zeta_)
+    assert fitted.pair_.inpainter is fitted.inpainter_
+    changed = copy.copy(fitted).set_params(postprocessing__smoothing=5, fusion="min")
+    assert changed.pair_.filters["mean"] == 5
+    assert changed.rule_.fusion == "min"
+
+
+def test_calibrated_thresholds_count_as_auto(fitted):
+    found = fitted.calibrate(NORMAL, target_fpr=0.2)
+    other = fitted.with_thresholds(found.alpha, found.zeta, calibration=found)
+    assert (other.alpha, other.zeta, other.target_fpr) == ("auto", "auto", 0.2)
+    assert other.alpha_ == found.alpha
+    assert other.calibration_ == {
+        name: found[name] for name in ("n_images", "n_clips", "fpr_bound", "clip_risk")
+    }
+
+
 def test_two_threads_find_what_one_does_and_leave_torch_as_it_was(monkeypatch):
     detector = AVIDDetector(**nested(TINY)).fit(NORMAL)
     expected = detector.maps(QUERY)
@@ -790,26 +838,27 @@ def test_two_threads_find_what_one_does_and_leave_torch_as_it_was(monkeypatch):
     found = detector.maps(QUERY)
     monkeypatch.undo()
     assert torch.get_num_threads() == before
-    for name, one in expected.items():
-        assert_array_equal(found[name], one)
+    for name in MAPS:
+        assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
 def test_large_images_are_scored_in_tiles_with_the_same_numbers(monkeypatch):
     detector = AVIDDetector(**nested(TINY)).fit(NORMAL)
     large = textures(n=2, height=150, width=170)
     expected = detector.maps(large)
-    monkeypatch.setattr("skavid.estimator.TILE_PIXELS", 3000)
+    monkeypatch.setattr("skavid.core.pixel_pair.TILE_PIXELS", 3000)
     found = detector.maps(large)
-    for name, one in expected.items():
-        assert_allclose(found[name], one, rtol=0, atol=1e-5, err_msg=name)
+    for name in MAPS:
+        one = getattr(expected, name)
+        assert_allclose(getattr(found, name), one, rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_an_error_in_either_network_reaches_the_caller(monkeypatch):
     detector = AVIDDetector(**nested(TINY)).fit(NORMAL)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    for name in ("_change", "_doubt"):
+    for name in ("change", "doubt"):
         with monkeypatch.context() as patch:
-            patch.setattr(AVIDDetector, name, Mock(side_effect=MemoryError("no more")))
+            patch.setattr(PixelPair, name, Mock(side_effect=MemoryError("no more")))
             with pytest.raises(MemoryError, match="no more"):
                 detector.score_samples(QUERY)
     assert np.isfinite(detector.score_samples(QUERY)).all()

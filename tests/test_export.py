@@ -267,7 +267,7 @@ def test_stacks_of_video_with_what_is_learnt_from_it(tmp_path):
     stacks = stacker.fit_transform(scene.frames, groups=scene.clips)
     detector = AVIDDetector(**nested({**VIDEO, **TINY})).fit(stacks, groups=scene.clips)
     detector = shaken(detector)
-    assert detector._filter_sizes()["mean"] > 1
+    assert detector.pair_.filters["mean"] > 1
     to_onnx(detector, tmp_path / "detector.onnx")
     session = session_of(tmp_path / "detector.onnx")
     assert_same(run(session, stacks), detector, stacks)

@@ -22,7 +22,8 @@ from sklearn.utils import Bunch
 
 from skavid import AVIDDetector
 from skavid.components import Corruption, as_component, nested
-from skavid.core.anomaly_maps import FUSIONS, evidence, move_thresholds, regularity
+from skavid.core.anomaly_maps import FUSIONS, evidence, regularity
+from skavid.core.calibration import move_thresholds
 from skavid.core.training import BLIND_AUC
 from skavid.metrics import equal_error_rate
 from skavid.plotting import (
@@ -859,14 +860,14 @@ def fitted():
 def test_images_are_looked_at_once_and_outlined_where_the_detector_segments(fitted, monkeypatch):
     detector, X, _ = fitted
     looks = []
-    look = AVIDDetector._look
+    look = AVIDDetector.maps
 
     def counted(self, *args, **kwargs):
         looks.append(args)
         return look(self, *args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(AVIDDetector, "_look", counted)
+        patched.setattr(AVIDDetector, "maps", counted)
         display = IrregularityDisplay.from_estimator(detector, X)
     assert len(looks) == 1
     assert 0 < display.mask.sum() < display.mask.size

@@ -45,9 +45,22 @@ WITHOUT_EXAMPLES = {
     "core.scene.background",
     "core.scene.learn_scene",
     "core.scene.foreground",
-    "core.feature_training.judge",  # parts of AVIDDetector
+    "core.feature_pair.FeaturePair",  # parts of AVIDDetector
+    "core.feature_pair.train",
+    "core.feature_training.judge",
     "core.feature_training.train_pair",
     "core.feature_training.warn_if_blind",
+    "core.pair.Look",
+    "core.pair.Scale",
+    "core.pair.Trained",
+    "core.pair.both_maps",
+    "core.pair.cached_looks",
+    "core.pair.iter_looks",
+    "core.pair.iter_maps",
+    "core.pair.to_pixels",
+    "core.pixel_pair.PixelPair",
+    "core.pixel_pair.look_around",
+    "core.pixel_pair.train",
     "core.features.ImageNetFeatures",  # needs the weights of a package
     "core.training.AVIDNet",  # parts of AVIDDetector.fit
     "core.training.look_around",
@@ -120,10 +133,10 @@ PUBLIC = {
     ],
 }
 METHODS = [
-    "calibrate", "component", "decision_function", "find", "fit", "fit_predict",
-    "get_metadata_routing", "get_params", "load", "maps", "partial_fit", "predict", "save",
-    "score_samples", "segment", "set_fit_request", "set_params", "set_partial_fit_request",
-    "with_thresholds",
+    "as_images", "calibrate", "component", "decision_function", "find", "fit", "fit_predict",
+    "get_metadata_routing", "get_params", "iter_maps", "load", "maps", "pair_", "partial_fit",
+    "predict", "rule_", "save", "score_samples", "segment", "set_fit_request", "set_params",
+    "set_partial_fit_request", "with_thresholds",
 ]  # fmt: skip
 FUNCTIONS = ["datasets", "metrics", "report", "video"]
 # What may be given without its name: arrays, and the one thing that a function is about.

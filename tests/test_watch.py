@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.utils import Bunch
 
 from skavid import TemporalStacker
 from skavid.cli.events import Events
 from skavid.cli.feed import Feed
 from skavid.cli.watch import Viewer, watch
 from skavid.components import nested
+from skavid.core.anomaly_maps import AnomalyMaps, DecisionRule
 from skavid.datasets.sources import Reading
 from skavid.video import BrokenVideoError, Frame
 
@@ -119,6 +119,11 @@ def test_a_gap_comes_before_the_frames_behind_it_though_some_are_left_out(monkey
     samples.close()
 
 
+class Unlocated(AnomalyMaps):
+    def find(self, row):
+        return []
+
+
 class Glance:
     """A viewer without networks: bright frames are irregular."""
 
@@ -127,14 +132,7 @@ class Glance:
 
     def look(self, images):
         evidence = images[0][None].astype(np.float32) - 200
-        scores = -evidence.max(axis=(1, 2)).astype(float)
-        whole = np.zeros(len(images), bool)
-        return Bunch(
-            evidence=evidence, residual=evidence, regularity=evidence, scores=scores, whole=whole
-        )
-
-    def find(self, seen, row):
-        return []
+        return Unlocated(evidence, evidence, rule=DecisionRule(0.1, 0.5), evidence=evidence)
 
 
 @pytest.mark.slow
@@ -261,25 +259,24 @@ def test_findings_are_those_of_the_detector():
     ).fit(X)
     viewer = Viewer(detector)
     seen = viewer.look(list(X))
-    assert [viewer.find(seen, row) for row in range(30)] == detector.find(X)
+    assert [seen.find(row) for row in range(30)] == detector.find(X)
     np.testing.assert_array_equal(seen.scores, detector.score_samples(X))
 
 
 def test_a_patch_that_rests_on_earlier_frames_is_said_to():
     class Maps:
-        alpha_, zeta_ = 0.1, 0.5
         evidence = iter([3.0, -1.0])
 
-        def maps(self, images):
+        def maps(self, images, inpainted):
             level = next(self.evidence)
             seen = level > 0
-            return Bunch(
+            return AnomalyMaps(
+                np.full((1, 1, 1), 0.2 if seen else 0.05, np.float32),
+                np.full((1, 1, 1), -2.0 if seen else 2.0, np.float32),
+                rule=DecisionRule(0.1, 0.5),
                 evidence=np.full((1, 1, 1), level, np.float32),
-                residual=np.full((1, 1, 1), 0.2 if seen else 0.05, np.float32),
-                regularity=np.full((1, 1, 1), 0.2 if seen else 0.9, np.float32),
-                whole=np.zeros(1, bool),
             )
 
     viewer = Viewer(Maps(), average_frames=2)
-    carried = [viewer.find(viewer.look([np.zeros((1, 1))]), 0)[0].carried_by for _ in range(2)]
+    carried = [viewer.look([np.zeros((1, 1))]).find(0)[0].carried_by for _ in range(2)]
     assert carried == ["both", "earlier"]

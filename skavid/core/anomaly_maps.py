@@ -1,4 +1,4 @@
-"""From two maps to one evidence, a mask, a score and thresholds (Sec. 3.4, Eq. 4).
+"""From two maps to one evidence, a mask and a score (Sec. 3.4, Eq. 4).
 
 NumPy and SciPy on arrays of maps.
 """
@@ -6,30 +6,31 @@ NumPy and SciPy on arrays of maps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-from scipy.special import expit, logit, ndtri
+from scipy.special import expit, logit
 
 from skavid.core.images import RESIDUAL_FLOOR, check_option
 
 __all__ = [
     "FUSIONS",
+    "AnomalyMaps",
+    "DecisionRule",
     "Finding",
-    "balance_margins",
-    "calibrate",
+    "as_output",
     "check_thresholds",
-    "conformal_count",
     "evidence",
     "find",
+    "gather",
+    "margins",
     "mask",
-    "move_thresholds",
     "regularity",
     "score",
-    "shift_for_contamination",
     "smooth",
 ]
 
@@ -37,12 +38,11 @@ FUSIONS = ("min", "mean", "inpainter", "detector")
 """Ways to join the margins of I and D; "min" is Eq. 4."""
 
 AREAS = ("patch", "image")
-BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
+MAPS = ("inpainted", "residual", "logits", "regularity", "evidence")  # the first three are stored
 # The smallest normal float32: a margin that stays negative wherever subnormals count as 0.
 TINY = float(np.finfo(np.float32).tiny)
 # e^-87 and e^87 are normal float32 numbers.
 LOG_LIMIT = 87.0
-LARGEST_AUC = 0.9999  # beyond this it says how many regions there were
 BLOCK_PIXELS = 2**20
 
 
@@ -210,57 +210,33 @@ def evidence(
     return margin
 
 
-def balance_margins(
-    residual: NDArray[np.float32],
-    logits: NDArray[np.float32],
-    *,
-    region_auc: tuple[float, float] | None = None,
-) -> float:
-    """Weigh both margins so that they count alike for normal images, or as each network is worth.
+def margins(
+    residual: ArrayLike, logits: ArrayLike, *, alpha: float, zeta: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the margin of each network alone, which `evidence` joins.
 
     Parameters
     ----------
-    residual, logits : ndarray of shape (n_images, height, width)
-        The maps of held-out normal images.
-    region_auc : tuple of two float, default=None
-        How well I and D each tell synthetic anomalies from normal regions, in [0, 1]. None takes
-        both as equally good.
+    residual, logits : array-like of shape (n_images, height, width)
+        As in `evidence`.
+    alpha, zeta : float
+        Thresholds, above 0 and in (0, 1).
 
     Returns
     -------
-    balance : float
-        The share of I's margin in their mean, in [0, 1]: each margin weighs the inverse of how
-        much its extreme differs from image to image, times the network's detectability index.
-        0.5 where this says nothing.
-
-    Notes
-    -----
-    A logit spans many nats where a log residual spans one; in a plain mean D would drown I.
-    The detectability index of signal detection theory is ``sqrt(2) * Phi^-1(AUC)``, and 0 for
-    a network at chance: weights in proportion to it make the best linear combination of two
-    independent normal scores of equal spread (Green and Swets, "Signal detection theory and
-    psychophysics", 1966). The weights add up to 1, so that moving both thresholds along their ray
-    by t still lowers the evidence by t.
+    inpainter, detector : ndarray of the same shape, float64
+        ``log(R / alpha)`` and ``logit(zeta) - z``, in nats: at least 0 exactly where
+        ``R >= alpha``, and where ``O <= zeta``.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from skavid.core.anomaly_maps import balance_margins
-    >>> residual = np.exp(np.array([0.0, 1.0], np.float32)).reshape(2, 1, 1)
-    >>> logits = np.array([0.0, 3.0], np.float32).reshape(2, 1, 1)
-    >>> balance_margins(residual, logits)
-    0.75
-    >>> balance_margins(residual, logits, region_auc=(0.5, 0.9))
-    0.0
+    >>> from skavid.core.anomaly_maps import margins
+    >>> inpainter, detector = margins([[[0.2]]], [[[-2.0]]], alpha=0.1, zeta=0.5)
+    >>> inpainter.round(2), detector
+    (array([[[0.69]]]), array([[[2.]]]))
     """
-    largest = np.log(np.maximum(residual.max(axis=(1, 2)), RESIDUAL_FLOOR).astype(np.float64))
-    lowest = logits.min(axis=(1, 2)).astype(np.float64)
-    of_inpainter, of_detector = float(lowest.std()), float(largest.std())
-    if region_auc is not None:
-        worth = ndtri(np.clip(region_auc, 0.5, LARGEST_AUC))
-        of_inpainter, of_detector = of_inpainter * worth[0], of_detector * worth[1]
-    total = of_inpainter + of_detector
-    return round(float(of_inpainter / total), 6) if total > 0 else 0.5
+    check_thresholds(alpha, zeta)
+    return _inpainter_margin(residual, alpha), _detector_margin(logits, zeta)
 
 
 class Finding(NamedTuple):
@@ -402,213 +378,303 @@ def score(evidence: NDArray[np.float32]) -> NDArray[np.float64]:
     return scores
 
 
-def move_thresholds(alpha: float, zeta: float, t: float) -> tuple[float, float]:
-    """Move both thresholds of Eq. 4 along their ray, as the paper draws its ROC.
+class DecisionRule(NamedTuple):
+    """The thresholds of Eq. 4 and how they are applied, as `evidence` takes them.
 
     Parameters
     ----------
     alpha, zeta : float
-        Thresholds, above 0 and in (0, 1).
-    t : float
-        How much evidence more to ask for, in nats: `evidence` becomes ``e - t``.
-
-    Returns
-    -------
-    alpha, zeta : float
-        ``alpha * exp(t)``, and zeta with its odds times ``exp(-t)``. Rounded to float32, the
-        precision of the maps, and kept finite, above 0, and zeta below 1.
+        Thresholds on the residual, above 0, and on the regularity, in (0, 1).
+    fusion : {"min", "mean", "inpainter", "detector"}, default="min"
+        How the margins of I and D are joined.
+    balance : float, default=0.5
+        The share of I's margin in the "mean", in [0, 1].
+    min_area : int, default=0
+        How many pixels must be irregular together.
+    min_area_of : {"patch", "image"}, default="patch"
+        Whether they must be connected.
 
     Examples
     --------
-    >>> from skavid.core.anomaly_maps import move_thresholds
-    >>> move_thresholds(0.25, 0.5, 1.0)
-    (0.679570..., 0.268941...)
+    >>> from skavid.core.anomaly_maps import DecisionRule
+    >>> DecisionRule(0.1, 0.5, fusion="mean").balance
+    0.5
     """
-    check_thresholds(alpha, zeta)
-    log_alpha = np.clip(math.log(alpha) + t, -LOG_LIMIT, LOG_LIMIT)
-    logit_zeta = np.clip(logit(zeta) - t, -LOG_LIMIT, LOG_LIMIT)
-    return float(np.float32(np.exp(log_alpha))), min(
-        float(np.float32(expit(logit_zeta))), BELOW_ONE
-    )
+
+    alpha: float
+    zeta: float
+    fusion: str = "min"
+    balance: float = 0.5
+    min_area: int = 0
+    min_area_of: str = "patch"
 
 
-def calibrate(
-    residual: NDArray[np.float32],
-    logits: NDArray[np.float32],
-    *,
-    alpha: float | str = "auto",
-    zeta: float | str = "auto",
-    target_fpr: float = 0.01,
-    groups: NDArray[Any] | None = None,
-    fusion: str = "min",
-    balance: float = 0.5,
-    min_area: int = 0,
-    min_area_of: str = "patch",
-) -> tuple[float, float]:
-    """Choose thresholds so that few normal images, not seen in training, have a mask.
+class AnomalyMaps:
+    """The maps of some images, and all that follows from them: evidence, masks, scores, patches.
+
+    `AVIDDetector.maps` and `AVIDDetector.iter_maps` return it.
 
     Parameters
     ----------
-    residual, logits : ndarray of shape (n_images, height, width)
-        The maps of held-out normal images, as in `evidence`.
-    alpha, zeta : float or "auto", default="auto"
-        A number is used as it is, "auto" is searched.
-    target_fpr : float, default=0.01
-        Share of normal images to flag at most, in (0, 1].
-    groups : ndarray of shape (n_images,), default=None
-        Clip ids. No clip may then have a larger share flagged: see the notes.
-    fusion, balance, min_area, min_area_of : str, float, int, str
-        As in `evidence`.
+    residual : ndarray of shape (n_images, height, width), float32
+        R, how much I changes each pixel, in the units of alpha.
+    logits : ndarray of shape (n_images, height, width), float32
+        D's linear output, z: the lowest of the regions that hold a pixel.
+    rule : DecisionRule
+        The thresholds, and how both maps are joined.
+    whole : ndarray of shape (n_images,), bool, default=None
+        True where an image as a whole is farther from normal than any training image (black,
+        dimmed, out of focus). None takes False for all.
+    inpainted : ndarray of shape (n_images, height, width[, n_channels]), float32, default=None
+        I(X), in X's units. None where it was not asked for.
+    evidence : ndarray of shape (n_images, height, width), float32, default=None
+        What takes the place of the evidence that follows from both maps: its mean over some
+        frames, for example.
+    regularity : ndarray of shape (n_images, height, width), float32, default=None
+        O, where it has been computed already.
+
+    Attributes
+    ----------
+    evidence : ndarray of shape (n_images, height, width), float32
+        The anomaly map e of Eq. 4, at least 0 where a pixel is irregular; computed once, when it
+        is first asked for.
+    regularity : ndarray of shape (n_images, height, width), float32
+        O, D's score in [0, 1] of the least regular region that holds a pixel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.anomaly_maps import AnomalyMaps, DecisionRule
+    >>> residual, logits = np.float32([[[0.2, 0.05]]]), np.float32([[[-2.0, 1.0]]])
+    >>> maps = AnomalyMaps(residual, logits, rule=DecisionRule(alpha=0.1, zeta=0.5))
+    >>> maps.mask
+    array([[[ True, False]]])
+    >>> maps.with_thresholds(0.3, 0.5).mask
+    array([[[False, False]]])
+    """
+
+    def __init__(
+        self,
+        residual: NDArray[np.float32],
+        logits: NDArray[np.float32],
+        *,
+        rule: DecisionRule,
+        whole: NDArray[np.bool_] | None = None,
+        inpainted: NDArray[np.float32] | None = None,
+        evidence: NDArray[np.float32] | None = None,
+        regularity: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.residual = residual
+        self.logits = logits
+        self.rule = rule
+        self.whole = np.zeros(len(residual), bool) if whole is None else whole
+        self.inpainted = inpainted
+        if evidence is not None:
+            self.evidence = evidence
+        if regularity is not None:
+            self.regularity = regularity
+
+    def __len__(self) -> int:
+        return len(self.residual)
+
+    @cached_property
+    def evidence(self) -> NDArray[np.float32]:
+        """The anomaly map e, at least 0 where a pixel is irregular."""
+        joined = np.empty(self.residual.shape, np.float32)
+        step = max(1, BLOCK_PIXELS // max(1, self.residual[0].size)) if len(self) else 1
+        for start in range(0, len(self), step):  # float64 for a block of images only
+            rows = slice(start, start + step)
+            joined[rows] = evidence(self.residual[rows], self.logits[rows], **self.rule._asdict())
+        return joined
+
+    @cached_property
+    def regularity(self) -> NDArray[np.float32]:
+        """D's score in [0, 1] of the least regular region that holds a pixel."""
+        return regularity(self.logits)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """True where a pixel is irregular, bool of shape (n_images, height, width)."""
+        return mask(self.evidence)
+
+    @cached_property
+    def scores(self) -> NDArray[np.float64]:
+        """The score of each image, the higher the more normal: above 0 where its mask is empty."""
+        return score(self.evidence)
+
+    @property
+    def irregular_as_a_whole(self) -> NDArray[np.bool_]:
+        """True where `whole` holds and the mask is not empty, bool of shape (n_images,)."""
+        return self.whole & (self.scores <= 0)
+
+    @property
+    def margins(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The margins of I and D alone, computed anew at each call; see `margins`."""
+        alpha, zeta = self.rule[:2]
+        return margins(self.residual, self.logits, alpha=alpha, zeta=zeta)
+
+    def find(self, row: int) -> list[Finding]:
+        """List the connected patches of the mask of one image, the most irregular one first.
+
+        Parameters
+        ----------
+        row : int
+            Which image.
+
+        Returns
+        -------
+        findings : list of Finding
+            See `find`.
+        """
+        alpha, zeta = self.rule[:2]
+        maps = self.evidence[row], self.residual[row], self.logits[row]
+        return find(*maps, alpha=alpha, zeta=zeta)
+
+    def with_thresholds(self, alpha: float, zeta: float) -> AnomalyMaps:
+        """Return the same maps under other thresholds.
+
+        Parameters
+        ----------
+        alpha, zeta : float
+            Thresholds on the residual, above 0, and on the regularity, in (0, 1).
+
+        Returns
+        -------
+        maps : AnomalyMaps
+            It shares the arrays that do not depend on the thresholds.
+        """
+        check_thresholds(alpha, zeta)
+        rule = self.rule._replace(alpha=float(alpha), zeta=float(zeta))
+        return AnomalyMaps(
+            self.residual, self.logits, rule=rule, whole=self.whole, inpainted=self.inpainted
+        )
+
+    def with_evidence(self, evidence: NDArray[np.float32]) -> AnomalyMaps:
+        """Return the same maps with other evidence, such as its mean over some frames.
+
+        Parameters
+        ----------
+        evidence : ndarray of shape (n_images, height, width), float32
+            The evidence that masks, scores and patches shall follow from.
+
+        Returns
+        -------
+        maps : AnomalyMaps
+            It shares all other arrays.
+        """
+        return AnomalyMaps(
+            self.residual, self.logits, rule=self.rule, whole=self.whole,
+            inpainted=self.inpainted, evidence=evidence,
+        )  # fmt: skip
+
+
+def gather(
+    parts: Iterable[tuple[slice, AnomalyMaps]],
+    shape: tuple[int, int, int],
+    *,
+    rule: DecisionRule,
+    inpainted_shape: tuple[int, ...] | None = None,
+    out: Mapping[str, NDArray[Any]] | None = None,
+) -> AnomalyMaps:
+    """Gather the maps of batches in arrays of all images.
+
+    Parameters
+    ----------
+    parts : iterable of (slice, AnomalyMaps)
+        Which images, and their maps.
+    shape : tuple (n_images, height, width)
+        Of the maps.
+    rule : DecisionRule
+        The rule of all parts.
+    inpainted_shape : tuple, default=None
+        Of all inpainted images. None: the parts have none.
+    out : dict, default=None
+        Arrays to write to, by their names: "inpainted", "residual", "logits", "regularity" and
+        "evidence". The first three are made where they are missing, the last two when they are
+        asked for.
 
     Returns
     -------
-    alpha, zeta : float
-        Exactly float32 numbers where they were searched.
+    maps : AnomalyMaps
+        Of all images.
 
     Raises
     ------
     ValueError
-        If there is no image, or as in `evidence`.
-
-    Notes
-    -----
-    The rule is split conformal prediction [1]_: with thresholds exactly at the k-th most
-    irregular of n images, a new normal image is flagged with a probability of at most
-    ``k / (n + 1)``. So k is the largest for which this is no more than the target
-    (`conformal_count`), and 1 where none is. Frames of one clip are alike, so this promises
-    nothing for the next clip. With groups, a clip passes with ``floor(target_fpr * n_g)`` of its
-    n_g images flagged, and the thresholds stand exactly at the first image too many of the worst
-    of m clips: clips taken as exchangeable, a new one fails with a probability of at most about
-    ``1 / (m + 1)``.
-
-    Both thresholds are taken at the same quantile of their own map. With the largest residual
-    of each image in falling order and the lowest regularity of each in rising order, level j
-    takes the j-th of both. From the last level that flags too few, or the first one, both
-    thresholds are moved along their ray (`move_thresholds`) until that image is flagged. Where
-    one threshold is given, the other is moved alone under ``fusion="mean"``, and takes the first
-    level that flags enough, or else the last, under the others. Ties are flagged together.
-
-    Eq. 4 flags nothing whose residual is 0, or whose regularity is 1 in float32; if that
-    leaves fewer than k images, the thresholds of the level stay.
-
-    References
-    ----------
-    .. [1] Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005;
-       conformal anomaly detection: Laxhammar and Falkman, 2010.
+        If ``out`` has another key, or an array of another shape or dtype than float32.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from skavid.core.anomaly_maps import calibrate
-    >>> residual = np.array([0.1, 0.5, 0.2, 0.3], np.float32).reshape(4, 1, 1)
-    >>> logits = np.array([2.0, -1.0, 1.0, 0.0], np.float32).reshape(4, 1, 1)
-    >>> calibrate(residual, logits, target_fpr=0.5)
-    (0.183939..., 0.5)
+    >>> from skavid.core.anomaly_maps import AnomalyMaps, DecisionRule, gather
+    >>> rule, one = DecisionRule(0.1, 0.5), np.ones((1, 2, 2), np.float32)
+    >>> one = AnomalyMaps(one, one, rule=rule, inpainted=one)
+    >>> parts = [(slice(0, 1), one), (slice(1, 2), one)]
+    >>> len(gather(parts, (2, 2, 2), rule=rule, inpainted_shape=(2, 2, 2)))
+    2
     """
-    if not isinstance(alpha, str) and not isinstance(zeta, str):
-        return float(alpha), float(zeta)
-    n = len(residual)
-    if n == 0:
-        raise ValueError("residual must hold at least one held-out image. Got none.")
-    clips = np.zeros(n, np.int64) if groups is None else np.unique(groups, return_inverse=True)[1]
-    sizes = np.bincount(clips)
-    enough = (
-        np.array([conformal_count(n, target_fpr)])
-        if groups is None
-        else np.minimum(np.floor(target_fpr * sizes + 1e-9).astype(int) + 1, sizes)
-    )
+    given = out or {}
+    unknown = set(given) - set(MAPS)
+    if unknown:
+        raise ValueError(f"out has the key {min(unknown)!r}, but must have some of {MAPS}.")
+    names = [name for name in MAPS if name in given or name in MAPS[:3]]
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, shape)
+    if inpainted_shape is None:
+        del shapes["inpainted"]
+    else:
+        shapes["inpainted"] = inpainted_shape
+    arrays = {
+        name: as_output(given.get(name), needed, np.float32, f"out[{name!r}]")
+        for name, needed in shapes.items()
+    }
+    whole = np.zeros(shape[0], bool)
+    for rows, part in parts:
+        whole[rows] = part.whole
+        for name, array in arrays.items():
+            array[rows] = getattr(part, name)
+    return AnomalyMaps(rule=rule, whole=whole, **arrays)
 
-    def are_enough(flagged: NDArray[np.bool_]) -> bool:
-        return bool((np.bincount(clips, flagged) >= enough).any())
 
-    extremes = residual.max(axis=(1, 2)).astype(np.float32)
-    largest = np.sort(np.maximum(extremes, RESIDUAL_FLOOR))[::-1]
-    lowest = np.sort(np.clip(regularity(logits.min(axis=(1, 2))), TINY, BELOW_ONE))
-    free = isinstance(alpha, str), isinstance(zeta, str)
-    levels = [
-        (
-            float(largest[j]) if free[0] else float(alpha),
-            float(lowest[j]) if free[1] else float(zeta),
+def as_output(
+    out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any, name: str
+) -> NDArray[Any]:
+    """Check an array to write to, or make one.
+
+    Parameters
+    ----------
+    out : ndarray or None
+        What the user gave.
+    shape : tuple of int
+        The shape it must have.
+    dtype : dtype
+        The dtype it must have.
+    name : str
+        What to call it in messages.
+
+    Returns
+    -------
+    out : ndarray
+        The given array, or an empty one.
+
+    Raises
+    ------
+    ValueError
+        If it has another shape or dtype.
+
+    Examples
+    --------
+    >>> from skavid.core.anomaly_maps import as_output
+    >>> as_output(None, (2, 3), bool, "out").shape
+    (2, 3)
+    """
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(
+            f"{name} has shape {out.shape} and dtype {out.dtype}, but must have shape {shape} and "
+            f"dtype {np.dtype(dtype)}."
         )
-        for j in range(n)
-    ]
-    rule = {"fusion": fusion, "balance": balance, "min_area": min_area, "min_area_of": min_area_of}
-    level = _lowest_level(residual, logits, levels, are_enough, rule)
-    # How much the evidence falls where the free thresholds move by one nat.
-    slope = 1.0 if all(free) else {(True, False): balance, (False, True): 1 - balance}[free]
-    if all(free) or (fusion == "mean" and slope > 0):
-        start = levels[max(0, level - 1)]
-        everything = np.arange(n)
-        peaks = _peaks(residual, logits, everything, start, rule).astype(np.float64)
-        cut = max(np.sort(peaks[clips == clip])[-k] for clip, k in enumerate(enough)) / slope
-        # Thresholds are rounded to float32 and regularities near 1 are coarse: step down until
-        # the image is really flagged.
-        for nudge in (0.0, *(1e-6 * 4.0**i for i in range(13))):
-            moved = move_thresholds(*start, cut - nudge)
-            moved = (moved[0] if free[0] else start[0], moved[1] if free[1] else start[1])
-            if are_enough(_peaks(residual, logits, everything, moved, rule) >= 0):
-                return moved
-    return levels[min(level, n - 1)]
-
-
-def conformal_count(n: int, target_fpr: float) -> int:
-    """Tell how many of n held-out normal images are to be flagged.
-
-    Parameters
-    ----------
-    n : int
-        Number of images.
-    target_fpr : float
-        Share of new normal images to flag at most, in (0, 1].
-
-    Returns
-    -------
-    k : int
-        The largest for which ``k / (n + 1)``, a bound on the probability that a new normal image
-        is flagged, is no more than the target; 1 where none is.
-
-    Examples
-    --------
-    >>> from skavid.core.anomaly_maps import conformal_count
-    >>> conformal_count(199, 0.01), conformal_count(30, 0.01)
-    (2, 1)
-    """
-    return min(n, max(1, math.floor(target_fpr * (n + 1) + 1e-9)))
-
-
-def shift_for_contamination(
-    scores: NDArray[np.float64], alpha: float, zeta: float, contamination: float
-) -> tuple[float, float]:
-    """Move both thresholds so that a share of the training images is irregular.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n_images,)
-        Of the training images, at the present thresholds, from `score`.
-    alpha, zeta : float
-        The present thresholds.
-    contamination : float
-        The share, in (0, 0.5].
-
-    Returns
-    -------
-    alpha, zeta : float
-        From `move_thresholds`: as many images are irregular as have a score below the
-        ``100 * contamination``-th percentile, scikit-learn's rule. The cut lies half way
-        between the two scores beside it. Where all scores are equal, none is irregular.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skavid.core.anomaly_maps import shift_for_contamination
-    >>> shift_for_contamination(np.array([3.0, 1.0, 4.0]), 0.5, 0.5, contamination=0.3)
-    (0.067667..., 0.880797...)
-    """
-    ordered = np.sort(scores)
-    n_flagged = int((ordered < np.percentile(ordered, 100 * contamination)).sum())
-    beside = ordered[max(0, n_flagged - 1) : n_flagged + 1]
-    cut = beside.mean() if n_flagged else beside[0] - 1.0
-    return move_thresholds(alpha, zeta, -float(cut))
+    return out
 
 
 def check_thresholds(alpha: float, zeta: float) -> None:
@@ -682,47 +748,3 @@ def _cut_at_largest(margin: NDArray[np.float32], min_area: int) -> NDArray[np.fl
     flat = margin.reshape(len(margin), -1)
     place = flat.shape[1] - min_area
     return np.minimum(margin, np.partition(flat, place, axis=1)[:, place, None, None])
-
-
-def _peaks(
-    residual: NDArray[np.float32],
-    logits: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    level: tuple[float, float],
-    rule: dict[str, Any],
-) -> NDArray[np.float32]:
-    """Find the largest evidence of some images, a block of them at a time."""
-    size = max(1, BLOCK_PIXELS // (residual.shape[1] * residual.shape[2]))
-    alpha, zeta = level
-    peaks = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), size):
-        block = rows[start : start + size]
-        e = evidence(residual[block], logits[block], alpha=alpha, zeta=zeta, **rule)
-        peaks[start : start + size] = e.max(axis=(1, 2))
-    return peaks
-
-
-def _lowest_level(
-    residual: NDArray[np.float32],
-    logits: NDArray[np.float32],
-    levels: list[tuple[float, float]],
-    are_enough: Callable[[NDArray[np.bool_]], bool],
-    rule: dict[str, Any],
-) -> int:
-    """Bisect for the lowest level that flags enough images; their number if none does."""
-    low, high = 0, len(levels)
-    # What is flagged at `low` stays flagged, what is not flagged at `high` stays so: neither
-    # need be looked at again.
-    undecided = np.arange(len(residual))
-    decided = np.zeros(len(residual), dtype=bool)
-    while low < high:
-        middle = (low + high) // 2
-        here = _peaks(residual, logits, undecided, levels[middle], rule) >= 0
-        flagged = decided.copy()
-        flagged[undecided[here]] = True
-        if are_enough(flagged):
-            high, undecided = middle, undecided[here]
-        else:
-            decided = flagged
-            low, undecided = middle + 1, undecided[~here]
-    return low

@@ -223,6 +223,33 @@ def from_tensor(tensor: torch.Tensor, value_range: tuple[float, float]) -> npt.N
     return np.ascontiguousarray(images, dtype=np.float32)
 
 
+def intensity_range(
+    images: npt.NDArray[Any], value_range: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the intensities that become 0 and 1: uint8 images are 0 to 255 whatever was learnt.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n_images, H, W, C)
+        As :func:`check_images` returns them.
+    value_range : tuple (low, high)
+        Of the training images.
+
+    Returns
+    -------
+    range : tuple (low, high)
+        In the units of these images.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.images import intensity_range
+    >>> intensity_range(np.zeros((1, 8, 8, 1), np.uint8), (0.0, 1.0))
+    (0.0, 255.0)
+    """
+    return (0.0, 255.0) if images.dtype == np.uint8 else value_range
+
+
 def resize(picture: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
     """Resize an image or map, (h, w) or (h, w, n_channels), to a size by nearest neighbours."""
     rows, columns = (np.arange(n) * m // n for n, m in zip(size, picture.shape[:2], strict=True))

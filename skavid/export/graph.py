@@ -23,12 +23,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skavid import __version__
-from skavid.core import anomaly_maps
-from skavid.core.anomaly_maps import LOG_LIMIT, TINY
+from skavid.components import ignored_pixels
+from skavid.core.anomaly_maps import LOG_LIMIT, TINY, AnomalyMaps
 from skavid.core.images import RESIDUAL_FLOOR
 from skavid.core.networks import STEEPNESS, Detector, Inpainter
-from skavid.estimator import MASKING, AVIDDetector
+from skavid.core.pixel_pair import PixelPair
+from skavid.estimator import AVIDDetector
 from skavid.export import feature_maps
+from skavid.sklearn_private import validate_parameters
 from skavid.writing import replace
 
 __all__ = ["to_onnx", "verify_onnx"]
@@ -116,7 +118,7 @@ def to_onnx(detector: AVIDDetector, path: str | os.PathLike[str], *, dtype: str 
             "search give the detector inside, such as pipeline[-1]."
         )
     check_is_fitted(detector)
-    detector._validate_params()
+    validate_parameters(detector)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be 'uint8' or 'float32'. Got {dtype!r}.")
     processing = detector.component("postprocessing")
@@ -179,7 +181,7 @@ def verify_onnx(detector: AVIDDetector, path: str | os.PathLike[str], X: ArrayLi
     given = session.get_inputs()[0]
     # On the CPU like the graph: a GPU rounds otherwise.
     detector = copy.copy(detector).set_params(device="cpu")
-    images = _check_against(given, detector._check(X), path)
+    images = _check_against(given, detector.as_images(X), path)
     worst = Bunch(score=0.0, anomaly_map=0.0, mask=0, residual=0.0, regularity=0.0)
     step = max(1, VERIFIED_PIXELS // (images.shape[1] * images.shape[2]))
     for start in range(0, len(images), step):
@@ -207,14 +209,14 @@ def _check_against(given: Any, images: NDArray[Any], path: str | os.PathLike[str
     return images if takes_bytes else images.astype(np.float32)
 
 
-def _compare(found: dict[str, NDArray[Any]], maps: Bunch, worst: Bunch, start: int) -> None:
+def _compare(found: dict[str, NDArray[Any]], maps: AnomalyMaps, worst: Bunch, start: int) -> None:
     """Raise the largest differences to those of some images."""
-    expected = {
-        "score": anomaly_maps.score(maps.evidence),
+    expected: dict[str, NDArray[Any]] = {
+        "score": maps.scores,
         "anomaly_map": maps.evidence,
         "residual": maps.residual,
         "regularity": maps.regularity,
-        "mask": anomaly_maps.mask(maps.evidence),
+        "mask": maps.mask,
     }
     failed = {}
     for name in ("score", "anomaly_map", "residual", "regularity"):
@@ -274,8 +276,8 @@ def _metadata(detector: AVIDDetector, dtype: str) -> dict[str, Any]:
         "zeta": detector.zeta_,
         "fusion": detector.fusion,
         "balance": detector.balance_,
-        "smoothing": detector._filter_sizes()["mean"],
-        "dilation": detector._filter_sizes()["maximum"],
+        "smoothing": detector.pair_.filters["mean"],
+        "dilation": detector.pair_.filters["maximum"],
         "min_area": detector.component("postprocessing").min_area,
         "target_fpr": detector.target_fpr,
     }
@@ -283,9 +285,10 @@ def _metadata(detector: AVIDDetector, dtype: str) -> dict[str, Any]:
 
 def _is_fixed(detector: AVIDDetector) -> bool:
     """Tell whether the graph serves images of the training images' size alone."""
-    if detector.ignore_mask is not None or detector.component("corruption").inpainter in MASKING:
-        return True
-    return not detector._on_pixels() and not detector.inpainter_.is_pooled
+    pair = detector.pair_
+    if isinstance(pair, PixelPair):
+        return detector.ignore_mask is not None or pair.draws is not None
+    return detector.ignore_mask is not None or not detector.inpainter_.is_pooled
 
 
 def _import(name: str, function: str) -> Any:
@@ -361,20 +364,17 @@ class _Graph:
 
 def _write_judgement(g: _Graph, detector: AVIDDetector, dtype: str) -> None:
     """Lead from ``images``, ``alpha`` and ``zeta`` to all outputs."""
-    ignore_mask = detector._ignored(np.empty((0, *detector.image_shape_)))
+    ignore_mask = ignored_pixels(detector.ignore_mask, detector.image_shape_[:2])
+    pair = detector.pair_
     images = _scale(g, detector, dtype)
     if ignore_mask is not None:
         images = g("Where", ignore_mask, 0.5, images)
     size = _length(g, images, 2), _length(g, images, 3)
 
     # D's logits with their sign turned, so that both maps are the higher the more irregular.
-    if detector._on_pixels():
-        change = g("Abs", g("Sub", images, _restore(g, detector, images, size)))
-        reduce = (
-            "ReduceMax"
-            if detector.component("postprocessing").channel_reduction == "max"
-            else "ReduceMean"
-        )
+    if isinstance(pair, PixelPair):
+        change = g("Abs", g("Sub", images, _restore(g, detector, pair, images, size)))
+        reduce = "ReduceMax" if pair.channel_reduction == "max" else "ReduceMean"
         changed = g(reduce, change, axes=[1], keepdims=0)  # (n, h, w)
         doubted = g("Neg", _lowest_region(g, detector, _score_regions(g, detector, images), size))
     else:
@@ -384,7 +384,7 @@ def _write_judgement(g: _Graph, detector: AVIDDetector, dtype: str) -> None:
             for scores in (g("Neg", residual), logits)
         )
 
-    filters = detector._filter_sizes()
+    filters = pair.filters
     changed = _smooth(g, changed, **filters, ignore_mask=ignore_mask)
     doubted = _smooth(g, doubted, **filters, ignore_mask=ignore_mask)
     if ignore_mask is not None:
@@ -419,17 +419,19 @@ def _scale(g: _Graph, detector: AVIDDetector, dtype: str) -> str:
 # --- networks ------------------------------------------------------------------------------------
 
 
-def _restore(g: _Graph, detector: AVIDDetector, images: str, size: tuple[str, str]) -> str:
-    """Compute I(X), as AVIDDetector does."""
-    network = detector.inpainter_
-    if detector.component("corruption").inpainter not in MASKING:
+def _restore(
+    g: _Graph, detector: AVIDDetector, pair: PixelPair, images: str, size: tuple[str, str]
+) -> str:
+    """Compute I(X), as PixelPair does."""
+    network = pair.inpainter
+    if pair.draws is None:
         # One more channel of zeros: nothing is masked.
         seen = g("Pad", images, [0, 0, 0, 0, 0, 1, 0, 0])
         return g("Add", images, _correct(g, network, seen, size))
     height, width, n_channels = detector.image_shape_
     level = g("ReduceMean", images, axes=[2, 3])
     total, count = "", np.zeros((n_channels, height, width), np.float32)
-    for draw in detector._draws(torch.zeros(1, n_channels, height, width)):
+    for draw in pair.draws(torch.zeros(1, n_channels, height, width)):
         masked, noise = draw.masked[0].numpy(), draw.images[0]  # of images that are 0 all over
         filled = g("Where", masked > 0, g("Add", level, noise), images)
         share = np.zeros((1, n_channels + 1, height, width), np.float32)
@@ -618,7 +620,7 @@ def _with_sign(g: _Graph, margin: str, holds: str) -> str:
 
 
 def _join(g: _Graph, detector: AVIDDetector, inpainter: str, judge: str) -> str:
-    fusion = detector._rule()["fusion"]
+    fusion = detector.rule_.fusion
     if fusion == "inpainter":
         return inpainter
     if fusion == "detector":

@@ -27,9 +27,9 @@ from scipy.special import logit
 from sklearn.utils.validation import check_is_fitted
 
 from skavid import __version__
-from skavid.components import all_parameters
+from skavid.components import all_parameters, ignored_pixels
 from skavid.core import anomaly_maps
-from skavid.core.images import from_tensor
+from skavid.core.images import intensity_range
 from skavid.core.scene import clip_begins
 from skavid.estimator import AVIDDetector
 from skavid.plotting import HistoryDisplay, RocDisplay, ScoreOverTimeDisplay
@@ -161,8 +161,9 @@ def write_report(
     check_is_fitted(detector)
     path = Path(path)
     check_target(path)
-    images = detector._check(X)
-    given = check_given(images, y, masks, groups, names, frame_rate, detector._ignored(images))
+    images = detector.as_images(X)
+    ignored = ignored_pixels(detector.ignore_mask, images.shape[1:3])
+    given = check_given(images, y, masks, groups, names, frame_rate, ignored)
     scored = _score(detector, images, keep_evidence=given.masks is not None)
     page = _page(detector, images, given, scored, visible(title or "skavid report"), int(n_worst))
     content = page.encode()
@@ -199,11 +200,10 @@ def _score(detector: AVIDDetector, images: NDArray[Any], *, keep_evidence: bool)
     if keep_evidence:
         with tempfile.TemporaryFile() as file:  # the mapping stays valid after the file is closed
             maps = np.memmap(file, np.float32, "w+", shape=images.shape[:3])
-    for part in detector._seen(images):
-        evidence = detector._evidence(part)
-        scores[part.rows] = anomaly_maps.score(evidence)
+    for rows, part in detector.iter_maps(images, inpainted=False):
+        scores[rows] = part.scores
         if maps is not None:
-            maps[part.rows] = evidence
+            maps[rows] = part.evidence
     return _Scored(scores, scores < detector.offset_, maps)
 
 
@@ -239,23 +239,18 @@ def _show(
     images: NDArray[Any],
     rows: list[int],
     masks: NDArray[Any] | None,
-    fusion: str,
 ) -> dict[int, _Image]:
     """Run the detector again on the chosen images and keep what the page needs of them."""
     reduced = _reduction(images)
-    ignored = detector._ignored(images)
-    thresholds: dict[str, Any] = {"alpha": detector.alpha_, "zeta": detector.zeta_}
     shown = {}
-    for part in detector._look(images, np.array(rows)):
-        evidence = detector._evidence(part)
-        restored = from_tensor(part.inpainted, detector._units(images))
-        for index, row in enumerate(rows[part.rows]):
-            if ignored is not None:
-                restored[index, ignored] = images[row][ignored]
-            maps = evidence[index], part.residual[index], part.logits[index]
+    for part, maps in detector.iter_maps(images[rows]):
+        evidence, restored, rule = maps.evidence, maps.inpainted, maps.rule
+        assert restored is not None
+        for index, row in enumerate(rows[part]):
             steps = margins_in_steps(
-                *maps[1:], **thresholds, fusion=fusion, balance=detector.balance_
-            )
+                maps.residual[index], maps.logits[index],
+                alpha=rule.alpha, zeta=rule.zeta, fusion=rule.fusion, balance=rule.balance,
+            )  # fmt: skip
             height, width = evidence[index].shape
             data: dict[str, Any] = {"height": -(-height // reduced), "width": -(-width // reduced)}
             for name, margin in steps.items():
@@ -272,7 +267,7 @@ def _show(
                     name: (float(np.median(margin)), float(margin.max()))
                     for name, margin in steps.items()
                 },
-                findings=anomaly_maps.find(*maps, **thresholds),
+                findings=maps.find(index),
             )
     return shown
 
@@ -286,7 +281,7 @@ def _picture(
 ) -> str:
     from PIL import Image
 
-    low, high = detector._units(images)
+    low, high = intensity_range(images, detector.value_range_)
     scaled = (image.astype(np.float64) - low) / (high - low)
     grey = image.shape[-1] != 3 or detector.component("corruption").spacing is not None
     pixels = scaled[..., -1] if grey else scaled  # the newest frame of stacked video
@@ -309,8 +304,8 @@ def _page(
     worst = _worst(scored.scores, n_worst, given.groups)
     strip = [] if given.groups is None else _strip_rows(scored.scores, images[0, ..., 0].size)
     rows = list(dict.fromkeys([*worst, *strip]))
-    fusion = detector._rule()["fusion"]  # "inpainter" where D was found to be blind
-    shown = _show(detector, images, rows, given.masks, fusion)
+    fusion = detector.rule_.fusion  # "inpainter" where D was found to be blind
+    shown = _show(detector, images, rows, given.masks)
     index_of = {row: index for index, row in enumerate(rows)}
     timeline, timeline_data = _timeline(detector, given, scored, strip, shown, index_of)
     script = _read("report.js")

@@ -1,0 +1,292 @@
+"""From the parameters and attributes of a detector to what the functions of `skavid.core` take.
+
+The one place that chooses between networks over pixels and over a feature map.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+
+from skavid.checkpoint import Checkpoint, fingerprint
+from skavid.components import (
+    MASKING,
+    check_device,
+    check_sides,
+    ignored_pixels,
+    is_over_pixels,
+)
+from skavid.core import calibration, feature_pair, pixel_pair
+from skavid.core.anomaly_maps import DecisionRule
+from skavid.core.corruption import CORRUPTIONS, Corrupted, complementary, masking
+from skavid.core.features import make_features
+from skavid.core.pair import NetworkPair, Scale, Trained
+from skavid.core.training import Split
+from skavid.persistence import versions
+
+__all__: list[str] = []  # a part of AVIDDetector: nothing here is promised to users
+
+BASIS = ("n_images", "n_clips", "fpr_bound", "clip_risk")
+"""What thresholds rest on, as `skavid.core.calibration.basis` says it."""
+
+
+def train(
+    detector: Any,
+    images: NDArray[Any],
+    clips: NDArray[Any] | None,
+    parts: Split,
+    *,
+    n_epochs: int,
+    seed: int,
+    scale: Scale | None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Trained:
+    """Train the networks of a detector; with a ``scale``, which is theirs, go on with them."""
+    learned = {
+        "value_range": detector.value_range_,
+        "ignore_mask": ignored_pixels(detector.ignore_mask, images.shape[1:3]),
+        "seed": seed,
+    }
+    watched = {"callbacks": detector.callbacks, "verbose": int(detector.verbose)}
+    if is_over_pixels(detector):
+        settings = pixel_settings(detector, n_epochs) | learned
+        return _train_on_pixels(
+            detector, images, clips, parts, settings, watched, scale, checkpoint
+        )
+    settings = feature_settings(detector, n_epochs) | learned
+    return _train_on_features(detector, images, clips, parts, settings, watched, scale)
+
+
+def draw_seed(random_state: Any) -> int:
+    """Draw the one number that everything random of a training follows from."""
+    # Not check_random_state(None): that would draw from NumPy's global state.
+    source = np.random.RandomState() if random_state is None else check_random_state(random_state)
+    return int(source.randint(np.iinfo(np.int32).max))
+
+
+def note(images: NDArray[Any], clips: NDArray[Any] | None, trained: Trained) -> dict[str, Any]:
+    """Note what a detector was trained on, for its file."""
+    return {
+        "n_images": len(images),
+        "n_held_out": trained.n_held_out,
+        "n_clips": None if clips is None else len(np.unique(clips)),
+        "versions": versions(),
+    }
+
+
+def choose_rule(
+    detector: Any,
+    trained: Trained,
+    groups: NDArray[Any] | None,
+    make_maps: Callable[[], tuple[Any, Any]],
+) -> DecisionRule:
+    """Choose the thresholds of a detector on held-out images, of the clips ``groups``."""
+    processing = detector.component("postprocessing")
+    return calibration.choose_rule(
+        lambda: trained.maps or make_maps(),
+        alpha=detector.alpha, zeta=detector.zeta, fusion=detector.fusion,
+        balance=detector.balance, target_fpr=detector.target_fpr,
+        min_area=processing.min_area, min_area_of=processing.min_area_of,
+        groups=groups, region_auc=trained.region_auc, is_blind=trained.is_blind,
+    )  # fmt: skip
+
+
+def make_pair(detector: Any, auto_filters: dict[str, int], seed: int) -> NetworkPair:
+    """Return the networks of a fitted detector with all that it takes to look at images."""
+    networks = detector.inpainter_, detector.detector_
+    filters = filter_sizes(detector, auto_filters)
+    if is_over_pixels(detector):
+        reduction = detector.component("postprocessing").channel_reduction
+        draws = masking_draws(detector, seed)
+        return pixel_pair.PixelPair(*networks, detector.geometry_, filters, reduction, draws)
+    return feature_pair.FeaturePair(
+        detector.features_, *networks, detector.whole_, detector.geometry_, filters
+    )
+
+
+def make_rule(detector: Any, *, is_blind: bool) -> DecisionRule:
+    """Return the thresholds of a fitted detector; where D is blind, I decides alone."""
+    processing = detector.component("postprocessing")
+    return DecisionRule(
+        detector.alpha_,
+        detector.zeta_,
+        "inpainter" if is_blind else detector.fusion,
+        detector.balance_,
+        processing.min_area,
+        processing.min_area_of,
+    )
+
+
+def looking(detector: Any, images: NDArray[Any]) -> dict[str, Any]:
+    """Return how a fitted detector looks at images, beside its networks."""
+    return {
+        "value_range": detector.value_range_,
+        "ignore_mask": ignored_pixels(detector.ignore_mask, images.shape[1:3]),
+        "device": check_device(detector.device),
+        "memory": detector.memory,
+    }
+
+
+def _train_on_pixels(
+    detector: Any,
+    images: NDArray[Any],
+    clips: NDArray[Any] | None,
+    parts: Split,
+    settings: dict[str, Any],
+    watched: dict[str, Any],
+    scale: Scale | None,
+    checkpoint: str | os.PathLike[str] | None,
+) -> Trained:
+    net = None if scale is None else detector.net_
+    scene = pixel_pair.look_around(images, clips, parts, settings, detector.memory)
+    if scale is None:
+        regions = detector.component("detector")
+        scale = pixel_pair.measure(
+            scene,
+            images.shape[1:3],
+            geometry=regions.geometry,
+            region_size=regions.region_size,
+            crop_size=detector.component("training").crop_size,
+        )
+    settings |= {"geometry": scale.geometry, "crop_size": scale.crop_size}
+    kept = None
+    if checkpoint is not None:
+        found = fingerprint(images, decisive_parameters(detector, settings, clips))
+        kept = Checkpoint(checkpoint, found)
+    return pixel_pair.train(
+        images, clips, parts, settings, scale=scale, scene=scene, memory=detector.memory,
+        net=net, checkpoint=kept, **watched,
+    )  # fmt: skip
+
+
+def _train_on_features(
+    detector: Any,
+    images: NDArray[Any],
+    clips: NDArray[Any] | None,
+    parts: Split,
+    settings: dict[str, Any],
+    watched: dict[str, Any],
+    scale: Scale | None,
+) -> Trained:
+    known = None if scale is None else (detector.inpainter_, detector.whole_, detector.net_)
+    if scale is None:
+        settings["features"] = make_features(detector.features, detector.image_shape_)
+        scale = feature_pair.measure(settings["features"])
+    else:
+        settings["features"] = detector.features_
+    return feature_pair.train(
+        images, clips, parts, settings, scale=scale, filters=filter_sizes(detector, scale.filters),
+        memory=detector.memory, known=known, **watched,
+    )  # fmt: skip
+
+
+def _settings(detector: Any, n_epochs: int) -> dict[str, Any]:
+    return {
+        "gamma": detector.gamma,
+        "sigma": 1.0,
+        "learning_rate": detector.learning_rate,
+        "batch_size": detector.batch_size,
+        "max_epochs": n_epochs,
+        "average_decay": detector.component("training").average_decay,
+        "device": check_device(detector.device),
+    }
+
+
+def feature_settings(detector: Any, n_epochs: int) -> dict[str, Any]:
+    """Return what `skavid.core.feature_training.train_pair` takes of a detector's parameters."""
+    return _settings(detector, n_epochs) | {
+        "pooling": detector.component("inpainter").pooling,
+        "detector_width": detector.component("detector").width or 64,
+    }
+
+
+def pixel_settings(detector: Any, n_epochs: int) -> dict[str, Any]:
+    """Return what `skavid.core.training.train_networks` takes of a detector's parameters."""
+    corruption, inpainter, training = (
+        detector.component(part) for part in ("corruption", "inpainter", "training")
+    )
+
+    def named(chosen: Any) -> Any:
+        if chosen in MASKING:
+            return partial(masking, size=check_sides(corruption.mask_size))
+        return CORRUPTIONS[chosen] if isinstance(chosen, str) else chosen
+
+    return _settings(detector, n_epochs) | {
+        "inpainter_width": inpainter.width,
+        "inpainter_depth": inpainter.depth,
+        "inpainter_patch": inpainter.patch,
+        "detector_width": detector.component("detector").width or 24,
+        "spacing": corruption.spacing,
+        "inpainter_corruption": named(corruption.inpainter),
+        "detector_corruption": named(corruption.detector),
+        "loss": training.loss,
+        "adversarial_weight": training.adversarial_weight,
+        "adversarial_start": training.adversarial_start,
+        "reconstruction_weight": training.reconstruction_weight,
+        "reconstruction_loss": training.reconstruction_loss,
+        "optimizer_name": training.optimizer,
+        "momentum": training.momentum,
+        "n_iter_no_change": training.n_iter_no_change,
+    }
+
+
+def decisive_parameters(
+    detector: Any, settings: dict[str, Any], groups: NDArray[Any] | None
+) -> dict[str, Any]:
+    """Name what decides over the weights beside the images, by the names that users know."""
+    own = detector.get_params(deep=False)
+    given = {name: value for name, value in settings.items() if name in own}
+    given |= {name: own[name] for name in ("validation_fraction", "random_state")}
+    for part in ("corruption", "inpainter", "detector", "training"):
+        inner = detector.component(part).get_params()
+        given |= {f"{part}__{name}": value for name, value in inner.items()}
+    del given["training__checkpoint"]
+    return given | {
+        "detector__region_size": settings["geometry"].size,
+        "device": torch.device(settings["device"]).type,
+        "groups": groups,
+    }
+
+
+def filter_sizes(detector: Any, auto: Mapping[str, int]) -> dict[str, int]:
+    """Return the sides of both filters in pixels; "auto" takes those of the training."""
+    processing = detector.component("postprocessing")
+    given = {"mean": processing.smoothing, "maximum": processing.dilation}
+    return {name: auto[name] if size == "auto" else int(size) for name, size in given.items()}
+
+
+def masking_draws(detector: Any, seed: int) -> Callable[..., Iterator[Corrupted]] | None:
+    """Return how images are masked when they are scored; None where I learnt something else."""
+    corruption = detector.component("corruption")
+    if corruption.inpainter not in MASKING:
+        return None
+    return partial(
+        complementary,
+        n_draws=detector.component("postprocessing").n_draws,
+        gamma=detector.gamma,
+        sigma=1.0,
+        seed=seed,
+        video=corruption.spacing is not None,
+        size=check_sides(corruption.mask_size),
+    )
+
+
+@contextmanager
+def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
+    """Put an estimator back as it was when something in the block fails."""
+    before = dict(estimator.__dict__)
+    try:
+        yield
+    except BaseException:
+        estimator.__dict__.clear()
+        estimator.__dict__.update(before)
+        raise
