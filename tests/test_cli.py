@@ -700,16 +700,16 @@ def test_score_refuses_what_it_cannot_score(capsys, place, tmp_path, words, mess
 
 
 def test_ctrl_c_keeps_the_rows_so_far(capsys, place, monkeypatch):
-    from skavid.cli.watch import Viewer
+    from skavid.cli.scoring import Scorer
 
-    real = Viewer.look
+    real = Scorer.score
 
-    def look(self, images):
+    def score(self, images):
         signal.raise_signal(signal.SIGINT)
         return real(self, images)
 
     monkeypatch.setattr("skavid.cli.scoring.BATCH_SIZE", 8)
-    monkeypatch.setattr(Viewer, "look", look)
+    monkeypatch.setattr(Scorer, "score", score)
     before = signal.getsignal(signal.SIGINT)
     code, _, err = run(capsys, "score", place / "model", place / "today.mp4", "-o", "scores.csv")
     assert code == 130

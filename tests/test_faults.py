@@ -1,4 +1,4 @@
-"""Files after a process was killed, on a full disk, or without an input."""
+"""What is left when a process is killed, a disk is full, or a file is gone."""
 
 from __future__ import annotations
 
@@ -654,18 +654,18 @@ def test_commands_tell_of_an_output_whose_folder_vanishes(capsys, place, monkeyp
 
 def after(monkeypatch, n, happens):
     """Let something happen before the n-th look at four images."""
-    from skavid.cli.watch import Viewer
+    from skavid.cli.scoring import Scorer
 
-    real, looks = Viewer.look, []
+    real, looks = Scorer.score, []
 
-    def look(self, images):
+    def score(self, images):
         looks.append(1)
         if len(looks) == n:
             happens()
         return real(self, images)
 
     monkeypatch.setattr("skavid.cli.scoring.BATCH_SIZE", 4)
-    monkeypatch.setattr(Viewer, "look", look)
+    monkeypatch.setattr(Scorer, "score", score)
 
 
 @pytest.mark.parametrize("target", ["csv", "parquet", "masks", "coco", "overlay"])

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from skavid import TemporalStacker
 from skavid.cli.events import Events
 from skavid.cli.feed import Feed
-from skavid.cli.watch import Viewer, watch
+from skavid.cli.scoring import Scorer
+from skavid.cli.watch import watch
 from skavid.components import nested
 from skavid.core.anomaly_maps import AnomalyMaps, DecisionRule
 from skavid.datasets.sources import Reading
@@ -125,12 +126,12 @@ class Unlocated(AnomalyMaps):
 
 
 class Glance:
-    """A viewer without networks: bright frames are irregular."""
+    """A scorer without networks: bright frames are irregular."""
 
     def begin(self):
         pass
 
-    def look(self, images):
+    def score(self, images):
         evidence = images[0][None].astype(np.float32) - 200
         return Unlocated(evidence, evidence, rule=DecisionRule(0.1, 0.5), evidence=evidence)
 
@@ -257,8 +258,8 @@ def test_findings_are_those_of_the_detector():
             }
         )
     ).fit(X)
-    viewer = Viewer(detector)
-    seen = viewer.look(list(X))
+    scorer = Scorer(detector)
+    seen = scorer.score(list(X))
     assert [seen.find(row) for row in range(30)] == detector.find(X)
     np.testing.assert_array_equal(seen.scores, detector.score_samples(X))
 
@@ -277,6 +278,6 @@ def test_a_patch_that_rests_on_earlier_frames_is_said_to():
                 evidence=np.full((1, 1, 1), level, np.float32),
             )
 
-    viewer = Viewer(Maps(), average_frames=2)
-    carried = [viewer.look([np.zeros((1, 1))]).find(0)[0].carried_by for _ in range(2)]
+    scorer = Scorer(Maps(), average_frames=2)
+    carried = [scorer.score([np.zeros((1, 1))]).find(0)[0].carried_by for _ in range(2)]
     assert carried == ["both", "earlier"]

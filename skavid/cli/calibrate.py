@@ -42,15 +42,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         console.log(f"Scoring {counted(len(images), reading.unit)} ...")
         thresholds = detector.calibrate(images, target_fpr=arguments.target_fpr, groups=groups)
     before = {"alpha": detector.alpha_, "zeta": detector.zeta_}
-    calibrated = detector.with_thresholds(thresholds.alpha, thresholds.zeta)
-    # The thresholds were calibrated, not given.
-    calibrated.set_params(alpha="auto", zeta="auto", target_fpr=arguments.target_fpr)
+    calibrated = detector.with_thresholds(
+        thresholds.alpha, thresholds.zeta, calibration=thresholds
+    )
     calibrated.extra_ = {
         **getattr(detector, "extra_", {}),
         "calibrated_on": [source.file_name() for source in found[:MAX_NAMES]],
-    }
-    calibrated.calibration_ = {
-        name: thresholds[name] for name in ("n_images", "n_clips", "fpr_bound", "clip_risk")
     }
     calibrated.save(target)
     result = {**model_facts(calibrated), "before": before, "model": str(target)}

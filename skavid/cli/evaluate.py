@@ -8,7 +8,6 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import Bunch
 
 from skavid.cli import scoring
 from skavid.cli.console import SUCCESS, Console, CtrlC
@@ -19,7 +18,7 @@ from skavid.cli.ground_truth import (
     read_ground_truth,
 )
 from skavid.cli.models import open_model_and_sources, set_ignore_mask
-from skavid.cli.watch import Viewer
+from skavid.core.anomaly_maps import AnomalyMaps
 from skavid.report import evaluation
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
@@ -45,7 +44,7 @@ class _Scores:
         self._shape: tuple[int, ...] = ()
         self.clip_ids: list[int] = []
 
-    def add(self, maps: Bunch, clip_id: int) -> None:
+    def add(self, maps: AnomalyMaps, clip_id: int) -> None:
         """Add a batch of one clip."""
         self._file.write(maps.evidence.tobytes())
         self._shape = maps.evidence.shape[1:]
@@ -82,14 +81,14 @@ def _evaluate_dataset(
     detector, reading = open_model_for_dataset(arguments)
     ignored = set_ignore_mask(arguments, detector, reading, [])
     images, ids, data = load_dataset(arguments, reading, "test")
-    viewer = Viewer(detector, average_frames=arguments.average_frames)
+    scorer = scoring.Scorer(detector, average_frames=arguments.average_frames)
     with console.progress(len(images), reading.unit) as bar:
         for clip_id in np.unique(ids):
-            viewer.begin()
+            scorer.begin()
             rows = np.flatnonzero(ids == clip_id)
             for start in range(0, len(rows), scoring.BATCH_SIZE):
                 batch = rows[start : start + scoring.BATCH_SIZE]
-                scores.add(viewer.look(list(images[batch])), clip_id)
+                scores.add(scorer.score(list(images[batch])), clip_id)
                 bar.update(len(batch))
                 if stop.stopped:
                     raise KeyboardInterrupt
@@ -104,10 +103,10 @@ def _evaluate_sources(
 ) -> tuple[dict[str, Any], str]:
     detector, reading, found, ignored = open_model_and_sources(arguments, console, {})
     labels, masks = read_ground_truth(arguments, found, reading, detector)
-    viewer = Viewer(detector, average_frames=arguments.average_frames)
+    scorer = scoring.Scorer(detector, average_frames=arguments.average_frames)
     clip_id = -1
     for _, maps, is_first in scoring.score_sources(
-        found, viewer, reading, console, stop, display=False
+        found, scorer, reading, console, stop, display=False
     ):
         clip_id += is_first
         scores.add(maps, clip_id)

@@ -27,11 +27,12 @@ from skavid.cli.models import (
     thresholds_text,
 )
 from skavid.cli.outputs import check_targets, temporary_folder
-from skavid.components import COMPONENTS
+from skavid.components import COMPONENTS, VIDEO, check_device
 from skavid.datasets import sources
 from skavid.datasets.sources import Reading, Source
-from skavid.estimator import VIDEO, AVIDDetector, _check_device
+from skavid.estimator import AVIDDetector
 from skavid.exceptions import DivergedError
+from skavid.sklearn_private import parameter_constraints, validate_parameters
 from skavid.wording import clock, counted
 from skavid.writing import check_target
 
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.checkpoint is not None:
         check_target(arguments.checkpoint, "for --checkpoint")
     settings = _read_settings(arguments)
-    _check_device(arguments.device)
+    check_device(arguments.device)
     found, stacked = _find_sources(arguments)
     check_targets({"MODEL": model, "--checkpoint": arguments.checkpoint}, found)
     detector = _make_detector(arguments, settings, stacked)
@@ -94,9 +95,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Read the parameters of --set and --checkpoint."""
-    known = set(AVIDDetector._parameter_constraints)
+    known = set(parameter_constraints(AVIDDetector))
     for part, component in COMPONENTS.items():
-        known |= {f"{part}__{inner}" for inner in component._parameter_constraints}
+        known |= {f"{part}__{inner}" for inner in parameter_constraints(component)}
     known -= NOT_SETTABLE
     settings: dict[str, Any] = {}
     for text in arguments.set:
@@ -139,7 +140,7 @@ def _make_detector(
         **({} if arguments.epochs is None else {"max_epochs": arguments.epochs}),
     }
     detector = AVIDDetector(**parameters).set_params(**settings)
-    detector._validate_params()
+    validate_parameters(detector)
     return detector
 
 

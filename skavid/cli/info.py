@@ -12,8 +12,8 @@ import torch
 from skavid import __version__
 from skavid.cli.console import SUCCESS, Console
 from skavid.cli.models import model_facts, open_model, thresholds_text
-from skavid.components import all_parameters
-from skavid.estimator import VIDEO, AVIDDetector
+from skavid.components import VIDEO, all_parameters
+from skavid.estimator import AVIDDetector
 from skavid.wording import counted, listed
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users

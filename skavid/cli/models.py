@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from skavid.cli.console import Console
 from skavid.cli.outputs import check_targets
+from skavid.components import check_device
 from skavid.datasets import sources
 from skavid.datasets.sources import Reading, Source
-from skavid.estimator import AVIDDetector, _check_device
+from skavid.estimator import AVIDDetector
 from skavid.wording import counted, there_are
 from skavid.writing import check_parent
 
@@ -57,7 +58,7 @@ def open_model(arguments: argparse.Namespace) -> tuple[AVIDDetector, Reading]:
         raise ValueError(
             f"{model} is not a model that `skavid fit` wrote; the first argument is the model."
         )
-    _check_device(device)
+    check_device(device)
     detector = AVIDDetector.load(model)
     detector.set_params(device=device)
     saved = getattr(detector, "extra_", {}).get("reading")

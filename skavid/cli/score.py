@@ -8,8 +8,7 @@ from contextlib import ExitStack
 from skavid.cli.console import Console, CtrlC, irregular
 from skavid.cli.models import open_model_and_sources
 from skavid.cli.outputs import TABLES, check_file, check_table, table
-from skavid.cli.scoring import COLUMNS, Totals, exit_code, score_sources, table_rows
-from skavid.cli.watch import Viewer
+from skavid.cli.scoring import COLUMNS, Scorer, Totals, exit_code, score_sources, table_rows
 from skavid.wording import counted
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
@@ -23,12 +22,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         check_table(output)
     detector, reading, found, _ = open_model_and_sources(arguments, console, {"--output": output})
     totals = Totals()
-    viewer = Viewer(detector, average_frames=arguments.average_frames)
+    scorer = Scorer(detector, average_frames=arguments.average_frames)
     with CtrlC() as stop:
         with ExitStack() as exits:
             write = None
             for batch, maps, _ in score_sources(
-                found, viewer, reading, console, stop, display=False
+                found, scorer, reading, console, stop, display=False
             ):
                 if write is None:  # the first images could be read: now the table may begin
                     write = exits.enter_context(table(output, COLUMNS, as_json=console.as_json))

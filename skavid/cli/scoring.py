@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from sklearn.utils import Bunch
+import numpy as np
+from numpy.typing import NDArray
 
 from skavid.cli.console import INTERRUPTED, SUCCESS, Console, CtrlC
-from skavid.cli.watch import Viewer
+from skavid.core.anomaly_maps import AnomalyMaps
 from skavid.datasets import sources
 from skavid.datasets.sources import Reading, Sample, Source
 from skavid.estimator import AVIDDetector
+from skavid.temporal import causal_mean
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
@@ -24,17 +26,40 @@ COLUMNS: dict[str, type] = {
 }  # fmt: skip
 
 
+class Scorer:
+    """Score images in order of time; their evidence may be averaged over several frames."""
+
+    def __init__(self, detector: AVIDDetector, *, average_frames: int = 1) -> None:
+        self.detector = detector
+        self.average_frames = average_frames
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin another clip: earlier images are no longer averaged with the next ones."""
+        self._before: list[NDArray[np.float32]] = []
+
+    def score(self, images: Sequence[NDArray[Any]]) -> AnomalyMaps:
+        """Return the maps of the next images, with averaged evidence if this was asked for."""
+        maps = self.detector.maps(np.stack(images), inpainted=False)
+        if self.average_frames > 1:
+            n_before = len(self._before)
+            evidence = np.concatenate([*(one[None] for one in self._before), maps.evidence])
+            self._before = list(evidence[-(self.average_frames - 1) :])
+            maps = maps.with_evidence(causal_mean(evidence, self.average_frames)[n_before:])
+        return maps
+
+
 class Totals:
     """Numbers of images, of irregular ones, and of those that are irregular as a whole."""
 
     def __init__(self) -> None:
         self.n = self.n_irregular = self.n_whole = 0
 
-    def add(self, maps: Bunch) -> None:
+    def add(self, maps: AnomalyMaps) -> None:
         """Count the images of a batch."""
         self.n += len(maps.scores)
         self.n_irregular += int((maps.scores <= 0).sum())
-        self.n_whole += int(maps.whole.sum())
+        self.n_whole += int(maps.irregular_as_a_whole.sum())
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers for JSON."""
@@ -43,24 +68,24 @@ class Totals:
 
 def score_sources(
     found: list[Source],
-    viewer: Viewer,
+    scorer: Scorer,
     reading: Reading,
     console: Console,
     stop: CtrlC,
     *,
     display: bool,
-) -> Iterator[tuple[list[Sample], Bunch, bool]]:
+) -> Iterator[tuple[list[Sample], AnomalyMaps, bool]]:
     """Yield batches of samples, their maps, and whether a batch is the first of its source."""
     numbers = [source.n_images() for source in found]
     total = None if None in numbers else sum(number or 0 for number in numbers)
     with console.progress(total, reading.unit) as bar:
         for source in found:
-            viewer.begin()
+            scorer.begin()
             is_first = True
             for batch in _batches(sources.read_source(source, reading, display=display)):
                 if is_first:
-                    _note_frame_rate(source, batch, viewer.detector, console)
-                yield batch, viewer.look([sample.image for sample in batch]), is_first
+                    _note_frame_rate(source, batch, scorer.detector, console)
+                yield batch, scorer.score([sample.image for sample in batch]), is_first
                 is_first = False
                 bar.update(len(batch))
                 if stop.stopped:
@@ -107,11 +132,13 @@ def frame_rate(batch: list[Sample]) -> float:
     return 25.0 if times else 2.0
 
 
-def table_rows(batch: list[Sample], maps: Bunch) -> list[dict[str, Any]]:
+def table_rows(batch: list[Sample], maps: AnomalyMaps) -> list[dict[str, Any]]:
     """Return one row per image for a table of scores."""
     return [
         table_row(sample, float(score), bool(is_whole))
-        for sample, score, is_whole in zip(batch, maps.scores, maps.whole, strict=True)
+        for sample, score, is_whole in zip(
+            batch, maps.scores, maps.irregular_as_a_whole, strict=True
+        )
     ]
 
 

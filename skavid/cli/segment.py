@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import Bunch
 
 from skavid import __version__
 from skavid.cli import outputs
@@ -19,8 +18,16 @@ from skavid.cli.console import Console, CtrlC, irregular
 from skavid.cli.events import Event, Events
 from skavid.cli.models import open_model_and_sources
 from skavid.cli.outputs import check_file
-from skavid.cli.scoring import COLUMNS, Totals, exit_code, frame_rate, score_sources, table_row
-from skavid.cli.watch import Viewer
+from skavid.cli.scoring import (
+    COLUMNS,
+    Scorer,
+    Totals,
+    exit_code,
+    frame_rate,
+    score_sources,
+    table_row,
+)
+from skavid.core.anomaly_maps import AnomalyMaps
 from skavid.core.images import resize
 from skavid.datasets.sources import Sample, Source
 from skavid.video import OverlayWriter, draw_overlay
@@ -32,7 +39,7 @@ __all__: list[str] = []  # a part of the command line: nothing here is promised 
 
 MAX_LISTED = 10  # events
 
-Writer = Callable[[Sample, Bunch, int], None]  # writes row i of a batch
+Writer = Callable[[Sample, AnomalyMaps, int], None]  # writes row i of a batch
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -45,15 +52,15 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     display = any((arguments.overlay, arguments.masks, arguments.coco))
     totals = Totals()
     events = _EventList(arguments.max_gap)
-    viewer = Viewer(detector, average_frames=arguments.average_frames)
+    scorer = Scorer(detector, average_frames=arguments.average_frames)
     with CtrlC() as stop:
         with ExitStack() as exits:
             writers: list[Writer] | None = None
             for batch, maps, is_first in score_sources(
-                found, viewer, reading, console, stop, display=display
+                found, scorer, reading, console, stop, display=display
             ):
                 if writers is None:  # the first images could be read: now the outputs may begin
-                    writers = _open_writers(arguments, found, viewer, batch, ignored, exits)
+                    writers = _open_writers(arguments, found, batch, ignored, exits)
                 if is_first:
                     events.begin(batch[0].name)
                 for row, sample in enumerate(batch):
@@ -99,7 +106,6 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 def _open_writers(
     arguments: argparse.Namespace,
     found: list[Source],
-    viewer: Viewer,
     batch: list[Sample],
     ignored: NDArray[np.bool_] | None,
     exits: ExitStack,
@@ -110,7 +116,7 @@ def _open_writers(
     if arguments.masks is not None:
         writers.append(_mask_writer(arguments.masks, names, exits))
     if arguments.coco is not None:
-        writers.append(_coco_writer(arguments.coco, viewer, exits))
+        writers.append(_coco_writer(arguments.coco, exits))
     if arguments.scores is not None:
         writers.append(_score_writer(arguments.scores, exits))
     if arguments.overlay is not None:
@@ -130,7 +136,7 @@ def _open_writers(
 def _mask_writer(folder: Path, names: dict[str, str], exits: ExitStack) -> Writer:
     temporary = exits.enter_context(outputs.folder_beside(folder))
 
-    def write(sample: Sample, maps: Bunch, row: int) -> None:
+    def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
         mask = resize(maps.evidence[row] >= 0, _original_size(sample))
         with naming(folder):
             outputs.save_picture(temporary, _file_name(sample, names), np.uint8(255) * mask)
@@ -138,17 +144,17 @@ def _mask_writer(folder: Path, names: dict[str, str], exits: ExitStack) -> Write
     return write
 
 
-def _coco_writer(path: Path, viewer: Viewer, exits: ExitStack) -> Writer:
+def _coco_writer(path: Path, exits: ExitStack) -> Writer:
     coco = exits.enter_context(outputs.CocoWriter(path, {"description": f"skavid {__version__}"}))
 
-    def write(sample: Sample, maps: Bunch, row: int) -> None:
+    def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
         height, width = _original_size(sample)
         image: dict[str, Any] = {"file_name": sample.file_name, "width": width, "height": height}
         if sample.time is not None:
             image |= {"frame": sample.index, "time": round(sample.time, 4)}
         image["score"] = float(maps.scores[row])
-        image["as_a_whole"] = bool(maps.whole[row])
-        findings = viewer.find(maps, row)
+        image["as_a_whole"] = bool(maps.irregular_as_a_whole[row])
+        findings = maps.find(row)
         mask = maps.evidence[row] >= 0
         size = height, width
         coco.write(
@@ -162,8 +168,10 @@ def _coco_writer(path: Path, viewer: Viewer, exits: ExitStack) -> Writer:
 def _score_writer(path: Path, exits: ExitStack) -> Writer:
     write_rows = exits.enter_context(outputs.table(path, COLUMNS))
 
-    def write(sample: Sample, maps: Bunch, row: int) -> None:
-        write_rows([table_row(sample, float(maps.scores[row]), bool(maps.whole[row]))])
+    def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
+        write_rows(
+            [table_row(sample, float(maps.scores[row]), bool(maps.irregular_as_a_whole[row]))]
+        )
 
     return write
 
@@ -173,7 +181,7 @@ def _video_writer(
 ) -> Writer:
     video = exits.enter_context(OverlayWriter(path, fps=fps, ignore_mask=ignored))
 
-    def write(sample: Sample, maps: Bunch, row: int) -> None:
+    def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
         assert sample.display_image is not None
         mask, regularity = maps.evidence[row] >= 0, maps.regularity[row]
         score = float(maps.scores[row])
@@ -187,7 +195,7 @@ def _overlay_writer(
 ) -> Writer:
     temporary = exits.enter_context(outputs.folder_beside(folder))
 
-    def write(sample: Sample, maps: Bunch, row: int) -> None:
+    def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
         assert sample.display_image is not None
         mask, regularity = maps.evidence[row] >= 0, maps.regularity[row]
         drawn = draw_overlay(

@@ -4,87 +4,43 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logit
-from sklearn.utils import Bunch
 
 from skavid.cli.console import INTERRUPTED, SUCCESS, Console, CtrlC
 from skavid.cli.events import Event, Events
 from skavid.cli.feed import Feed
 from skavid.cli.models import find_sources, note_kind, open_model, set_ignore_mask
 from skavid.cli.outputs import describe_patches, save_picture
+from skavid.cli.scoring import Scorer
 from skavid.cli.webhook import Webhook
-from skavid.core import anomaly_maps
+from skavid.core.anomaly_maps import AnomalyMaps
 from skavid.datasets.loaders import VIDEOS
 from skavid.datasets.sources import Reading, Sample, Source
-from skavid.temporal import causal_mean
 from skavid.video import draw_overlay
 from skavid.video.decoding import import_pillow
 from skavid.wording import counted
 from skavid.writing import beside, check_parent, naming
 
-if TYPE_CHECKING:
-    from skavid.estimator import AVIDDetector
-
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
-
-
-class Viewer:
-    """Look at images in their order of time, with evidence that may be averaged over them."""
-
-    def __init__(self, detector: AVIDDetector, *, average_frames: int = 1) -> None:
-        self.detector = detector
-        self.average_frames = average_frames
-        self.begin()
-
-    def begin(self) -> None:
-        """Forget the images so far: the next one begins a clip."""
-        self._before: list[NDArray[np.float32]] = []
-
-    def look(self, images: Sequence[NDArray[Any]]) -> Bunch:
-        """Return the maps, ``scores``, and which images are irregular as a ``whole``."""
-        seen = self.detector.maps(np.stack(images))
-        if self.average_frames > 1:
-            before = len(self._before)
-            evidence = np.concatenate([*(one[None] for one in self._before), seen.evidence])
-            self._before = list(evidence[-(self.average_frames - 1) :])
-            seen.evidence = causal_mean(evidence, self.average_frames)[before:]
-        seen.scores = anomaly_maps.score(seen.evidence)
-        seen.whole = seen.whole & (seen.scores <= 0)
-        return seen
-
-    def find(self, seen: Bunch, row: int) -> list[anomaly_maps.Finding]:
-        """List the irregular patches of one image, as `AVIDDetector.find` does."""
-        if seen.scores[row] > 0:
-            return []
-        with np.errstate(divide="ignore"):
-            logits = logit(seen.regularity[row])
-        return anomaly_maps.find(
-            seen.evidence[row],
-            seen.residual[row],
-            logits,
-            alpha=self.detector.alpha_,
-            zeta=self.detector.zeta_,
-        )
 
 
 class _Records:
     """Make JSON records of events, with boxes and a snapshot of the frame at the peak."""
 
-    def __init__(self, feed: Feed, viewer: Viewer, snapshots: Path | None) -> None:
+    def __init__(self, feed: Feed, scorer: Scorer, snapshots: Path | None) -> None:
         self._feed = feed
-        self._viewer = viewer
+        self._scorer = scorer
         self._snapshots = snapshots
         self._started_at = datetime.now(UTC)
-        self._peak: tuple[Sample, Bunch] | None = None
+        self._peak: tuple[Sample, AnomalyMaps] | None = None
 
-    def keep_peak(self, sample: Sample, maps: Bunch) -> None:
+    def keep_peak(self, sample: Sample, maps: AnomalyMaps) -> None:
         """Keep the frame of the open event that is the most irregular so far."""
         self._peak = sample, maps
 
@@ -96,7 +52,7 @@ class _Records:
         """Describe an event that has ended, and write its snapshot."""
         assert self._peak is not None
         sample, maps = self._peak
-        mask = anomaly_maps.mask(maps.evidence[0])
+        mask = maps.mask[0]
         size = mask.shape if sample.display_image is None else sample.display_image.shape[:2]
         return {
             "phase": "end",
@@ -104,8 +60,8 @@ class _Records:
             "end": round(event.end, 3),
             "peak": round(event.peak, 4),
             "peak_time": round(event.peak_time, 3),
-            "as_a_whole": bool(maps.whole[0]),
-            "boxes": describe_patches(self._viewer.find(maps, 0), mask, size),
+            "as_a_whole": bool(maps.irregular_as_a_whole[0]),
+            "boxes": describe_patches(maps.find(0), mask, size),
             "snapshot": self._save_snapshot(event, sample, maps, mask),
         }
 
@@ -121,7 +77,7 @@ class _Records:
         return record
 
     def _save_snapshot(
-        self, event: Event, sample: Sample, maps: Bunch, mask: NDArray[np.bool_]
+        self, event: Event, sample: Sample, maps: AnomalyMaps, mask: NDArray[np.bool_]
     ) -> str | None:
         folder = self._snapshots
         if folder is None or sample.display_image is None:
@@ -129,7 +85,7 @@ class _Records:
         # Cameras are watched more than once, so their snapshots have the time in their names.
         started = f"{self._started_at:%Y%m%dT%H%M%S}-" if self._feed.is_live else ""
         path = folder / f"{self._feed.name}-{started}{event.number:04d}.png"
-        ignored = self._viewer.detector.ignore_mask
+        ignored = self._scorer.detector.ignore_mask
         drawn = draw_overlay(
             sample.display_image, mask=mask, regularity=maps.regularity[0], ignore_mask=ignored
         )
@@ -142,7 +98,7 @@ class _Records:
 
 def watch(
     feed: Feed,
-    viewer: Viewer,
+    scorer: Scorer,
     events: Events,
     report: Callable[[dict[str, Any]], None],
     *,
@@ -155,16 +111,16 @@ def watch(
     with each frame and its score. The function returns when the source ends or the feed is
     stopped.
     """
-    records = _Records(feed, viewer, snapshots)
+    records = _Records(feed, scorer, snapshots)
     try:
         for sample in feed:
             if sample is None:  # the connection was lost
-                viewer.begin()
+                scorer.begin()
                 for _, event in events.close():
                     report(records.end(event))
                 continue
             assert sample.time is not None
-            maps = viewer.look([sample.image])
+            maps = scorer.score([sample.image])
             score = float(maps.scores[0])
             for phase, event in events.push(sample.time, score):
                 if phase == "peak":
@@ -197,7 +153,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             hook.send(record)
 
     console.log(f"Watching {feed.name}, {reading.describe()}. Ctrl-C ends it.")
-    viewer = Viewer(detector, average_frames=arguments.average_frames)
+    scorer = Scorer(detector, average_frames=arguments.average_frames)
     events = Events(arguments.max_gap)
     n_scored = 0
     with CtrlC(on_stop=feed.stop) as stop, console.progress(None, "frame") as bar:
@@ -210,7 +166,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                 console.log(f"{sample.time:.2f} s: {score:.3f}")
 
         try:
-            watch(feed, viewer, events, report, snapshots=arguments.snapshots, on_sample=on_sample)
+            watch(feed, scorer, events, report, snapshots=arguments.snapshots, on_sample=on_sample)
         finally:
             if hook is not None:
                 hook.close()
