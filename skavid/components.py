@@ -355,16 +355,9 @@ PAPER: dict[str, Any] = {
 }
 
 VIDEO: dict[str, Any] = {
-    "features": "pixels",
+    "features": "motion",
     "corruption": Corruption(spacing=2),
-    "detector": DetectorNetwork(region_size="auto"),
-    "training": AdversarialTraining(
-        adversarial_weight=0.0,  # on stacked video it costs time and gains nothing
-        crop_size="auto",
-    ),
     "validation_fraction": 0.2,  # frames of a clip are alike: thresholds want several clips
-    "balance": 0.2,  # D is the better one of the two
-    "postprocessing": Postprocessing(smoothing="auto", dilation="auto"),
 }
 
 COMPONENTS: dict[str, type[BaseEstimator]] = {
@@ -377,7 +370,7 @@ COMPONENTS: dict[str, type[BaseEstimator]] = {
 """The parameters of `AVIDDetector` that hold a component, and of which class."""
 
 CONSTRAINTS: dict[str, list[Any]] = {
-    "features": [StrOptions({"patches", "imagenet", "pixels"}), nn.Module],
+    "features": [StrOptions({"patches", "motion", "imagenet", "pixels"}), nn.Module],
     "image_shape": [tuple, list, None],
     "value_range": [tuple, list, None],
     "gamma": [Interval(Real, 0, None, closed="left")],
@@ -407,7 +400,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
 """What the parameters of `AVIDDetector` may be."""
 
 ON_FEATURES = {
-    "inpainter__pooling", "detector__width", "training__average_decay",
+    "corruption__spacing", "inpainter__pooling", "detector__width", "training__average_decay",
     "postprocessing__smoothing", "postprocessing__dilation", "postprocessing__min_area",
     "postprocessing__min_area_of",
 }  # fmt: skip

@@ -389,6 +389,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         clips = components.check_groups(groups, len(images))
         self._seed = fitting.draw_seed(self.random_state)
         state = np.random.RandomState(self._seed)
+        if clips is None and self.component("corruption").spacing is not None:
+            clips = np.zeros(len(images), dtype=np.int64)  # stacks of one clip
         parts = split(len(images), clips, self.validation_fraction, state)
         learned = ("geometry_", "object_size_", "object_speed_", "_crop_size", "_auto_filters")
         scale = pair.Scale(*(getattr(self, name) for name in learned)) if going_on else None

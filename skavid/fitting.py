@@ -178,9 +178,11 @@ def _train_on_features(
     scale: Scale | None,
 ) -> Trained:
     known = None if scale is None else (detector.inpainter_, detector.whole_, detector.net_)
+    scene = pixel_pair.look_around(images, clips, parts, settings, detector.memory)
+    settings["scene"] = scene
     if scale is None:
         settings["features"] = make_features(detector.features, detector.image_shape_)
-        scale = feature_pair.measure(settings["features"])
+        scale = feature_pair.measure(settings["features"], scene)
     else:
         settings["features"] = detector.features_
     return feature_pair.train(
@@ -205,6 +207,7 @@ def feature_settings(detector: Any, n_epochs: int) -> dict[str, Any]:
     """Return what `skavid.core.feature_training.train_pair` takes of a detector's parameters."""
     return _settings(detector, n_epochs) | {
         "pooling": detector.component("inpainter").pooling,
+        "spacing": detector.component("corruption").spacing,
         "detector_width": detector.component("detector").width or 64,
     }
 

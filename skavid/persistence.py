@@ -27,8 +27,9 @@ from torch import nn
 from skavid.components import COMPONENTS, FORMER_NAMES, flattened, nested
 from skavid.core.corruption import CORRUPTIONS
 from skavid.core.features import (
-    FrozenFeatures,
+    FeatureMap,
     ImageNetFeatures,
+    MotionFeatures,
     PatchFeatures,
     make_features,
 )
@@ -110,9 +111,10 @@ _SIZES: dict[str, dict[str, list[Any]]] = {
 _GAMMA = [Interval(Real, 0, _HUGE, closed="left")]
 _FEATURE_SIZES: dict[str, dict[str, list[Any]]] = {
     "features": {
-        "kind": [StrOptions({"patches", "imagenet", "module"})],
+        "kind": [StrOptions({"patches", "motion", "imagenet", "module"})],
         "n_channels": [*_MAPS, None],
         "enlarge": [Interval(Integral, 1, 2**10, closed="both")],
+        "step": [Interval(Integral, 1, 2**10, closed="both"), None],
         "sha256": [str, None],
     },
     "inpainter": {
@@ -122,7 +124,12 @@ _FEATURE_SIZES: dict[str, dict[str, list[Any]]] = {
         "gamma": _GAMMA,
         "n_remembered": [Interval(Integral, 0, 2**24, closed="both")],
     },
-    "detector": {"n_features": _MAPS, "width": _MAPS, "n_members": _MAPS},
+    "detector": {
+        "n_features": _MAPS,
+        "sees_features": ["boolean"],
+        "width": _MAPS,
+        "n_members": _MAPS,
+    },
     "whole": {"n_features": _MAPS, "gamma": _GAMMA},
 }
 _BUILDERS: dict[str, Any] = {
@@ -318,14 +325,16 @@ def _sizes(inpainter: Inpainter, detector: Detector) -> dict[str, dict[str, Any]
     }
 
 
-def _kind(features: PatchFeatures | FrozenFeatures) -> str:
+def _kind(features: FeatureMap) -> str:
     if isinstance(features, PatchFeatures):
         return "patches"
+    if isinstance(features, MotionFeatures):
+        return "motion"
     return "imagenet" if isinstance(features, ImageNetFeatures) else "module"
 
 
 def _feature_sizes(
-    features: PatchFeatures | FrozenFeatures,
+    features: FeatureMap,
     inpainter: LinearInpainter,
     detector: ResidualDetector,
     whole: WholeImage,
@@ -336,6 +345,7 @@ def _feature_sizes(
             "kind": _kind(features),
             "n_channels": features.n_channels,
             "enlarge": features.enlarge,
+            "step": features.step if isinstance(features, MotionFeatures) else None,
             "sha256": _fingerprint(features) if _kind(features) == "module" else None,
         },
         "inpainter": {
@@ -347,6 +357,7 @@ def _feature_sizes(
         },
         "detector": {
             "n_features": detector.n_features,
+            "sees_features": detector.sees_features,
             "width": detector.width,
             "n_members": len(detector.members),
         },
@@ -717,10 +728,12 @@ def _own_features(
 
 
 def _features(
-    kind: str, n_channels: int, enlarge: int, sha256: str | None
-) -> PatchFeatures | ImageNetFeatures:
+    kind: str, n_channels: int, enlarge: int, step: int | None, sha256: str | None
+) -> FeatureMap:
     if kind == "patches":
         return PatchFeatures(n_channels, enlarge=enlarge)
+    if kind == "motion":
+        return MotionFeatures(n_channels, step=step or 1, enlarge=enlarge)
     return ImageNetFeatures(enlarge=enlarge)
 
 

@@ -45,9 +45,9 @@ def test_every_parameter_of_a_component_is_checked_and_set_by_its_nested_name(pa
 
 
 def test_setting_a_parameter_of_a_component_leaves_the_named_sets_alone():
-    detector = AVIDDetector(**VIDEO).set_params(detector__region_size=8)
-    assert detector.detector.region_size == 8
-    assert VIDEO["detector"].region_size == "auto"
+    detector = AVIDDetector(**VIDEO).set_params(corruption__spacing=3)
+    assert detector.corruption.spacing == 3
+    assert VIDEO["corruption"].spacing == 2
     AVIDDetector(**PAPER).set_params(training__loss="bce", inpainter__width=2)
     assert (PAPER["training"].loss, PAPER["inpainter"].width) == ("eq3", 64)
 

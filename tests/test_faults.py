@@ -26,12 +26,13 @@ from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 
 import skavid
-from skavid import VIDEO, AVIDDetector, NoveltyKFold, TemporalStacker
+from skavid import AVIDDetector, NoveltyKFold, TemporalStacker
 from skavid.checkpoint import MAGIC
 from skavid.cli import main
 from skavid.components import nested
 from skavid.datasets import make_moving_shapes
 
+from .parameters import ON_STACKS
 from .test_estimator import NORMAL, QUERY
 
 TINY = {"features": "pixels", "inpainter__width": 4, "detector__width": 4, "random_state": 0}
@@ -48,7 +49,7 @@ GAMES = {
         "postprocessing__n_draws": 2,
     },
     "video": {
-        **VIDEO,
+        **ON_STACKS,
         "training__adversarial_weight": 0.5,
         "training__adversarial_start": 0.0,
         "training__crop_size": 16,

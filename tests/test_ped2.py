@@ -13,15 +13,17 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import Pipeline
 
-from skavid import VIDEO, AVIDDetector, NoveltyKFold, TemporalStacker
+from skavid import AVIDDetector, NoveltyKFold, TemporalStacker
 from skavid.components import nested
 from skavid.datasets import load_ucsd_ped2
 from skavid.metrics import make_map_scorer, pixel_level_auc_score
 
+from .parameters import ON_STACKS
+
 pytestmark = pytest.mark.slow
 
 SMALL = {
-    **VIDEO, "max_epochs": 1, "inpainter__width": 4, "detector__width": 8,
+    **ON_STACKS, "max_epochs": 1, "inpainter__width": 4, "detector__width": 8,
     "training__crop_size": 40, "learning_rate": 0.005, "postprocessing__smoothing": 3,
     "postprocessing__dilation": 0, "random_state": 0,
 }  # fmt: skip

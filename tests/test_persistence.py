@@ -25,13 +25,15 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
-from skavid import PAPER, VIDEO, AVIDDetector, TemporalStacker, persistence
+from skavid import PAPER, AVIDDetector, TemporalStacker, persistence
 from skavid.components import flattened, nested
 from skavid.core.anomaly_maps import MAPS
 from skavid.core.corruption import noise
 from skavid.datasets import make_moving_shapes
 from skavid.persistence import FITTED, MOST_HEADER, pack, unpack
 from tests.hostile import damages
+
+from .parameters import ON_STACKS
 
 safetensors = pytest.importorskip("safetensors")
 
@@ -94,7 +96,7 @@ MODELS = {
         waves(3, 52, 52) * 2,
     ),
     "clips": lambda: (
-        fit({**VIDEO, "training__crop_size": 32}, stacks()[0], groups=stacks()[1]),
+        fit({**ON_STACKS, "training__crop_size": 32}, stacks()[0], groups=stacks()[1]),
         stacks()[0][:9],
     ),
     "named rows": lambda: (

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from skavid import TemporalStacker
-from skavid.core.scene import background, clip_begins, clip_starts, foreground, learn_scene
+from skavid.core.scene import (
+    background,
+    clip_begins,
+    clip_starts,
+    foreground,
+    learn_scene,
+    time_blocks,
+)
 from skavid.datasets import make_moving_shapes
 
 
@@ -22,12 +29,73 @@ def look(data, spacing=2):
 
 
 @pytest.mark.parametrize(("speed", "scale"), [(1.0, 1.0), (2.0, 1.6), (0.5, 0.8)])
-def test_pace_and_size_are_those_that_were_drawn(speed, scale):
+def test_speed_and_size_are_those_that_were_drawn(speed, scale):
     seen = look(make_moving_shapes(2, 60, speed=speed, scale=scale, random_state=0))
     assert seen.speed == pytest.approx(speed, rel=0.25)
     # A walker is about 14 px high and half as broad, its trace over a stack broader.
     travel = 4 * speed
     assert seen.size == pytest.approx(np.sqrt(14 * scale * (7 * scale + travel)), rel=0.3)
+
+
+def filmed(height, *, speed, n_objects=1, noise=0.0, slope=0.0, clips=2, n=80, seed=0):
+    """Draw textured boxes, half as broad as they are high, that cross the frame side by side.
+
+    With a ``slope`` they are higher by this share of the height at the bottom of the frame.
+    """
+    rng = np.random.default_rng(seed)
+    frames, groups = [], []
+    for clip in range(clips):
+        ground = 0.4 + 0.1 * rng.random((120, 160)).astype(np.float32)
+        film = np.repeat(ground[None], n, axis=0)
+        for number in range(n_objects):
+            bottom = 20 + height + (95 - height) * (number + 0.5) / n_objects
+            tall = round(height * (1 + slope * (bottom / 120 - 0.5)))
+            broad = max(2, tall // 2)
+            # The middle of each object hardly differs from the ground, so that it falls apart.
+            texture = rng.choice([0.05, 0.95], (tall, broad)).astype(np.float32)
+            texture[tall // 3 : tall // 2] = 0.5
+            start = rng.uniform(-100, 100)
+            for time in range(n):
+                left = round(start + speed * time + 60 * number) % 220 - 30
+                top, low, high = round(bottom) - tall, max(left, 0), min(left + broad, 160)
+                if low < high:
+                    film[time, top : top + tall, low:high] = texture[:, low - left : high - left]
+        frames.append(film + noise * rng.normal(size=film.shape).astype(np.float32))
+        groups.append(np.full(n, clip))
+    return np.concatenate(frames), np.concatenate(groups)
+
+
+@pytest.mark.parametrize(
+    ("height", "options"),
+    [
+        (40, {"speed": 1.5}),
+        (40, {"speed": 1.5, "noise": 0.03}),
+        (24, {"speed": 1.0, "n_objects": 3}),
+        (16, {"speed": 1.0, "n_objects": 5, "noise": 0.02}),
+        (30, {"speed": 2.0, "n_objects": 2, "slope": 0.6}),
+    ],
+)
+def test_size_and_speed_hold_for_objects_that_fall_apart_noise_and_perspective(height, options):
+    frames, groups = filmed(height, **options)
+    stacks = TemporalStacker(dtype="float32").fit_transform(frames, groups=groups)
+    newest = stacks[..., -1]
+    starts = clip_starts(len(newest), groups)
+    seen = learn_scene(newest.__getitem__, np.arange(len(newest)), starts, n_channels=3, spacing=2)
+    traced = height / 2 + 4 * options["speed"]  # over the moments of a stack
+    assert seen.size == pytest.approx(np.sqrt(height * traced), rel=0.25)
+    assert seen.speed == pytest.approx(options["speed"], rel=0.25)
+
+
+@pytest.mark.parametrize("lengths", [[40], [3, 50], [10] * 12])
+def test_blocks_of_time_stay_inside_a_clip_and_are_of_about_one_length(lengths):
+    groups = np.repeat(np.arange(len(lengths)), lengths)
+    blocks = time_blocks(groups)
+    parts = -(-10 // len(lengths))
+    assert len(np.unique(blocks)) == sum(min(parts, n) for n in lengths)
+    assert (np.diff(blocks) >= 0).all()
+    for block in np.unique(blocks):
+        assert len(np.unique(groups[blocks == block])) == 1
+    assert np.bincount(blocks).max() <= -(-max(lengths) // parts)
 
 
 def test_objects_travel_along_the_walkway():
@@ -65,7 +133,7 @@ def test_windows_never_reach_into_another_clip():
     assert ((oldest.amax((1, 2)) < 0.3) == dark).all()
 
 
-def test_a_matte_is_opaque_where_the_change_is_clear_and_empty_where_it_is_faint():
+def test_the_foreground_is_opaque_where_the_change_is_clear_and_empty_where_it_is_faint():
     change = torch.zeros(1, 1, 9, 20)
     change[..., 10:] = 0.5
     opacity = foreground(change, 0.2)

@@ -14,11 +14,12 @@ from torch import Tensor
 from skavid.caching import cached
 from skavid.core import anomaly_maps
 from skavid.core.feature_training import ResidualNet, judge, train_pair, warn_if_blind
-from skavid.core.features import FeatureMap, PatchFeatures
+from skavid.core.features import FeatureMap, FrozenFeatures
 from skavid.core.linear import LinearInpainter, WholeImage
 from skavid.core.networks import ResidualDetector
 from skavid.core.pair import Look, Scale, Trained, calibration_rows, digest, placed, to_pixels
 from skavid.core.regions import Geometry, aligned
+from skavid.core.scene import Scene
 from skavid.core.training import Split
 from skavid.exceptions import InterruptedTrainingWarning
 
@@ -128,7 +129,7 @@ class FeaturePair:
         ignore_mask : ndarray of shape (height, width), bool, or None
             True where pixels do not count.
         restores : bool, default=True
-            Whether to look for I(X), which only "patches" have.
+            Whether to look for I(X), which "patches" and "motion" have.
 
         Returns
         -------
@@ -138,7 +139,7 @@ class FeaturePair:
         maps = self.features(images).float()
         judged = judge(maps, self.inpainter, self.detector, self.whole)
         inpainted = images
-        if restores and isinstance(self.features, PatchFeatures):
+        if restores and not isinstance(self.features, FrozenFeatures):
             inpainted = self.features.repaint(images, self.inpainter(maps) - maps)
         residual, logits = _maps(
             judged.residual[:n].cpu().numpy(), judged.logits[:n].cpu().numpy(),
@@ -157,18 +158,20 @@ class FeaturePair:
         return digest(self.inpainter, self.detector), self.geometry, self.filters
 
 
-def measure(features: FeatureMap) -> Scale:
+def measure(features: FeatureMap, scene: Scene | None = None) -> Scale:
     """Return the sizes that follow from a feature map.
 
     Parameters
     ----------
     features : Module
         The feature map.
+    scene : Scene, optional
+        What moves in the training clips.
 
     Returns
     -------
     scale : Scale
-        Nothing is known to move, and no filter is "auto".
+        No filter is "auto".
 
     Examples
     --------
@@ -177,7 +180,9 @@ def measure(features: FeatureMap) -> Scale:
     >>> measure(make_features("patches", (32, 32, 1))).object_size is None
     True
     """
-    return Scale(aligned(features.region_size), None, None, None, NO_FILTERS)
+    size = None if scene is None else scene.size
+    speed = None if scene is None or size is None else scene.speed
+    return Scale(aligned(features.region_size), size, speed, None, NO_FILTERS)
 
 
 def train(
@@ -221,14 +226,17 @@ def train(
     trained : Trained
         Both networks and the maps to calibrate on. An interrupted training warns.
     """
-    # Frames of a clip are alike: only whole clips can be left out.
+    # Frames of a clip are alike: thresholds come from clips that were held out.
     rows = np.arange(len(images)) if groups is None else parts.train
     held_out = None if groups is None else parts.held_out
     if known is not None:
-        pair = train_pair(images, rows, held_out, known=known, **watched, **settings)
+        pair = train_pair(
+            images, rows, held_out, known=known, groups=groups, **watched, **settings
+        )
     else:
-        with cached(train_pair, memory, (images, rows, held_out, settings)) as training:
-            pair = training(images, rows, held_out, **watched, **settings)
+        decisive = (images, rows, held_out, groups, settings)
+        with cached(train_pair, memory, decisive) as training:
+            pair = training(images, rows, held_out, groups=groups, **watched, **settings)
     n_epochs = pair.net.n_trained_
     if n_epochs < settings["max_epochs"]:
         warnings.warn(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -20,8 +21,8 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
-from skavid.core.corruption import Corrupted, synthetic_anomalies
-from skavid.core.features import FeatureMap
+from skavid.core.corruption import Corrupted, Neighbours, synthetic_anomalies
+from skavid.core.features import FeatureMap, MotionFeatures
 from skavid.core.images import to_tensor
 from skavid.core.linear import (
     Changes,
@@ -34,7 +35,7 @@ from skavid.core.linear import (
 from skavid.core.losses import bce
 from skavid.core.networks import ResidualDetector
 from skavid.core.regions import Geometry, aligned, region_mean
-from skavid.core.scene import evenly
+from skavid.core.scene import Scene, clip_starts, evenly, time_blocks
 from skavid.core.training import Average, region_targets
 from skavid.exceptions import CollapseWarning
 
@@ -106,7 +107,7 @@ class Pair(NamedTuple):
 
 
 def judge(
-    features: Tensor, inpainter: LinearInpainter, detector: nn.Module, whole: WholeImage
+    features: Tensor, inpainter: LinearInpainter, detector: ResidualDetector, whole: WholeImage
 ) -> Judged:
     """Let both networks judge the feature maps of images.
 
@@ -123,7 +124,7 @@ def judge(
         Where an image is odd as a whole, both maps say so, see `WholeImage`.
     """
     changes = inpainter.changes(features)
-    logits = detector(_seen_by_detector(inpainter, changes))
+    logits = detector(_seen_by_detector(detector, inpainter, changes, features))
     return _with_whole(changes.size / evenness(inpainter), logits, whole.change(features), whole)
 
 
@@ -157,9 +158,16 @@ def evenness(inpainter: LinearInpainter) -> Tensor:
     return (inpainter.typical / inpainter.typical.mean() + 1) / 2
 
 
-def _seen_by_detector(inpainter: LinearInpainter, changes: Changes) -> Tensor:
+def _seen_by_detector(
+    detector: ResidualDetector, inpainter: LinearInpainter, changes: Changes, features: Tensor
+) -> Tensor:
     # Half precision ends at 65504, and D has learnt nothing of what is larger than this.
-    return (changes.white.abs() / evenness(inpainter)).clamp(max=MOST_CHANGE)
+    read = (changes.white.abs() / evenness(inpainter)).clamp(max=MOST_CHANGE)
+    if not detector.sees_features:
+        return read
+    mean, scale = inpainter.mean.mean(0), inpainter.scale
+    usual = (features - mean[:, None, None]) / scale[:, None, None]
+    return torch.cat([read, usual.clamp(-MOST_CHANGE, MOST_CHANGE)], 1)
 
 
 class _Bank(NamedTuple):
@@ -295,6 +303,9 @@ def train_pair(
     device: str,
     callbacks: list[Any] | None,
     verbose: int,
+    groups: NDArray[Any] | None = None,
+    scene: Scene | None = None,
+    spacing: int | None = None,
     known: tuple[LinearInpainter, WholeImage, ResidualNet] | None = None,
 ) -> Pair:
     """Solve for I and train D on the feature maps of normal images.
@@ -328,6 +339,12 @@ def train_pair(
         Callbacks of skorch.
     verbose : int
         0 is silent.
+    groups : ndarray of shape (n_images,), optional
+        Clip ids. Frames of a clip are alike: they are left out together.
+    scene : Scene, optional
+        Of the clips. Synthetic anomalies are then cut from what moves, too.
+    spacing : int, optional
+        Frames between two channels of stacks.
     known : tuple of LinearInpainter, WholeImage and ResidualNet, optional
         To go on with. Statistics are merged, exactly, in any order; D goes on learning.
 
@@ -357,26 +374,30 @@ def train_pair(
     if not remembers:
         inpainter = inpainter.pooled()
     origin = inpainter.origin
-    bank = _make_bank(look, bank_rows, geometry, origin, gamma=gamma, sigma=sigma, seed=seed)
+    corrupt = _corruptions(gamma, sigma, len(images), groups, scene, spacing)
+    bank = _make_bank(look, bank_rows, geometry, origin, corrupt, seed=seed)
     if known is not None:
         inpainter = known[0].merge(inpainter)
         whole.inpainter = known[1].inpainter.merge(whole.inpainter)
-    bank, sizes = _to_changes(bank, inpainter, keys[chosen], origin)
+    blocks = None if groups is None else torch.from_numpy(time_blocks(groups[rows]))
+    left = _LeftOut(inpainter, keys, blocks)
     fold = torch.arange(len(bank_rows)) % 2
+    if blocks is not None:
+        fold = torch.unique(blocks[chosen], return_inverse=True)[1] % 2
     net = _make_net(
-        features.n_features, detector_width, average_decay, seed,
-        lr=learning_rate, batch_size=batch_size, device=device, callbacks=callbacks,
+        features.n_features, isinstance(features, MotionFeatures), detector_width, average_decay,
+        seed, lr=learning_rate, batch_size=batch_size, device=device, callbacks=callbacks,
         verbose=verbose, max_epochs=max_epochs,
     ) if known is None else copy.deepcopy(known[2])  # fmt: skip
+    bank, sizes = _to_changes(bank, left, net.detector_, chosen, origin)
     _fit_detector(
         net, _Maps(bank, fold, batch_size, _generator(seed + 5 + len(net.history))), max_epochs
     )
     detector: Any = copy.deepcopy(net.averaged_.module)
     detector.eval().requires_grad_(False)
     region_auc = _region_auc(detector, bank, fold)
-    residual, logits = _left_out(look, rows, keys, inpainter, detector, bank, chosen, fold, sizes)
-    seen = whole.inpainter.left_out(torch.cat(statistics), keys)
-    change = log_change(seen.size[:, 0, 0])
+    residual, logits = _left_out(look, rows, left, detector, bank, chosen, fold, sizes)
+    change = _change_of_whole(whole, torch.cat(statistics), keys, blocks)
     history = _history(net, float(residual.mean()), begun)
     whole.align(change, log_change(residual.amax((1, 2))), -logits.amin((1, 2)))
     judged = _with_whole(residual, logits, change, whole)
@@ -436,6 +457,43 @@ class _Look:
             yield features
 
 
+class _LeftOut:
+    """Lets I change training images that it never saw, nor others of the same block of time."""
+
+    def __init__(self, inpainter: LinearInpainter, keys: Tensor, blocks: Tensor | None) -> None:
+        self.inpainter, self.keys, self.blocks = inpainter, keys, blocks
+        if blocks is not None:
+            order = torch.argsort(keys, stable=True)
+            place = torch.searchsorted(keys[order], inpainter.keys).clamp(max=len(keys) - 1)
+            same = keys[order][place] == inpainter.keys
+            # Images that were remembered earlier are of no block.
+            self.remembered = torch.where(same, blocks[order][place], -1)
+
+    def __call__(
+        self, features: Tensor, indices: NDArray[np.int64], corrupted: Tensor | None = None
+    ) -> Changes:
+        alike = None
+        if self.blocks is not None and len(self.remembered) > 1:
+            alike = self.blocks[indices][:, None] == self.remembered
+        return self.inpainter.left_out(features, self.keys[indices], corrupted, alike)
+
+
+def _change_of_whole(
+    whole: WholeImage, statistics: Tensor, keys: Tensor, blocks: Tensor | None
+) -> Tensor:
+    """Return how much I changes the statistics of each image that it never saw, logarithms."""
+    numbers = [] if blocks is None else sorted(set(blocks.tolist()))
+    if blocks is None or len(numbers) < 2:
+        seen = whole.inpainter.left_out(statistics, keys)
+        return log_change(seen.size[:, 0, 0])
+    change = torch.empty(len(statistics))
+    for number in numbers:
+        own = blocks == number
+        others = learn_statistics([statistics[~own]], gamma=whole.inpainter.gamma)
+        change[own] = log_change(others.changes(statistics[own]).size[:, 0, 0])
+    return change
+
+
 def _bank_size(inpainter: LinearInpainter, n: int) -> int:
     numbers = inpainter.mean.numel() * (N_VERSIONS + 1)
     return max(2, min(n, BANK_IMAGES, BANK_NUMBERS // numbers))
@@ -445,15 +503,41 @@ def _generator(seed: int) -> Generator:
     return Generator().manual_seed(seed)
 
 
+def _corruptions(
+    gamma: float, sigma: float, n: int, groups: NDArray[Any] | None, scene: Scene | None,
+    spacing: int | None,
+) -> list[Callable[[Tensor, NDArray[np.int64], Generator], Corrupted]]:  # fmt: skip
+    """Return what makes each corrupted version: images, their rows and a generator come in."""
+    low, high = (math.log(one) for one in STRENGTH)
+    make = functools.partial(synthetic_anomalies, gamma=gamma, sigma=sigma)
+
+    def still(clean: Tensor, rows: NDArray[np.int64], generator: Generator) -> Corrupted:
+        made = make(clean, generator=generator)
+        strength = torch.rand(len(clean), 1, 1, 1, generator=generator)
+        strength = torch.exp(low + (high - low) * strength)
+        return made._replace(images=clean + strength * (made.images - clean))
+
+    if scene is None or spacing is None or not len(scene.moments):
+        return [still] * N_VERSIONS
+    starts = clip_starts(n, groups)
+
+    def moving(clean: Tensor, rows: NDArray[np.int64], generator: Generator) -> Corrupted:
+        backgrounds = [scene.backgrounds[start] for start in starts[rows].tolist()]
+        none, one = torch.zeros(len(clean)), torch.ones(len(clean))
+        beside = Neighbours(scene, torch.stack(backgrounds)[:, None], none, one, none, spacing)
+        return make(clean, generator=generator, neighbours=beside)
+
+    return [moving, still]
+
+
 def _make_bank(
-    look: _Look, rows: NDArray[np.int64], geometry: Geometry, origin: Tensor, *, gamma: float,
-    sigma: float, seed: int,
+    look: _Look, rows: NDArray[np.int64], geometry: Geometry, origin: Tensor,
+    corruptions: list[Callable[..., Corrupted]], *, seed: int,
 ) -> _Bank:  # fmt: skip
     """Compute the features, less their origin, of images and versions with synthetic anomalies."""
     origin = origin[:, None, None]
     generator = _generator(seed)
-    low, high = (math.log(one) for one in STRENGTH)
-    versions: list[list[list[Tensor]]] = [[] for _ in range(N_VERSIONS + 1)]
+    versions: list[list[list[Tensor]]] = [[] for _ in range(len(corruptions) + 1)]
     counts = (
         None if look.ignore_mask is None else torch.from_numpy(~look.ignore_mask).float()[None]
     )
@@ -462,14 +546,8 @@ def _make_bank(
         part = rows[min(start, max(0, len(rows) - 2)) : start + BATCH]
         kept = slice(start - min(start, max(0, len(rows) - 2)), None)
         clean = look.tensor(part)
-        for version in versions:
-            made = Corrupted(clean, *3 * [torch.zeros(len(clean), *clean.shape[2:])])
-            made = made._replace(weight=torch.ones_like(made.where))
-            if version is not versions[0]:
-                made = synthetic_anomalies(clean, gamma=gamma, sigma=sigma, generator=generator)
-                strength = torch.rand(len(clean), 1, 1, 1, generator=generator)
-                strength = torch.exp(low + (high - low) * strength)
-                made = made._replace(images=clean + strength * (made.images - clean))
+        for version, corrupt in zip(versions, [_intact, *corruptions], strict=True):
+            made = corrupt(clean, part, generator)
             regular, weight = region_targets(made, geometry)
             if counts is not None:
                 weight = weight * region_mean(counts, geometry)
@@ -483,38 +561,50 @@ def _make_bank(
     )
 
 
-def _to_changes(
-    bank: _Bank, inpainter: LinearInpainter, keys: Tensor, origin: Tensor
-) -> tuple[_Bank, Tensor]:
-    """Replace features by what I changes, in place; unseen anomalies become undecided.
+def _intact(clean: Tensor, rows: NDArray[np.int64], generator: Generator) -> Corrupted:
+    nowhere = torch.zeros_like(clean[:, 0])
+    return Corrupted(clean, torch.zeros_like(clean), nowhere, torch.ones_like(nowhere))
 
-    Also return the size of what it changes of the clean images.
+
+def _to_changes(
+    bank: _Bank, left_out: _LeftOut, detector: ResidualDetector, chosen: NDArray[np.int64],
+    origin: Tensor,
+) -> tuple[_Bank, Tensor]:  # fmt: skip
+    """Replace features by what D reads, in place where it fits; unseen anomalies are undecided.
+
+    Also return the size of what I changes of the clean images.
     """
+    inpainter = left_out.inpainter
     even = evenness(inpainter)
     typical = inpainter.typical / even
+    n_versions, n, k, n1, n2 = bank.features.shape
+    read = bank.features
+    if detector.sees_features:
+        read = read.new_empty(n_versions, n, 2 * k, n1, n2)
     sizes = []
-    for start in range(0, bank.features.shape[1], BATCH):
+    for start in range(0, n, BATCH):
         part = slice(start, start + BATCH)
         clean = bank.features[0, part].float() + origin[:, None, None]
-        normal = inpainter.left_out(clean, keys[part])
+        normal = left_out(clean, chosen[part])
         sizes.append(normal.size / even)
-        bank.features[0, part] = _seen_by_detector(inpainter, normal).half()
-        for version in range(1, len(bank.features)):
+        read[0, part] = _seen_by_detector(detector, inpainter, normal, clean).half()
+        for version in range(1, n_versions):
             other = bank.features[version, part].float() + origin[:, None, None]
-            changes = inpainter.left_out(clean, keys[part], other)
+            changes = left_out(clean, chosen[part], other)
             seen = (changes.size - normal.size) / even > VISIBLE * typical
             hidden = (bank.regular[version, part] < 0.5) & ~seen
             bank.weight[version, part] *= ~hidden
-            bank.features[version, part] = _seen_by_detector(inpainter, changes).half()
-    return bank, torch.cat(sizes)
+            read[version, part] = _seen_by_detector(detector, inpainter, changes, other).half()
+    return bank._replace(features=read), torch.cat(sizes)
 
 
 def _make_net(
-    n_features: int, width: int, average_decay: float, seed: int, **options: Any
-) -> ResidualNet:
+    n_features: int, sees_features: bool, width: int, average_decay: float, seed: int,
+    **options: Any,
+) -> ResidualNet:  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        detector = ResidualDetector(n_features, width=width)
+        detector = ResidualDetector(n_features, sees_features=sees_features, width=width)
     net = ResidualNet(detector, average_decay=average_decay, train_split=None, **options)
     net.initialize()
     net.step_ = 0
@@ -556,9 +646,9 @@ def _region_auc(
         for version in range(len(bank.features)):
             for some in torch.split(rows, BATCH):
                 weight = bank.weight[version, some] > 0
-                white = bank.features[version, some].float()
-                size = white.square().mean(1).sqrt()
-                logits = member(white)[:, 0]
+                read = bank.features[version, some].float()
+                size = read[:, : detector.n_features].square().mean(1).sqrt()
+                logits = member(read)[:, 0]
                 truth.append(bank.regular[version, some][weight])
                 said.append(torch.stack([-size[weight], logits[weight]]))
     labels, scores = torch.cat(truth).numpy(), torch.cat(said, 1).numpy()
@@ -588,9 +678,8 @@ def _history(net: ResidualNet, error: float, begun: float) -> list[dict[str, Any
 
 @torch.inference_mode()
 def _left_out(
-    look: _Look, rows: NDArray[np.int64], keys: Tensor, inpainter: LinearInpainter,
-    detector: ResidualDetector, bank: _Bank, chosen: NDArray[np.int64], fold: Tensor,
-    sizes: Tensor,
+    look: _Look, rows: NDArray[np.int64], left_out: _LeftOut, detector: ResidualDetector,
+    bank: _Bank, chosen: NDArray[np.int64], fold: Tensor, sizes: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return what both networks say of each training image without having seen it."""
     residual = torch.empty(len(rows), *sizes.shape[1:])
@@ -601,9 +690,10 @@ def _left_out(
         for some in torch.split(torch.nonzero(fold == i)[:, 0], BATCH):
             logits[learnt_from[some]] = member(bank.features[0, some].float())[:, 0]
     for others in look.parts(np.setdiff1d(np.arange(len(rows)), chosen)):
-        changes = inpainter.left_out(look.features(rows[others]), keys[others])
+        features, inpainter = look.features(rows[others]), left_out.inpainter
+        changes = left_out(features, others)
         residual[others] = changes.size / evenness(inpainter)
-        logits[others] = detector(_seen_by_detector(inpainter, changes))
+        logits[others] = detector(_seen_by_detector(detector, inpainter, changes, features))
     return residual, logits
 
 

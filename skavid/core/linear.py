@@ -339,7 +339,10 @@ class LinearInpainter(nn.Module):
         """
         return Changes(*self._changes(features, None, None))
 
-    def left_out(self, features: Tensor, keys: Tensor, corrupted: Tensor | None = None) -> Changes:
+    def left_out(
+        self, features: Tensor, keys: Tensor, corrupted: Tensor | None = None,
+        alike: Tensor | None = None,
+    ) -> Changes:  # fmt: skip
         """Return what an I changes that never saw these training images.
 
         Parameters
@@ -350,6 +353,9 @@ class LinearInpainter(nn.Module):
             Their keys.
         corrupted : Tensor of the shape of features, default=None
             Other versions of these images, which are what is restored; None restores themselves.
+        alike : Tensor of shape (n_images, n_remembered), bool, default=None
+            True where a remembered image is forgotten along with an image, such as the frames of
+            the same clip.
 
         Returns
         -------
@@ -366,11 +372,11 @@ class LinearInpainter(nn.Module):
         looked_at = features if corrupted is None else corrupted
         if (self.is_pooled and features.shape[2:] != (1, 1)) or int(self.n_images) < 2:
             return self.changes(looked_at)
-        return Changes(*self._changes(looked_at, features, keys))
+        return Changes(*self._changes(looked_at, features, keys, alike=alike))
 
     def _changes(
         self, features: Tensor, own: Tensor | None, keys: Tensor | None,
-        back: Tensor | None = None,
+        back: Tensor | None = None, alike: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Look for the nearest at all places of a block and those beside them.
 
@@ -389,7 +395,7 @@ class LinearInpainter(nn.Module):
             block = slice(start, start + PLACES)
             own_there = None
             if mine is not None and keys is not None:
-                own_there = self._own(self._whiten(mine[block], block), block, keys)
+                own_there = self._own(self._whiten(mine[block], block), block, keys, alike)
             for below, beside in self._shifts():
                 up, left = y[block] - below, x[block] - beside
                 inside = (up >= 0) & (up < height) & (left >= 0) & (left < width)
@@ -426,7 +432,7 @@ class LinearInpainter(nn.Module):
     def _whiten(self, rows: Tensor, block: slice) -> Tensor:
         return torch.baddbmm(self.offset[block], rows, self.whitening[block].mT)
 
-    def _own(self, own: Tensor, block: slice, keys: Tensor) -> _Own:
+    def _own(self, own: Tensor, block: slice, keys: Tensor, alike: Tensor | None) -> _Own:
         n, ridge = int(self.n_images), self._ridge
         length = own.square().sum(2, keepdim=True)
         share = (length / (n - 1) / ridge).clamp(max=MOST_LEVERAGE)
@@ -439,6 +445,8 @@ class LinearInpainter(nn.Module):
         rank = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
         known = torch.nonzero(self.keys[rank] == keys)[:, 0]
         squares[:, known, rank[known]] = math.inf
+        if alike is not None:
+            squares.masked_fill_(alike, math.inf)
         return _Own(own, gain, root, squares)
 
     def _apart(

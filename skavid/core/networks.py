@@ -313,6 +313,8 @@ class ResidualDetector(nn.Module):
     ----------
     n_features : int
         Number of features at each position.
+    sees_features : bool, default=False
+        Whether D reads the features beside their changes.
     width : int, default=64
         Number of hidden feature maps.
     n_members : int, default=2
@@ -326,13 +328,21 @@ class ResidualDetector(nn.Module):
     torch.Size([2, 3, 4])
     """
 
-    def __init__(self, n_features: int, *, width: int = 64, n_members: int = 2) -> None:
+    def __init__(
+        self,
+        n_features: int,
+        *,
+        sees_features: bool = False,
+        width: int = 64,
+        n_members: int = 2,
+    ) -> None:
         super().__init__()
-        self.n_features, self.width = n_features, width
+        self.n_features, self.sees_features, self.width = n_features, sees_features, width
+        n_read = n_features * (1 + sees_features)
         self.members = nn.ModuleList(
             nn.Sequential(
-                nn.BatchNorm2d(n_features, affine=False),
-                nn.Conv2d(n_features, width, 1, bias=False),
+                nn.BatchNorm2d(n_read, affine=False),
+                nn.Conv2d(n_read, width, 1, bias=False),
                 nn.BatchNorm2d(width),
                 nn.LeakyReLU(0.1),
                 _block(width, width),
@@ -346,8 +356,9 @@ class ResidualDetector(nn.Module):
 
         Parameters
         ----------
-        changes : Tensor of shape (n_images, n_features, n1, n2)
-            ``|F - I(F)|``, relative to the changes of normal images at that position.
+        changes : Tensor of shape (n_images, n_read, n1, n2)
+            ``|F - I(F)|``, relative to the changes of normal images at that position; then, if D
+            reads them, the features F in units of their spread.
 
         Returns
         -------

@@ -25,6 +25,7 @@ __all__ = [
     "evenly",
     "foreground",
     "learn_scene",
+    "time_blocks",
 ]
 
 BACKGROUND_FRAMES = 32  # of a clip, whose median is its background
@@ -71,9 +72,13 @@ class Scene(NamedTuple):
 
     @property
     def size(self) -> float | None:
-        """Typical side of an object in pixels; None where nothing moves."""
-        areas = 4 * self.radii.prod(1)
-        return float(areas.sqrt().median()) if len(areas) else None
+        """Typical side of an object in pixels; None where nothing moves.
+
+        That of the object which half of all moving pixels belong to at most: what noise and weak
+        contrast break off an object is many pieces, but few pixels.
+        """
+        areas = 4 * self.radii.prod(1).numpy()
+        return float(np.sqrt(_typical(areas))) if len(areas) else None
 
     @property
     def speed(self) -> float:
@@ -152,6 +157,38 @@ def clip_starts(n: int, groups: NDArray[np.generic] | None) -> NDArray[np.int64]
         return np.zeros(n, dtype=np.int64)
     begins = clip_begins(groups)
     return np.repeat(begins, np.diff(begins, append=n))
+
+
+def time_blocks(groups: NDArray[Any], least: int = 10) -> NDArray[np.int64]:
+    """Divide clips into blocks of time: frames of a block are alike, others hardly.
+
+    Parameters
+    ----------
+    groups : ndarray of shape (n,)
+        Clip ids, rows of a clip consecutive.
+    least : int, default=10
+        How many blocks there should be. So many clips are their own blocks; fewer are cut.
+
+    Returns
+    -------
+    blocks : ndarray of shape (n,), int
+        Numbers of blocks, rising.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.scene import time_blocks
+    >>> time_blocks(np.array([7, 7, 7, 7, 3, 3, 3, 3]), least=4)
+    array([0, 0, 1, 1, 2, 2, 3, 3])
+    """
+    begins = clip_begins(groups)
+    parts = -(-least // len(begins))
+    ends = np.append(begins[1:], len(groups))
+    cuts = [
+        np.linspace(begin, end, parts + 1)[:-1].astype(np.int64)
+        for begin, end in zip(begins, ends, strict=True)
+    ]
+    return np.searchsorted(np.unique(np.concatenate(cuts)), np.arange(len(groups)), "right") - 1
 
 
 def evenly(n: int, most: int) -> NDArray[np.int64]:
@@ -276,6 +313,13 @@ def _threshold(
     return float(max(centres.mean(), 1e-3))
 
 
+def _typical(areas: NDArray[Any]) -> float:
+    """Return the median of areas, each counted as often as it is large."""
+    rising = np.sort(areas)
+    total = np.cumsum(rising, dtype=np.float64)
+    return float(rising[np.searchsorted(total, total[-1] / 2)])
+
+
 def _boxes(
     read: Read,
     rows: NDArray[np.int64],
@@ -302,7 +346,7 @@ def _boxes(
     areas = boxes[:, 5]
     # Specks are noise; what fills a large part of the frame has no place to be pasted.
     large = 0.05 * backgrounds[int(starts[rows[0]])].size
-    boxes = boxes[(areas >= max(4, 0.2 * np.median(areas))) & (areas <= large)]
+    boxes = boxes[(areas >= max(4, 0.2 * _typical(areas))) & (areas <= large)]
     return boxes[evenly(len(boxes), MOST_OBJECTS)]
 
 

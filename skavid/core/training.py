@@ -25,7 +25,15 @@ from skavid.core.images import to_tensor
 from skavid.core.losses import LOSSES
 from skavid.core.networks import Detector, Inpainter
 from skavid.core.regions import Geometry, region_mean
-from skavid.core.scene import Read, Scene, background, clip_starts, evenly, learn_scene
+from skavid.core.scene import (
+    Read,
+    Scene,
+    background,
+    clip_begins,
+    clip_starts,
+    evenly,
+    learn_scene,
+)
 from skavid.core.threads import ahead, side_by_side
 from skavid.exceptions import CollapseWarning, DivergedError
 
@@ -37,6 +45,7 @@ __all__ = [
     "train_networks",
 ]
 
+FEW_CLIPS = 5  # fewer than these: parts of each are held out
 BANK_SIZE = 64  # held-out images that judge both networks after each epoch
 PER_IMAGE = ("background", "top", "gain", "level")  # of Neighbours: a row an image
 CUT_EDGE = 8  # pixels beside the edge of a crop that D is not asked about
@@ -78,38 +87,39 @@ class Split(NamedTuple):
 def split(
     n: int, groups: NDArray[Any] | None, fraction: float, random_state: np.random.RandomState
 ) -> Split:
-    """Hold images out of the training; whole clips where there are clips.
+    """Hold images out of the training; whole clips where there are several.
 
     Parameters
     ----------
     n : int
         Number of images, at least 2.
     groups : ndarray of shape (n,) or None
-        Clip ids. With a single clip its last images are held out.
+        Clip ids. With fewer than five clips, the end of each is held out, and a gap before it
+        belongs to neither part, since neighbouring frames are alike.
     fraction : float
-        Share to hold out, in (0, 1); at least one image is, and one is not.
+        Share to hold out, in (0, 1), of images or of clips; at least one is, and one is not.
     random_state : RandomState
         Chooses images or clips.
 
     Returns
     -------
     split : Split
-        Row numbers, disjoint, together all rows.
+        Row numbers, disjoint.
 
     Examples
     --------
     >>> import numpy as np
     >>> from skavid.core.training import split
-    >>> split(6, np.array([0, 0, 1, 1, 2, 2]), 0.3, np.random.RandomState(0)).held_out
-    array([4, 5])
+    >>> split(20, np.repeat([0, 1], 10), 0.2, np.random.RandomState(0)).held_out
+    array([ 8,  9, 18, 19])
     """
     wanted = min(max(1, round(fraction * n)), n - 1)
     rows = np.arange(n)
     names = np.array([]) if groups is None else np.unique(groups)
     if groups is None:
         chosen = np.isin(rows, random_state.permutation(n)[:wanted])
-    elif len(names) == 1:
-        chosen = rows >= n - wanted
+    elif len(names) < FEW_CLIPS:
+        return _ends(groups, fraction)
     else:
         chosen = np.zeros(n, dtype=bool)
         for name in random_state.permutation(names)[:-1]:
@@ -117,6 +127,21 @@ def split(
             if chosen.sum() >= wanted:
                 break
     return Split(rows[~chosen], rows[chosen])
+
+
+def _ends(groups: NDArray[Any], fraction: float) -> Split:
+    """Hold out the end of each clip, but for a gap before it."""
+    begins = clip_begins(groups)
+    train, held_out = [], []
+    for clip in np.split(np.arange(len(groups)), begins[1:]):
+        n = int(fraction * len(clip))
+        gap = -(-n // 4) if len(clip) > n + -(-n // 4) else 0
+        train.append(clip[: len(clip) - n - gap])
+        held_out.append(clip[len(clip) - n :])
+    if not sum(map(len, held_out)):  # clips so short that no share of them is a frame
+        last = max(train, key=len)
+        return Split(np.setdiff1d(np.concatenate(train), last[-1:]), last[-1:])
+    return Split(np.concatenate(train), np.concatenate(held_out))
 
 
 class Batch(NamedTuple):

@@ -12,10 +12,16 @@ from skavid.core.features import (
     CELL,
     DARK,
     MEANS_AT,
+    MOVING,
     N_RESOLUTIONS,
+    REACH,
+    STAY,
+    WINDOW,
     FrozenFeatures,
     ImageNetFeatures,
+    MotionFeatures,
     PatchFeatures,
+    displacements,
 )
 from skavid.core.linear import SAME, LinearInpainter, WholeImage
 
@@ -52,6 +58,10 @@ def judge(g: Graph, detector: Any, images: str, size: tuple[str, str]) -> tuple[
     even = evenness(inpainter)
     residual = g("Div", change, even)
     seen = g("Min", g("Div", g("Abs", white), even), MOST_CHANGE)
+    if detector.detector_.sees_features:
+        usual = g("Sub", features, inpainter.mean.mean(0)[:, None, None])
+        usual = g("Div", usual, inpainter.scale[:, None, None])
+        seen = g("Concat", seen, g("Clip", usual, -MOST_CHANGE, MOST_CHANGE), axis=1)
     members = [_layers(g, member, seen) for member in detector.detector_.members]
     logits = g("Squeeze", g("Mean", *members), [1])
     far = _whole(g, detector.whole_, features)
@@ -60,16 +70,25 @@ def judge(g: Graph, detector: Any, images: str, size: tuple[str, str]) -> tuple[
 
 def _features(g: Graph, detector: Any, images: str, size: tuple[str, str]) -> str:
     module = detector.features_
-    if not isinstance(module, PatchFeatures | ImageNetFeatures):
+    if not isinstance(module, PatchFeatures | MotionFeatures | ImageNetFeatures):
         raise NotImplementedError(
             f"features={type(module.network).__name__} cannot be exported by skavid; export that "
-            "module by torch.onnx, or take features='patches' or 'imagenet'."
+            "module by torch.onnx, or take features='patches', 'motion' or 'imagenet'."
         )
     if module.enlarge > 1:
         images = _resize(g, images, module.enlarge)
-    cell = CELL if isinstance(module, PatchFeatures) else 8
-    write: Any = _patches if isinstance(module, PatchFeatures) else _imagenet
-    features = write(g, module, images)
+    cell = 8 if isinstance(module, ImageNetFeatures) else CELL
+    if isinstance(module, PatchFeatures):
+        features = _patches(g, module, images)
+    elif isinstance(module, MotionFeatures):
+        newest = g("Slice", images, [module.n_channels - 1], [module.n_channels], [1])
+        appearance = _patches(g, module.appearance, newest)
+        motion = _motion(g, module, images)
+        # Its sides are multiples of the step, too, and may be longer.
+        ends = g("Concat", *_size(g, appearance), axis=0)
+        features = g("Concat", appearance, g("Slice", motion, [0, 0], ends, [2, 3]), axis=1)
+    else:
+        features = _imagenet(g, module, images)
     if module.enlarge > cell:
         features = _average(g, features, module.enlarge // cell)
     ends = [g("Div", g("Add", n, module.region_size - 1), module.region_size) for n in size]
@@ -101,6 +120,47 @@ def _patches(g: Graph, module: PatchFeatures, images: str) -> str:
         wide.append(_resize(g, _smooth(g, _average(g, edges, 2)), 2))
     texture = [g("Log", g("Add", one, DARK)) for one in texture + wide]
     return str(g("Concat", *texture, *means, axis=1))
+
+
+def _motion(g: Graph, module: MotionFeatures, images: str) -> str:
+    """Follow MotionFeatures.forward beyond the appearance."""
+    coarsest = max(2 ** (N_RESOLUTIONS - 1), module.step)
+    images = _pad_end(g, images, [g("Mod", g("Neg", n), coarsest) for n in _size(g, images)])
+    n = module.n_channels
+    moments = g("Slice", images, [n - 2], [n], [1])
+    if module.step > 1:
+        moments = _average(g, moments, module.step)
+    moved = g("Mul", _displacement(g, moments), module.step / CELL)
+    near, wide = [], []
+    for level in range(N_RESOLUTIONS):
+        if level:
+            images = _average(g, images, 2)
+        later, earlier = g("Slice", images, [1], [n], [1]), g("Slice", images, [0], [n - 1], [1])
+        changes = _to_grid(g, g("Abs", g("Sub", later, earlier)), CELL / 2**level)
+        near.append(_smooth(g, changes))
+        wide.append(_resize(g, _smooth(g, _average(g, changes, 2)), 2))
+    moved = _to_grid(g, moved, CELL / module.step)
+    changes = g("Log", g("Add", g("Concat", *near, *wide, axis=1), DARK))
+    around = _resize(g, _smooth(g, _average(g, moved, 2)), 2)
+    return str(g("Concat", changes, _smooth(g, moved), around, axis=1))
+
+
+def _displacement(g: Graph, moments: str) -> str:
+    """Follow features.displacement."""
+    shifts = displacements()
+    kernels = torch.zeros(len(shifts), 1, 2 * REACH + 1, 2 * REACH + 1)
+    for kernel, (y, x) in zip(kernels, shifts[:, :2].int().tolist(), strict=True):
+        kernel[0, REACH - y, REACH - x] = 1
+    earlier, later = g("Slice", moments, [0], [1], [1]), g("Slice", moments, [1], [2], [1])
+    padded = g("Pad", earlier, [0, 0, REACH, REACH, 0, 0, REACH, REACH], mode="edge")
+    error = g("Abs", g("Sub", later, g("Conv", padded, kernels)))
+    half = WINDOW // 2
+    error = g("Pad", error, [0, 0, half, half, 0, 0, half, half], mode="edge")
+    error = g("AveragePool", error, kernel_shape=[WINDOW] * 2)
+    moves = g("Min", g("Div", g("Slice", error, [0], [1], [1]), MOVING), 1.0)
+    cost = g("Add", error, (STAY / REACH * shifts[:, 2])[:, None, None])
+    best = g("ArgMin", cost, axis=1, keepdims=0)
+    return str(g("Mul", g("Transpose", g("Gather", shifts, best), perm=[0, 3, 1, 2]), moves))
 
 
 def _imagenet(g: Graph, module: FrozenFeatures, images: str) -> str:
