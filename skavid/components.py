@@ -74,9 +74,9 @@ class Corruption(_Component):
         Sides in pixels of what "masking" masks at once; about half of an object serves best.
         None takes 4 pixels to a quarter of the image.
     spacing : int, default=None
-        For stacked video: frames between two channels, as in `TemporalStacker`. Synthetic
-        anomalies are then cut from what moves and move at other speeds, and ``groups`` are the
-        clips.
+        For stacked video, over pixels and on feature maps: frames between two channels, as in
+        `TemporalStacker`. Synthetic anomalies are then cut from what moves and move at other
+        speeds, and ``groups`` are the clips.
 
     Examples
     --------

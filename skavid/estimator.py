@@ -50,13 +50,14 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    features : {"patches", "imagenet", "pixels"} or torch Module, default="patches"
+    features : {"patches", "motion", "imagenet", "pixels"} or torch Module, default="patches"
         Where both networks look. "patches": brightness and texture around each place at four
-        resolutions, no weights. "imagenet": a frozen EfficientNet-Lite0, for surfaces and parts;
-        needs the extra ``features``. A module that returns a map, or a list of maps, is used as
-        it is, frozen; see `skavid.core.features.FrozenFeatures`. On a feature map I is solved in
-        closed form and D judges what I changed. "pixels": two networks over the image itself,
-        trained from nothing, as the paper has it; `PAPER` and `VIDEO` take it.
+        resolutions, no weights. "motion": for stacked video, the same of the newest moment,
+        beside how it changes and moves; `VIDEO` takes it. "imagenet": a frozen EfficientNet-Lite0,
+        for surfaces and parts; needs the extra ``features``. A module that returns a map, or a
+        list of maps, is used as it is, frozen; see `skavid.core.features.FrozenFeatures`. On a
+        feature map I is solved in closed form and D judges what I changed. "pixels": two networks
+        over the image itself, trained from nothing, as the paper has it; `PAPER` takes it.
     image_shape : tuple (H, W) or (H, W, C), default=None
         How to read X when it is given as flat rows, as inside a Pipeline.
     value_range : tuple (low, high), default=None
@@ -318,7 +319,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         y : array-like of shape (n_images,), default=None
             Ignored, and may be masks. A warning says so where it marks irregular images.
         groups : array-like of shape (n_images,), default=None
-            Clip ids. Whole clips are held out. The rows of a clip are consecutive in time.
+            Clip ids. Whole clips are held out; of fewer than five clips, the end of each. The
+            rows of a clip are consecutive in time. Stacks without ``groups`` are one clip.
 
         Returns
         -------

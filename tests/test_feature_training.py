@@ -8,13 +8,17 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skavid import AVIDDetector
+from skavid import VIDEO, AVIDDetector, TemporalStacker
 from skavid.components import nested
+from skavid.core.feature_training import LeftOut
 from skavid.core.features import FrozenFeatures
+from skavid.core.linear import learn_statistics
+from skavid.datasets import make_moving_shapes
 from skavid.exceptions import CalibrationWarning, CollapseWarning
 
 MOMENT = {"max_epochs": 1, "detector__width": 4, "random_state": 0}
@@ -271,7 +275,13 @@ def test_a_file_without_a_module_refuses_one(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("features", "shape"),
-    [("patches", (37, 53)), ("patches", (24, 40, 3)), ("imagenet", (64, 48))],
+    [
+        ("patches", (37, 53)),
+        ("patches", (24, 40, 3)),
+        ("motion", (37, 53, 3)),
+        ("motion", (100, 120, 2)),
+        ("imagenet", (64, 48)),
+    ],
 )
 @pytest.mark.parametrize("pooling", ["place", "everywhere"])
 def test_onnx_says_what_the_detector_says(features, shape, pooling, tmp_path):
@@ -288,3 +298,44 @@ def test_onnx_says_what_the_detector_says(features, shape, pooling, tmp_path):
     worst = verify_onnx(detector, tmp_path / "model.onnx", images)
     assert worst.mask == 0
     assert worst.score < 1e-4
+
+
+def walk(n_clips=6, seed=0, **options):
+    drawn = make_moving_shapes(n_clips, 40, size=(60, 80), random_state=seed, **options)
+    stacks = TemporalStacker().fit_transform(drawn.frames, groups=drawn.clips)
+    return stacks, drawn
+
+
+def test_what_runs_or_has_another_shape_is_found_in_stacks_and_both_networks_see_it(tmp_path):
+    stacks, normal = walk()
+    detector = AVIDDetector(**VIDEO, max_epochs=10, random_state=0)
+    detector.fit(stacks, groups=normal.clips)
+    others, drawn = walk(4, seed=1, irregular=("fast", "large"))
+    maps = detector.maps(others)
+    scores = detector.score_samples(others)
+    assert roc_auc_score(drawn.labels, scores) > 0.8
+    assert_array_equal(maps.scores, scores)
+    assert_array_equal(detector.score_samples(others[5:6]), scores[5:6])
+    assert detector.object_speed_ == pytest.approx(1, rel=0.4)
+    detector.save(tmp_path / "model")
+    assert_array_equal(AVIDDetector.load(tmp_path / "model").score_samples(others), scores)
+
+
+def test_frames_of_a_clip_are_left_out_together():
+    # Each clip has a level of its own, which its frames share.
+    generator = torch.Generator().manual_seed(0)
+    level = torch.randn(8, 5, 1, 1, generator=generator).repeat_interleave(6, 0)
+    features = level + 0.01 * torch.randn(48, 5, 2, 3, generator=generator)
+    keys, blocks = torch.randperm(48, generator=generator), torch.arange(48) // 6
+    inpainter = learn_statistics([features], gamma=0.4, keys=keys)
+    alone, together = (
+        LeftOut(inpainter, keys, some)(features, np.arange(48)).size for some in (None, blocks)
+    )
+    assert together.min() > 3 * alone.max()
+
+
+def test_stacks_of_one_clip_hold_out_its_end():
+    stacks, _ = walk(1)
+    with pytest.warns(CalibrationWarning):
+        detector = AVIDDetector(**VIDEO, max_epochs=1, random_state=0).fit(stacks)
+    assert detector.calibration_["n_images"] == 8

@@ -47,7 +47,7 @@ def test_split_holds_out_some_images_and_trains_on_the_others(n, fraction, seed)
     assert len(parts.held_out) == min(max(1, round(fraction * n)), n - 1)
 
 
-@given(sizes=st.lists(st.integers(1, 9), min_size=2, max_size=6), fraction=st.floats(0.05, 0.9))
+@given(sizes=st.lists(st.integers(1, 9), min_size=5, max_size=9), fraction=st.floats(0.05, 0.9))
 def test_split_holds_out_whole_clips(sizes, fraction):
     clips = np.repeat(np.arange(len(sizes)), sizes)
     parts = split(len(clips), clips, fraction, np.random.RandomState(0))
@@ -55,9 +55,25 @@ def test_split_holds_out_whole_clips(sizes, fraction):
     assert min(len(parts.train), len(parts.held_out)) >= 1
 
 
-def test_split_holds_out_the_end_of_a_lone_clip():
-    parts = split(10, np.zeros(10), 0.3, np.random.RandomState(0))
-    assert_array_equal(parts.held_out, [7, 8, 9])
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4), fraction=st.floats(0.01, 0.9))
+def test_split_of_few_clips_holds_out_the_end_of_each_and_never_more_than_asked(sizes, fraction):
+    clips = np.repeat(np.arange(len(sizes)), sizes)
+    if len(clips) < 2:
+        return
+    parts = split(len(clips), clips, fraction, np.random.RandomState(0))
+    assert not set(parts.train) & set(parts.held_out)
+    assert min(len(parts.train), len(parts.held_out)) >= 1
+    assert len(parts.held_out) <= max(1, fraction * len(clips))
+    for clip in np.unique(clips[parts.held_out]):
+        own = parts.held_out[clips[parts.held_out] == clip]
+        assert own[-1] == np.flatnonzero(clips == clip)[-1]
+        assert not (parts.train[clips[parts.train] == clip] > own[0]).any()
+
+
+def test_neighbouring_frames_of_what_is_held_out_are_not_trained_on():
+    parts = split(100, np.zeros(100), 0.2, np.random.RandomState(0))
+    assert_array_equal(parts.held_out, np.arange(80, 100))
+    assert_array_equal(parts.train, np.arange(75))
 
 
 def test_a_region_is_irregular_undecided_or_regular_by_its_corrupted_share():

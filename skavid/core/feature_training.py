@@ -380,7 +380,7 @@ def train_pair(
         inpainter = known[0].merge(inpainter)
         whole.inpainter = known[1].inpainter.merge(whole.inpainter)
     blocks = None if groups is None else torch.from_numpy(time_blocks(groups[rows]))
-    left = _LeftOut(inpainter, keys, blocks)
+    left = LeftOut(inpainter, keys, blocks)
     fold = torch.arange(len(bank_rows)) % 2
     if blocks is not None:
         fold = torch.unique(blocks[chosen], return_inverse=True)[1] % 2
@@ -457,7 +457,7 @@ class _Look:
             yield features
 
 
-class _LeftOut:
+class LeftOut:
     """Lets I change training images that it never saw, nor others of the same block of time."""
 
     def __init__(self, inpainter: LinearInpainter, keys: Tensor, blocks: Tensor | None) -> None:
@@ -567,7 +567,7 @@ def _intact(clean: Tensor, rows: NDArray[np.int64], generator: Generator) -> Cor
 
 
 def _to_changes(
-    bank: _Bank, left_out: _LeftOut, detector: ResidualDetector, chosen: NDArray[np.int64],
+    bank: _Bank, left_out: LeftOut, detector: ResidualDetector, chosen: NDArray[np.int64],
     origin: Tensor,
 ) -> tuple[_Bank, Tensor]:  # fmt: skip
     """Replace features by what D reads, in place where it fits; unseen anomalies are undecided.
@@ -678,7 +678,7 @@ def _history(net: ResidualNet, error: float, begun: float) -> list[dict[str, Any
 
 @torch.inference_mode()
 def _left_out(
-    look: _Look, rows: NDArray[np.int64], left_out: _LeftOut, detector: ResidualDetector,
+    look: _Look, rows: NDArray[np.int64], left_out: LeftOut, detector: ResidualDetector,
     bank: _Bank, chosen: NDArray[np.int64], fold: Tensor, sizes: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return what both networks say of each training image without having seen it."""
