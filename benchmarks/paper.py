@@ -74,7 +74,7 @@ def stacked(train, test, **rest):
     )
 
 
-def video(load, folder, size, epochs):
+def video(load, folder, size):
     """Stack the frames of Sec. 3.5; clips stay apart, their first frames are repeated."""
 
     def read(data, arguments):
@@ -90,7 +90,7 @@ def video(load, folder, size, epochs):
             # these alone are judged by pixels.
             masks=None if whole is None else whole.masks,
             has_masks=test.get("has_masks"),
-            parameters={**VIDEO, "max_epochs": epochs[arguments.reduced]},
+            parameters=VIDEO,
             protocol=(
                 f"frames of {shape[0]} x {shape[1]}, stacked; all test frames count, the first "
                 "ones of a clip repeat its first frame; micro (all frames in one curve), scores "
@@ -120,7 +120,7 @@ def shapes(speed, scale, size):
             test,
             masks=test.masks,
             kinds=test.kinds,
-            parameters={**VIDEO, "max_epochs": 6},
+            parameters=VIDEO,
             protocol=(
                 f"{n_train} drawn clips of walkers train, {n_test} with something irregular test "
                 f"(too fast, too large, a cart, on the lawn), 100 frames of {size[0]} x {size[1]} "
@@ -237,12 +237,11 @@ def still(train, test, parameters, protocol):
 
 
 SETS = {
-    # epochs at full size and reduced
-    "ped1": video(datasets.load_ucsd_ped1, "ucsd_ped1/UCSDped1", (120, 180), (8, 2)),
-    "ped2": video(datasets.load_ucsd_ped2, "ucsd_ped2/UCSDped2", (120, 180), (14, 4)),
-    "umn": video(datasets.load_umn, "umn", (120, 160), (16, 4)),
-    "avenue": video(datasets.load_avenue, "avenue", (120, 214), (4, 1)),
-    "shanghaitech": video(datasets.load_shanghaitech, "shanghaitech", (120, 214), (1, 1)),
+    "ped1": video(datasets.load_ucsd_ped1, "ucsd_ped1/UCSDped1", (120, 180)),
+    "ped2": video(datasets.load_ucsd_ped2, "ucsd_ped2/UCSDped2", (120, 180)),
+    "umn": video(datasets.load_umn, "umn", (120, 160)),
+    "avenue": video(datasets.load_avenue, "avenue", (120, 214)),
+    "shanghaitech": video(datasets.load_shanghaitech, "shanghaitech", (120, 214)),
     "ir_mnist": puzzles(),
     "tiles": tiles(),
     "shapes": shapes(1.0, 1.0, (96, 128)),
