@@ -206,10 +206,11 @@ class AdversarialTraining(_Component):
     reconstruction_weight : float, default=1.0
         Weight of I's restoring error, which Eq. 3 as printed does not have.
     reconstruction_loss : {"l1", "bernoulli"}, default="l1"
-        That error, of masked pixels: absolute, under which I learns the median of what could be
-        there, or the cross-entropy of intensities as shares, the mean. The median stays dark
-        for long where most pixels are; "bernoulli" served drawn digits of 28 pixels far better,
-        "l1" those of 8. Pixels that were not masked always count absolutely.
+        That error, of masked pixels: the absolute error, whose minimum is the median of the
+        possible values, or the cross-entropy of intensities, whose minimum is their mean. If most
+        pixels are dark, "l1" predicts dark pixels for many epochs: "bernoulli" was far better on
+        drawn digits of 28 pixels, "l1" on those of 8. Unmasked pixels always have the absolute
+        error.
     optimizer : {"adamw", "sgd"}, default="adamw"
         Both networks have one of their own.
     momentum : float, default=0.9
@@ -541,7 +542,7 @@ def learned_range(detector: Any, images: NDArray[Any]) -> tuple[float, float]:
 
 
 def check_rate(target_fpr: float) -> None:
-    """Refuse a share of false alarms that is none."""
+    """Raise ValueError unless target_fpr is in (0, 1)."""
     if not 0 < target_fpr < 1:
         raise ValueError(f"target_fpr must be a number above 0 and below 1. Got {target_fpr!r}.")
 

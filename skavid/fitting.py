@@ -147,7 +147,7 @@ def _train_on_pixels(
     checkpoint: str | os.PathLike[str] | None,
 ) -> Trained:
     net = None if scale is None else detector.net_
-    scene = pixel_pair.look_around(images, clips, parts, settings, detector.memory)
+    scene = pixel_pair.cached_scene(images, clips, parts, settings, detector.memory)
     if scale is None:
         regions = detector.component("detector")
         scale = pixel_pair.measure(
@@ -178,7 +178,7 @@ def _train_on_features(
     scale: Scale | None,
 ) -> Trained:
     known = None if scale is None else (detector.inpainter_, detector.whole_, detector.net_)
-    scene = pixel_pair.look_around(images, clips, parts, settings, detector.memory)
+    scene = pixel_pair.cached_scene(images, clips, parts, settings, detector.memory)
     settings["scene"] = scene
     if scale is None:
         settings["features"] = make_features(detector.features, detector.image_shape_)

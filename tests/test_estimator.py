@@ -685,7 +685,7 @@ def test_stacked_video_is_trained_once_for_all_thresholds(tmp_path):
         AVIDDetector(
             **nested(dict(**{**ON_STACKS, **small}, alpha=alpha, memory=str(tmp_path)))
         ).fit(stacks, groups=clips)
-    for part in ("look_around", "train_networks"):
+    for part in ("scene_of_stacks", "train_networks"):
         assert len(list(tmp_path.rglob(f"{part}/*/output.pkl"))) == 1
 
 
@@ -714,8 +714,8 @@ def test_calibrating_by_clip_spares_each_clip(fitted):
 @pytest.mark.parametrize(("options", "message"), [
     (
         {"target_fpr": 0.02},
-        "X holds 24 images, enough for 0.04 of false alarms at best, not for target_fpr=0.02; 49 "
-        "would do.",
+        "X has 24 images, so the lowest false-alarm rate that can be guaranteed is 0.04; "
+        "target_fpr=0.02 needs at least 49 images.",
     ),
     (
         {"groups": np.zeros(24)},
@@ -737,8 +737,8 @@ def test_too_few_images_to_calibrate_are_a_warning_that_says_how_many_would_do(
 
 def test_one_image_to_calibrate_is_counted_as_one(fitted):
     message = (
-        "X holds 1 image, enough for 0.5 of false alarms at best, not for target_fpr=0.1; 9 would "
-        "do."
+        "X has 1 image, so the lowest false-alarm rate that can be guaranteed is 0.5; "
+        "target_fpr=0.1 needs at least 9 images."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         fitted.calibrate(NORMAL[:1], target_fpr=0.1)

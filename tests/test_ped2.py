@@ -97,7 +97,7 @@ def test_a_search_over_stacked_frames_mixes_no_clip(labelled, tmp_path):
         search = GridSearchCV(
             detector, grid, cv=cv, scoring="roc_auc", refit=False, error_score="raise"
         ).fit(stacks, labels, groups=clips)
-    for part in ("look_around", "train_networks"):  # a training a fold
+    for part in ("scene_of_stacks", "train_networks"):  # a training a fold
         assert len(list(tmp_path.rglob(f"{part}/*/output.pkl"))) == 2
 
     with config_context(enable_metadata_routing=True):

@@ -59,11 +59,11 @@ WITHOUT_EXAMPLES = {
     "core.pair.iter_maps",
     "core.pair.to_pixels",
     "core.pixel_pair.PixelPair",
-    "core.pixel_pair.look_around",
+    "core.pixel_pair.cached_scene",
     "core.pixel_pair.train",
     "core.features.ImageNetFeatures",  # needs the weights of a package
     "core.training.AVIDNet",  # parts of AVIDDetector.fit
-    "core.training.look_around",
+    "core.training.scene_of_stacks",
     "core.training.train_networks",
 }
 

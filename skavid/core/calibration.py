@@ -434,9 +434,9 @@ def warn_if_few(found: dict[str, Any], target_fpr: float, *, stacklevel: int = 2
     risk, bound = found["clip_risk"], found["fpr_bound"]
     if bound is not None and bound > target_fpr:
         warnings.warn(
-            f"X holds {counted(found['n_images'], 'image')}, enough for {bound:.2g} of false "
-            f"alarms at best, not for target_fpr={target_fpr:g}; "
-            f"{math.ceil(1 / target_fpr) - 1} would do.",
+            f"X has {counted(found['n_images'], 'image')}, so the lowest false-alarm rate that can "
+            f"be guaranteed is {bound:.2g}; target_fpr={target_fpr:g} needs at least "
+            f"{math.ceil(1 / target_fpr) - 1} images.",
             CalibrationWarning,
             stacklevel=stacklevel,
         )

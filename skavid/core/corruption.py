@@ -164,7 +164,7 @@ def masking(
         Given for stacked video, where masking whole channels (moments) is one of the kinds.
     size : tuple (smallest, largest), optional
         Sides of what is masked at once, in pixels; from 4 pixels to a quarter of the image
-        when None. Half of an object hides best what only the object's other half can tell.
+        when None. Masks of about half the size of an object work best.
 
     Returns
     -------
@@ -335,7 +335,7 @@ def _video_anomalies(images: Tensor, beside: Neighbours, generator: Generator) -
 
 
 def _judge(images: Tensor, pasted: Tensor, irregular: Tensor) -> Corrupted:
-    """Call irregular what was pasted and is seen; undecided what was pasted in vain."""
+    """Label visible pasted pixels irregular; pasted pixels without a visible effect are undecided."""
     seen = _visible(images, pasted)
     weight = torch.where((irregular > 0.05) & ~seen, 0.0, 1.0)
     return Corrupted(pasted, torch.zeros_like(images), irregular * seen, weight)

@@ -1,4 +1,4 @@
-"""I and D on a feature map: I in closed form, D on what an I changes that never saw the image."""
+"""I and D on a feature map: I in closed form; D learns from changes of images unknown to I."""
 
 from __future__ import annotations
 
@@ -359,13 +359,13 @@ def train_pair(
         When the user interrupted the training before D had learnt for an epoch.
     """
     begun = time.perf_counter()
-    look = _Look(images, features, value_range, ignore_mask, device)
+    reader = _Reader(images, features, value_range, ignore_mask, device)
     whole = WholeImage(features.n_features)
     statistics: list[Tensor] = []
-    keys = look.keys(rows)
+    keys = reader.keys(rows)
     remembers = pooling == "place"
     inpainter = learn_statistics(
-        look.at(rows, statistics), gamma=gamma, keys=keys if remembers else None
+        reader.at(rows, statistics), gamma=gamma, keys=keys if remembers else None
     )
     whole.inpainter = learn_statistics(statistics, gamma=whole.inpainter.gamma)
     geometry = aligned(features.region_size)
@@ -375,7 +375,7 @@ def train_pair(
         inpainter = inpainter.pooled()
     origin = inpainter.origin
     corrupt = _corruptions(gamma, sigma, len(images), groups, scene, spacing)
-    bank = _make_bank(look, bank_rows, geometry, origin, corrupt, seed=seed)
+    bank = _make_bank(reader, bank_rows, geometry, origin, corrupt, seed=seed)
     if known is not None:
         inpainter = known[0].merge(inpainter)
         whole.inpainter = known[1].inpainter.merge(whole.inpainter)
@@ -396,15 +396,15 @@ def train_pair(
     detector: Any = copy.deepcopy(net.averaged_.module)
     detector.eval().requires_grad_(False)
     region_auc = _region_auc(detector, bank, fold)
-    residual, logits = _left_out(look, rows, left, detector, bank, chosen, fold, sizes)
+    residual, logits = _left_out(reader, rows, left, detector, bank, chosen, fold, sizes)
     change = _change_of_whole(whole, torch.cat(statistics), keys, blocks)
     history = _history(net, float(residual.mean()), begun)
     whole.align(change, log_change(residual.amax((1, 2))), -logits.amin((1, 2)))
     judged = _with_whole(residual, logits, change, whole)
     if held_out is not None:
         parts = [
-            judge(look.features(part).cpu(), inpainter, detector, whole)
-            for part in look.parts(held_out)
+            judge(reader.features(part).cpu(), inpainter, detector, whole)
+            for part in reader.parts(held_out)
         ]
         judged = Judged(*(torch.cat(some) for some in zip(*parts, strict=True)))
     return Pair(
@@ -413,8 +413,8 @@ def train_pair(
     )  # fmt: skip
 
 
-class _Look:
-    """Reads images of an array as features, a batch at a time."""
+class _Reader:
+    """Reads images of an array as features, in batches."""
 
     def __init__(
         self, images: NDArray[Any], features: FeatureMap, value_range: tuple[float, float],
@@ -531,7 +531,7 @@ def _corruptions(
 
 
 def _make_bank(
-    look: _Look, rows: NDArray[np.int64], geometry: Geometry, origin: Tensor,
+    reader: _Reader, rows: NDArray[np.int64], geometry: Geometry, origin: Tensor,
     corruptions: list[Callable[..., Corrupted]], *, seed: int,
 ) -> _Bank:  # fmt: skip
     """Compute the features, less their origin, of images and versions with synthetic anomalies."""
@@ -539,19 +539,19 @@ def _make_bank(
     generator = _generator(seed)
     versions: list[list[list[Tensor]]] = [[] for _ in range(len(corruptions) + 1)]
     counts = (
-        None if look.ignore_mask is None else torch.from_numpy(~look.ignore_mask).float()[None]
+        None if reader.ignore_mask is None else torch.from_numpy(~reader.ignore_mask).float()[None]
     )
     for start in range(0, len(rows), BATCH):
         # Pieces come from the other images of a batch: a lone last image has a neighbour.
         part = rows[min(start, max(0, len(rows) - 2)) : start + BATCH]
         kept = slice(start - min(start, max(0, len(rows) - 2)), None)
-        clean = look.tensor(part)
+        clean = reader.tensor(part)
         for version, corrupt in zip(versions, [_intact, *corruptions], strict=True):
             made = corrupt(clean, part, generator)
             regular, weight = region_targets(made, geometry)
             if counts is not None:
                 weight = weight * region_mean(counts, geometry)
-            features = halved(look.of(made.images) - origin)
+            features = halved(reader.of(made.images) - origin)
             version.append([one[kept] for one in (features, regular, weight)])
     return _Bank(
         *(
@@ -678,7 +678,7 @@ def _history(net: ResidualNet, error: float, begun: float) -> list[dict[str, Any
 
 @torch.inference_mode()
 def _left_out(
-    look: _Look, rows: NDArray[np.int64], left_out: LeftOut, detector: ResidualDetector,
+    reader: _Reader, rows: NDArray[np.int64], left_out: LeftOut, detector: ResidualDetector,
     bank: _Bank, chosen: NDArray[np.int64], fold: Tensor, sizes: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return what both networks say of each training image without having seen it."""
@@ -689,8 +689,8 @@ def _left_out(
     for i, member in enumerate(detector.members):
         for some in torch.split(torch.nonzero(fold == i)[:, 0], BATCH):
             logits[learnt_from[some]] = member(bank.features[0, some].float())[:, 0]
-    for others in look.parts(np.setdiff1d(np.arange(len(rows)), chosen)):
-        features, inpainter = look.features(rows[others]), left_out.inpainter
+    for others in reader.parts(np.setdiff1d(np.arange(len(rows)), chosen)):
+        features, inpainter = reader.features(rows[others]), left_out.inpainter
         changes = left_out(features, others)
         residual[others] = changes.size / evenness(inpainter)
         logits[others] = detector(_seen_by_detector(detector, inpainter, changes, features))

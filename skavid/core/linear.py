@@ -580,7 +580,7 @@ class WholeImage(nn.Module):
         self.usual = residual.max().exp()
 
     def residual(self, change: Tensor) -> Tensor:
-        """Return the residual of a place that is as odd as each image is as a whole.
+        """Convert the change of each whole image to the residual of an equally irregular place.
 
         Parameters
         ----------

@@ -1,7 +1,7 @@
-"""What pairs of networks over pixels and over feature maps have in common.
+"""Common parts of the pairs of networks over pixels and over feature maps.
 
-`pixel_pair` and `feature_pair` offer the same: ``look_around``, ``measure``, ``train``, and a
-`NetworkPair` that turns images into the two maps of Eq. 4.
+`pixel_pair` and `feature_pair` each offer ``measure``, ``train``, and a `NetworkPair` that turns
+images into the two maps of Eq. 4.
 """
 
 from __future__ import annotations

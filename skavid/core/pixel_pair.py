@@ -23,11 +23,16 @@ from skavid.core.pair import Look, Scale, Trained, calibration_rows, digest, pla
 from skavid.core.regions import PAPER_GEOMETRY, Geometry, aligned
 from skavid.core.scene import Scene
 from skavid.core.threads import side_by_side
-from skavid.core.training import AVIDNet, InterruptedTraining, Split, train_networks
-from skavid.core.training import look_around as learn_what_moves
+from skavid.core.training import (
+    AVIDNet,
+    InterruptedTraining,
+    Split,
+    scene_of_stacks,
+    train_networks,
+)
 from skavid.exceptions import InterruptedTrainingWarning
 
-__all__ = ["PixelPair", "chunk_size", "look_around", "measure", "train"]
+__all__ = ["PixelPair", "cached_scene", "chunk_size", "measure", "train"]
 
 # Images are scored in chunks of a fixed size, chosen by this many pixels.
 CHUNK_PIXELS = {"cpu": 2**15, "cuda": 2**21}
@@ -248,7 +253,7 @@ def chunk_size(height: int, width: int, device: str) -> int:
     return min(64, max(1, budget // (max(height, 16) * max(width, 16))))
 
 
-def look_around(
+def cached_scene(
     images: NDArray[Any],
     groups: NDArray[Any] | None,
     parts: Split,
@@ -278,7 +283,7 @@ def look_around(
     if settings["spacing"] is None:
         return None
     given = {name: settings[name] for name in ("value_range", "spacing", "ignore_mask")}
-    scene: Scene = check_memory(memory).cache(learn_what_moves)(
+    scene: Scene = check_memory(memory).cache(scene_of_stacks)(
         images, groups, parts.train, **given
     )
     return scene
@@ -297,7 +302,7 @@ def measure(
     Parameters
     ----------
     scene : Scene or None
-        From `look_around`.
+        From `cached_scene`.
     size : tuple (height, width)
         Of an image, in pixels.
     geometry : {"aligned", "paper"}
@@ -360,7 +365,7 @@ def train(
     scale : Scale
         From `measure`.
     scene : Scene or None
-        From `look_around`.
+        From `cached_scene`.
     memory : None, str or Memory
         A cache.
     net : AVIDNet or None
@@ -376,7 +381,7 @@ def train(
         Both networks. An interrupted training warns, and keeps the best ones so far.
     """
     _check_size(images.shape[1:3], settings["geometry"])
-    # No part of what names a cached training: the scene follows from the images.
+    # Not part of the cache key: the scene follows from the images.
     watched |= {"scene": scene} | ({} if checkpoint is None else {"checkpoint": checkpoint})
     try:
         if net is not None:

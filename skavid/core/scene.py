@@ -74,8 +74,8 @@ class Scene(NamedTuple):
     def size(self) -> float | None:
         """Typical side of an object in pixels; None where nothing moves.
 
-        That of the object which half of all moving pixels belong to at most: what noise and weak
-        contrast break off an object is many pieces, but few pixels.
+        The square root of the area-weighted median of the areas: noise and weak contrast break
+        objects into many small fragments, which hardly change it.
         """
         areas = 4 * self.radii.prod(1).numpy()
         return float(np.sqrt(_typical(areas))) if len(areas) else None

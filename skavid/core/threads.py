@@ -97,7 +97,7 @@ def _limited(task: Callable[[], First], n_threads: int) -> First:
 @cache
 def _beside(process: int) -> ThreadPoolExecutor:
     """Keep threads ready: new ones would be slow to get memory. A forked process needs its own."""
-    # Changes no number. Where nobody ever set it, idle OpenMP threads spin in the others' way.
+    # This sets the number to itself. Without it, idle OpenMP threads spin and slow the others.
     set_num_threads(get_num_threads())
     return ThreadPoolExecutor(thread_name_prefix="skavid")
 

@@ -40,7 +40,7 @@ from skavid.exceptions import CollapseWarning, DivergedError
 __all__ = [
     "AVIDNet",
     "InterruptedTraining",
-    "look_around",
+    "scene_of_stacks",
     "split",
     "train_networks",
 ]
@@ -271,7 +271,7 @@ class _Images(Dataset[Any]):
         return cut, inside, top.float()
 
 
-def look_around(
+def scene_of_stacks(
     images: NDArray[Any],
     groups: NDArray[Any] | None,
     rows: NDArray[np.int64],
@@ -325,7 +325,7 @@ def _newest(
 def region_targets(
     corrupted: Corrupted, geometry: Geometry, *, fake: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Turn the where of pixels into what D should say of regions.
+    """Convert the corrupted pixels to targets and weights of D's regions.
 
     A region is irregular where enough of it is corrupted, regular where next to nothing is,
     and undecided (weight 0) between.
@@ -897,7 +897,7 @@ def train_networks(
     value_range : tuple of float
         What is scaled to 0 and 1.
     scene : Scene or None
-        From `look_around`, for stacked video.
+        From `scene_of_stacks`, for stacked video.
     geometry : Geometry
         The detector's regions.
     inpainter_corruption, detector_corruption : callable

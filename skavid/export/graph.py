@@ -2,7 +2,7 @@
 
 The graph is written node by node: with sizes that are known only at run time, torch's exporter
 (2.13) took minutes and rested on guesses about them. So what `networks`, `regions` and
-`segmentation` compute stands here once more, in ONNX's operations, and `verify_onnx` compares.
+`anomaly_maps` compute stands here once more, in ONNX's operations, and `verify_onnx` compares.
 """
 
 from __future__ import annotations
