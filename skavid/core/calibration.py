@@ -434,8 +434,8 @@ def warn_if_few(found: dict[str, Any], target_fpr: float, *, stacklevel: int = 2
     risk, bound = found["clip_risk"], found["fpr_bound"]
     if bound is not None and bound > target_fpr:
         warnings.warn(
-            f"X has {counted(found['n_images'], 'image')}, so the lowest false-alarm rate that can "
-            f"be guaranteed is {bound:.2g}; target_fpr={target_fpr:g} needs at least "
+            f"X has {counted(found['n_images'], 'image')}, so the lowest false-alarm rate that "
+            f"can be guaranteed is {bound:.2g}; target_fpr={target_fpr:g} needs at least "
             f"{math.ceil(1 / target_fpr) - 1} images.",
             CalibrationWarning,
             stacklevel=stacklevel,

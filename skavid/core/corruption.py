@@ -335,7 +335,7 @@ def _video_anomalies(images: Tensor, beside: Neighbours, generator: Generator) -
 
 
 def _judge(images: Tensor, pasted: Tensor, irregular: Tensor) -> Corrupted:
-    """Label visible pasted pixels irregular; pasted pixels without a visible effect are undecided."""
+    """Label visible pasted pixels irregular; those without a visible effect are undecided."""
     seen = _visible(images, pasted)
     weight = torch.where((irregular > 0.05) & ~seen, 0.0, 1.0)
     return Corrupted(pasted, torch.zeros_like(images), irregular * seen, weight)
