@@ -3,6 +3,9 @@
     python benchmarks/paper.py --reduced               # two CPU cores, 20 minutes
     python benchmarks/paper.py --seeds 0 1 2           # all at full size
     python benchmarks/paper.py --sets ped2 --size 60 90 --set max_epochs=8 --name small
+    python benchmarks/paper.py --sets ped2 --name pixels --set features=pixels balance=0.2 \\
+        max_epochs=14 detector__region_size=auto training__crop_size=auto \\
+        training__adversarial_weight=0 postprocessing__smoothing=auto postprocessing__dilation=auto
 
 Each data set whose folder is found below --data is run once a seed: trained on normal images
 alone, scored with I alone, D alone and both. A run is kept as a JSON file as soon as it is done,
@@ -264,13 +267,14 @@ def found(data):
 def run(name, read, arguments):
     """Train and judge one data set with one seed; yield what is known, first without epochs."""
     data = read(arguments.data, arguments)
-    parameters = {**data.parameters, **dict(arguments.set)}
+    parameters = {"features": "pixels", **data.parameters, **dict(arguments.set)}
+    over_pixels = parameters["features"] == "pixels"
     snapshots = Snapshots()
     detector = AVIDDetector(
         **nested(
             dict(
-                **{"features": "pixels", **parameters},
-                callbacks=[snapshots],
+                **parameters,
+                callbacks=[snapshots] if over_pixels else None,
                 verbose=1,
                 device=arguments.device,
                 random_state=arguments.seed,
@@ -335,7 +339,7 @@ class Snapshots(Callback):
         self.kept = []
 
     def on_epoch_end(self, net, **kwargs):
-        """Keep copies; nothing is judged while the game goes on."""
+        """Keep copies; nothing is judged during the training."""
         pair = (net.averaged_inpainter_, net.averaged_detector_)
         self.kept.append([copy.deepcopy(one.module.state_dict()) for one in pair])
 
