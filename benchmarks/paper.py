@@ -1,10 +1,10 @@
-"""Reproduce Table 1, Table 2 and Fig. 6 of the paper on the data sets at hand.
+r"""Reproduce Table 1, Table 2 and Fig. 6 of the paper on the data sets at hand.
 
     python benchmarks/paper.py --reduced               # two CPU cores, 20 minutes
     python benchmarks/paper.py --seeds 0 1 2           # all at full size
     python benchmarks/paper.py --sets ped2 --size 60 90 --set max_epochs=8 --name small
-    python benchmarks/paper.py --sets ped2 --name pixels --set features=pixels balance=0.2 \\
-        max_epochs=14 detector__region_size=auto training__crop_size=auto \\
+    python benchmarks/paper.py --sets ped2 --name pixels --set features=pixels balance=0.2 \
+        max_epochs=14 detector__region_size=auto training__crop_size=auto \
         training__adversarial_weight=0 postprocessing__smoothing=auto postprocessing__dilation=auto
 
 Each data set whose folder is found below --data is run once a seed: trained on normal images

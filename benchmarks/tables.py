@@ -130,16 +130,16 @@ def _epochs(runs):
 
 
 def overview(groups):
-    """Write one line a data set and level, for the README: the largest form of each set."""
+    """Write one line per data set and level, for the README: full runs, and those over pixels."""
     lines = [
         "| data | level | I alone | D alone | both | printed (both) |",
         "|---|---|---|---|---|---|",
     ]
-    chosen = {}
-    for (name, form), runs in groups.items():
-        if name not in chosen or form == "full":
-            chosen[name] = form, runs
-    for name, (form, runs) in chosen.items():
+    chosen = {key: runs for key, runs in groups.items() if key[1] in ("full", "pixels")}
+    for key, runs in groups.items():
+        if key[0] not in {name for name, _ in chosen}:
+            chosen[key] = runs
+    for (name, form), runs in sorted(chosen.items()):
         for level in runs[0]["levels"]:
             printed = PUBLISHED.get(name, {}).get(level, {}).get("both")
             eers = [

@@ -88,7 +88,7 @@ def test_a_run_is_kept_and_not_run_again(real_data, tmp_path, capsys):
     command = [
         "--data", str(real_data), "--sets", "ped2", "--size", "40", "60", "--name", "small",
         "--results", str(tmp_path), "--threads", "1", "--set", "max_epochs=1",
-        "inpainter_width=4", "detector_width=8", "crop_size=40",
+        "features=pixels", "inpainter_width=4", "detector_width=8", "crop_size=40",
     ]  # fmt: skip
     paper.main(command)
     path = tmp_path / "ped2-small-seed0.json"
