@@ -14,7 +14,7 @@ stopped. At the end (or with --tables alone) all kept runs
 become a page of tables in Markdown and the pictures beside it.
 
 Folders below --data (default: $SKAVID_DATA, or data): ucsd_ped1/UCSDped1, ucsd_ped2/UCSDped2,
-umn (the avi), avenue, shanghaitech, mnist (IDX files), mtd, mvtec/CATEGORY.
+umn (the avi), avenue, shanghaitech, urfall/cam0 and cam1, mnist (IDX files), mtd, mvtec/CATEGORY.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import csv
 import json
 import os
 import platform
@@ -102,6 +103,42 @@ def video(load, folder, size):
         )
 
     return read, folder
+
+
+def rooms(camera):
+    """Read the clips of the UR Fall Detection Dataset, with labels of frames in a table."""
+
+    def read(data, arguments):
+        shape = tuple(arguments.size or (96, 128))
+        train, test = (
+            datasets.load_folder(data / "urfall" / camera / subset, size=shape)
+            for subset in ("train", "test")
+        )
+        with (data / "urfall" / "labels.csv").open() as file:
+            irregular = {
+                (Path(row["clip"]).stem, int(row["frame"])): row["irregular"] == "1"
+                for row in csv.DictReader(file)
+            }
+        begins = np.searchsorted(test.clips, np.arange(len(test.names)))
+        test.labels = np.array(
+            [
+                -1 if irregular[Path(test.names[clip]).stem, 1 + row - begins[clip]] else 1
+                for row, clip in enumerate(test.clips)
+            ]
+        )
+        return stacked(
+            train,
+            test,
+            masks=None,
+            parameters=VIDEO,
+            protocol=(
+                f"people who walk or sit train, whole clips with a fall test; frames of {shape[0]} "
+                f"x {shape[1]}, stacked; all test frames count; micro. Every test clip begins "
+                "normal and ends irregular, so the time in the clip alone has a frame AUC of 95 %"
+            ),
+        )
+
+    return read, f"urfall/{camera}"
 
 
 def shapes(speed, scale, size):
@@ -245,6 +282,8 @@ SETS = {
     "umn": video(datasets.load_umn, "umn", (120, 160)),
     "avenue": video(datasets.load_avenue, "avenue", (120, 214)),
     "shanghaitech": video(datasets.load_shanghaitech, "shanghaitech", (120, 214)),
+    "urfall_cam0": rooms("cam0"),
+    "urfall_cam1": rooms("cam1"),
     "ir_mnist": puzzles(),
     "tiles": tiles(),
     "shapes": shapes(1.0, 1.0, (96, 128)),
