@@ -132,9 +132,10 @@ def rooms(camera):
             masks=None,
             parameters=VIDEO,
             protocol=(
-                f"people who walk or sit train, whole clips with a fall test; frames of {shape[0]} "
-                f"x {shape[1]}, stacked; all test frames count; micro. Every test clip begins "
-                "normal and ends irregular, so the time in the clip alone has a frame AUC of 95 %"
+                "people who walk or sit train, whole clips with a fall test; frames of "
+                f"{shape[0]} x {shape[1]}, stacked; all test frames count; micro. Every test clip "
+                "begins normal and ends irregular, so the time in the clip alone has a frame AUC "
+                "of 95 %"
             ),
         )
 

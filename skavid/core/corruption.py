@@ -511,12 +511,29 @@ def _image_piece(
     return _Piece(*(part.to(salience.device) for part in piece))
 
 
+class _Movement(NamedTuple):
+    """One object of the training clips for each image, and how it moves; first axis n."""
+
+    donor: Tensor  # (n,) which object
+    target: Tensor  # (n, 2) where its newest moment is pasted, (y, x) px
+    matrix: Tensor  # (n, 2, 2) target offsets to source offsets
+    shift: Tensor  # (n, c, 2) how far each moment lies before the newest one, px
+    ages: Tensor  # (n, c) how many frames before the newest one each moment is taken from
+    is_ground: Tensor  # (n,) a piece of the background, and no object
+
+
 def _object(
     shape: torch.Size, beside: Neighbours, *, hard_negative: bool, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """Draw an object for each image: its content and opacity, both of shape (n, c, h, w)."""
-    (n, n_channels, height, width), scene = shape, beside.scene
-    device, spacing = beside.background.device, beside.spacing
+    movement = _draw_movement(shape, beside, hard_negative=hard_negative, generator=generator)
+    return _render(shape, beside, movement)
+
+
+def _draw_movement(
+    shape: torch.Size, beside: Neighbours, *, hard_negative: bool, generator: Generator
+) -> _Movement:
+    (n, n_channels, height, width), scene, spacing = shape, beside.scene, beside.spacing
     kind = _kinds(VIDEO_KINDS, n, generator)
     kind = {name: drawn & (not hard_negative) for name, drawn in kind.items()}
     donor = _in_row(scene, beside.top.cpu(), height, generator)
@@ -561,17 +578,24 @@ def _object(
     heading = torch.where(aimless, sideways, heading) + _uniform(-0.4, 0.4, (n,), generator)
     stride = _log_uniform(1.2, 3.0, (n,), generator) * usual * spacing * slides
     shift = torch.stack([torch.sin(heading), torch.cos(heading)], -1) * stride[:, None]
+    shift = shift[:, None] * order[None, :, None]
+    matrix = _matrices(scale, angle, mirror, stretch)
+    return _Movement(donor, target, matrix, shift, ages, kind["place"])
 
-    centre = (target[:, None] - shift[:, None] * order[None, :, None]).to(device)[..., None]
+
+def _render(shape: torch.Size, beside: Neighbours, movement: _Movement) -> tuple[Tensor, Tensor]:
+    (n, n_channels, height, width), scene = shape, beside.scene
+    device, (donor, ages) = beside.background.device, (movement.donor, movement.ages)
+    centre = (movement.target[:, None] - movement.shift).to(device)[..., None]
     y = (torch.arange(height, device=device) + 0.5 - centre[:, :, 0])[..., None]  # (n, c, h, 1)
     x = (torch.arange(width, device=device) + 0.5 - centre[:, :, 1])[:, :, None]  # (n, c, 1, w)
-    matrix = _matrices(scale, angle, mirror, stretch).to(device)[..., None, None, None]
+    matrix = movement.matrix.to(device)[..., None, None, None]
     y, x = (matrix[:, row, 0] * y + matrix[:, row, 1] * x for row in range(2))
     side = scene.moments.shape[-1]
     background = scene.window_backgrounds[donor][:, None].to(device)
     moments = scene.moments[donor[:, None], ages].float().to(device)
     opacity = foreground((moments - background).abs(), scene.threshold)
-    here = kind["place"][:, None, None, None].to(device)
+    here = movement.is_ground[:, None, None, None].to(device)
     moments = torch.where(here, background, moments)
     opacity = torch.where(here, 1.0, opacity)
     sampled = F.grid_sample(
@@ -581,7 +605,9 @@ def _object(
         align_corners=False,
     ).view(n, n_channels, 2, height, width)
     # An ellipse about the object, which was elsewhere in older moments.
-    way = (velocity[:, None] * ages[..., None]).to(device)[..., None, None]  # (n, c, 2, 1, 1)
+    way = (scene.velocities[donor][:, None] * ages[..., None]).to(device)[
+        ..., None, None
+    ]  # (n, c, 2, 1, 1)
     radii = (1.1 * scene.radii[donor] + 2).to(device)[:, None, :, None, None]
     y, x = (y + way[:, :, 0]) / radii[:, :, 0], (x + way[:, :, 1]) / radii[:, :, 1]
     distance = (y * y + x * x).sqrt_()

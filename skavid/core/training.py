@@ -960,25 +960,13 @@ def train_networks(
         "verbose": verbose,
     }
     if net is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            n_channels = images.shape[-1]
-            inpainter = Inpainter(
-                n_channels,
-                width=inpainter_width,
-                depth=inpainter_depth,
-                patch=inpainter_patch,
-                bounded=settings["reconstruction_loss"] == "bernoulli",
-            )
-            detector = Detector(n_channels, geometry=geometry, width=detector_width)
-        # Channels last: a third faster on CPUs.
-        inpainter, detector = (
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            for network in (inpainter, detector)
-        )
+        networks = _make_networks(
+            images.shape[-1], geometry, seed, detector_width,
+            width=inpainter_width, depth=inpainter_depth, patch=inpainter_patch,
+            bounded=settings["reconstruction_loss"] == "bernoulli",
+        )  # fmt: skip
         net = AVIDNet(
-            inpainter,
-            detector,
+            *networks,
             seed=seed,
             device=device,
             callbacks=[("validation", _Validation(seed=seed + 2)), *(callbacks or [])],
@@ -1018,6 +1006,19 @@ def train_networks(
             raise KeyboardInterrupt
         raise InterruptedTraining(net)
     return net
+
+
+def _make_networks(
+    n_channels: int, geometry: Geometry, seed: int, detector_width: int, **sizes: Any
+) -> tuple[Inpainter, Detector]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inpainter = Inpainter(n_channels, **sizes)
+        detector = Detector(n_channels, geometry=geometry, width=detector_width)
+    # Channels last: a third faster on CPUs.
+    for network in (inpainter, detector):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return inpainter, detector
 
 
 def _bank(
