@@ -258,11 +258,16 @@ def test_info_describes_a_model(capsys, place):
         "Trained for 1 epoch on normal.mp4.",
     ]
     assert out.splitlines()[-1] == (
-        "Parameters other than the defaults: inpainter__width=4, detector__width=4."
+        "Parameters other than the defaults: features='pixels', inpainter__width=4, "
+        "detector__width=4."
     )
-    assert ", for a false alarm rate of 0.4; calibrated on 30 frames in 1 clip held" in out
+    assert ", for a false alarm rate of 0.4; calibrated on 12 frames in 2 clips held" in out
     told = json.loads(run(capsys, "info", place / "model", "--json")[1])
-    assert told["parameters"] == {"detector__width": 4, "inpainter__width": 4}
+    assert told["parameters"] == {
+        "features": "pixels",
+        "detector__width": 4,
+        "inpainter__width": 4,
+    }
     assert (told["target_fpr"], told["fps"]) == (0.4, 10.0)
     assert run(capsys, "info", place / "float-model")[1].startswith(
         f"{place / 'float-model'} reads images from arrays.\n"
@@ -285,16 +290,16 @@ def test_a_video_is_stacked_and_the_model_remembers_how(place):
         "fps": 10.0,
         "trained_on": ["normal.mp4"],
     }
-    assert detector.calibration_["n_clips"] == 1  # of two pieces, one was held out
+    assert detector.calibration_["n_clips"] == 2  # the end of both pieces was held out
 
 
 def test_fit_describes_the_thresholds_and_the_next_steps(capsys, place, tmp_path):
     code, out, err = run(capsys, "fit", place / "normal.mp4", "model", *TINY, *SIZE)
     assert code == 0
     assert (
-        " on 60 frames, 30 of which were held out to find the thresholds, at 16 x 24 pixels" in out
+        " on 60 frames, 12 of which were held out to find the thresholds, at 16 x 24 pixels" in out
     )
-    assert "calibrated on 30 frames in 1 clip held out of the training. With a" in out
+    assert "calibrated on 12 frames in 2 clips held out of the training. With a" in out
     assert "skavid segment model today.mp4 --overlay odd.mp4" in out
     assert err.splitlines()[1] == (
         "Training on 60 frames, at 16 x 24 pixels, grey, 3 frames stacked per image; 1 epoch. "
@@ -1123,7 +1128,7 @@ def test_a_data_set_is_trained_on_and_evaluated_by_its_name(capsys, place, tmp_p
     assert run(capsys, "fit", "ped2", "model", *words, *TINY, *SIZE)[0] == 0
     detector = AVIDDetector.load("model")
     assert detector.image_shape_ == (16, 24, 3)
-    assert detector.calibration_["n_clips"] == 1
+    assert detector.calibration_["n_clips"] == 2
     code, out, _ = run(capsys, "evaluate", "model", "ped2", *words, "--json")
     assert code == 0
     assert json.loads(out)["images"] == 30

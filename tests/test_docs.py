@@ -43,7 +43,7 @@ def test_the_code_of_every_page_runs(page, tmp_path, monkeypatch):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             # The pages train on a handful of images, for a moment.
-            warnings.filterwarnings("ignore", "X holds [0-9,]+ (image|clip)", UserWarning)
+            warnings.filterwarnings("ignore", "X (holds|has) [0-9,]+ (image|clip)", UserWarning)
             warnings.filterwarnings("ignore", "The detector cannot tell synth", UserWarning)
             exec(compile(code, page, "exec"), names)
 

@@ -768,7 +768,7 @@ def test_ctrl_c_says_that_a_fit_goes_on_and_it_does(capsys, place, monkeypatch):
     assert "best networks so far; the same command then continues the training." in err
     assert " The same command goes on from state." in err
     assert main(words) == 0
-    assert "Continuing after epoch 2 of 3." in capsys.readouterr().err
+    assert re.search(r"Continuing after epoch [12] of 3\.", capsys.readouterr().err)
     one, other = (AVIDDetector.load(name) for name in ("model", "undisturbed"))
     for part in ("inpainter_", "detector_"):
         states = (getattr(detector, part).state_dict() for detector in (one, other))

@@ -229,7 +229,7 @@ def test_parameters_of_networks_over_pixels_are_refused_by_name():
 
 
 def test_too_few_images_for_the_rate_are_told_with_the_number_that_would_do():
-    with pytest.warns(CalibrationWarning, match="X holds 12 images.* 99 would do"):
+    with pytest.warns(CalibrationWarning, match="X has 12 images.* at least 99 images"):
         AVIDDetector(**nested(MOMENT)).fit(wall(12))
 
 

@@ -265,7 +265,7 @@ def test_the_file_is_read_by_safetensors_and_json_alone(fitted, tmp_path):
 def test_clips_are_counted_on_the_model_card(models):
     said = json.loads(split(packed(models["clips"][0]))[1])
     assert said["model_card"]["trained_on"]["n_clips"] == 3
-    assert said["model_card"]["thresholds"]["rest_on"]["n_clips"] == 1
+    assert said["model_card"]["thresholds"]["rest_on"]["n_clips"] == 3
 
 
 def test_what_belongs_to_one_machine_is_not_kept(fitted, tmp_path):
@@ -484,7 +484,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(fitted, tmp_path, m
 def test_a_file_in_place_of_a_folder_is_told_clearly(fitted, tmp_path):
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "model.skavid"
-    message = f"{path} cannot be written: {path.parent} is no folder."
+    message = f"{path} cannot be written: {path.parent} is not a folder."
     with pytest.raises(NotADirectoryError, match=f"^{re.escape(message)}$"):
         fitted.save(path)
 

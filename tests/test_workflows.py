@@ -54,7 +54,7 @@ def test_every_block_of_the_readme_runs(tmp_path, monkeypatch):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             # The pages train on a handful of images, for a moment.
-            warnings.filterwarnings("ignore", "X holds [0-9,]+ (image|clip)", UserWarning)
+            warnings.filterwarnings("ignore", "X (holds|has) [0-9,]+ (image|clip)", UserWarning)
             warnings.filterwarnings("ignore", "The detector cannot tell synth", UserWarning)
             exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "what-they-saw.png").stat().st_size > 1000
