@@ -306,11 +306,12 @@ def walk(n_clips=6, seed=0, **options):
     return stacks, drawn
 
 
+@pytest.mark.slow
 def test_what_runs_or_has_another_shape_is_found_in_stacks_and_both_networks_see_it(tmp_path):
     stacks, normal = walk()
-    detector = AVIDDetector(**VIDEO, max_epochs=10, random_state=0)
+    detector = AVIDDetector(**VIDEO, max_epochs=6, random_state=0)
     detector.fit(stacks, groups=normal.clips)
-    others, drawn = walk(4, seed=1, irregular=("fast", "large"))
+    others, drawn = walk(2, seed=1, irregular=("fast", "large"))
     maps = detector.maps(others)
     scores = detector.score_samples(others)
     assert roc_auc_score(drawn.labels, scores) > 0.8

@@ -633,7 +633,8 @@ def make_features(features: Any, image_shape: tuple[int, int, int]) -> FeatureMa
             )
         enlarge = enlargement(height, width, PATCHES_SHORTEST)
         short = min(height, width) * enlarge
-        step = 2 ** max(0, round(math.log2(short / MATCHED_SIDE)))
+        # Enlarging shows no finer displacement.
+        step = max(enlarge, 2 ** max(0, round(math.log2(short / MATCHED_SIDE))))
         return MotionFeatures(n_channels, step=step, enlarge=enlarge)
     if features == "imagenet":
         _check_channels(n_channels)
