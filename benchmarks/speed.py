@@ -30,12 +30,13 @@ from pathlib import Path
 import numpy as np
 import tables
 import torch
+from paper import ON_STACKS
 from skorch.callbacks import Callback
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
-from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__
+from skavid import AVIDDetector, TemporalStacker, __version__
 from skavid.components import nested
 from skavid.core.corruption import masking, noise, synthetic_anomalies
 from skavid.core.pixel_pair import chunk_size
@@ -79,11 +80,11 @@ def image_detector(side=128):
 
 
 def video_detector(height, width, **parameters):
-    """Train `VIDEO` on drawn walkers for an epoch; return it, frames and stacks."""
+    """Train networks over pixels on drawn walkers for an epoch; return it, frames and stacks."""
     walk = make_moving_shapes(2, 40, size=(height, width), scale=height / 96, random_state=0)
     frames, clips = walk.frames, walk.clips
     stacks = TemporalStacker().fit_transform(frames, groups=clips)
-    chosen = {**VIDEO, "max_epochs": 1, "random_state": 0, **parameters}
+    chosen = {**ON_STACKS, "max_epochs": 1, "random_state": 0, **parameters}
     return AVIDDetector(**nested(chosen)).fit(stacks, groups=clips), frames, stacks
 
 
@@ -92,7 +93,7 @@ def cases(*sizes):
     found = {"images of 128 x 128, the defaults": image_detector()}
     for size in sizes:
         detector, _, stacks = video_detector(*size)
-        found["stacks of {} x {}, VIDEO".format(*size)] = detector, stacks[:32]
+        found["stacks of {} x {}, pixels".format(*size)] = detector, stacks[:32]
     return found
 
 
@@ -141,7 +142,11 @@ def training():
             image_detector()[1].repeat(16, 0),
             None,
         ),
-        "stacks of 120 x 180, VIDEO": (VIDEO, stacks.repeat(32, 0), np.arange(80 * 32) // 320),
+        "stacks of 120 x 180, pixels": (
+            ON_STACKS,
+            stacks.repeat(32, 0),
+            np.arange(80 * 32) // 320,
+        ),
     }
     figures = {}
     for name, (parameters, images, clips) in trainings.items():
@@ -487,8 +492,8 @@ def quality(live):
         "",
         "## Speed against quality",
         "",
-        "UCSD Ped2 by `VIDEO`: `python benchmarks/paper.py --sets ped2` with the options of the "
-        "row; medians over its seeds.",
+        "UCSD Ped2, networks over pixels: `python benchmarks/paper.py --sets ped2` with the options "
+        "of the row; medians over its seeds.",
         "",
         "| | live, frames a second | frame EER, % | pixel EER, % | options |",
         "|---|---|---|---|---|",
