@@ -492,8 +492,8 @@ def quality(live):
         "",
         "## Speed against quality",
         "",
-        "UCSD Ped2, networks over pixels: `python benchmarks/paper.py --sets ped2` with the options "
-        "of the row; medians over its seeds.",
+        "UCSD Ped2, networks over pixels: `python benchmarks/paper.py --sets ped2` with the "
+        "options of the row; medians over its seeds.",
         "",
         "| | live, frames a second | frame EER, % | pixel EER, % | options |",
         "|---|---|---|---|---|",
