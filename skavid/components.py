@@ -547,10 +547,10 @@ def check_rate(target_fpr: float) -> None:
         raise ValueError(f"target_fpr must be a number above 0 and below 1. Got {target_fpr!r}.")
 
 
-def check_groups(groups: Any, n: int) -> NDArray[Any] | None:
-    """Check the clip ids of n images."""
+def check_groups(groups: Any, n: int, *, is_stacked: bool = False) -> NDArray[Any] | None:
+    """Check the clip ids of n images; stacks without them are one clip."""
     if groups is None:
-        return None
+        return np.zeros(n, dtype=np.int64) if is_stacked else None
     clips: NDArray[Any] = np.asarray(groups)
     if clips.shape != (n,):
         raise ValueError(

@@ -319,8 +319,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         y : array-like of shape (n_images,), default=None
             Ignored, and may be masks. A warning says so where it marks irregular images.
         groups : array-like of shape (n_images,), default=None
-            Clip ids. Whole clips are held out; of fewer than five clips, the end of each. The
-            rows of a clip are consecutive in time. Stacks without ``groups`` are one clip.
+            Clip ids, rows of a clip consecutive in time. Whole clips are held out; of fewer than
+            five, the end of each. Stacks without ``groups`` are one clip.
 
         Returns
         -------
@@ -385,14 +385,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         components.check_training(self, images, y, going_on=going_on, stacklevel=5)
         if not going_on:
             self.value_range_ = components.learned_range(self, images)
-            height, width, n_channels = images.shape[1:]
-            self.image_shape_: tuple[int, int, int] = (height, width, n_channels)
+            self.image_shape_: tuple[int, int, int] = images.shape[1:]
         components.check_parameters(self)
-        clips = components.check_groups(groups, len(images))
+        is_stacked = self.component("corruption").spacing is not None
+        clips = components.check_groups(groups, len(images), is_stacked=is_stacked)
         self._seed = fitting.draw_seed(self.random_state)
         state = np.random.RandomState(self._seed)
-        if clips is None and self.component("corruption").spacing is not None:
-            clips = np.zeros(len(images), dtype=np.int64)  # stacks of one clip
         parts = split(len(images), clips, self.validation_fraction, state)
         learned = ("geometry_", "object_size_", "object_speed_", "_crop_size", "_auto_filters")
         scale = pair.Scale(*(getattr(self, name) for name in learned)) if going_on else None
