@@ -155,7 +155,7 @@ class PixelPair:
     def change(
         self, images: Tensor, ignore_mask: NDArray[np.bool_] | None
     ) -> tuple[Tensor, NDArray[np.float32]]:
-        """Return I(X) and how much I changed each pixel, |X - I(X)|.
+        """Return I(X) and how much I changed each pixel, ``|X - I(X)|``.
 
         Parameters
         ----------
