@@ -179,7 +179,6 @@ def _train_on_features(
 ) -> Trained:
     known = None if scale is None else (detector.inpainter_, detector.whole_, detector.net_)
     scene = pixel_pair.cached_scene(images, clips, parts, settings, detector.memory)
-    settings["scene"] = scene
     if scale is None:
         settings["features"] = make_features(detector.features, detector.image_shape_)
         scale = feature_pair.measure(settings["features"], scene)
@@ -187,7 +186,7 @@ def _train_on_features(
         settings["features"] = detector.features_
     return feature_pair.train(
         images, clips, parts, settings, scale=scale, filters=filter_sizes(detector, scale.filters),
-        memory=detector.memory, known=known, **watched,
+        memory=detector.memory, known=known, scene=scene, **watched,
     )  # fmt: skip
 
 

@@ -219,7 +219,8 @@ def train(
     known : tuple (LinearInpainter, WholeImage, ResidualNet) or None
         What to go on with.
     **watched : dict
-        ``callbacks`` and ``verbose``, which do not decide over the result.
+        ``callbacks`` and ``verbose``, which do not decide over the result, and the ``scene``,
+        which follows from the images.
 
     Returns
     -------

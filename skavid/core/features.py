@@ -69,6 +69,18 @@ def enlargement(height: int, width: int, shortest: int) -> int:
     return factor
 
 
+def _enlarged(images: Tensor, factor: int) -> Tensor:
+    if factor == 1:
+        return images
+    return F.interpolate(images, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def _padded(images: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column until both sides are multiples of a number."""
+    below, beside = (-side % multiple for side in images.shape[2:])
+    return F.pad(images, [0, beside, 0, below], mode="replicate")
+
+
 def _smooth(maps: Tensor) -> Tensor:
     # Replicated borders: a constant image has constant features.
     return F.avg_pool2d(F.pad(maps, [1] * 4, mode="replicate"), 3, 1)
@@ -164,13 +176,8 @@ class PatchFeatures(nn.Module):
             ``n1 = ceil(height / region_size)``, and so for the width.
         """
         height, width = images.shape[2:]
-        if self.enlarge > 1:
-            images = F.interpolate(
-                images, scale_factor=self.enlarge, mode="bilinear", align_corners=False
-            )
-        coarsest = 2 ** (N_RESOLUTIONS - 1)
-        below, beside = -images.shape[2] % coarsest, -images.shape[3] % coarsest
-        images = F.pad(images, [0, beside, 0, below], mode="replicate")
+        images = _enlarged(images, self.enlarge)
+        images = _padded(images, 2 ** (N_RESOLUTIONS - 1))
         means, texture, wide = [], [], []
         for level in range(N_RESOLUTIONS):
             if level:
@@ -272,13 +279,8 @@ class MotionFeatures(nn.Module):
             On the grid of `PatchFeatures`.
         """
         appearance = self.appearance(images[:, -1:])
-        if self.enlarge > 1:
-            images = F.interpolate(
-                images, scale_factor=self.enlarge, mode="bilinear", align_corners=False
-            )
-        coarsest = max(2 ** (N_RESOLUTIONS - 1), self.step)
-        below, beside = -images.shape[2] % coarsest, -images.shape[3] % coarsest
-        images = F.pad(images, [0, beside, 0, below], mode="replicate")
+        images = _enlarged(images, self.enlarge)
+        images = _padded(images, max(2 ** (N_RESOLUTIONS - 1), self.step))
         moved = displacement(F.avg_pool2d(images[:, -2:], self.step)) * (self.step / CELL)
         near, wide = [], []
         for level in range(N_RESOLUTIONS):
@@ -455,10 +457,7 @@ class FrozenFeatures(nn.Module):
                     f"{images.shape[1]} channels; take features='patches', which takes any."
                 )
             images = images.expand(-1, self.n_channels, -1, -1)
-        if self.enlarge > 1:
-            images = F.interpolate(
-                images, scale_factor=self.enlarge, mode="bilinear", align_corners=False
-            )
+        images = _enlarged(images, self.enlarge)
         maps = self.network((images - self.mean) / self.spread)
         maps = [maps] if isinstance(maps, Tensor) else list(maps)
         size = maps[len(maps) // 2].shape[2:]
