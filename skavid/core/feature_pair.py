@@ -26,7 +26,6 @@ from skavid.exceptions import InterruptedTrainingWarning
 __all__ = ["FeaturePair", "measure", "train"]
 
 CHUNK = 8  # the matrices of I are read once per chunk
-NO_FILTERS = {"mean": 0, "maximum": 0}
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def measure(features: FeatureMap, scene: Scene | None = None) -> Scale:
     Returns
     -------
     scale : Scale
-        No filter is "auto".
+        Maps of video are averaged over an object.
 
     Examples
     --------
@@ -182,7 +181,8 @@ def measure(features: FeatureMap, scene: Scene | None = None) -> Scale:
     """
     size = None if scene is None else scene.size
     speed = None if scene is None or size is None else scene.speed
-    return Scale(aligned(features.region_size), size, speed, None, NO_FILTERS)
+    filters = {"mean": 0 if size is None else round(size), "maximum": 0}
+    return Scale(aligned(features.region_size), size, speed, None, filters)
 
 
 def train(

@@ -18,11 +18,12 @@ from sklearn.metrics import roc_auc_score
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
 from skavid.core.corruption import Corrupted, Neighbours, synthetic_anomalies
-from skavid.core.features import FeatureMap, MotionFeatures
+from skavid.core.features import LENGTH, FeatureMap, MotionFeatures
 from skavid.core.images import to_tensor
 from skavid.core.linear import (
     Changes,
@@ -50,6 +51,8 @@ STEPS_PER_EPOCH = 10
 STRENGTH = (0.3, 1.5)  # of synthetic anomalies: from just visible to plain
 VISIBLE = 0.5  # a region must change by this much of what I changes of normal ones
 BLIND_AUC = 0.6
+STILL = 0.25  # what stands still may count so much less; not 0, as it may be irregular, too
+LEAST_MOVE = 0.05  # places
 MOST_CHANGE = 1e3
 LEAST_CHANGE = 1e-6  # where I changes nothing, so that a ratio can be taken
 N_CHECKED = 48  # images that each member of D is checked on at the end
@@ -124,8 +127,9 @@ def judge(
         Where an image is odd as a whole, both maps say so, see `WholeImage`.
     """
     changes = inpainter.changes(features)
-    logits = detector(_seen_by_detector(detector, inpainter, changes, features))
-    return _with_whole(changes.size / evenness(inpainter), logits, whole.change(features), whole)
+    read = _seen_by_detector(detector, inpainter, changes, features)
+    maps = detector.weigh(read, changes.size / evenness(inpainter), detector(read))
+    return _with_whole(*maps, whole.change(features), whole)
 
 
 def _with_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeImage) -> Judged:
@@ -396,6 +400,10 @@ def train_pair(
     detector: Any = copy.deepcopy(net.averaged_.module)
     detector.eval().requires_grad_(False)
     region_auc = _region_auc(detector, bank, fold)
+    if scene is not None and scene.size is not None and spacing is not None:
+        move = scene.speed * spacing / features.region_size
+        side = scene.size / features.region_size
+        region_auc = _watch_movement(detector, inpainter, bank, fold, move, side)
     residual, logits = _left_out(reader, rows, left, detector, bank, chosen, fold, sizes)
     change = _change_of_whole(whole, torch.cat(statistics), keys, blocks)
     history = _history(net, float(residual.mean()), begun)
@@ -657,6 +665,59 @@ def _region_auc(
     return of_inpainter, of_detector
 
 
+@torch.inference_mode()
+def _watch_movement(
+    detector: ResidualDetector, inpainter: LinearInpainter, bank: _Bank, fold: Tensor,
+    move: float, side: float,
+) -> tuple[float, float]:  # fmt: skip
+    """Decide whether what stands still counts less, and say how well I and D each do then.
+
+    Where people come and go, what stands still differs from all that was seen and hides what
+    moves in an unusual way. It counts less if moving synthetic anomalies, in frames that neither
+    network saw, then stand out more.
+
+    Parameters
+    ----------
+    move : float
+        By how many places an object usually moves between the last two moments.
+    side : float
+        Side of an object in places.
+    """
+    index = range(detector.n_features)[LENGTH]
+    mean, scale = inpainter.mean.mean(0)[index], inpainter.scale[index]
+    detector.moves = torch.stack([-mean / scale, (max(move, LEAST_MOVE) - mean) / scale])
+    maps: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
+    for i, member in enumerate(detector.members):
+        for some in torch.split(torch.nonzero(fold == i)[:, 0], BATCH):
+            for version in (0, 1):
+                read = bank.features[version, some].float()
+                size = read[:, : detector.n_features].square().mean(1).sqrt()
+                irregular = bank.weight[version, some] * (bank.regular[version, some] < 0.5)
+                kept = irregular.amax((1, 2)) > 0 if version else slice(None)
+                maps[version].append((read[kept, LENGTH:], size[kept], member(read)[kept, 0]))
+    detector.normal = torch.cat([logits for _, _, logits in maps[0]]).median()
+    if not any(len(size) for _, size, _ in maps[1]):
+        return 0.5, 0.5
+
+    def peaks(version: int) -> Tensor:
+        weighed = [torch.stack(detector.weigh(*one)) for one in maps[version]]
+        of_inpainter, logits = torch.cat(weighed, 1)
+        both = torch.stack([of_inpainter, detector.normal - logits])
+        box = 2 * (round(side) // 2) + 1
+        return F.avg_pool2d(both, box, 1, box // 2, count_include_pad=False).amax((2, 3))
+
+    def aucs(still: float) -> tuple[float, float]:
+        detector.still = torch.tensor(still)
+        normal, irregular = peaks(0), peaks(1)
+        labels = [0] * normal.shape[1] + [1] * irregular.shape[1]
+        scores = torch.cat([normal, irregular], 1).numpy()
+        of_inpainter, of_detector = (float(roc_auc_score(labels, one)) for one in scores)
+        return of_inpainter, of_detector
+
+    still = max((1.0, STILL), key=lambda still: sum(aucs(still)))
+    return aucs(still)
+
+
 def _history(net: ResidualNet, error: float, begun: float) -> list[dict[str, Any]]:
     """Tell of each epoch; I was there before the first one, whose time includes its own."""
     rows = net.history[len(net.history) - net.n_trained_ :]
@@ -684,15 +745,16 @@ def _left_out(
     residual = torch.empty(len(rows), *sizes.shape[1:])
     logits = torch.empty_like(residual)
     learnt_from = torch.from_numpy(chosen)
-    residual[learnt_from] = sizes
     for i, member in enumerate(detector.members):
         for some in torch.split(torch.nonzero(fold == i)[:, 0], BATCH):
-            logits[learnt_from[some]] = member(bank.features[0, some].float())[:, 0]
+            read, at = bank.features[0, some].float(), learnt_from[some]
+            residual[at], logits[at] = detector.weigh(read, sizes[some], member(read)[:, 0])
     for others in reader.parts(np.setdiff1d(np.arange(len(rows)), chosen)):
         features, inpainter = reader.features(rows[others]), left_out.inpainter
         changes = left_out(features, others)
-        residual[others] = changes.size / evenness(inpainter)
-        logits[others] = detector(_seen_by_detector(detector, inpainter, changes, features))
+        read = _seen_by_detector(detector, inpainter, changes, features)
+        maps = detector.weigh(read, changes.size / evenness(inpainter), detector(read))
+        residual[others], logits[others] = maps
     return residual, logits
 
 

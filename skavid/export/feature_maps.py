@@ -11,19 +11,22 @@ from skavid.core.feature_training import LEAST_CHANGE, MOST_CHANGE, evenness
 from skavid.core.features import (
     CELL,
     DARK,
+    LENGTH,
     MEANS_AT,
     MOVING,
     N_RESOLUTIONS,
     REACH,
     STAY,
-    WINDOW,
+    TIES,
     FrozenFeatures,
     ImageNetFeatures,
     MotionFeatures,
     PatchFeatures,
     displacements,
+    window_reach,
 )
 from skavid.core.linear import SAME, LinearInpainter, WholeImage
+from skavid.core.networks import ResidualDetector
 
 __all__: list[str] = []
 
@@ -64,8 +67,24 @@ def judge(g: Graph, detector: Any, images: str, size: tuple[str, str]) -> tuple[
         seen = g("Concat", seen, g("Clip", usual, -MOST_CHANGE, MOST_CHANGE), axis=1)
     members = [_layers(g, member, seen) for member in detector.detector_.members]
     logits = g("Squeeze", g("Mean", *members), [1])
+    if detector.detector_.sees_features:
+        residual, logits = _weigh(g, detector.detector_, seen, residual, logits)
     far = _whole(g, detector.whole_, features)
     return _with_whole(g, detector.whole_, residual, logits, far)
+
+
+def _weigh(
+    g: Graph, detector: ResidualDetector, read: str, residual: str, logits: str
+) -> tuple[str, str]:
+    """Follow ResidualDetector.weigh."""
+    (nothing, usual), still = detector.moves.tolist(), float(detector.still)
+    length = g("Squeeze", g("Slice", read, [LENGTH], [LENGTH + 1], [1]), [1])
+    moves = g("Clip", g("Div", g("Sub", length, nothing), usual - nothing), 0.0, 1.0)
+    weight = g("Add", g("Mul", moves, 1 - still), still)
+    logits = g("Min", logits, float(detector.normal))
+    doubt = g("Sub", float(detector.normal), logits)
+    less = g("Mul", g("Sub", 1.0, weight), doubt)
+    return g("Mul", residual, weight), g("Add", logits, less)
 
 
 def _features(g: Graph, detector: Any, images: str, size: tuple[str, str]) -> str:
@@ -130,7 +149,8 @@ def _motion(g: Graph, module: MotionFeatures, images: str) -> str:
     moments = g("Slice", images, [n - 2], [n], [1])
     if module.step > 1:
         moments = _average(g, moments, module.step)
-    moved = g("Mul", _displacement(g, moments), module.step / CELL)
+    every = max(1, CELL // module.step)
+    moved = g("Mul", _displacement(g, moments, every), module.step / CELL)
     near, wide = [], []
     for level in range(N_RESOLUTIONS):
         if level:
@@ -139,13 +159,13 @@ def _motion(g: Graph, module: MotionFeatures, images: str) -> str:
         changes = _to_grid(g, g("Abs", g("Sub", later, earlier)), CELL / 2**level)
         near.append(_smooth(g, changes))
         wide.append(_resize(g, _smooth(g, _average(g, changes, 2)), 2))
-    moved = _to_grid(g, moved, CELL / module.step)
+    moved = _to_grid(g, moved, CELL / (module.step * every))
     changes = g("Log", g("Add", g("Concat", *near, *wide, axis=1), DARK))
     around = _resize(g, _smooth(g, _average(g, moved, 2)), 2)
     return str(g("Concat", changes, _smooth(g, moved), around, axis=1))
 
 
-def _displacement(g: Graph, moments: str) -> str:
+def _displacement(g: Graph, moments: str, every: int) -> str:
     """Follow features.displacement."""
     shifts = displacements()
     kernels = torch.zeros(len(shifts), 1, 2 * REACH + 1, 2 * REACH + 1)
@@ -154,12 +174,14 @@ def _displacement(g: Graph, moments: str) -> str:
     earlier, later = g("Slice", moments, [0], [1], [1]), g("Slice", moments, [1], [2], [1])
     padded = g("Pad", earlier, [0, 0, REACH, REACH, 0, 0, REACH, REACH], mode="edge")
     error = g("Abs", g("Sub", later, g("Conv", padded, kernels)))
-    half = WINDOW // 2
-    error = g("Pad", error, [0, 0, half, half, 0, 0, half, half], mode="edge")
-    error = g("AveragePool", error, kernel_shape=[WINDOW] * 2)
+    if every > 1:
+        error = _average(g, error, every)
+    reach = window_reach(every)
+    error = g("Pad", error, [0, 0, reach, reach, 0, 0, reach, reach], mode="edge")
+    error = g("AveragePool", error, kernel_shape=[2 * reach + 1] * 2)
     moves = g("Min", g("Div", g("Slice", error, [0], [1], [1]), MOVING), 1.0)
     cost = g("Add", error, (STAY / REACH * shifts[:, 2])[:, None, None])
-    best = g("ArgMin", cost, axis=1, keepdims=0)
+    best = g("ArgMin", g("Round", g("Mul", cost, TIES)), axis=1, keepdims=0)
     return str(g("Mul", g("Transpose", g("Gather", shifts, best), perm=[0, 3, 1, 2]), moves))
 
 
