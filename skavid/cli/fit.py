@@ -126,7 +126,7 @@ def _find_sources(arguments: argparse.Namespace) -> tuple[list[Source], bool]:
         return [], DATASETS[arguments.dataset].is_video
     paths = arguments.sources
     stacked = arguments.video or (not arguments.images and sources.contain_video(paths))
-    return sources.list_sources(paths, stacked=stacked), stacked
+    return sources.list_sources(paths, stacked=stacked, fps=arguments.fps), stacked
 
 
 def _make_detector(

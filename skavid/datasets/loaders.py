@@ -41,8 +41,9 @@ from skavid.datasets.clips import (
 )
 from skavid.datasets.synthetic import make_ir_mnist, make_moving_shapes
 from skavid.sklearn_private import Interval, StrOptions, validated
-from skavid.video.decoding import list_pictures, natural
+from skavid.video.decoding import VIDEOS, is_video
 from skavid.video.frames import check_size, read_frames
+from skavid.video.pictures import list_pictures, natural
 
 __all__ = [
     "load_avenue",
@@ -69,7 +70,6 @@ TILES_ADDRESS = "https://github.com/abin24/Magnetic-tile-defect-datasets."
 LARGEST_IDX = 2**31
 LIKELY_IDX = 2**28
 MOST_PACKED = 100  # compression ratio of gzipped files that claim more than LIKELY_IDX
-VIDEOS = {".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
 
 # UMN, frames from 0, ends included: clips, scenes and irregular intervals.
 UMN_CLIPS = (
@@ -626,7 +626,7 @@ def load_folder(
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}.")
     files = sorted((p for p in root.glob("[!.]*") if p.is_file()), key=natural)
-    videos = [p for p in files if p.suffix.lower() in VIDEOS]
+    videos = [p for p in files if is_video(p)]
     sources = videos or [p for p in list_folders(root) if list_pictures(p)]
     pictures = list_pictures(root)
     if not sources and not pictures:
