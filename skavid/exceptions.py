@@ -8,6 +8,7 @@ __all__ = [
     "CalibrationWarning",
     "CollapseWarning",
     "DivergedError",
+    "InputMismatchWarning",
     "InterruptedTrainingWarning",
 ]
 
@@ -22,6 +23,10 @@ class CollapseWarning(ConvergenceWarning):  # type: ignore[misc]
 
 class DivergedError(RuntimeError):
     """A loss was no longer finite."""
+
+
+class InputMismatchWarning(UserWarning):
+    """Images whose shape or range can hardly be what was meant, or what was trained on."""
 
 
 class InterruptedTrainingWarning(ConvergenceWarning):  # type: ignore[misc]

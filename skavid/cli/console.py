@@ -66,11 +66,15 @@ class Console:
     @contextmanager
     def log_warnings(self) -> Iterator[None]:
         """Print each warning in one line; only those of skavid are shown to users."""
+        shown: set[str] = set()  # a batch may repeat what one before it said
 
         def show(message: Any, category: Any, *_: Any) -> None:
             from skavid.exceptions import InterruptedTrainingWarning
 
             self.was_interrupted |= issubclass(category, InterruptedTrainingWarning)
+            if str(message) in shown:
+                return
+            shown.add(str(message))
             self.log(f"Note: {_reworded(str(message))}")
 
         with warnings.catch_warnings():
