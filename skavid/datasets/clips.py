@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
 from sklearn.utils import Bunch
 
+from skavid.video.decoding import BrokenVideoError
 from skavid.video.frames import check_size, picture_shape, read_frames, save_frames
 from skavid.video.pictures import (
     PICTURES,
@@ -159,7 +160,10 @@ def read_mask(
     """
     if path is None:
         return np.zeros(shape, dtype=bool)
-    masks = read_marks(path, above=above)
+    if path.is_dir():  # several masks of one image
+        masks = [np.any([one for p in list_pictures(path) for one in _marks(p, above)], axis=0)]
+    else:
+        masks = _marks(path, above)
     if len(masks) > 1 and page >= len(masks):
         raise ValueError(
             f"{path} holds {len(masks)} masks, but {picture} has an image {page}; give one mask "
@@ -167,6 +171,17 @@ def read_mask(
         )
     mask = masks[page] if len(masks) > 1 else masks[0]
     return shrink(mask, picture_shape(picture), shape, path)
+
+
+def _marks(path: Path, above: int = 0) -> list[NDArray[np.bool_]]:
+    try:
+        return read_marks(path, above=above)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise BrokenVideoError(
+            f"{path} is broken: {path.name} cannot be read, {error}. Get a new copy."
+        ) from error
 
 
 _MASK_ENDING = re.compile(
@@ -205,10 +220,28 @@ def choose_mask(
     return None
 
 
-def mask_of(folder: Path, picture: Path) -> Path:
-    """Find the mask of an image, see `index_masks`, or raise an error."""
-    found = choose_mask(index_masks(folder), picture) if folder.is_dir() else None
-    if found is None:
+def find_masks(places: Iterable[tuple[Path, Path]]) -> list[Path | None]:
+    """Find the mask of each image in the folder beside it, see `index_masks`.
+
+    Several masks of one image may be in a folder of its name.
+    """
+    indices: dict[Path, dict[str, list[Path]]] = {}
+    found: list[Path | None] = []
+    for folder, picture in places:
+        if (folder / picture.stem).is_dir():
+            found.append(folder / picture.stem)
+            continue
+        if folder not in indices:
+            indices[folder] = index_masks(folder) if folder.is_dir() else {}
+        found.append(choose_mask(indices[folder], picture))
+    return found
+
+
+def check_masks(found: list[Path | None], places: list[tuple[Path, Path]]) -> list[Path | None]:
+    """Raise an error if some images have masks, and others have none."""
+    lacking = [place for place, mask in zip(places, found, strict=True) if mask is None]
+    if lacking:
+        folder, picture = lacking[0]
         raise FileNotFoundError(f"{picture} has no mask {picture.stem}_mask.png in {folder}.")
     return found
 
@@ -233,7 +266,7 @@ def picture_masks(folder: Path) -> Iterator[NDArray[np.bool_]]:
     )
     warn_of_lossy(paths)
     for path in paths:
-        yield from read_marks(path)
+        yield from _marks(path)
 
 
 def mat_masks(path: Path) -> Iterator[NDArray[np.bool_]]:
