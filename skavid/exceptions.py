@@ -10,6 +10,7 @@ __all__ = [
     "DivergedError",
     "InputMismatchWarning",
     "InterruptedTrainingWarning",
+    "LabelWarning",
 ]
 
 
@@ -31,3 +32,7 @@ class InputMismatchWarning(UserWarning):
 
 class InterruptedTrainingWarning(ConvergenceWarning):  # type: ignore[misc]
     """The user interrupted a training; what was learnt so far is kept."""
+
+
+class LabelWarning(UserWarning):
+    """Labels 0 and 1, of which 1 may mean irregular, where 1 is expected to mean normal."""

@@ -41,6 +41,11 @@ def read_labels(path: Path) -> NDArray[np.int64]:
         words = path.read_text(encoding="utf-8").split()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file; give one label per line.") from error
+    if set(words) == {"0", "1"}:
+        raise ValueError(
+            f"{path} holds 0 and 1, whose meaning differs from program to program; write normal "
+            "and irregular, or 1 for normal and -1 for irregular."
+        )
     unknown = [word for word in words if word not in LABELS]
     if unknown:
         raise ValueError(
