@@ -69,11 +69,14 @@ def test_a_given_range_is_used_and_what_exceeds_it_is_told(tmp_path):
     assert frame.image.max() == 255
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "planes"])
 def test_colours_of_12_bits_in_16_keep_their_levels(tmp_path, suffix):
     values = np.stack([gradient(4095), gradient(2000), gradient(0)], axis=2)
     if suffix == "png":
         save_png_of_16_bits(tmp_path / "0.png", values)
+    elif suffix == "planes":
+        planes = np.moveaxis(values, 2, 0)
+        tifffile.imwrite(tmp_path / "0.tif", planes, photometric="rgb", planarconfig="separate")
     else:
         tifffile.imwrite(tmp_path / "0.tif", values, photometric="rgb")
     with pytest.warns(UserWarning, match="as of 12 bits"):
@@ -90,6 +93,9 @@ def test_colours_of_12_bits_in_16_keep_their_levels(tmp_path, suffix):
         (gradient(200, np.int32) - 100, (-200, 200)),
         (gradient(1000, np.int32), (0, 1023)),
         ((gradient(200, np.int16) - 100).astype(np.int8), (-200, 200)),
+        (gradient(1, np.float64), (0, 1)),
+        (gradient(1, np.float16), (0, 1)),
+        (gradient(1000, np.int64), (0, 1023)),
     ],
 )
 def test_signed_and_floating_values_have_a_range(tmp_path, values, value_range):

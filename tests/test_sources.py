@@ -242,7 +242,7 @@ def remux(path, target, form):
     [
         ("day.ts", "mpegts"), ("day.mts", "mpegts"), ("day.m4v", "mp4"), ("day.3gp", "mp4"),
         ("day.dat", "matroska"), ("day", "mp4"), ("day.png", "mp4"), ("DAY.MOV", "mov"),
-        ("day.bin", "mpegts"), ("day.asf", "asf"),
+        ("day.bin", "mpegts"), ("day.asf", "asf"), ("day.h264", "h264"),
     ],
 )  # fmt: skip
 def test_a_video_is_known_by_its_content_in_folders_too(tmp_path, name, form):
@@ -326,3 +326,11 @@ def test_what_becomes_too_small_in_large_images_is_told(tmp_path):
     found = list_sources([str(tmp_path)], stacked=False)
     with pytest.warns(UserWarning, match="whatever is smaller than about 12 pixels can hardly"):
         choose_reading(found, size=None, grey=False, spacing=None)
+
+
+def test_a_stream_of_jpeg_images_is_a_video(tmp_path):
+    write_pictures(tmp_path / "frames", 6, shape=(32, 48), suffix="jpg")
+    path = tmp_path / "day.mjpeg"
+    path.write_bytes(b"".join(p.read_bytes() for p in sorted((tmp_path / "frames").iterdir())))
+    (source,) = list_sources([str(path)], stacked=True)
+    assert len(list(read_source(source, Reading((16, 24), False, None)))) == 6

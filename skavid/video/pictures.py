@@ -66,6 +66,8 @@ def begins_as_picture(path: Path) -> bool:
     """Return whether a file begins like an image, whatever its name."""
     try:
         with path.open("rb") as file:
+            if path.suffix.lower() in (".mjpeg", ".mjpg"):  # many images behind each other
+                return False
             return _SIGNATURES.match(file.read(16)) is not None
     except OSError:
         return False
@@ -98,6 +100,8 @@ def count_pages(path: Path) -> int:
         has_pages = head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
         if not (has_pages or head.startswith(b"GIF8") or b"ANIM" in head[:64] or b"acTL" in head):
             return 1
+        if (values := _unusual_pages(path)) is not None:
+            return len(values)
         with opened_picture(path) as picture:
             return max(1, len(_page_numbers(picture)))
     except (OSError, ImportError):
@@ -127,6 +131,10 @@ def read_pages(path: Path) -> Iterator[tuple[Any, float | None]]:
 
     The other pictures of a JPEG file are previews or second views, which are left out.
     """
+    if (values := _unusual_pages(path)) is not None:
+        Image = import_pillow()
+        yield from ((Image.fromarray(page), None) for page in values)
+        return
     with opened_picture(path) as picture:
         numbers = _page_numbers(picture)
         is_animated = picture.format in ANIMATED and len(numbers) > 1
@@ -138,6 +146,30 @@ def read_pages(path: Path) -> Iterator[tuple[Any, float | None]]:
             picture.load()
             # Browsers show frames without a duration for a tenth of a second.
             yield picture, (picture.info.get("duration") or 100) / 1000
+
+
+def _unusual_pages(path: Path) -> list[NDArray[Any]] | None:
+    """Read grey TIFF pages of 16 or 64 bits that Pillow cannot; None for other files."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    Image = import_pillow()
+    try:
+        with Image.open(path, formats=_FORMATS):
+            return None
+    except Image.UnidentifiedImageError:
+        pass
+    except Exception:  # told where the file is read
+        return None
+    with suppress(Exception):
+        import tifffile
+
+        with tifffile.TiffFile(path) as file:
+            pages = [page.asarray() for page in file.pages]
+        if all(page.ndim == 2 and page.dtype.kind in "iuf" for page in pages):
+            return [
+                page.astype(np.float32 if page.dtype.kind == "f" else np.int32) for page in pages
+            ]
+    return None
 
 
 def _page_numbers(picture: Any) -> list[int]:
@@ -196,15 +228,17 @@ def is_deep(picture: Any) -> bool:
     """Return whether a picture has more than 8 bits per value, or signed ones."""
     if picture.mode.startswith("I") or picture.mode == "F":
         return True
-    return ";16" in _raw_mode(picture) or _is_signed(picture)
+    return _has_deep_colors(picture) or _is_signed(picture)
 
 
-def _raw_mode(picture: Any) -> str:
-    """Return how the pixels are stored, which Pillow forgets once they are loaded."""
+def _has_deep_colors(picture: Any) -> bool:
+    """Return whether colours have 16 bits, which Pillow does not keep."""
+    if picture.format == "TIFF" and hasattr(picture, "tag_v2"):
+        return bool(np.max(picture.tag_v2.get(258, 8)) > 8)
     for tile in picture.tile:
         stored = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        return str(stored[0]) if stored else ""
-    return ""
+        return bool(stored) and ";16" in str(stored[0])
+    return False
 
 
 def _is_signed(picture: Any) -> bool:
@@ -219,7 +253,7 @@ def stored_values(picture: Any, path: Path) -> NDArray[Any]:
     """Return the values of a deep picture as they are stored, (H, W) or (H, W, C)."""
     if _is_signed(picture):
         return np.asarray(upright(picture)).view(np.int8)
-    if ";16" in _raw_mode(picture) and picture.mode not in ("I", "I;16", "I;16B", "I;16L"):
+    if not picture.mode.startswith("I") and picture.mode != "F":
         values = _deep_colors(path, picture)
         if values is not None:
             return values
@@ -234,6 +268,8 @@ def _deep_colors(path: Path, picture: Any) -> NDArray[Any] | None:
             import tifffile
 
             values = tifffile.imread(path, key=picture.tell())
+            if values.ndim == 3 and values.shape[1:] == picture.size[::-1]:  # plane by plane
+                values = np.moveaxis(values, 0, -1)
             if values.shape[:2] == picture.size[::-1]:
                 return values
     with suppress(Exception):
