@@ -1070,8 +1070,8 @@ def test_evaluate_takes_labels_alone(capsys, place):
         ),
         (
             ["--labels", "{place}/wrong.txt"],
-            "{place}/wrong.txt holds 0 and 1, whose meaning differs from program to program; write "
-            "normal and irregular, or 1 for normal and -1 for irregular.",
+            "{place}/wrong.txt holds 0 and 1, whose meaning differs from program to program; "
+            "write normal and irregular, or 1 for normal and -1 for irregular.",
         ),
         (["--masks", "nowhere"], "There is no folder or .npy file of masks: nowhere."),
         (

@@ -38,6 +38,8 @@ def detectors():
 UNITS = [
     ("uint8", BYTES / 255, "X * 255"),
     ("uint8", BYTES.astype(np.uint16) * 257, "X divided by"),
+    ("uint8", BYTES / 127.5 - 1, "X before it was scaled"),
+    ("uint8", (BYTES - 100.0) / 12, "X before it was scaled"),
     ("0..255", BYTES, "X.astype(float)"),
     ("0..255", BYTES / 255, "X * 255"),
     ("0..1", BYTES, "X / 255"),

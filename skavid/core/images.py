@@ -452,7 +452,8 @@ def warn_of_other_range(
 
     uint8 is read as 0 to 255, which fits trainings on 0 to 255 and on 0 to 1. Other numbers differ
     too much if they span more than 50 times the range of the training, or if floating numbers lie
-    in [0, 1] although the training spans more than 10. At most 32 images are looked at.
+    in [0, 1] although the training spans more than 10, span less than a 50th of it, or look
+    standardised where the training had no negative number. At most 32 images are looked at.
     """
     low, high = value_range
     trained = f"numbers from {low:g} to {high:g}"
@@ -471,6 +472,10 @@ def warn_of_other_range(
         is_share = least >= 0 and most <= 1 and images.dtype.kind in "bf"
         if is_share and high - low > _FACTOR / 5:
             found, mend = f"{images.dtype} in [0, 1]", "X * 255"
+        elif images.dtype.kind == "f" and (
+            (most - least) * _FACTOR < high - low or (least < 0 <= low and most * 10 < high)
+        ):
+            found, mend = f"{images.dtype} of a much narrower range", "X before it was scaled"
         elif most - least > _FACTOR * (high - low):
             found, mend = f"{images.dtype} of a much wider range", "X divided by its largest value"
         else:
