@@ -514,10 +514,46 @@ def check_parameters(detector: Any) -> None:
     for part in COMPONENTS:
         validate_parameters(detector.component(part))
     _check_auto(detector)
+    check_callbacks(detector.callbacks)
     if not is_over_pixels(detector):
         _check_on_features(detector)
     check_device(detector.device)
     check_sides(detector.component("corruption").mask_size)
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Refuse callbacks of skorch that could not do their work on networks of AVID."""
+    for given in callbacks or []:
+        one = given[1] if isinstance(given, tuple) else given
+        kind = one if isinstance(one, type) else type(one)
+        names = {base.__name__ for base in kind.__mro__}
+        why = next((why for name, why in _UNFIT_CALLBACKS.items() if name in names), None)
+        if "EarlyStopping" in names and getattr(one, "load_best", False):
+            why = "the best networks are kept anyway; set load_best=False"
+        if why is not None:
+            raise ValueError(f"callbacks holds {kind.__name__}, which cannot work here: {why}.")
+
+
+_KEEP = "set training__checkpoint to continue a training, or call save on the fitted detector"
+_OWN_RATE = "the learning rate follows a schedule of its own; set learning_rate"
+_OWN_CHECK = (
+    "held-out images are corrupted and checked by AVID itself; read net.history in a callback"
+)
+_UNFIT_CALLBACKS = {
+    "Checkpoint": _KEEP,
+    "TrainEndCheckpoint": _KEEP,
+    "LoadInitState": _KEEP,
+    "LRScheduler": _OWN_RATE,
+    "EpochScoring": _OWN_CHECK,
+    "BatchScoring": _OWN_CHECK,
+    "PassthroughScoring": _OWN_CHECK,
+    "ParamMapper": "it needs one module; both networks are built and trained together",
+    "InputShapeSetter": "the networks take the shape of the images by themselves",
+    "WandbLogger": "it needs one module; log net.history in a callback of yours",
+    "MlflowLogger": "it needs one module; log net.history in a callback of yours",
+    "NeptuneLogger": "it needs one module; log net.history in a callback of yours",
+    "SacredLogger": "it needs the batches of a plain training; log net.history in a callback",
+}
 
 
 def check_checkpoint(detector: Any) -> None:

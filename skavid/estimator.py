@@ -31,7 +31,7 @@ from skavid.components import (
 )
 from skavid.core import anomaly_maps, calibration, pair
 from skavid.core.anomaly_maps import AnomalyMaps, DecisionRule
-from skavid.core.images import check_images
+from skavid.core.images import check_images, warn_of_other_range
 from skavid.core.training import split
 from skavid.sklearn_private import fit_context
 
@@ -118,7 +118,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Whether `fit` goes on from the networks of the last call, which keep their sizes and
         their callbacks.
     callbacks : list of skorch callbacks, default=None
-        Called during the training.
+        Called during the training, with ``valid_loss`` in the history. Those that need one module
+        or a learning rate of their own, such as Checkpoint and LRScheduler, are refused.
     verbose : int, default=0
         1 prints one line per epoch.
     device : str, default="auto"
@@ -371,11 +372,17 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         with fitting.all_or_nothing(self):
             known = getattr(self, "image_shape_", None)
             images = check_images(X, fitted_shape=known, **self._input_checks())
+            if known is not None:
+                ignored = ignored_pixels(self.ignore_mask, images.shape[1:3])
+                warn_of_other_range(images, self.value_range_, ignored, stacklevel=3)
             self._fit(images, y, groups, n_epochs=1, going_on=known is not None)
         return self
 
     def _input_checks(self) -> dict[str, Any]:
-        return {"image_shape": self.image_shape, "estimator": self, "min_images": 2}
+        return {
+            "image_shape": self.image_shape, "estimator": self, "min_images": 2,
+            "ignore_mask": self.ignore_mask,
+        }  # fmt: skip
 
     def _fit(
         self, images: NDArray[Any], y: Any, groups: Any, *, n_epochs: int, going_on: bool,
@@ -672,8 +679,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If X is not as described, or holds images that the detector was not fitted for.
         """
         check_is_fitted(self)
-        images = check_images(X, estimator=self, fitted_shape=self.image_shape_)
-        ignored_pixels(self.ignore_mask, images.shape[1:3])
+        images = check_images(
+            X, estimator=self, fitted_shape=self.image_shape_, ignore_mask=self.ignore_mask
+        )
+        ignored = ignored_pixels(self.ignore_mask, images.shape[1:3])
+        warn_of_other_range(images, self.value_range_, ignored, stacklevel=3)
         self.pair_.check_size(images.shape[1:3], self.image_shape_[:2])
         return images
 

@@ -8,7 +8,9 @@ __all__ = [
     "CalibrationWarning",
     "CollapseWarning",
     "DivergedError",
+    "InputMismatchWarning",
     "InterruptedTrainingWarning",
+    "LabelWarning",
 ]
 
 
@@ -24,5 +26,13 @@ class DivergedError(RuntimeError):
     """A loss was no longer finite."""
 
 
+class InputMismatchWarning(UserWarning):
+    """Images whose shape or range can hardly be what was meant, or what was trained on."""
+
+
 class InterruptedTrainingWarning(ConvergenceWarning):  # type: ignore[misc]
     """The user interrupted a training; what was learnt so far is kept."""
+
+
+class LabelWarning(UserWarning):
+    """Labels 0 and 1, of which 1 may mean irregular, where 1 is expected to mean normal."""

@@ -23,6 +23,11 @@ def there_are(n: int, what: str) -> str:
     return f"there {'is' if n == 1 else 'are'} {counted(n, what)}"
 
 
+def readable(name: str) -> str:
+    """Write the bytes of a file name that are not UTF-8 as escapes of their values."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def clock(seconds: float) -> str:
     """Write seconds as "1:02.5", or with hours as "1:01:02.5"."""
     minutes, rest = divmod(max(0.0, seconds), 60)

@@ -286,6 +286,7 @@ def test_a_video_is_stacked_and_the_model_remembers_how(place):
             "size": [16, 24],
             "color": False,
             "stacking": {"n_channels": 3, "spacing": 2, "average": True},
+            "value_range": None,
         },
         "fps": 10.0,
         "trained_on": ["normal.mp4"],
@@ -386,7 +387,10 @@ def test_a_region_may_be_ignored(place):
             "--grey.",
         ),
         (["{place}/labels.txt", "model"], "{place}/labels.txt is no video that FFmpeg can read"),
-        (["{place}/empty", "model"], "{place}/empty contains no image"),
+        (
+            ["{place}/empty", "model"],
+            "{place}/empty contains no video, no folder of images and no image",
+        ),
         (
             ["{place}/empty", "model", "--dataset", "ucsd-ped2"],
             "{place}/empty/Train holds no clips Train001, Train002...; UCSDped2 comes from",
@@ -616,8 +620,8 @@ def test_arrays_are_taken_as_they_are(capsys, place):
 def test_pictures_taken_for_a_video_and_frames_for_pictures_are_noted(capsys, place):
     _, _, err = run(capsys, "score", place / "model", place / "pictures")
     assert err == (
-        "Note: pictures is read as frames of a video with 25 frames per second, since the model "
-        "was trained on video.\n"
+        "Note: pictures is read as frames of a video with 25 frames per second (--fps changes "
+        "that), since the model was trained on video.\n"
     )
     words = ["score", place / "picture-model", place / "today.mp4", place / "normal.mp4"]
     _, _, err = run(capsys, *words)
@@ -1066,8 +1070,8 @@ def test_evaluate_takes_labels_alone(capsys, place):
         ),
         (
             ["--labels", "{place}/wrong.txt"],
-            "{place}/wrong.txt must hold one label per line, normal or irregular (or 1 and -1). "
-            "Got '0'.",
+            "{place}/wrong.txt holds 0 and 1, whose meaning differs from program to program; "
+            "write normal and irregular, or 1 for normal and -1 for irregular.",
         ),
         (["--masks", "nowhere"], "There is no folder or .npy file of masks: nowhere."),
         (
@@ -1423,3 +1427,132 @@ def test_the_demo_goes_the_whole_way(capsys, tmp_path, monkeypatch):
 
 def test_the_module_is_no_more_than_its_command():
     assert cli.__all__ == ["main"]
+
+
+# --- files of every kind -------------------------------------------------------------------------
+
+
+def texts(out):
+    return list(csv.DictReader(out.splitlines()))
+
+
+def test_every_page_of_a_stack_is_an_image_of_its_own(capsys, place, tmp_path):
+    pages = [Image.open(path) for path in sorted((place / "pictures").iterdir())[:4]]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    model = place / "picture-model"
+    _, out, _ = run(capsys, "score", model, tmp_path / "stack.tif")
+    _, one_by_one, _ = run(capsys, "score", model, *sorted((place / "pictures").iterdir())[:4])
+    assert [row["source"] for row in texts(out)] == [f"stack.tif[{n}]" for n in range(4)]
+    for name in ("score", "irregular"):
+        assert [row[name] for row in texts(out)] == [row[name] for row in texts(one_by_one)]
+    run(capsys, "segment", model, tmp_path / "stack.tif", "--masks", tmp_path / "masks")
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
+        f"stack[{n}].png" for n in range(4)
+    ]
+
+
+def test_sizes_that_differ_are_told_before_a_video_of_them_is_begun(capsys, place, tmp_path):
+    Image.fromarray(np.zeros((32, 48), np.uint8)).save(tmp_path / "0.png")
+    Image.fromarray(np.zeros((48, 32), np.uint8)).save(tmp_path / "1.png")
+    more = ["--overlay", tmp_path / "odd.mp4", "--scores", tmp_path / "scores.csv"]
+    assert refused(
+        capsys, tmp_path, "segment", place / "picture-model", tmp_path, *more, "--quiet"
+    ) == (
+        "skavid segment: --overlay with .mp4 needs images of one size, but 0.png has 32 x 48 "
+        "pixels, and 1.png has 48 x 32 pixels; give a folder, such as --overlay odd."
+    )
+
+
+def test_an_overlay_keeps_the_times_of_its_videos(capsys, place, tmp_path):
+    from skavid.video import OverlayWriter
+
+    source = load_frames(place / "today.mp4")
+    times = np.cumsum(np.where(np.arange(30) < 20, 0.04, 0.2)) - 0.04
+    with OverlayWriter(tmp_path / "phone.mp4") as writer:
+        for frame, time in zip(source.frames, times, strict=True):
+            writer.write(frame, time=float(time))
+    np.testing.assert_allclose(load_frames(tmp_path / "phone.mp4").times, times, atol=1e-3)
+    videos = [tmp_path / "phone.mp4", place / "today.mp4"]
+    run(capsys, "segment", place / "model", *videos, "--overlay", tmp_path / "odd.mp4")
+    drawn = load_frames(tmp_path / "odd.mp4").times
+    np.testing.assert_allclose(drawn[:30], times, atol=1e-3)
+    np.testing.assert_allclose(drawn[30:] - drawn[30], source.times, atol=1e-3)
+    assert (np.diff(drawn) > 0).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such file names")
+@pytest.mark.parametrize("output", ["scores.csv", "scores.jsonl", "scores.parquet"])
+def test_a_file_name_that_is_not_utf8_is_written_with_escapes(capsys, place, tmp_path, output):
+    import os
+
+    folder = tmp_path / os.fsdecode(b"d\xe9p\xf4t")
+    folder.mkdir()
+    picture = (place / "pictures/000.png").read_bytes()
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(picture)
+    (folder / "tea.png").write_bytes(picture)
+    model, target = place / "picture-model", tmp_path / output
+    more = ["--coco", tmp_path / "c.json", "--overlay", tmp_path / "odd"]
+    code, _, err = run(
+        capsys, "segment", model, folder, "--scores", target, "--masks", tmp_path / "masks", *more
+    )
+    assert (code, err) == (0, "")
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == ["caf\\xe9.png", "tea.png"]
+    if output == "scores.csv":
+        names = [row["source"] for row in texts(target.read_text(encoding="utf-8"))]
+        assert names == ["caf\\xe9.png", "tea.png"]
+    for command, name in (("calibrate", "model"), ("report", "report.html"), ("fit", None)):
+        words = [command, model, folder, "--output", folder / str(name)]
+        if command == "fit":
+            words = ["fit", folder, folder / os.fsdecode(b"mod\xe8le"), *SIZE, *TINY]
+        code, _, err = run(capsys, *words)
+        assert code == 0 or "too few" in err
+
+
+def test_folders_of_frames_have_a_frame_rate_on_request(capsys, place, tmp_path):
+    _, out, _ = run(capsys, "score", place / "model", place / "pictures", "--fps", "5")
+    assert [float(row["time"]) for row in texts(out)[:3]] == [0, 0.2, 0.4]
+    words = ["fit", place / "pictures", tmp_path / "m", "--video", "--fps", "5", *SIZE, *TINY]
+    run(capsys, *words)
+    assert AVIDDetector.load(tmp_path / "m").extra_["fps"] == pytest.approx(5)
+
+
+@pytest.mark.parametrize(
+    "name", ["{}.PNG", "{}_gt.png", "{}_GT.tif", "{}-mask.bmp", "{}.mask.png", "{}_label.png",
+             "{}.jpg.png", "{}_Mask.gif", "{} mask.png", "{}_groundtruth.png"],
+)  # fmt: skip
+def test_masks_are_found_by_their_usual_names(capsys, place, tmp_path, name):
+    images = sorted((place / "pictures").iterdir())[:4]
+    (tmp_path / "test").mkdir()
+    (tmp_path / "masks").mkdir()
+    for number, path in enumerate(images):
+        Image.open(path).save(tmp_path / f"test/Part{number}.jpg")
+    for number in (1, 3):
+        mask = np.zeros((32, 48), np.uint8)
+        mask[:4, :4] = number
+        Image.fromarray(mask).save(tmp_path / "masks" / name.format(f"Part{number}"))
+    words = ["evaluate", place / "picture-model", tmp_path / "test", "--masks"]
+    code, out, err = run(capsys, *words, tmp_path / "masks", "--json")
+    assert code == 0
+    assert json.loads(out)["irregular"] == 2
+    assert "2 of 4 images have no mask and count as normal, such as Part0.jpg." in err
+
+
+def test_masks_of_no_image_and_defects_without_a_mask_are_told(capsys, place, tmp_path):
+    images = sorted((place / "pictures").iterdir())
+    for kind, number in (("OK", 0), ("scratch", 1), ("scratch", 2), ("dent", 3)):
+        (tmp_path / "test" / kind).mkdir(parents=True, exist_ok=True)
+        Image.open(images[number]).save(tmp_path / "test" / kind / f"{number}.png")
+    (tmp_path / "masks").mkdir()
+    mask = np.zeros((32, 48), np.uint8)
+    Image.fromarray(mask).save(tmp_path / "masks/1.png")
+    mask[:4, :4] = 255
+    for name in ("2.png", "other_thing.png"):
+        Image.fromarray(mask).save(tmp_path / "masks" / name)
+    words = ["evaluate", place / "picture-model", tmp_path / "test", "--masks"]
+    _, _, err = run(capsys, *words, tmp_path / "masks")
+    assert "1 mask in" in err
+    assert "belongs to none of the images, such as other_thing.png" in err
+    assert (
+        "2 images outside of OK have no mask or an empty one, such as dent/3.png; they count as "
+        "normal."
+    ) in err

@@ -1017,6 +1017,91 @@ def test_a_damaged_picture_is_named_and_nothing_of_it_is_kept(bottle, where):
     assert not any("part" in name or "masks" in name for name in kept)
 
 
+def test_masks_may_be_missing_as_a_whole(bottle):
+    shutil.rmtree(bottle / "bottle" / "ground_truth")
+    with pytest.warns(UserWarning, match="holds no masks, such as .* only labels are known"):
+        test = load_mvtec(bottle, "bottle", subset="test")
+    assert test.masks is None
+    assert test.labels.tolist() == [-1, -1, 1]
+
+
+@pytest.mark.parametrize("name", ["ok", "OK", "Good", "normal"])
+def test_a_folder_of_normal_images_has_one_of_the_usual_names(bottle, name):
+    for part in ("train", "test"):
+        (bottle / "bottle" / part / "good").rename(bottle / "bottle" / part / name)
+    assert load_mvtec(bottle, "bottle").labels.tolist() == [1, 1]
+    test = load_mvtec(bottle, "bottle", subset="test")
+    assert [kind for kind, label in zip(test.kinds, test.labels, strict=True) if label == 1] == [
+        name
+    ]
+    assert test.masks.any(axis=(1, 2)).tolist() == (test.labels == -1).tolist()
+
+
+GREY = np.full((1, 8, 6), 9, np.uint8)
+DRAWN = np.zeros((2, 1, 8, 6), np.uint8)
+DRAWN[0, 0, 1, 2] = DRAWN[1, 0, 3, 4] = 1
+
+
+def loco(root):
+    write_pictures(root / "train/good", GREY, first=0)
+    write_pictures(root / "validation/good", GREY, first=0)
+    for kind in ("good", "logical_anomalies"):
+        write_pictures(root / "test" / kind, GREY, first=0)
+    write_pictures(root / "ground_truth/logical_anomalies/000", np.concatenate(DRAWN), first=0)
+
+
+def ad2(root):
+    write_pictures(root / "train/good", GREY, stem="{:03d}_regular", first=0)
+    for kind in ("good", "bad"):
+        write_pictures(root / "test_public" / kind, GREY, stem="{:03d}_regular", first=0)
+    masks = root / "test_public/ground_truth/bad"
+    write_pictures(masks, DRAWN.any(0).astype(np.uint8), stem="{:03d}_regular_mask", first=0)
+
+
+def in_3d(root):
+    for kind in ("train/good", "test/good", "test/hole"):
+        write_pictures(root / kind / "rgb", GREY, first=0)
+        write_pictures(root / kind / "gt", DRAWN.any(0).astype(np.uint8), first=0)
+
+
+def btad(root):
+    write_pictures(root / "train/ok", GREY, "bmp", first=0)
+    write_pictures(root / "test/ok", GREY, "bmp", first=0)
+    write_pictures(root / "test/ko", GREY, "bmp", first=0)
+    write_pictures(root / "ground_truth/ko", DRAWN.any(0).astype(np.uint8), first=0)
+
+
+def visa(root):
+    for kind, n in (("Normal", 2), ("Anomaly", 1)):
+        write_pictures(root / "Data/Images" / kind, GREY.repeat(n, 0), "JPG", first=0)
+    write_pictures(root / "Data/Masks/Anomaly", DRAWN.any(0).astype(np.uint8), first=0)
+    (root.parent / "split_csv").mkdir()
+    name = root.name
+    (root.parent / "split_csv/1cls.csv").write_text(
+        "object,split,label,image,mask\n"
+        f"{name},train,normal,{name}/Data/Images/Normal/000.JPG,\n"
+        f"{name},test,normal,{name}/Data/Images/Normal/001.JPG,\n"
+        f"other,test,normal,other/Data/Images/Normal/001.JPG,\n"
+        f"{name},test,anomaly,{name}/Data/Images/Anomaly/000.JPG,{name}/Data/Masks/Anomaly/000.png\n"
+    )
+
+
+@pytest.mark.parametrize("make", [loco, ad2, in_3d, btad, visa])
+def test_the_layouts_of_other_data_sets_are_read(tmp_path, make):
+    make(tmp_path / "part")
+    train = load_mvtec(tmp_path, "part")
+    assert train.labels.tolist() == [1]
+    test = load_mvtec(tmp_path, "part", subset="test")
+    assert sorted(test.labels.tolist()) == [-1, 1]
+    assert np.argwhere(test.masks[test.labels == -1][0]).tolist() == [[1, 2], [3, 4]]
+    assert not test.masks[test.labels == 1].any()
+
+
+def test_a_folder_of_categories_asks_for_one(bottle):
+    with pytest.raises(FileNotFoundError, match=r"holds the categories bottle; give one of them"):
+        load_mvtec(bottle)
+
+
 def test_an_image_added_to_a_kept_set_is_decoded(bottle):
     kept = bottle / "kept"
     load_mvtec(bottle, "bottle", subset="test", memmap=kept)
@@ -1066,7 +1151,9 @@ def tile_folder(tmp_path):
 def test_tiles_are_split_by_seed_and_their_masks_cut_at_127(tmp_path):
     folder = tile_folder(tmp_path)
     train = load_magnetic_tiles(folder, size=(8, 8), n_train=4)
-    test = load_magnetic_tiles(folder, size=(8, 8), n_train=4, subset="test")
+    message = r"^1 mask of irregular images is empty, such as that of .*exp0\.jpg; their"
+    with pytest.warns(UserWarning, match=message):
+        test = load_magnetic_tiles(folder, size=(8, 8), n_train=4, subset="test")
     assert train.images.shape == (4, 8, 8)
     assert test.kinds == ["Free", "Free", "Crack", "Crack", "Uneven"]
     assert test.labels.tolist() == [1, 1, -1, -1, -1]
@@ -1146,7 +1233,8 @@ def test_a_folder_of_videos_folders_or_pictures_is_read(tmp_path):
             "holds no images good/000.png; MVTec AD comes from "
             "https://www.mvtec.com/company/research/datasets/mvtec-ad, unpacked as "
             "CATEGORY/train/good/000.png, CATEGORY/test/DEFECT/000.png and "
-            "CATEGORY/ground_truth/DEFECT/000_mask.png.",
+            "CATEGORY/ground_truth/DEFECT/000_mask.png. The layouts of MVTec LOCO, AD 2 and 3D, "
+            "BTAD and VisA are known, too; other folders are read by load_folder.",
         ),
         (
             lambda folder: load_magnetic_tiles(folder, size=(8, 8)),
@@ -1171,7 +1259,8 @@ def test_a_folder_that_is_not_there_is_told(tmp_path):
 @pytest.mark.slow
 def test_real_tiles_have_their_known_numbers(real_data):
     train = load_magnetic_tiles(real_data / "mtd", size=(32, 32))
-    test = load_magnetic_tiles(real_data / "mtd", size=(32, 32), subset="test")
+    with pytest.warns(UserWarning, match="^4 masks of irregular images are empty"):
+        test = load_magnetic_tiles(real_data / "mtd", size=(32, 32), subset="test")
     assert len(train.images) == 300
     kinds = {kind: test.kinds.count(kind) for kind in test.kinds}
     assert kinds == {

@@ -91,3 +91,9 @@ def test_aupro_of_many_pixels_uses_quantiles_as_thresholds(monkeypatch):
     assert (exact["aupro_thresholds"], fewer["aupro_thresholds"]) == (None, evaluation.QUANTILES)
     assert fewer["aupro"] == pytest.approx(exact["aupro"], abs=0.01)
     assert fewer["aupro"] != exact["aupro"]
+
+
+def test_labels_0_and_1_are_refused_with_what_to_write(tmp_path):
+    (tmp_path / "labels.txt").write_text("0\n1\n0\n")
+    with pytest.raises(ValueError, match=r"holds 0 and 1, .* write normal and irregular"):
+        evaluation.read_labels(tmp_path / "labels.txt")

@@ -32,6 +32,8 @@ SMALL = {
     "random_state": 0,
 }  # fmt: skip
 NORMAL = np.random.default_rng(0).integers(0, 100, (12, 12, 10))
+pytestmark = pytest.mark.filterwarnings("ignore::skavid.exceptions.InputMismatchWarning")
+
 SHAPE = (4, 12, 10)
 
 

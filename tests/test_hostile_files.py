@@ -281,7 +281,11 @@ MALICE = {
         b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n",
         NO_VIDEO,
     ),
-    "video cut.gif": (b"GIF89a", NO_VIDEO),
+    "video cut.gif": (
+        b"GIF89a",
+        "{path} is broken: cut.gif cannot be read, cannot identify image file '{path}'. Get a new "
+        "copy.",
+    ),
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import Bunch
 
 from skavid import NoveltyKFold
+from skavid.exceptions import LabelWarning
 from skavid.metrics import (
     aupro_score,
     cell_scores,
@@ -875,3 +877,12 @@ def test_pixels_to_ignore_that_make_no_sense_are_refused(judge, ignore_mask, mes
         arrays = [np.array([1, -1]), arrays[1], arrays[1]]
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         judge(*arrays, ignore_mask=ignore_mask, **options)
+
+
+def test_labels_0_and_1_are_told_unless_their_meaning_is_given():
+    labels, scores = [0, 0, 0, 1], [2.1, 1.7, 0.4, -0.3]
+    with pytest.warns(LabelWarning, match="pass pos_label=0 if 1 means irregular"):
+        assert equal_error_rate(labels, scores) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert equal_error_rate(labels, scores, pos_label=0) == 0

@@ -15,6 +15,7 @@ from skavid.datasets.sources import (
     Reading,
     check_reading,
     choose_reading,
+    contain_video,
     list_sources,
     read_source,
     split_clips,
@@ -148,13 +149,13 @@ def test_display_images_are_converted_on_request_only(tmp_path, monkeypatch, dis
     from skavid.video import decoding as video
 
     views = []
-    real = video._picture
+    real = video.convert
 
-    def convert(picture, mode, *view):
+    def convert(picture, *view):
         views.append(view)
-        return real(picture, mode, *view)
+        return real(picture, *view)
 
-    monkeypatch.setattr(video, "_picture", convert)
+    monkeypatch.setattr(video, "convert", convert)
     write_pictures(tmp_path, 2, shape=(40, 24))
     (clip,) = list_sources([str(tmp_path)], stacked=False)
     message = (
@@ -214,3 +215,122 @@ def test_a_reading_survives_its_file():
 
     reading = Reading((16, 24), True, STACKING)
     assert check_reading(json.loads(json.dumps(reading._asdict()))) == reading
+
+
+def write_video(path, n=6):
+    from skavid.video import write_overlay
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_overlay(path, RNG.integers(0, 256, size=(n, 32, 48)).astype(np.uint8))
+    return path
+
+
+def remux(path, target, form):
+    import av
+
+    with av.open(str(path)) as source, av.open(str(target), "w", format=form) as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("day.ts", "mpegts"), ("day.mts", "mpegts"), ("day.m4v", "mp4"), ("day.3gp", "mp4"),
+        ("day.dat", "matroska"), ("day", "mp4"), ("day.png", "mp4"), ("DAY.MOV", "mov"),
+        ("day.bin", "mpegts"), ("day.asf", "asf"), ("day.h264", "h264"),
+    ],
+)  # fmt: skip
+def test_a_video_is_known_by_its_content_in_folders_too(tmp_path, name, form):
+    (tmp_path / "cam").mkdir()
+    path = remux(write_video(tmp_path / "day.mp4"), tmp_path / "cam" / name, form)
+    (tmp_path / "cam/notes.txt").write_text("nothing happened")
+    for place in (path, tmp_path / "cam"):
+        assert contain_video([str(place)])
+        for stacked in (True, False):
+            (source,) = list_sources([str(place)], stacked=stacked)
+            assert (source.kind, source.path) == ("video", path)
+            assert source.has_timestamps()
+            assert len(list(read_source(source, Reading((8, 12), False, None)))) == 6
+
+
+def test_videos_in_folders_of_a_folder_are_found(tmp_path):
+    for camera in ("cam1", "cam2/inner"):
+        write_video(tmp_path / camera / "monday.mp4")
+    sources = list_sources([str(tmp_path)], stacked=True)
+    assert [source.name for source in sources] == ["cam1-monday", "inner-monday"]
+    assert contain_video([str(tmp_path)])
+
+
+def test_images_beside_videos_are_told(tmp_path):
+    write_video(tmp_path / "a.mp4")
+    write_pictures(tmp_path, 2)
+    message = f"{tmp_path} contains 1 video, and 2 images such as 0.png; only videos are read."
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        (source,) = list_sources([str(tmp_path)], stacked=True)
+    assert source.kind == "video"
+    kinds = [source.kind for source in list_sources([str(tmp_path)], stacked=False)]
+    assert kinds == ["video", "pictures"]
+
+
+def test_a_link_that_leads_back_is_followed_once(tmp_path):
+    write_pictures(tmp_path / "a", 2)
+    (tmp_path / "a/back").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.warns(UserWarning, match=r"a/back is a link to .* it is left out\.$"):
+        (source,) = list_sources([str(tmp_path)], stacked=False)
+    assert [source.name_of(path) for path, _ in source.images()] == ["a/0.png", "a/1.png"]
+
+
+def test_one_grey_image_does_not_make_all_grey(tmp_path):
+    write_pictures(tmp_path, 3, shape=(16, 24, 3))
+    Image.fromarray(np.zeros((16, 24), np.uint8)).save(tmp_path / "0.png")
+    found = list_sources([str(tmp_path)], stacked=False)
+    with pytest.warns(UserWarning, match=r"0\.png is grey, but .*1\.png has colours"):
+        reading = choose_reading(found, size=None, grey=False, spacing=None)
+    assert reading.color
+
+
+def test_the_range_of_deep_images_is_kept_for_later_images(tmp_path):
+    levels = np.linspace(0, 4000, 16 * 24).reshape(16, 24)
+    for name, highest in (("train", 1), ("dark", 0.2)):
+        (tmp_path / name).mkdir()
+        Image.fromarray((highest * levels).astype(np.uint16)).save(tmp_path / name / "0.png")
+    found = list_sources([str(tmp_path / "train")], stacked=False)
+    with pytest.warns(UserWarning, match=r"to 4095 \(white\), as of 12 bits, here"):
+        reading = choose_reading(found, size=None, grey=False, spacing=None)
+    assert reading.value_range == (0, 4095)
+    (dark,) = list_sources([str(tmp_path / "dark")], stacked=False)
+    (sample,) = read_source(dark, reading)
+    np.testing.assert_allclose(sample.image, 0.2 * levels * 255 / 4095, atol=0.6)
+
+
+def test_images_of_another_depth_than_those_of_the_training_are_told(tmp_path):
+    write_pictures(tmp_path / "8", 1)
+    (tmp_path / "16").mkdir()
+    Image.fromarray(np.full((16, 24), 900, np.uint16)).save(tmp_path / "16/0.png")
+    for name, value_range, told in (
+        ("16", None, "but the model was trained on images of 8 bits"),
+        ("8", (0.0, 4095.0), "holds images of 8 bits, but the model was trained on images of"),
+    ):
+        (source,) = list_sources([str(tmp_path / name)], stacked=False)
+        with pytest.warns(UserWarning, match=told):
+            list(read_source(source, Reading((16, 24), False, None, value_range)))
+
+
+def test_what_becomes_too_small_in_large_images_is_told(tmp_path):
+    write_pictures(tmp_path, 1, shape=(600, 1024))
+    found = list_sources([str(tmp_path)], stacked=False)
+    with pytest.warns(UserWarning, match="whatever is smaller than about 12 pixels can hardly"):
+        choose_reading(found, size=None, grey=False, spacing=None)
+
+
+def test_a_stream_of_jpeg_images_is_a_video(tmp_path):
+    write_pictures(tmp_path / "frames", 6, shape=(32, 48), suffix="jpg")
+    path = tmp_path / "day.mjpeg"
+    path.write_bytes(b"".join(p.read_bytes() for p in sorted((tmp_path / "frames").iterdir())))
+    (source,) = list_sources([str(path)], stacked=True)
+    assert len(list(read_source(source, Reading((16, 24), False, None)))) == 6

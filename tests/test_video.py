@@ -448,8 +448,8 @@ def test_whatever_happened_to_a_file_its_frames_are_true_or_an_error_tells(tmp_p
     ("make", "error", "told"),
     [
         (lambda p: None, FileNotFoundError, "There is no video and no folder {p}."),
-        (lambda p: p.mkdir(), ValueError, "{p} holds no image (.bmp, .jpeg, .jpg, .png, .tif, "
-         ".tiff), but nothing; give a folder of images or the path of a video."),
+        (lambda p: p.mkdir(), ValueError, "{p} holds no image (.bmp, .gif, .jpeg, .jpg, .png, "
+         ".tif, .tiff, .webp), but nothing; give a folder of images or the path of a video."),
         (lambda p: p.write_bytes(b"no video at all" * 99), ValueError,
          "{p} is no video that FFmpeg can read; give a video, or a folder of images."),
     ],
@@ -752,3 +752,25 @@ def test_a_real_video_is_read_whole():
         pytest.skip("vtest.avi of Debian's opencv-data is not installed")
     n = sum(frame.image.shape == (72, 96) for frame in read_frames(path, size=(72, 96)))
     assert n == 795
+
+
+def test_the_times_of_joined_streams_rise(tmp_path):
+    write_overlay(tmp_path / "one.mp4", film(6, (32, 48)))
+    parts = []
+    for number in range(2):
+        path = tmp_path / f"{number}.ts"
+        with (
+            av.open(str(tmp_path / "one.mp4")) as source,
+            av.open(str(path), "w", format="mpegts") as target,
+        ):
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    target.mux(packet)
+        parts.append(path.read_bytes())
+    (tmp_path / "joined.ts").write_bytes(b"".join(parts))
+    with pytest.warns(UserWarning, match="a packet is damaged or cut off"):  # where they join
+        times = load_frames(tmp_path / "joined.ts", errors="warn").times
+    assert len(times) >= 10
+    np.testing.assert_allclose(np.diff(times), 1 / 25, atol=1e-3)

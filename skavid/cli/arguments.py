@@ -102,6 +102,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Add the model and the sources that it scores, the pixels to ignore and the device."""
     add_model(parser)
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="images or videos")
+    add_fps(parser)
     add_ignore(parser)
     add_device(parser)
 
@@ -155,6 +156,16 @@ def add_average_frames(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="average the evidence of each frame with that of the N - 1 frames before it "
         "(default: 1)",
+    )
+
+
+def add_fps(parser: argparse.ArgumentParser) -> None:
+    """Add --fps."""
+    parser.add_argument(
+        "--fps",
+        type=positive_number,
+        metavar="RATE",
+        help="frames per second of folders of images that are frames of a video (default: 25)",
     )
 
 

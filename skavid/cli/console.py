@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from skavid.wording import counted
+from skavid.wording import counted, readable
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
@@ -24,6 +24,7 @@ REWORDED = (
     ("X holds ", "There are "),
     ("he same fit goes on", "he same command goes on"),
     ("pass size=(height, width)", "give --size HEIGHT WIDTH"),
+    ("; give value_range=(low, high) for another range", ""),
     ("give size=(height, width)", "give --size HEIGHT WIDTH"),
     (
         "Get a new copy, or read the intact frames with load_frames(..., errors='warn').",
@@ -54,7 +55,7 @@ class Console:
 
     def print_result(self, result: dict[str, Any], text: str) -> None:
         """Print the result, as JSON with --json, otherwise as text."""
-        print(json.dumps(result) if self.as_json else text, flush=True)
+        print(json.dumps(result) if self.as_json else readable(text), flush=True)
 
     def _print(self, text: str) -> None:
         if self.bar is None:
@@ -65,11 +66,15 @@ class Console:
     @contextmanager
     def log_warnings(self) -> Iterator[None]:
         """Print each warning in one line; only those of skavid are shown to users."""
+        shown: set[str] = set()  # a batch may repeat what one before it said
 
         def show(message: Any, category: Any, *_: Any) -> None:
             from skavid.exceptions import InterruptedTrainingWarning
 
             self.was_interrupted |= issubclass(category, InterruptedTrainingWarning)
+            if str(message) in shown:
+                return
+            shown.add(str(message))
             self.log(f"Note: {_reworded(str(message))}")
 
         with warnings.catch_warnings():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from skavid.datasets.sources import Reading, Sample
+from skavid.datasets.sources import ASSUMED_FPS, Reading, Sample
 from skavid.temporal import TemporalStacker
 from skavid.video import BrokenVideoError, read_pairs
 
@@ -48,6 +48,7 @@ class Feed:
         is_live: bool,
         fast: bool = False,
         timeout: float = 10.0,
+        fps: float | None = None,
     ) -> None:
         self.source = source
         self.reading = reading
@@ -56,6 +57,7 @@ class Feed:
         self.is_live = is_live
         self.fast = fast and not is_live
         self.timeout = timeout
+        self.fps = fps
         self.n_skipped = 0
         self._queue: queue.Queue[_Item] = queue.Queue(maxsize=2)
         self._stop = threading.Event()
@@ -108,6 +110,8 @@ class Feed:
                     size=self.reading.size,
                     color=self.reading.color,
                     timeout=self.timeout,
+                    fps=self.fps or ASSUMED_FPS,
+                    value_range=self.reading.value_range,
                 ):
                     if self._stop.is_set():
                         return

@@ -29,11 +29,12 @@ from skavid.cli.models import (
 from skavid.cli.outputs import check_targets, temporary_folder
 from skavid.components import COMPONENTS, VIDEO, check_device
 from skavid.datasets import sources
+from skavid.datasets.clips import is_normal
 from skavid.datasets.sources import Reading, Source
 from skavid.estimator import AVIDDetector
 from skavid.exceptions import DivergedError
 from skavid.sklearn_private import parameter_constraints, validate_parameters
-from skavid.wording import clock, counted
+from skavid.wording import clock, counted, listed
 from skavid.writing import check_target
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     settings = _read_settings(arguments)
     check_device(arguments.device)
     found, stacked = _find_sources(arguments)
+    _note_kinds(found, console)
     check_targets({"MODEL": model, "--checkpoint": arguments.checkpoint}, found)
     detector = _make_detector(arguments, settings, stacked)
     reading = _choose_reading(arguments, detector, found, stacked)
@@ -126,7 +128,19 @@ def _find_sources(arguments: argparse.Namespace) -> tuple[list[Source], bool]:
         return [], DATASETS[arguments.dataset].is_video
     paths = arguments.sources
     stacked = arguments.video or (not arguments.images and sources.contain_video(paths))
-    return sources.list_sources(paths, stacked=stacked), stacked
+    return sources.list_sources(paths, stacked=stacked, fps=arguments.fps), stacked
+
+
+def _note_kinds(found: list[Source], console: Console) -> None:
+    """Note folders beside one of normal images, all of which are trained on."""
+    names = dict.fromkeys(path.parent.name for source in found for path in source.pictures)
+    normal = [name for name in names if is_normal(name)]
+    others = [name for name in names if not is_normal(name)]
+    if normal and others:
+        console.log(
+            f"Note: besides {listed(normal)}, all images in {listed(others)} are taken as normal; "
+            f"give the folder {normal[0]} alone to train on its images."
+        )
 
 
 def _make_detector(

@@ -81,15 +81,15 @@ def open_model_and_sources(
     An output among ``targets`` that would replace the model or a source raises an error.
     """
     detector, reading = open_model(arguments)
-    found = find_sources(arguments.sources, reading)
+    found = find_sources(arguments.sources, reading, arguments.fps)
     check_targets(targets, found, arguments.model)
     note_kind(found, detector, reading, console)
     return detector, reading, found, set_ignore_mask(arguments, detector, reading, found)
 
 
-def find_sources(paths: Sequence[str], reading: Reading) -> list[Source]:
+def find_sources(paths: Sequence[str], reading: Reading, fps: float | None = None) -> list[Source]:
     """Find the sources in files and folders, as a model reads them."""
-    return sources.list_sources(paths, stacked=reading.stacking is not None)
+    return sources.list_sources(paths, stacked=reading.stacking is not None, fps=fps)
 
 
 def set_ignore_mask(
@@ -128,8 +128,8 @@ def note_kind(
     others = f" and {counted(len(names) - 1, 'other')}" if len(names) > 1 else ""
     if had_frame_rate:
         how = (
-            "read as frames of a video with 25 frames per second, since the model was trained on "
-            "video"
+            "read as frames of a video with 25 frames per second (--fps changes that), since the "
+            "model was trained on video"
         )
     else:
         how = "scored frame by frame, since the model was trained on single images"

@@ -24,7 +24,7 @@ from scipy import ndimage
 from skavid.core.anomaly_maps import Finding
 from skavid.core.images import resize
 from skavid.datasets.sources import Source
-from skavid.video.decoding import import_pillow
+from skavid.video.pictures import import_pillow
 from skavid.writing import beside, check_target, naming, opened, part_of
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users

@@ -15,6 +15,7 @@ from skavid.cli.arguments import (
     add_average_frames,
     add_dataset,
     add_device,
+    add_fps,
     add_ground_truth,
     add_ignore,
     add_inputs,
@@ -28,8 +29,8 @@ from skavid.cli.arguments import (
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
 SOURCES = """\
-A source is a video, a folder of videos, a folder of images (including its subfolders), an
-image, or an .npy file of images (n, height, width[, channels])."""
+A source is a video, a folder of videos or of images (including its subfolders), an image, or an
+.npy file of images (n, height, width[, channels]). Each page of a TIFF is an image."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -145,6 +146,7 @@ thresholds. The model remembers how its sources were read. Without --epochs the 
         metavar="NAME=VALUE",
         help="set a parameter of AVIDDetector; may be given several times",
     )
+    add_fps(parser)
     add_ignore(parser)
     add_device(parser)
 
@@ -337,6 +339,7 @@ lost, it is opened again. A file is played at its own speed.""",
     add("--as-fast-as-possible", action="store_true", help="play a file without waiting")
     add_max_gap(parser)
     add_average_frames(parser)
+    add_fps(parser)
     add_ignore(parser)
     add_device(parser)
 

@@ -29,9 +29,11 @@ from skavid.cli.scoring import (
 )
 from skavid.core.anomaly_maps import AnomalyMaps
 from skavid.core.images import resize
+from skavid.datasets import sources
 from skavid.datasets.sources import Sample, Source
 from skavid.video import OverlayWriter, draw_overlay
-from skavid.video.decoding import import_pillow
+from skavid.video.decoding import pixels_of
+from skavid.video.pictures import import_pillow
 from skavid.wording import clock, counted
 from skavid.writing import check_parent, naming
 
@@ -49,6 +51,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     }
     _check_outputs(arguments)
     detector, reading, found, ignored = open_model_and_sources(arguments, console, targets)
+    if arguments.overlay is not None and arguments.overlay.suffix:
+        _check_one_size(found)
     display = any((arguments.overlay, arguments.masks, arguments.coco))
     totals = Totals()
     events = _EventList(arguments.max_gap)
@@ -101,6 +105,20 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             import_pillow()
             check_parent(folder)
             outputs.check_folder(folder)
+
+
+def _check_one_size(found: list[Source]) -> None:
+    """Raise an error for images of several sizes, which one video cannot show."""
+    first: tuple[str, tuple[int, ...]] | None = None
+    for source in found:
+        for name, shape in sources.read_shapes(source):
+            first = first or (name, shape)
+            if shape != first[1]:
+                raise ValueError(
+                    f"--overlay with .mp4 needs images of one size, but {first[0]} has "
+                    f"{pixels_of(first[1])}, and {name} has {pixels_of(shape)}; give a folder, "
+                    "such as --overlay odd."
+                )
 
 
 def _open_writers(
@@ -180,12 +198,17 @@ def _video_writer(
     path: Path, fps: float, ignored: NDArray[np.bool_] | None, exits: ExitStack
 ) -> Writer:
     video = exits.enter_context(OverlayWriter(path, fps=fps, ignore_mask=ignored))
+    begin, last, source = 0.0, -1 / fps, ""  # of the source, in the overlay
 
     def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
+        nonlocal begin, last, source
         assert sample.display_image is not None
+        if sample.time is None or sample.name != source:  # the next video follows this one
+            begin, source = last + 1 / fps, sample.name
+        last = begin + (sample.time or 0.0)
         mask, regularity = maps.evidence[row] >= 0, maps.regularity[row]
         score = float(maps.scores[row])
-        video.write(sample.display_image, mask=mask, regularity=regularity, score=score)
+        video.write(sample.display_image, mask=mask, regularity=regularity, score=score, time=last)
 
     return write
 
@@ -219,14 +242,17 @@ def _file_name(sample: Sample, names: dict[str, str]) -> str:
 
 def _picture_names(found: Sequence[Source]) -> dict[str, str]:
     """Map pictures to names of outputs: 7.jpg to 7.png, but to 7.jpg.png beside another 7."""
-    names = {source.name_of(picture) for source in found for picture in source.pictures}
-    short = {name: PurePosixPath(name).with_suffix(".png").as_posix() for name in names}
+    short = {
+        source.name_of(path, page): source.name_of(path.with_suffix(""), page) + ".png"
+        for source in found
+        for path, page in source.images()
+    }
     # Some systems ignore case in file names.
     numbers = Counter(name.lower() for name in short.values())
-    ambiguous = {PurePosixPath(name).parent for name in names if numbers[short[name].lower()] > 1}
+    ambiguous = {PurePosixPath(name).parent for name in short if numbers[short[name].lower()] > 1}
     return {
         name: f"{name}.png" if PurePosixPath(name).parent in ambiguous else short[name]
-        for name in names
+        for name in short
     }
 
 

@@ -20,10 +20,10 @@ from skavid.cli.outputs import describe_patches, save_picture
 from skavid.cli.scoring import Scorer
 from skavid.cli.webhook import Webhook
 from skavid.core.anomaly_maps import AnomalyMaps
-from skavid.datasets.loaders import VIDEOS
 from skavid.datasets.sources import Reading, Sample, Source
 from skavid.video import draw_overlay
-from skavid.video.decoding import import_pillow
+from skavid.video.decoding import VIDEOS
+from skavid.video.pictures import import_pillow
 from skavid.wording import counted
 from skavid.writing import beside, check_parent, naming
 
@@ -193,7 +193,7 @@ def _open_feed(
         given.startswith("http") and Path(given.split("?")[0]).suffix.lower() in VIDEOS
     )
     is_live = isinstance(source, int) or (is_address and not is_remote_file)
-    found = [] if is_live or is_address else find_sources([given], reading)
+    found = [] if is_live or is_address else find_sources([given], reading, arguments.fps)
     if len(found) > 1:
         raise ValueError(f"{given} contains {len(found)} videos; give one of them.")
     name = f"camera-{source}"
@@ -207,5 +207,6 @@ def _open_feed(
         is_live=is_live,
         fast=arguments.as_fast_as_possible,
         timeout=arguments.timeout,
+        fps=arguments.fps,
     )
     return feed, found

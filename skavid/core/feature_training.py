@@ -192,6 +192,7 @@ class _Check(Callback):  # type: ignore[misc]
         detector: Any = copy.deepcopy(net.averaged_.module).cpu().eval()
         auc = _region_auc(detector, self.bank, self.fold, N_WATCHED)[1]
         net.history.record("valid_detector_auc", auc)
+        net.history.record("valid_loss", 1 - auc)  # the name that callbacks of skorch look for
 
 
 class _Maps(Dataset[Any]):
@@ -280,6 +281,11 @@ class ResidualNet(NeuralNet):  # type: ignore[misc]
         self.optimizer_.zero_grad()
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
+            self.notify(
+                "on_grad_computed",
+                named_parameters=list(self.detector_.named_parameters()),
+                training=True,
+            )
         self.optimizer_.step()
         self.averaged_.update_parameters(self.detector_)
         self.step_ += 1

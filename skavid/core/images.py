@@ -6,6 +6,7 @@ No other module checks the shape, dtype and intensities of X.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from numbers import Integral, Real
@@ -18,12 +19,18 @@ import torch
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
+from skavid.exceptions import InputMismatchWarning
+
 __all__ = ["check_images"]
 
 RESIDUAL_FLOOR = float(np.float32(1e-7))
 """The smallest residual of intensities in [0, 1], so that 0 has a logarithm, too."""
 
 _SMALLEST_SQUARE = 16  # rows of at least this length, a perfect square, look like images
+_MOST_CHANNELS = 4  # of images whose channels may come first
+_FACTOR = 50.0  # between the ranges of numbers in different units
+_LARGEST_SHARE = 1.5  # the highest number of images in [0, 1], with noise
+_MOST_SAMPLED = 32  # images whose range is looked at
 _CHUNK_BYTES = 2**24
 _BYTES = (np.arange(256, dtype=np.float64) / 255.0).astype(np.float32)
 _TOO_LARGE = "X holds integers that need more than 64 bits; convert it to float64 or rescale it."
@@ -37,6 +44,7 @@ def check_images(
     fitted_shape: tuple[int, int, int] | None = None,
     min_images: int = 1,
     channel_counts: tuple[int, ...] | None = None,
+    ignore_mask: npt.ArrayLike | None = None,
 ) -> npt.NDArray[Any]:
     """Check images and bring them to the shape (n_images, H, W, C), if possible without a copy.
 
@@ -59,6 +67,8 @@ def check_images(
         Minimum number of images.
     channel_counts : tuple of int, default=None
         Allowed numbers of channels; None allows any number.
+    ignore_mask : array-like of shape (H, W), bool, default=None
+        True where pixels do not count and may be NaN or infinite.
 
     Returns
     -------
@@ -88,6 +98,7 @@ def check_images(
         images = _check_rows(container, shape, estimator, fitted_shape, min_images)
     else:
         images = _check_stack(container, shape, estimator, fitted_shape, min_images)
+    _check_finite(images, estimator, ignore_mask)
     if channel_counts is not None and images.shape[3] not in channel_counts:
         raise ValueError(
             f"X has images of {_channels(images.shape[3])}, but {_name(estimator)} takes "
@@ -275,6 +286,7 @@ def _as_container(X: Any) -> Any:
     """Convert X to an array, except for data frames and sparse matrices."""
     if sp.issparse(X) or hasattr(X, "columns"):
         return X
+    _refuse_files_and_loaders(X)
     _refuse_masked(X)
     if isinstance(X, torch.Tensor):
         X = X.detach()
@@ -294,6 +306,29 @@ def _as_container(X: Any) -> Any:
         _refuse_huge_integers(array)
     # scikit-learn's messages for a Series, a scalar and a flat list name the type of X.
     return X if array.ndim < 2 else array
+
+
+def _refuse_files_and_loaders(X: Any) -> None:
+    """Refuse what holds or yields images, and name the function that reads them."""
+    first = X[0] if isinstance(X, list | tuple) and X else X
+    if isinstance(X, np.ndarray) and X.dtype.kind in "US" and X.size and X.ndim < 2:
+        first = str(X.flat[0])
+    if isinstance(first, str | bytes | os.PathLike):
+        raise ValueError(
+            f"X must be an array of images, but holds paths such as {os.fspath(first)!r}; read "
+            "the images first, such as by skavid.datasets.load_folder(folder).frames or "
+            "skavid.video.load_frames(video).frames."
+        )
+    if isinstance(X, torch.utils.data.DataLoader | torch.utils.data.Dataset):
+        raise ValueError(
+            f"X must be an array of images. Got a {type(X).__name__}; put its images together "
+            "first, such as by torch.cat(list(loader)), and channels last by permute(0, 2, 3, 1)."
+        )
+    if isinstance(X, Iterator):
+        raise ValueError(
+            f"X must be an array of images. Got a {type(X).__name__}; put its images together "
+            "first, such as by np.stack(list(X))."
+        )
 
 
 def _is_nested(X: Any) -> bool:
@@ -385,6 +420,8 @@ def _check_stack(
         if found != fitted:
             is_one = X.shape == fitted_shape
             mend = "for one image pass X[None]" if is_one else "convert them first"
+            if X.ndim == 4 and X.shape[1] == fitted:
+                mend = "if channels come first, pass np.moveaxis(X, 1, -1)"
             raise ValueError(
                 f"X has images of {_channels(found)}, but {_name(estimator)} was fitted on "
                 f"{fitted}; {mend}."
@@ -394,7 +431,61 @@ def _check_stack(
             f"X has images of shape {X.shape[1:]}, but image_shape={_short(shape)}; leave "
             "image_shape out for images that have their shape."
         )
+    elif X.ndim == 4 and X.shape[1] <= _MOST_CHANNELS < min(X.shape[2:]):
+        warnings.warn(
+            f"X has the shape {X.shape}, read as images of {X.shape[1]} x {X.shape[2]} pixels and "
+            f"{X.shape[3]} channels; if channels come first, pass np.moveaxis(X, 1, -1).",
+            InputMismatchWarning,
+            stacklevel=5,  # the caller of fit, which scikit-learn wraps
+        )
     return images
+
+
+def warn_of_other_range(
+    images: npt.NDArray[Any],
+    value_range: tuple[float, float],
+    ignore_mask: npt.NDArray[np.bool_] | None = None,
+    *,
+    stacklevel: int,
+) -> None:
+    """Warn about images whose numbers can hardly be in the units of the training images.
+
+    uint8 is read as 0 to 255, which fits trainings on 0 to 255 and on 0 to 1. Other numbers differ
+    too much if they span more than 50 times the range of the training, or if floating numbers lie
+    in [0, 1] although the training spans more than 10, span less than a 50th of it, or look
+    standardised where the training had no negative number. At most 32 images are looked at.
+    """
+    low, high = value_range
+    trained = f"numbers from {low:g} to {high:g}"
+    if images.dtype == np.uint8:
+        if value_range in ((0.0, 255.0), (0.0, 1.0)):
+            return
+        mend = "X / 255" if high <= _LARGEST_SHARE else "X.astype(float)"
+        found = "uint8 numbers, read as 0 to 255"
+    else:
+        rows = np.unique(np.linspace(0, len(images) - 1, _MOST_SAMPLED).astype(int))
+        some = images[rows]
+        some = some if ignore_mask is None else some[:, ~ignore_mask]
+        least, most = float(some.min()), float(some.max())
+        if least == most or not math.isfinite(most - least):
+            return
+        is_share = least >= 0 and most <= 1 and images.dtype.kind in "bf"
+        if is_share and high - low > _FACTOR / 5:
+            found, mend = f"{images.dtype} in [0, 1]", "X * 255"
+        elif images.dtype.kind == "f" and (
+            (most - least) * _FACTOR < high - low or (least < 0 <= low and most * 10 < high)
+        ):
+            found, mend = f"{images.dtype} of a much narrower range", "X before it was scaled"
+        elif most - least > _FACTOR * (high - low):
+            found, mend = f"{images.dtype} of a much wider range", "X divided by its largest value"
+        else:
+            return
+    warnings.warn(
+        f"X holds {found}, but AVIDDetector was fitted on {trained}; give X in the units of the "
+        f"training images, such as {mend}.",
+        InputMismatchWarning,
+        stacklevel=stacklevel + 1,
+    )
 
 
 def _check_numbers(
@@ -416,11 +507,20 @@ def _check_numbers(
         raise ValueError(_TOO_LARGE) from error
     if array.dtype.kind not in "biuf":
         raise ValueError(f"X must hold real numbers. Got an array of dtype {array.dtype}.")
-    if array.dtype.kind == "f":
-        for rows in _row_chunks(array):
-            with np.errstate(invalid="ignore"):  # a signalling NaN is reported like any other
-                assert_all_finite(array[rows], estimator_name=_name(estimator, ""), input_name="X")
     return np.asarray(array)
+
+
+def _check_finite(images: npt.NDArray[Any], estimator: Any, ignore_mask: Any) -> None:
+    """Refuse NaN and infinity, in batches, except where pixels do not count."""
+    if images.dtype.kind != "f":
+        return
+    ignored = None if ignore_mask is None else np.asarray(ignore_mask)
+    if ignored is not None and (ignored.dtype != bool or ignored.shape != images.shape[1:3]):
+        ignored = None  # refused elsewhere
+    for rows in _row_chunks(images):
+        part = images[rows] if ignored is None else images[rows][:, ~ignored]
+        with np.errstate(invalid="ignore"):  # a signalling NaN is reported like any other
+            assert_all_finite(part, estimator_name=_name(estimator, ""), input_name="X")
 
 
 def _remember_features(estimator: Any, X: Any, images: npt.NDArray[Any]) -> None:

@@ -624,7 +624,7 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
             self.detector_.eval()
             total = total + self.adversarial_weight * loss(self.detector_(fake), *truth)
             self.detector_.train()
-        _descend(self.detector_optimizer_, total)
+        self._descend(self.detector_, self.detector_optimizer_, total)
         return total.detach()
 
     def _replay(
@@ -670,8 +670,15 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
             pleased = loss(self.detector_(made), None, None, network="inpainter")
             self.detector_.train()
             total = total + self.adversarial_weight * pleased
-        _descend(self.inpainter_optimizer_, total)
+        self._descend(self.inpainter_, self.inpainter_optimizer_, total)
         return total.detach()
+
+    def _descend(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = list(network.named_parameters())
+        self.notify("on_grad_computed", named_parameters=parameters, training=True)
+        optimizer.step()
 
     def _is_adversarial(self) -> bool:
         # A D without a corruption of its own learns from I's work alone, from the first step.
@@ -692,12 +699,6 @@ class AVIDNet(NeuralNet):  # type: ignore[misc]
 def _copied(parts: tuple[Tensor, ...]) -> Any:
     # A view would keep its whole batch.
     return tuple(part.clone() for part in parts)
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
 
 
 class Average:
@@ -740,6 +741,7 @@ class _Validation(Callback):  # type: ignore[misc]
         error, auc = self._check(net)
         net.history.record("valid_inpainter", error)
         net.history.record("valid_detector_auc", auc)
+        net.history.record("valid_loss", error)  # the name that callbacks of skorch look for
         better = [
             self._keep(net, "inpainter", error, -error),
             self._keep(net, "detector", auc, auc),

@@ -19,8 +19,18 @@ from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
 from sklearn.utils import Bunch
 
-from skavid.video.decoding import PICTURES, list_pictures, natural
+from skavid.video.decoding import BrokenVideoError
 from skavid.video.frames import check_size, picture_shape, read_frames, save_frames
+from skavid.video.pictures import (
+    PICTURES,
+    Range,
+    find_range,
+    is_lossy,
+    list_pictures,
+    natural,
+    read_marks,
+)
+from skavid.wording import listed
 
 __all__: list[str] = []  # internal to skavid
 
@@ -88,13 +98,14 @@ def read_clips(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float64]]:
     """Read the frames of clips, and return the clip and time of each."""
     size = check_size(size)
+    scale = clips_range(clips)
     rows: list[tuple[float, float]] = []
     kept = cache_path(memmap, f"{name}{'-color' * color}", [clip.source for clip in clips], size)
     beside = None if kept is None else kept.with_suffix(".clips.npy")
 
     def frames() -> Iterator[tuple[Path, NDArray[np.uint8]]]:
         for clip in clips:
-            for frame in read_frames(clip.source, size=size, color=color):
+            for frame in read_frames(clip.source, size=size, color=color, value_range=scale):
                 rows.append((clip.number, frame.time))
                 yield clip.source, frame.image
         if beside is not None:  # before the frames, so that it exists if they do
@@ -121,41 +132,141 @@ def of_one_size(pictures: Iterable[tuple[Path, NDArray[Any]]]) -> Iterator[NDArr
         yield picture
 
 
-def read_picture(path: Path, size: Any, color: bool) -> NDArray[np.uint8]:
+def read_picture(
+    path: Path, size: Any, color: bool, value_range: Range | None = None
+) -> NDArray[np.uint8]:
     """Read a single image."""
-    image: NDArray[np.uint8] = next(read_frames(path, size=check_size(size), color=color)).image
+    frames = read_frames(path, size=check_size(size), color=color, value_range=value_range)
+    image: NDArray[np.uint8] = next(frames).image
     return image
+
+
+def clips_range(clips: list[Clip]) -> Range | None:
+    """Find one range of values for all clips whose frames are images of more than 8 bits."""
+    paths = [path for clip in clips if clip.source.is_dir() for path in list_pictures(clip.source)]
+    paths += [clip.source for clip in clips if clip.source.suffix.lower() in PICTURES]
+    return find_range(paths)
 
 
 # --- masks and labels ----------------------------------------------------------------------------
 
 
 def read_mask(
-    path: Path | None, picture: Path, shape: tuple[int, ...], *, above: int = 0
+    path: Path | None, picture: Path, shape: tuple[int, ...], *, above: int = 0, page: int = 0
 ) -> NDArray[np.bool_]:
-    """Read the mask of a single image; without a path it is empty."""
+    """Read the mask of a single image; without a path it is empty.
+
+    ``page`` is the number of the image in its file, whose masks are in a file with as many pages.
+    """
     if path is None:
         return np.zeros(shape, dtype=bool)
-    return shrink(read_picture(path, None, False) > above, picture_shape(picture), shape, path)
+    if path.is_dir():  # several masks of one image
+        masks = [np.any([one for p in list_pictures(path) for one in _marks(p, above)], axis=0)]
+    else:
+        masks = _marks(path, above)
+    if len(masks) > 1 and page >= len(masks):
+        raise ValueError(
+            f"{path} holds {len(masks)} masks, but {picture} has an image {page}; give one mask "
+            "per image."
+        )
+    mask = masks[page] if len(masks) > 1 else masks[0]
+    return shrink(mask, picture_shape(picture), shape, path)
 
 
-def mask_of(folder: Path, picture: Path) -> Path:
-    """Find the mask of an image: its stem with or without ``_mask``, or its whole file name."""
-    for stem in (f"{picture.stem}_mask", picture.stem, picture.name):
-        for suffix in sorted(PICTURES):
-            path = folder / f"{stem}{suffix}"
-            if path != picture and path.is_file():
-                return path
-    raise FileNotFoundError(f"{picture} has no mask {picture.stem}_mask.png in {folder}.")
+def _marks(path: Path, above: int = 0) -> list[NDArray[np.bool_]]:
+    try:
+        return read_marks(path, above=above)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise BrokenVideoError(
+            f"{path} is broken: {path.name} cannot be read, {error}. Get a new copy."
+        ) from error
+
+
+_MASK_ENDING = re.compile(
+    r"[ ._-]*(masks?|gt|ground[_-]?truth|labels?|seg|segmentation|anno|annotations?)$"
+)
+
+
+def index_masks(folder: Path) -> dict[str, list[Path]]:
+    """Group the images in a folder by the names of the images that they may be masks of.
+
+    A mask is called like its image in lower or upper case, with the ending of any kind of image,
+    behind the whole name of the image or in place of its ending, and may end with ``_mask``,
+    ``_gt``, ``_label`` and the like, joined by ``_``, ``-``, ``.`` or a space.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in list_pictures(folder):
+        stem = path.stem.lower()
+        for name in dict.fromkeys((_MASK_ENDING.sub("", stem) or stem, stem)):
+            found.setdefault(name, []).append(path)
+    return found
+
+
+def choose_mask(
+    index: dict[str, list[Path]], picture: Path, page: int | None = None
+) -> Path | None:
+    """Choose the mask of an image, or of a page of it, from the masks of a folder."""
+    stems = [picture.stem, picture.name]
+    if page is not None:  # as `skavid segment` writes them
+        stems = [f"{picture.stem}[{page}]", f"{picture.name}[{page}]", *stems]
+    for stem in stems:
+        found = [path for path in index.get(stem.lower(), []) if path != picture]
+        # The same case, then an ending such as _mask, then the name of the image alone.
+        found.sort(key=lambda p: (not p.stem.startswith(stem), p.stem == stem))
+        if found:
+            return found[0]
+    return None
+
+
+def find_masks(places: Iterable[tuple[Path, Path]]) -> list[Path | None]:
+    """Find the mask of each image in the folder beside it, see `index_masks`.
+
+    Several masks of one image may be in a folder of its name.
+    """
+    indices: dict[Path, dict[str, list[Path]]] = {}
+    found: list[Path | None] = []
+    for folder, picture in places:
+        if (folder / picture.stem).is_dir():
+            found.append(folder / picture.stem)
+            continue
+        if folder not in indices:
+            indices[folder] = index_masks(folder) if folder.is_dir() else {}
+        found.append(choose_mask(indices[folder], picture))
+    return found
+
+
+def check_masks(found: list[Path | None], places: list[tuple[Path, Path]]) -> list[Path | None]:
+    """Raise an error if some images have masks, and others have none."""
+    lacking = [place for place, mask in zip(places, found, strict=True) if mask is None]
+    if lacking:
+        folder, picture = lacking[0]
+        raise FileNotFoundError(f"{picture} has no mask {picture.stem}_mask.png in {folder}.")
+    return found
+
+
+def warn_of_lossy(paths: Iterable[Path | None], *, stacklevel: int = 3) -> None:
+    """Warn about masks in lossy files."""
+    lossy = sorted({path for path in paths if path is not None and is_lossy(path)})
+    if lossy:
+        warnings.warn(
+            f"{listed([str(path) for path in lossy], 1)}: JPEG changes the values of a mask, so "
+            "those above half of the largest count as irregular; PNG keeps them.",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def picture_masks(folder: Path) -> Iterator[NDArray[np.bool_]]:
     """Read a folder of masks."""
     # Names are 001 or frame001; their last number is their order.
-    for path in sorted(
+    paths = sorted(
         list_pictures(folder), key=lambda p: int((re.findall(r"\d+", p.stem) or ["0"])[-1])
-    ):
-        yield read_picture(path, None, False) > 0
+    )
+    warn_of_lossy(paths)
+    for path in paths:
+        yield from _marks(path)
 
 
 def mat_masks(path: Path) -> Iterator[NDArray[np.bool_]]:
@@ -172,7 +283,7 @@ def mat_masks(path: Path) -> Iterator[NDArray[np.bool_]]:
         mask = np.asarray(cell)
         if mask.dtype.kind not in "biuf":
             raise ValueError(f"{path} is no file of masks (volLabel); get a new copy.")
-        yield mask > 0
+        yield np.nan_to_num(mask) != 0
 
 
 def _check_unpacked(path: Path) -> None:
@@ -199,7 +310,7 @@ def _check_unpacked(path: Path) -> None:
 def npy_masks(path: Path) -> Iterator[NDArray[np.bool_]]:
     """Read an array of masks frame by frame."""
     for mask in _read_npy(path, 3):
-        yield mask > 0
+        yield np.nan_to_num(mask) != 0
 
 
 def npy_labels(path: Path, n_frames: int) -> NDArray[np.int64]:
@@ -323,6 +434,36 @@ def _runs(numbers: NDArray[np.int64]) -> str:
 def list_folders(root: Path) -> list[Path]:
     """List the visible folders in a folder in natural order."""
     return sorted((p for p in root.glob("[!.]*") if p.is_dir()), key=natural)
+
+
+NORMAL = {"good", "normal", "ok", "okay", "regular", "free"}
+
+
+def is_normal(name: str) -> bool:
+    """Return whether a folder of a data set is named like one of normal images, in any case."""
+    return name.lower() in NORMAL
+
+
+def walk_folders(root: Path) -> Iterator[Path]:
+    """Yield a folder and the visible ones in it at any depth, in natural order.
+
+    A link to a folder that was visited already is left out with a warning, such as one that leads
+    back to the folder that holds it.
+    """
+    visited: set[Path] = set()
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        if (real := folder.resolve()) in visited:
+            warnings.warn(
+                f"{folder} is a link to {real}, which is read already; it is left out.",
+                UserWarning,
+                stacklevel=2,
+            )
+            continue
+        visited.add(real)
+        yield folder
+        waiting += reversed(list_folders(folder))
 
 
 def check_files(paths: Iterable[Path], name: str, address: str) -> None:

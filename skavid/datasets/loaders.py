@@ -6,10 +6,12 @@ Data that do not match their labels or masks raise a ValueError.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import math
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from numbers import Integral
@@ -24,10 +26,12 @@ from skavid.datasets.clips import (
     Clip,
     cache_path,
     check_files,
+    check_masks,
     collect,
+    find_masks,
+    is_normal,
     list_folders,
     load_clips,
-    mask_of,
     mat_masks,
     npy_labels,
     npy_masks,
@@ -41,8 +45,10 @@ from skavid.datasets.clips import (
 )
 from skavid.datasets.synthetic import make_ir_mnist, make_moving_shapes
 from skavid.sklearn_private import Interval, StrOptions, validated
-from skavid.video.decoding import list_pictures, natural
+from skavid.video.decoding import VIDEOS, is_video
 from skavid.video.frames import check_size, read_frames
+from skavid.video.pictures import find_range, list_pictures, natural
+from skavid.wording import counted, listed
 
 __all__ = [
     "load_avenue",
@@ -69,7 +75,6 @@ TILES_ADDRESS = "https://github.com/abin24/Magnetic-tile-defect-datasets."
 LARGEST_IDX = 2**31
 LIKELY_IDX = 2**28
 MOST_PACKED = 100  # compression ratio of gzipped files that claim more than LIKELY_IDX
-VIDEOS = {".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
 
 # UMN, frames from 0, ends included: clips, scenes and irregular intervals.
 UMN_CLIPS = (
@@ -455,15 +460,14 @@ def load_mvtec(
     color: bool = True,
     memmap: str | Path | None = None,
 ) -> Bunch:
-    """Read a category of MVTec AD or of another data set in its layout.
+    """Read a category of MVTec AD or of another data set in one of its layouts.
 
     Parameters
     ----------
     folder : str or Path
         Folder of the categories.
     category : str, default=None
-        The category, such as "bottle". None: ``folder`` is a category itself. Masks have the names
-        of their images, with or without ``_mask``; pixels other than 0 are irregular.
+        The category, such as "bottle". None: ``folder`` is a category itself.
     subset : {"train", "test"}, default="train"
         Normal images, or images of both kinds with masks.
     size : tuple (height, width), default=None
@@ -477,8 +481,21 @@ def load_mvtec(
     -------
     data : Bunch
         ``images`` uint8 (n, H, W, 3) or (n, H, W); ``labels`` int (n,), -1 or 1; ``masks`` bool
-        (n, H, W), or None for training images; ``kinds`` list of str, "good" or the defect;
-        ``paths`` list of Path.
+        (n, H, W), or None for training images and where nobody drew masks; ``kinds`` list of str,
+        "good" or the defect; ``paths`` list of Path.
+
+    Warns
+    -----
+    UserWarning
+        If there are no masks at all, or masks of defects are empty.
+
+    Notes
+    -----
+    Known layouts are those of MVTec AD and BTAD; of MVTec LOCO, where an image has a folder of
+    masks; of MVTec AD 2, whose public test images are read; of MVTec 3D, whose colour images are
+    read; and of VisA, split by ``split_csv/1cls.csv``. Images are normal in folders named good,
+    ok, normal, regular or free, in any case. Masks are named like their images, with or without
+    ``_mask``, ``_gt`` and the like; values other than 0 are irregular.
 
     References
     ----------
@@ -486,23 +503,73 @@ def load_mvtec(
        Anomaly Detection", CVPR 2019.
     """
     root = Path(folder) if category is None else Path(folder) / category
-    paths = [p for kind in list_folders(root / subset) for p in list_pictures(kind)]
-    if not paths:
+    is_visa = (root / "Data" / "Images").is_dir()
+    found = _visa_images(root, subset) if is_visa else _mvtec_images(root, subset)
+    paths, kinds, places = map(list, zip(*found, strict=True))
+    name = f"{root.resolve().name}-{subset}-{'color' if color else 'grey'}"
+    drawn: list[Path | None] | None = None
+    if subset == "test":
+        drawn = [None] * len(paths)
+        rows = [row for row, kind in enumerate(kinds) if not is_normal(kind)]
+        wanted = [(places[row], paths[row]) for row in rows]
+        masks = find_masks(wanted)
+        if any(masks):
+            for row, mask in zip(rows, check_masks(masks, wanted), strict=True):
+                drawn[row] = mask
+        elif rows:
+            warnings.warn(
+                f"{root} holds no masks, such as {places[rows[0]] / paths[rows[0]].stem}_mask"
+                ".png; only labels are known.",
+                UserWarning,
+                stacklevel=3,
+            )
+            drawn = None
+    return _load_images(name, paths, kinds, drawn, size, memmap, color=color)
+
+
+def _mvtec_images(root: Path, subset: str) -> list[tuple[Path, str, Path]]:
+    """List images with their kinds and the folders of their masks."""
+    part, beside = root / subset, root / "ground_truth"
+    if subset == "test" and not part.is_dir() and (root / "test_public").is_dir():
+        part, beside = root / "test_public", root / "test_public" / "ground_truth"  # AD 2
+    found = []
+    for kind in list_folders(part):
+        if kind == beside:
+            continue
+        if (kind / "rgb").is_dir():  # 3D
+            found += [(path, kind.name, kind / "gt") for path in list_pictures(kind / "rgb")]
+        else:
+            found += [(path, kind.name, beside / kind.name) for path in list_pictures(kind)]
+    if not found:
+        categories = [p.name for p in list_folders(root) if (p / "train").is_dir()]
+        if categories:
+            raise FileNotFoundError(
+                f"{root} holds the categories {listed(categories)}; give one of them, such as "
+                f"{root / categories[0]}."
+            )
         raise FileNotFoundError(
             f"{root / subset} holds no images good/000.png; MVTec AD comes from "
             f"{MVTEC_ADDRESS}, unpacked as CATEGORY/train/good/000.png, CATEGORY/test/DEFECT/"
-            "000.png and CATEGORY/ground_truth/DEFECT/000_mask.png."
+            "000.png and CATEGORY/ground_truth/DEFECT/000_mask.png. The layouts of MVTec LOCO, "
+            "AD 2 and 3D, BTAD and VisA are known, too; other folders are read by load_folder."
         )
-    kinds = [p.parent.name for p in paths]
-    name = f"{root.resolve().name}-{subset}-{'color' if color else 'grey'}"
-    drawn = [
-        None if kind == "good" else mask_of(root / "ground_truth" / kind, path)
-        for kind, path in zip(kinds, paths, strict=True)
-        if subset == "test"
-    ]
-    return _load_images(
-        name, paths, kinds, drawn if subset == "test" else None, size, memmap, color=color
-    )
+    return found
+
+
+def _visa_images(root: Path, subset: str) -> list[tuple[Path, str, Path]]:
+    """List the images of a category of VisA with their kinds and the folder of their masks."""
+    path = root.parent / "split_csv" / "1cls.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; it says which images of VisA are to train.")
+    found = []
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if (row["object"], row["split"]) == (root.name, subset):
+                image = root.parent / row["image"]
+                found.append((image, row["label"], root / "Data" / "Masks" / image.parent.name))
+    if not found:
+        raise ValueError(f"{path} lists no image of {root.name} to {subset} on.")
+    return found
 
 
 @validated(
@@ -538,7 +605,8 @@ def load_magnetic_tiles(
     -------
     data : Bunch
         As in `load_mvtec`, in grey; ``kinds`` are "Free", "Blowhole", "Break", "Crack",
-        "Fray" and "Uneven". Four masks of "Uneven" are empty in the published data.
+        "Fray" and "Uneven". Four masks of "Uneven" are empty in the published data, which a
+        warning tells.
 
     References
     ----------
@@ -572,9 +640,9 @@ def load_magnetic_tiles(
         rest = [free[index] for index in np.sort(order[n_train:])]
         paths = rest + [p for some in of_kind.values() for p in some]
         kinds = ["Free"] * len(rest) + [k for k, some in of_kind.items() for _ in some]
-    drawn = [
-        None if k == "Free" else mask_of(p.parent, p) for k, p in zip(kinds, paths, strict=True)
-    ]
+    wanted = [(p.parent, p) for kind, p in zip(kinds, paths, strict=True) if kind != "Free"]
+    masks = iter(check_masks(find_masks(wanted), wanted))
+    drawn = [None if kind == "Free" else next(masks) for kind in kinds]
     return _load_images(
         "tiles", paths, kinds, drawn if subset == "test" else None, size, None, above=127
     )
@@ -626,7 +694,7 @@ def load_folder(
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}.")
     files = sorted((p for p in root.glob("[!.]*") if p.is_file()), key=natural)
-    videos = [p for p in files if p.suffix.lower() in VIDEOS]
+    videos = [p for p in files if is_video(p)]
     sources = videos or [p for p in list_folders(root) if list_pictures(p)]
     pictures = list_pictures(root)
     if not sources and not pictures:
@@ -649,17 +717,27 @@ def _load_images(
     above: int = 0,
 ) -> Bunch:
     """Read single images, and masks of pixels above a value unless ``drawn`` is None."""
+    scale = find_range(paths)
     images = collect(
-        of_one_size((p, read_picture(p, size, color)) for p in paths),
+        of_one_size((p, read_picture(p, size, color, scale)) for p in paths),
         cache_path(memmap, name, paths, size),
     )
+    labels = np.array([1 if is_normal(kind) else -1 for kind in kinds])
     masks = None
     if drawn is not None:
         shape = images.shape[1:3]
         known = cache_path(memmap, f"{name}-masks", [*paths, *filter(None, drawn)], size)
         pairs = zip(drawn, paths, strict=True)
         masks = collect((read_mask(mask, p, shape, above=above) for mask, p in pairs), known)
-    labels = np.where(np.isin(kinds, ["good", "Free"]), 1, -1)
+        empty = np.flatnonzero((labels == -1) & ~np.array([mask.any() for mask in masks]))
+        if len(empty):
+            verb = "is" if len(empty) == 1 else "are"
+            warnings.warn(
+                f"{counted(len(empty), 'mask')} of irregular images {verb} empty, such as that of "
+                f"{paths[empty[0]]}; their labels stay -1.",
+                UserWarning,
+                stacklevel=4,
+            )
     return Bunch(images=images, labels=labels, masks=masks, kinds=kinds, paths=paths)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skavid.datasets.clips import list_folders, map_array, shrink
-from skavid.datasets.loaders import VIDEOS
+from skavid.core.images import check_value_range
+from skavid.datasets.clips import map_array, shrink, walk_folders, warn_of_lossy
 from skavid.temporal import TemporalStacker
-from skavid.video.decoding import PICTURES, BrokenVideoError, list_pictures, natural
+from skavid.video.decoding import BrokenVideoError, is_picture, is_video
 from skavid.video.frames import (
     Frame,
     count_frames,
@@ -25,12 +26,27 @@ from skavid.video.frames import (
     read_sized,
     save_frames,
 )
-from skavid.wording import counted
+from skavid.video.pictures import (
+    PICTURES,
+    Range,
+    count_pages,
+    describe_range,
+    find_range,
+    is_animation,
+    list_pictures,
+    natural,
+    page_shapes,
+    read_marks,
+    spread,
+)
+from skavid.wording import counted, readable
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
 VIDEO_HEIGHT = 120  # of UCSD Ped2, on which the defaults were measured
 LONGEST_SIDE = 256
+ASSUMED_FPS = 25.0  # of pictures that are frames of a video
+SMALLEST_VISIBLE = 3  # pixels of a reduced image
 DISTORTED = 0.05  # relative change of the aspect ratio
 PIECE, MOST_PIECES, LONGEST_PIECE = 100, 20, 60.0  # frames, pieces, seconds
 
@@ -39,12 +55,14 @@ class Reading(NamedTuple):
     """How sources are turned into images; saved with a model, so that all are read alike.
 
     ``size`` is (height, width), or None for arrays, which are used unchanged. ``stacking`` holds
-    the parameters of a `TemporalStacker`, or None for single images.
+    the parameters of a `TemporalStacker`, or None for single images. ``value_range`` holds the
+    values of images of more than 8 bits that become black and white; None if there were none.
     """
 
     size: tuple[int, int] | None
     color: bool
     stacking: dict[str, Any] | None
+    value_range: Range | None = None
 
     @property
     def unit(self) -> str:
@@ -65,8 +83,11 @@ class Reading(NamedTuple):
 def check_reading(kept: Any) -> Reading:
     """Check the reading that a model file states; the file is not trusted."""
     try:
-        size, color, stacking = (kept[name] for name in Reading._fields)
+        size, color, stacking = (kept[name] for name in Reading._fields[:3])
+        value_range = kept.get("value_range")  # files of 0.1.0 have none
         is_valid = isinstance(color, bool)
+        if value_range is not None:
+            value_range = check_value_range(value_range)
         if size is not None:
             is_valid &= all(type(side) is int and 1 <= side <= 2**15 for side in size)
             height, width = size
@@ -75,11 +96,11 @@ def check_reading(kept: Any) -> Reading:
             is_valid &= set(stacking) == {"n_channels", "spacing", "average"}
             TemporalStacker(**stacking).stream()
             is_valid &= stacking["n_channels"] * stacking["spacing"] <= 2**10
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         is_valid = False
     if not is_valid:
         raise ValueError(f"its entry 'reading' is not valid: {kept!r}.")
-    return Reading(size, color, stacking)
+    return Reading(size, color, stacking, value_range)
 
 
 class Source(NamedTuple):
@@ -90,26 +111,38 @@ class Source(NamedTuple):
     kind: str  # "video", "array" or "pictures"
     pictures: tuple[Path, ...] = ()
     prefix: str = ""  # of the names of its pictures, if there are several sources
+    fps: float | None = None  # of pictures that are frames of a video, if it was given
+    n_pages: tuple[int, ...] = ()  # of each of its pictures
 
     def has_timestamps(self) -> bool:
         """Return whether frame times come from the file; those of pictures are assumed."""
         path = Path(self.path)
-        return self.kind == "video" and path.suffix.lower() not in PICTURES and not path.is_dir()
+        if self.kind != "video" or self.fps is not None:
+            return self.kind == "video"
+        if "://" in str(self.path):
+            return True
+        return not path.is_dir() and (is_animation(path) or not is_picture(path))
 
     def file_name(self) -> str:
         """Return its name with the suffix of its file, if it is a file."""
         if self.kind == "pictures" or "://" in str(self.path) or Path(self.path).is_dir():
             return self.name
-        return self.name + Path(self.path).suffix
+        return self.name + readable(Path(self.path).suffix)
 
-    def name_of(self, picture: Path) -> str:
-        """Return a name for one of its pictures that no other source uses."""
-        return self.prefix + picture.relative_to(self.path).as_posix()
+    def images(self) -> Iterator[tuple[Path, int | None]]:
+        """Yield the file of each picture, and its page if the file holds several."""
+        for path, n in zip(self.pictures, self.n_pages, strict=True):
+            yield from ((path, page if n > 1 else None) for page in range(n))
+
+    def name_of(self, picture: Path, page: int | None = None) -> str:
+        """Return a name for one of its pictures that no other source uses: ``a/b.tif[17]``."""
+        name = readable(picture.relative_to(self.path).as_posix())
+        return self.prefix + name + ("" if page is None else f"[{page}]")
 
     def n_images(self) -> int | None:
         """Return the approximate number of images, or None if it is unknown."""
         if self.kind == "pictures":
-            return len(self.pictures)
+            return sum(self.n_pages)
         if self.kind == "array":
             return len(open_array(Path(self.path)))
         return None if "://" in str(self.path) else count_frames(self.path)
@@ -131,19 +164,29 @@ class Sample(NamedTuple):
 
 
 def contain_video(paths: Sequence[str]) -> bool:
-    """Return whether any path is a video, a folder of videos or a network address."""
+    """Return whether any path is a video, a folder with videos or a network address."""
     for given in paths:
         path = Path(given).expanduser()
-        if "://" in given or path.suffix.lower() in VIDEOS:
+        if "://" in given or (path.is_file() and is_video(path)):
             return True
-        if path.is_dir() and _videos(path):
+        if path.is_dir() and any(is_video(file) for file in _files(path)):
             return True
     return False
 
 
-def list_sources(paths: Sequence[str], *, stacked: bool) -> list[Source]:
-    """Find the sources in files and folders; ``stacked`` reads pictures as frames of a video."""
+def list_sources(paths: Sequence[str], *, stacked: bool, fps: float | None = None) -> list[Source]:
+    """Find the sources in files and folders; ``stacked`` reads pictures as frames of a video.
+
+    ``fps`` is the frame rate of such pictures, 25 if it is None.
+    """
     found = [source for path in paths for source in _find(path, stacked=stacked)]
+    if fps is not None:
+        found = [
+            source._replace(fps=None if source.has_timestamps() else fps)
+            if source.kind == "video"
+            else source
+            for source in found
+        ]
     if len(found) < 2:
         return found
     # Pictures of one folder that were given one by one share a name.
@@ -160,10 +203,9 @@ def _unique_names(found: list[Source]) -> list[str]:
     As many parent folders as needed are put before the name, then the suffix or a number behind.
     """
     folders = [
-        () if "://" in str(source.path) else Path(source.path).absolute().parts[1:-1]
-        for source in found
+        () if "://" in str(source.path) else _parents(Path(source.path)) for source in found
     ]
-    suffixes = [Path(source.path).suffix.replace(".", "-") for source in found]
+    suffixes = [readable(Path(source.path).suffix.replace(".", "-")) for source in found]
 
     def join(n_folders: int, with_suffix: bool) -> list[str]:
         return [
@@ -195,39 +237,53 @@ def _find(given: str, *, stacked: bool) -> Iterator[Source]:
     if not path.exists():
         raise FileNotFoundError(f"There is no file and no folder {path}.")
     if not path.is_dir():
-        suffix = path.suffix.lower()
-        if suffix == ".npy":
-            yield Source(path.stem, path, "array")
-        elif suffix in PICTURES and not stacked:
-            yield Source(path.absolute().parent.name, path.parent, "pictures", (path,))
+        if path.suffix.lower() == ".npy":
+            yield Source(readable(path.stem), path, "array")
+        elif not stacked and is_picture(path) and not is_video(path):
+            yield _pictures(path.absolute().parent.name, path.parent, [path])
         else:
-            yield Source(path.stem, path, "video")
+            yield Source(readable(path.stem), path, "video")
         return
-    videos = _videos(path)
-    if videos:
-        yield from (Source(video.stem, video, "video") for video in videos)
+    files = list(_files(path))
+    videos = [file for file in files if is_video(file)]
+    pictures = [
+        file for file in files if file.suffix.lower() in PICTURES and file not in set(videos)
+    ]
+    if not videos and not pictures:
+        arrays = [file.name for file in files if file.suffix.lower() == ".npy"]
+        hint = f"; give an array such as {arrays[0]} by its own path" if arrays else ""
+        raise ValueError(
+            f"{path} contains no video, no folder of images and no image "
+            f"({', '.join(sorted(PICTURES))}){hint}."
+        )
+    yield from (Source(readable(video.stem), video, "video") for video in videos)
+    if stacked and videos and pictures:
+        warnings.warn(
+            f"{path} contains {counted(len(videos), 'video')}, and "
+            f"{counted(len(pictures), 'image')} such as {pictures[0].relative_to(path)}; only "
+            "videos are read.",
+            stacklevel=4,
+        )
     elif stacked:
-        folders = [folder for folder in list_folders(path) if list_pictures(folder)]
-        for folder in folders or [path]:
-            if not list_pictures(folder):
-                raise ValueError(f"{path} contains no video, no folder of images and no image.")
-            yield Source(folder.resolve().name, folder, "video")
-    else:
-        pictures = tuple(_all_pictures(path))
-        if not pictures:
-            raise ValueError(f"{path} contains no image ({', '.join(sorted(PICTURES))}).")
-        yield Source(path.resolve().name, path, "pictures", pictures)
+        for folder in dict.fromkeys(file.parent for file in pictures):
+            yield Source(readable(folder.resolve().name), folder, "video")
+    elif pictures:
+        yield _pictures(path.resolve().name, path, pictures)
 
 
-def _videos(folder: Path) -> list[Path]:
-    found = (p for p in folder.glob("[!.]*") if p.is_file() and p.suffix.lower() in VIDEOS)
-    return sorted(found, key=natural)
+def _pictures(name: str, folder: Path, paths: list[Path]) -> Source:
+    n_pages = tuple(map(count_pages, paths))
+    return Source(readable(name), folder, "pictures", tuple(paths), n_pages=n_pages)
 
 
-def _all_pictures(folder: Path) -> Iterator[Path]:
-    yield from list_pictures(folder)
-    for inner in list_folders(folder):
-        yield from _all_pictures(inner)
+def _files(root: Path) -> Iterator[Path]:
+    """Yield the visible files in a folder and in its folders, in natural order."""
+    for folder in walk_folders(root):
+        yield from sorted((p for p in folder.glob("[!.]*") if p.is_file()), key=natural)
+
+
+def _parents(path: Path) -> tuple[str, ...]:
+    return tuple(map(readable, path.absolute().parts[1:-1]))
 
 
 def stacking(spacing: int | None) -> dict[str, Any] | None:
@@ -255,14 +311,71 @@ def choose_reading(
         return Reading(None, False, stack)
     first = found[0]
     example = first.pictures[0] if first.kind == "pictures" else first.path
-    frame, display_image = next(read_pairs(example))
+    value_range = _deep_range(found)
+    if value_range is not None and value_range != (0.0, 65535.0):
+        warnings.warn(
+            f"The images have more than 8 bits; their values are read "
+            f"{describe_range(value_range)}, here and whenever the model is used.",
+            stacklevel=2,
+        )
+    frame, display_image = next(read_pairs(example, value_range=value_range))
     height, width = frame.image.shape
     if size is None:
         limit = VIDEO_HEIGHT / height if stack else LONGEST_SIDE / max(height, width)
         scale = min(1.0, limit)
         size = (max(1, round(scale * height)), max(1, round(scale * width)))
-    has_color = bool((display_image != display_image[..., :1]).any())
-    return Reading(size, has_color and not grey and stack is None, stack)
+        if stack is None:
+            _warn_if_small(scale, size, (height, width))
+    has_color = False
+    if not grey and stack is None:
+        has_color = _has_color(display_image) or _is_any_colored(found, value_range)
+    return Reading(size, has_color, stack, value_range)
+
+
+def _deep_range(found: Sequence[Source]) -> Range | None:
+    """Find the range of values of all images of more than 8 bits."""
+    paths: list[Path] = []
+    for source in found:
+        path = Path(source.path)
+        if source.kind == "pictures":
+            paths += source.pictures
+        elif source.kind == "video" and "://" not in str(source.path):
+            paths += list_pictures(path) if path.is_dir() else [path] * is_picture(path)
+    return find_range(paths)
+
+
+def _has_color(image: NDArray[np.uint8]) -> bool:
+    return bool((image != image[..., :1]).any())
+
+
+def _is_any_colored(found: Sequence[Source], value_range: Range | None) -> bool:
+    """Look for colours in at most 50 pictures, evenly spread, as the first one may be grey."""
+    paths = [path for source in found for path in source.pictures]
+    for path in spread(paths):
+        try:
+            _, image = next(read_pairs(path, value_range=value_range))
+        except OSError:
+            continue
+        if _has_color(image):
+            warnings.warn(
+                f"{paths[0]} is grey, but {path} has colours; all images are read in colour "
+                "(--grey ignores colours).",
+                stacklevel=3,
+            )
+            return True
+    return False
+
+
+def _warn_if_small(scale: float, size: tuple[int, int], shape: tuple[int, int]) -> None:
+    """Say how large something must be to remain visible in images that become much smaller."""
+    if scale < 0.5:
+        smallest = round(SMALLEST_VISIBLE / scale)
+        warnings.warn(
+            f"Images of {shape[0]} x {shape[1]} pixels are reduced to {size[0]} x {size[1]}, so "
+            f"that whatever is smaller than about {smallest} pixels can hardly be seen; --size "
+            "HEIGHT WIDTH keeps more.",
+            stacklevel=3,
+        )
 
 
 def read_source(source: Source, reading: Reading, *, display: bool = False) -> Iterator[Sample]:
@@ -346,39 +459,86 @@ def open_array(path: Path) -> NDArray[Any]:
 
 def _read_pictures(source: Source, reading: Reading, display: bool) -> Iterator[Sample]:
     size = _size(source, reading)
+    read: dict[str, Any] = {"size": size, "color": reading.color}
+    read["value_range"] = _range_of(source, reading)
     has_warned = False
-    display_image: NDArray[np.uint8] | None = None
+    n_read, index = 0, 0
     broken = []
-    for index, path in enumerate(source.pictures):
+    for path, n in zip(source.pictures, source.n_pages, strict=True):
         try:
-            if display:
-                frame, display_image = next(read_pairs(path, size=size, color=reading.color))
-                shape = display_image.shape
-            else:
-                frame, shape = next(read_sized(path, size=size, color=reading.color))
+            frames: Iterator[tuple[Frame, Any]] = (
+                read_pairs(path, **read) if display else read_sized(path, **read)
+            )
+            for page, (frame, own) in enumerate(frames):
+                display_image = own if display else None
+                shape = own.shape if display else own
+                has_warned = has_warned or _warn_if_distorted(path, shape, size)
+                name = source.name_of(path, page if n > 1 else None)
+                yield Sample(frame.image, name, index + page, None, display_image)
+                n_read += 1
         except BrokenVideoError:
             broken.append(path)
-            continue
-        has_warned = has_warned or _warn_if_distorted(path, shape, size)
-        yield Sample(frame.image, source.name_of(path), index, None, display_image)
+        index += n
     if broken:
+        total = sum(source.n_pages)
         raise BrokenVideoError(
-            f"{len(broken)} of {counted(len(source.pictures), 'image')} cannot be read, the "
+            f"{max(1, total - n_read)} of {counted(total, 'image')} cannot be read, the "
             f"first of which is {broken[0]}; get new copies."
         )
 
 
+def _range_of(source: Source, reading: Reading) -> Range | None:
+    """Return the range of values that a source is read with; tell one that is not the model's."""
+    value_range = _deep_range([source])
+    if value_range is None or reading.value_range is not None:
+        if value_range is None and reading.value_range not in (None, (0.0, 65535.0)):
+            warnings.warn(
+                f"{source.name} holds images of 8 bits, but the model was trained on images of "
+                f"more, read {describe_range(reading.value_range)}; if it shows the same values "
+                "in other units, every image is read too dark or too bright.",
+                stacklevel=4,
+            )
+        return reading.value_range
+    if value_range != (0.0, 65535.0):
+        warnings.warn(
+            f"{source.name} holds images of more than 8 bits, but the model was trained on "
+            f"images of 8 bits; their values are read {describe_range(value_range)}.",
+            stacklevel=4,
+        )
+    return value_range
+
+
 def _read_video(source: Source, reading: Reading, display: bool) -> Iterator[Sample]:
     size = _size(source, reading)
+    read: dict[str, Any] = {"size": size, "color": reading.color}
+    read |= {"fps": source.fps or ASSUMED_FPS, "value_range": reading.value_range}
     if "://" not in str(source.path):
         _warn_if_distorted(Path(source.path), picture_shape(Path(source.path)), size)
+        read["value_range"] = _range_of(source, reading) if _deep_range([source]) else None
     frames: Iterator[tuple[Frame, NDArray[np.uint8] | None]] = (
-        read_pairs(source.path, size=size, color=reading.color)
+        read_pairs(source.path, **read)
         if display
-        else ((frame, None) for frame in read_frames(source.path, size=size, color=reading.color))
+        else ((frame, None) for frame in read_frames(source.path, **read))
     )
     for frame, display_image in frames:
         yield Sample(frame.image, source.name, frame.index, frame.time, display_image)
+
+
+def read_shapes(source: Source) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the names of the images of a source, and their heights and widths.
+
+    The frames of a video have one size. Files that cannot be read are left out.
+    """
+    if source.kind == "array":
+        yield source.name, open_array(Path(source.path)).shape[1:3]
+    elif source.kind == "pictures":
+        for path, n in zip(source.pictures, source.n_pages, strict=True):
+            with suppress(OSError):
+                for page, shape in enumerate(page_shapes(path)):
+                    yield source.name_of(path, page if n > 1 else None), shape
+    elif "://" not in str(source.path):
+        with suppress(OSError):
+            yield source.name, picture_shape(Path(source.path))
 
 
 def _size(source: Source, reading: Reading) -> tuple[int, int]:
@@ -421,11 +581,12 @@ def load_images(
     def images() -> Iterator[NDArray[Any]]:
         for number, source in enumerate(found):
             before: float | None = None
+            has_times = source.has_timestamps()
             for sample in read_source(source, reading):
                 ids.append(number)
                 if before is not None and sample.time is not None and sample.time > before:
                     steps.append(sample.time - before)
-                before = sample.time if source.has_timestamps() else None
+                before = sample.time if has_times else None
                 yield sample.image
                 on_sample(sample)
 
@@ -464,9 +625,13 @@ def read_ignore_mask(
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path} of pixels to ignore.")
-    if path.suffix.lower() not in PICTURES:
+    if not is_picture(path):
         raise ValueError(f"--ignore must be an image, such as mask.png. Got {path}.")
-    drawn: NDArray[np.bool_] = next(read_frames(path)).image > 0
+    try:
+        drawn = read_marks(path)[0]
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read, {error}; get a new copy.") from error
+    warn_of_lossy([path])
     shape: tuple[int, ...] = size
     if example is not None and drawn.shape != size and "://" not in str(example.path):
         if example.kind == "array":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 
 from skavid.core.images import check_ignored, check_measured
+from skavid.exceptions import LabelWarning
 from skavid.metrics.overlap import (
     aupro_score,
     check_maps,
@@ -70,7 +72,7 @@ def equal_error_rate(
         The higher, the more normal, as `AVIDDetector.score_samples` returns them.
     pos_label : int or str, default=None
         The label of samples with high scores; 1 when None. If 0 means normal and 1 irregular,
-        pass ``pos_label=0``; without it the result is 1 - EER.
+        pass ``pos_label=0``; without it the result is 1 - EER, and a warning says so.
 
     Returns
     -------
@@ -99,6 +101,13 @@ def equal_error_rate(
     if len(kinds) != 2:
         raise ValueError(
             f"y_true must hold two labels, for normal and irregular samples. Got {kinds.tolist()}."
+        )
+    if pos_label is None and kinds.tolist() == [0, 1]:
+        warnings.warn(
+            "y_true holds 0 and 1, of which 1 is taken for normal; pass pos_label=0 if 1 means "
+            "irregular, and pos_label=1 if it means normal.",
+            LabelWarning,
+            stacklevel=2,
         )
     if pos_label is not None and pos_label not in kinds:
         raise ValueError(

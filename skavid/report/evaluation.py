@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,19 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from skavid import metrics
-from skavid.datasets.clips import mask_of, picture_masks, read_mask, shrink
+from skavid.datasets.clips import (
+    choose_mask,
+    index_masks,
+    is_normal,
+    picture_masks,
+    read_mask,
+    shrink,
+    walk_folders,
+    warn_of_lossy,
+)
 from skavid.datasets.sources import Source, open_array
-from skavid.wording import counted, there_are
+from skavid.video.pictures import list_pictures
+from skavid.wording import counted, listed, there_are
 
 __all__: list[str] = []  # for the command line and the report alone
 
@@ -30,6 +41,11 @@ def read_labels(path: Path) -> NDArray[np.int64]:
         words = path.read_text(encoding="utf-8").split()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file; give one label per line.") from error
+    if set(words) == {"0", "1"}:
+        raise ValueError(
+            f"{path} holds 0 and 1, whose meaning differs from program to program; write normal "
+            "and irregular, or 1 for normal and -1 for irregular."
+        )
     unknown = [word for word in words if word not in LABELS]
     if unknown:
         raise ValueError(
@@ -53,7 +69,7 @@ def read_masks(path: Path, clips: Sequence[Source], shape: tuple[int, int]) -> N
             raise ValueError(
                 f"{path} has the shape {array.shape}, but masks have (n, height, width)."
             )
-        masks = [np.asarray(mask) > 0 for mask in array]
+        masks = [np.nan_to_num(mask) != 0 for mask in array]
     elif not path.is_dir():
         raise FileNotFoundError(f"There is no folder or .npy file of masks: {path}.")
     elif all(clip.kind == "pictures" for clip in clips):
@@ -73,26 +89,78 @@ def _masks_by_name(
     path: Path, clips: Sequence[Source], shape: tuple[int, int]
 ) -> list[NDArray[np.bool_]]:
     """Read the masks of pictures; a picture without a mask is normal."""
-    pictures = [(clip, picture) for clip in clips for picture in clip.pictures]
-    found = [_mask_of(path, clip, picture) for clip, picture in pictures]
+    indices: dict[Path, dict[str, list[Path]]] = {}
+    images = [(clip, picture, page) for clip in clips for picture, page in clip.images()]
+    found = [_mask_of(path, clip, picture, page, indices) for clip, picture, page in images]
     if not any(found):
         raise FileNotFoundError(
-            f"{path} holds no mask of any picture, such as {pictures[0][1].stem}_mask.png."
+            f"{path} holds no mask of any picture, such as {images[0][1].stem}_mask.png."
         )
-    return [
-        read_mask(mask, picture, shape) for mask, (_, picture) in zip(found, pictures, strict=True)
+    _tell_unmatched(path, [picture for _, picture, _ in images], found)
+    warn_of_lossy(found)
+    masks = [
+        read_mask(mask, picture, shape, page=page or 0)
+        for mask, (_, picture, page) in zip(found, images, strict=True)
     ]
+    _tell_unmarked_defects(images, masks)
+    return masks
 
 
-def _mask_of(folder: Path, clip: Source, picture: Path) -> Path | None:
+def _tell_unmarked_defects(
+    images: list[tuple[Source, Path, int | None]], masks: list[NDArray[np.bool_]]
+) -> None:
+    """Warn about images without a marked pixel beside, not in, a folder of normal images."""
+    normal = sorted({path.parent.name for _, path, _ in images if is_normal(path.parent.name)})
+    unmarked = [
+        clip.name_of(path, page)
+        for (clip, path, page), mask in zip(images, masks, strict=True)
+        if not mask.any() and not is_normal(path.parent.name)
+    ]
+    if normal and unmarked:
+        verb = "has" if len(unmarked) == 1 else "have"
+        warnings.warn(
+            f"{counted(len(unmarked), 'image')} outside of {listed(normal)} {verb} no mask or an "
+            f"empty one, such as {unmarked[0]}; they count as normal.",
+            stacklevel=4,
+        )
+
+
+def _tell_unmatched(path: Path, pictures: list[Path], found: list[Path | None]) -> None:
+    """Warn about masks of no picture, and pictures without a mask."""
+    used = {*found, *pictures}
+    masks = [mask for folder in walk_folders(path) for mask in list_pictures(folder)]
+    left = [mask for mask in masks if mask not in used]
+    lacking = [picture for picture, mask in zip(pictures, found, strict=True) if mask is None]
+    if left:
+        warnings.warn(
+            f"{counted(len(left), 'mask')} in {path} {'belongs' if len(left) == 1 else 'belong'} "
+            f"to none of the images, such as {left[0].relative_to(path)}; name masks like their "
+            "images, such as 7.png or 7_mask.png for 7.jpg.",
+            stacklevel=4,
+        )
+    if lacking:
+        warnings.warn(
+            f"{len(lacking)} of {counted(len(pictures), 'image')} have no mask and count as "
+            f"normal, such as {lacking[0].name}.",
+            stacklevel=4,
+        )
+
+
+def _mask_of(
+    folder: Path,
+    clip: Source,
+    picture: Path,
+    page: int | None,
+    indices: dict[Path, dict[str, list[Path]]],
+) -> Path | None:
     # One folder per clip, as `skavid segment` writes them; or in folders like those of the
     # pictures; or all masks in one folder.
     inner = picture.relative_to(clip.path).parent
     for place in (folder / clip.prefix / inner, folder / inner, folder):
-        try:
-            return mask_of(place, picture)
-        except FileNotFoundError:
-            continue
+        if place not in indices:
+            indices[place] = index_masks(place) if place.is_dir() else {}
+        if (mask := choose_mask(indices[place], picture, page)) is not None:
+            return mask
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -12,15 +13,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skavid.video.pictures import (
+    PICTURES,
+    Range,
+    begins_as_picture,
+    convert,
+    describe_range,
+    find_range,
+    import_pillow,
+    is_animation,
+    is_deep,
+    list_pictures,
+    natural,
+    read_pages,
+    shape_of,
+    stored_values,
+    to_bytes,
+    upright,
+)
 from skavid.wording import counted
 
 __all__ = ["BrokenVideoError"]
 
-PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
+# Usual names of videos. Files with other names are identified by their content.
+VIDEOS = {
+    ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+    ".mts", ".mxf", ".ogv", ".webm", ".wmv",
+}  # fmt: skip
 # Containers whose header declares a duration; others are identified by their content.
 DECLARES_DURATION = {"avi", "flv", "matroska", "mov"}
-# By content, whatever the file name; for some of its other formats Pillow runs programs.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 DAMAGED = "a frame is damaged"
 MOST_PIXELS = 2**26  # of a video frame; 8K has half of it
 # Titles may be in any encoding, and a header may claim any size.
@@ -43,7 +64,11 @@ class BrokenVideoError(OSError):
 
 
 def open_source(
-    source: str | Path | int, views: list[View], fps: float = 25.0, timeout: float = 10.0
+    source: str | Path | int,
+    views: list[View],
+    fps: float = 25.0,
+    timeout: float = 10.0,
+    value_range: Range | None = None,
 ) -> Decoded:
     """Check the source and return an iterator of its frames, each in the requested views."""
     if not isinstance(source, str | Path):
@@ -56,22 +81,51 @@ def open_source(
     if not path.exists():
         raise FileNotFoundError(f"There is no video and no folder {path}.")
     if path.is_dir():
-        return _decode_pictures(path, some_pictures(path), views, float(fps))
-    if path.suffix.lower() in PICTURES:
-        return _decode_pictures(path, [path], views, float(fps))
+        return _decode_pictures(path, some_pictures(path), views, float(fps), value_range)
+    if is_picture(path):
+        return _decode_pictures(path, [path], views, float(fps), value_range)
     return _decode_file(import_av(), path, views)
 
 
-def natural(path: Path) -> tuple[list[str | int], str]:
-    """Return a sort key that puts img2 before img10."""
-    parts = re.split(r"(\d+)", path.name.lower())
-    return [int(part) if odd % 2 else part for odd, part in enumerate(parts)], path.name
+def is_picture(path: Path) -> bool:
+    """Return whether a file is an image, or an animation that Pillow reads, by its content.
+
+    A file that is named like an image and can be read as nothing else is a damaged image.
+    """
+    if begins_as_picture(path):
+        return True
+    return path.suffix.lower() in PICTURES and not _is_film(path)
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """List the visible images in a folder in natural order."""
-    found = (p for p in folder.glob("[!.]*") if p.suffix.lower() in PICTURES and p.is_file())
-    return sorted(found, key=natural)
+def is_video(path: Path) -> bool:
+    """Return whether a file is a video, or an animation, by its content.
+
+    A file that is named like a video and begins like nothing else is a damaged video.
+    """
+    if begins_as_picture(path):
+        return is_animation(path)
+    return path.suffix.lower() in VIDEOS or _is_film(path)
+
+
+def _is_film(path: Path) -> bool:
+    """Return whether FFmpeg finds moving pictures in a file, not text nor the cover of a song."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(2**10)
+        if b"\0" not in head and not head.startswith(b"YUV4MPEG2"):
+            return False  # text, which FFmpeg might take for a drawing of characters
+        av = import_av()
+    except (OSError, ImportError):
+        return False
+    try:
+        with av.open(str(path), **FFMPEG) as container:
+            stream = container.streams.best("video")
+            if stream is None or stream.codec_context is None or not stream.codec_context.width:
+                return False
+            is_cover = bool(stream.disposition & av.stream.Disposition.attached_pic)
+            return not is_cover and not container.format.name.endswith("_pipe")
+    except (av.error.FFmpegError, ValueError):
+        return False
 
 
 def some_pictures(folder: Path) -> list[Path]:
@@ -94,29 +148,19 @@ def import_av() -> Any:
     return av
 
 
-def import_pillow() -> Any:
-    """Import Pillow, or say how to install it."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("Images need Pillow; pip install 'skavid[image]'.") from error
-    return Image
-
-
-def _decode_pictures(source: Path, paths: list[Path], views: list[View], fps: float) -> Decoded:
+def _decode_pictures(
+    source: Path, paths: list[Path], views: list[View], fps: float, value_range: Range | None
+) -> Decoded:
     """Read image files; a broken one still takes its time."""
     import_pillow()
     breaks = _Breaks(str(source))
-    moment = n_given = 0
+    scale = _Scale(source, paths, value_range)
+    n_given, time = 0, 0.0
     first: tuple[Path, tuple[int, ...]] | None = None
     for path in paths:
         try:
-            for mode, images in _pages(path, views):
-                if mode in ("I", "F"):
-                    raise ValueError(
-                        f"{path} has pixels of 32 bits, whose range is unknown; save it with 8 or "
-                        "16 bits."
-                    )
+            for page, seconds in read_pages(path):
+                images = _show(page, path, views, scale)
                 image = images[0]
                 first = first or (path, image.shape)
                 if image.shape != first[1]:
@@ -124,80 +168,68 @@ def _decode_pictures(source: Path, paths: list[Path], views: list[View], fps: fl
                         f"{path} has {pixels_of(image.shape)}, but {first[0].name} has "
                         f"{pixels_of(first[1])}; give size=(height, width) to resize both."
                     )
-                yield images, moment / fps
-                n_given, moment = n_given + 1, moment + 1
+                yield images, time
+                n_given += 1
+                time = round(time + (1 / fps if seconds is None else seconds), 9)
         except OSError as error:
             if error.errno is not None:  # from the system, not from the image
                 raise type(error)(
                     f"{path} cannot be read: {error.strerror}; make sure that it is not moved."
                 ) from error
-            breaks.add(n_given, moment / fps, f"{path.name} cannot be read, {error}")
-            moment += 1
-    breaks.report(n_given, moment)
+            breaks.add(n_given, time, f"{path.name} cannot be read, {error}")
+            time = round(time + 1 / fps, 9)
+    breaks.report(n_given, n_given + breaks.count)
 
 
-def _pages(path: Path, views: list[View]) -> Iterator[tuple[str, list[NDArray[np.uint8]]]]:
-    """Yield the mode and the views of each page; every defect raises an OSError."""
-    from PIL import Image, ImageOps, ImageSequence
+class _Scale:
+    """Scales deep images to 8 bits; the range is told once, and values that lie outside."""
 
-    try:
-        with Image.open(path, formats=_FORMATS) as picture:
-            # Only TIFF: other formats hold previews, such as the jpg of a phone.
-            pages = ImageSequence.Iterator(picture) if picture.format == "TIFF" else [picture]
-            for page in pages:
-                # Pillow before 11 calls the 16 bits of a png "I".
-                mode = "I;16" if picture.format == "PNG" and page.mode == "I" else page.mode
-                upright = ImageOps.exif_transpose(page) if any(views) else None
-                shape = _shape(page) if upright is None else upright.size[::-1]
-                yield (
-                    mode,
-                    [_blank(shape) if v is None else _picture(upright, mode, *v) for v in views],
+    def __init__(self, source: Path, paths: list[Path], value_range: Range | None) -> None:
+        self.source = source
+        self.paths = paths
+        self.value_range = value_range
+        self.has_warned = False
+
+    def apply(self, values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
+        if self.value_range is None:
+            self.value_range = find_range(self.paths) or (0.0, 65535.0)
+            if self.value_range != (0.0, 65535.0):
+                warnings.warn(
+                    f"The values of {self.source} are read {describe_range(self.value_range)}; "
+                    "give value_range=(low, high) for another range.",
+                    stacklevel=4,
                 )
-    except OSError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise OSError(
-            f"it claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, which Pillow takes "
-            "for an attack (PIL.Image.MAX_IMAGE_PIXELS)"
-        ) from error
-    except Exception as error:  # Pillow raises many kinds of errors for damaged files
-        raise OSError(f"it is damaged ({type(error).__name__})") from error
+        scaled, is_outside = to_bytes(values, self.value_range)
+        if is_outside and not self.has_warned:
+            self.has_warned = True
+            low, high = self.value_range
+            warnings.warn(
+                f"{path} holds values from {values.min():g} to {values.max():g}, but images are "
+                f"read from {low:g} to {high:g}; values outside become black or white.",
+                stacklevel=4,
+            )
+        return scaled
 
 
-def _shape(picture: Any) -> tuple[int, int]:
-    """Return the height and width of an upright image, in most cases from its header."""
-    from PIL import ExifTags, ImageOps
+def _show(page: Any, path: Path, views: list[View], scale: _Scale) -> list[NDArray[np.uint8]]:
+    """Return the views of an image; every defect raises an OSError."""
+    from PIL import Image
 
-    width, height = picture.size
-    if width == height:
-        return height, width
-    if picture.format not in ("JPEG", "MPO"):
-        # A png may store its orientation after its pixels; whether the size of a tif is the
-        # upright one depends on the release of Pillow.
-        width, height = ImageOps.exif_transpose(picture).size
-        return height, width
-    is_turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    return (width, height) if is_turned else (height, width)
+    if not any(views):
+        return [_blank(shape_of(page)) for _ in views]
+    if is_deep(page):
+        values = stored_values(page, path)
+        if values.ndim == 3:  # without transparency
+            values = values[..., 0] if values.shape[2] < 3 else values[..., :3]
+        picture = Image.fromarray(scale.apply(values, path))
+    else:
+        picture = upright(page)
+    shape = picture.size[::-1]
+    return [_blank(shape) if view is None else convert(picture, *view) for view in views]
 
 
 def _blank(shape: tuple[int, int]) -> NDArray[np.uint8]:
     return np.broadcast_to(np.uint8(0), shape)
-
-
-def _picture(
-    picture: Any, mode: str, size: tuple[int, int] | None, color: bool
-) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    if mode.startswith("I;16"):
-        deep = np.asarray(picture).astype(np.uint32)
-        picture = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
-    if picture.mode not in ("L", "RGB"):
-        picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
-    picture = picture.convert("RGB" if color else "L")
-    if size is not None:
-        picture = picture.resize(size[::-1], Image.Resampling.BOX)
-    return np.array(picture)
 
 
 def pixels_of(shape: tuple[int, ...]) -> str:
@@ -398,6 +430,9 @@ class _Clock:
             seconds = float(stamp * self.base)
             self.origin = seconds if self.origin is None else self.origin
             time = seconds - self.origin
+            if self.last is not None and time <= self.last:  # joined streams: the clock restarts
+                time = self.next
+                self.origin = seconds - time
         if self.last is not None and time > self.last:
             self.shortest = min(self.shortest, time - self.last)
             self.longest = max(self.longest, time - self.last)

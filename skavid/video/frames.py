@@ -18,12 +18,14 @@ from sklearn.utils import Bunch
 from skavid.sklearn_private import Interval, StrOptions, validated
 from skavid.video.decoding import (
     FFMPEG,
-    PICTURES,
     BrokenVideoError,
+    View,
     import_av,
+    is_picture,
     open_source,
     some_pictures,
 )
+from skavid.video.pictures import Range, count_pages
 from skavid.writing import naming, opened
 
 __all__ = ["Frame", "count_frames", "load_frames", "read_frames", "read_pairs", "save_frames"]
@@ -34,6 +36,7 @@ _READING: dict[str, list[Any]] = {
     "color": ["boolean"],
     "fps": [Interval(Real, 0, None, closed="neither")],
     "timeout": [Interval(Real, 0, None, closed="neither")],
+    "value_range": [tuple, list, None],
 }
 
 
@@ -69,15 +72,17 @@ def read_frames(
     color: bool = False,
     fps: float = 25.0,
     timeout: float = 10.0,
+    value_range: Range | None = None,
 ) -> Iterator[Frame]:
     """Read a video, a folder of images or a camera, frame by frame.
 
     Parameters
     ----------
     source : str, Path or int
-        A video, an image (a tif may hold several), a folder of images (tif, png, jpg, bmp), a
-        network address (rtsp://, http://, ...), or the number of a camera. Images of a folder
-        are read in natural order, img2 before img10; hidden files and other formats are skipped.
+        A video, an image (a tif may hold several), a folder of images (tif, png, jpg, bmp, gif,
+        webp), a network address (rtsp://, http://, ...), or the number of a camera. Images of a
+        folder are read in natural order, img2 before img10; hidden files and other formats are
+        skipped.
     size : tuple (height, width), default=None
         The size to which each frame is resized while it is decoded, by averaging. None keeps the
         size of the first frame.
@@ -87,6 +92,9 @@ def read_frames(
         Frames per second of a folder of images. A video has its own.
     timeout : float, default=10.0
         Seconds to wait for a network address.
+    value_range : tuple (low, high), default=None
+        Values of images of more than 8 bits that become 0 and 255. None finds them in the images,
+        see Notes; give them where several sources must be read alike.
 
     Returns
     -------
@@ -123,9 +131,17 @@ def read_frames(
     Arguments and the existence of a file are checked at the call. The source is opened for the
     first frame, and closed after the last frame or with the generator.
 
-    Images of 16 bits are divided by 257, so that 65535 becomes 255. Images and videos that are
-    marked as rotated are turned upright. A video that changes its size is resized to that of its
-    first frame.
+    Each page of a TIFF file and each frame of a GIF, WebP or PNG file is a frame; reduced copies
+    of a page, and the second pictures of a JPEG file, are not. Animations have times of their own.
+
+    Images of more than 8 bits are scaled to 8: integers from 0 to the highest value of 8, 10, 12,
+    14 or 16 bits, whichever is the first that holds all values; floating values from 0 to 1 if
+    they lie there; all others from the lowest to the highest value, with half of that distance as
+    a margin on either side. At most 50 images are looked at. A warning tells the range, unless it
+    is that of 16 bits, and values outside of it.
+
+    Images and videos that are marked as rotated are turned upright. A video that changes its size
+    is resized to that of its first frame.
 
     Examples
     --------
@@ -143,7 +159,7 @@ def read_frames(
     1 0.1 (4, 4) 2
     2 0.2 (4, 4) 10
     """
-    images = enumerate(open_source(source, [(check_size(size), color)], fps, timeout))
+    images = enumerate(open_source(source, [(check_size(size), color)], fps, timeout, value_range))
     return (Frame(image, time, index) for index, ((image,), time) in images)
 
 
@@ -155,6 +171,7 @@ def read_pairs(
     color: bool = False,
     fps: float = 25.0,
     timeout: float = 10.0,
+    value_range: Range | None = None,
 ) -> Iterator[tuple[Frame, NDArray[np.uint8]]]:
     """Read each frame in the form for a model together with the original frame.
 
@@ -166,7 +183,7 @@ def read_pairs(
         Size of the frames for the model.
     color : bool, default=False
         Whether these have red, green and blue.
-    fps, timeout : float
+    fps, timeout, value_range : float, float, tuple or None
         As in :func:`read_frames`.
 
     Returns
@@ -190,7 +207,8 @@ def read_pairs(
     ...         print(frame.image.shape, whole.shape)
     (3, 4) (6, 8, 3)
     """
-    pairs = open_source(source, [(check_size(size), color), (None, True)], fps, timeout)
+    views: list[View] = [(check_size(size), color), (None, True)]
+    pairs = open_source(source, views, fps, timeout, value_range)
     frames = enumerate(pairs)
     return ((Frame(few, time, index), whole) for index, ((few, whole), time) in frames)
 
@@ -223,9 +241,9 @@ def count_frames(source: str | Path) -> int | None:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return len(some_pictures(path))
-    if path.suffix.lower() in PICTURES:
-        return 1
+        return sum(map(count_pages, some_pictures(path)))
+    if is_picture(path):
+        return count_pages(path)
     av = import_av()
     try:
         with av.open(str(path), **FFMPEG) as container:
@@ -245,6 +263,7 @@ def load_frames(
     color: bool = False,
     fps: float = 25.0,
     timeout: float = 10.0,
+    value_range: Range | None = None,
     out: str | Path | None = None,
     errors: str = "raise",
 ) -> Bunch:
@@ -254,7 +273,7 @@ def load_frames(
     ----------
     source : str or Path
         As in :func:`read_frames`, except for cameras.
-    size, color, fps, timeout : tuple or None, bool, float, float
+    size, color, fps, timeout, value_range : tuple or None, bool, float, float, tuple or None
         As in :func:`read_frames`.
     out : str or Path, default=None
         An ``.npy`` file to which the frames are written one by one, so that memory does not grow
@@ -301,7 +320,9 @@ def load_frames(
         raise ValueError(
             f"source is camera {source}, which has no end; take some of read_frames({source})."
         )
-    frames = read_frames(source, size=size, color=color, fps=fps, timeout=timeout)
+    frames = read_frames(
+        source, size=size, color=color, fps=fps, timeout=timeout, value_range=value_range
+    )
     times: list[float] = []
     broken: list[BrokenVideoError] = []
     images = _drain(frames, times, broken if errors == "warn" else None)
@@ -378,10 +399,11 @@ def picture_shape(source: Path) -> tuple[int, ...]:
 
 
 def read_sized(
-    source: Path, *, size: tuple[int, int], color: bool
+    source: Path, *, size: tuple[int, int], color: bool, value_range: Range | None = None
 ) -> Iterator[tuple[Frame, tuple[int, ...]]]:
     """Read frames as `read_frames` does, each with its original height and width."""
-    pairs = enumerate(open_source(source, [(check_size(size), color), None]))
+    views: list[View] = [(check_size(size), color), None]
+    pairs = enumerate(open_source(source, views, value_range=value_range))
     return ((Frame(few, time, index), own.shape) for index, ((few, own), time) in pairs)
 
 

@@ -31,6 +31,7 @@ __all__ = ["OverlayWriter", "draw_overlay", "write_overlay"]
 _STOPS = "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838"
 _COLORS = np.array([list(bytes.fromhex(stop)) for stop in _STOPS.split()])
 _OUTLINE, _RIM = (255, 255, 255), (0, 0, 0)
+_TICK = Fraction(1, 90_000)  # seconds, as in MPEG, for frames that have times
 _STRIP, _ALARM = (24, 24, 28), (90, 45, 0)  # background of regular and irregular frames
 _STRIPES = 150, 30  # grey on dark
 _REGULAR, _IRREGULAR, _LINE = (84, 130, 190), (255, 176, 0), (235, 235, 235)
@@ -52,7 +53,7 @@ class OverlayWriter:
     path : str or Path
         The video to write, ``.mp4``.
     fps : float, default=25.0
-        Frames per second.
+        Frames per second of frames without a time.
     threshold : float, default=0.0
         A frame is irregular if its score is at most this. 0 fits the ``score_samples`` of
         :class:`skavid.AVIDDetector`.
@@ -132,6 +133,7 @@ class OverlayWriter:
                     )
                 )
             self._kind: tuple[tuple[int, int], bool] | None = None
+            self._last_pts: int | None = None
             self._exits = exits.pop_all()
         return self
 
@@ -160,6 +162,7 @@ class OverlayWriter:
         mask: ArrayLike | None = None,
         regularity: ArrayLike | None = None,
         score: float | None = None,
+        time: float | None = None,
     ) -> None:
         """Write the next frame.
 
@@ -173,6 +176,10 @@ class OverlayWriter:
             In [0, 1], 1 where the image is regular.
         score : float, default=None
             The higher, the more regular. None and NaN leave a gap in the strip.
+        time : float, default=None
+            When the frame is shown, in seconds, so that a video of variable frame rate keeps its
+            times. None shows it ``1 / fps`` after the frame before it, and so does a time that
+            does not follow that of the frame before it.
 
         Raises
         ------
@@ -187,7 +194,7 @@ class OverlayWriter:
         frame = _check_image(image)
         kind = frame.shape[:2], score is not None
         if self._kind is None:
-            self._begin(*kind)
+            self._begin(*kind, has_times=time is not None)
         assert self._kind is not None
         if kind[0] != self._kind[0]:
             raise ValueError(
@@ -202,18 +209,27 @@ class OverlayWriter:
         picture = self._draw(frame, mask, regularity, score)
         odd = np.array(picture.shape[:2]) % 2
         picture = np.pad(picture, [(0, odd[0]), (0, odd[1]), (0, 0)], mode="edge")
+        shown = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
+        shown.pts, shown.time_base = self._next_pts(time), self._base
         with self._errors_named():
-            self._container.mux(
-                self._stream.encode(self._av.VideoFrame.from_ndarray(picture, format="rgb24"))
-            )
+            self._container.mux(self._stream.encode(shown))
 
-    def _begin(self, shape: tuple[int, int], has_strip: bool) -> None:
+    def _next_pts(self, time: float | None) -> int:
+        """Return the time of the next frame in units of the time base; times always rise."""
+        step = max(1, round(1 / (self._base * self._rate)))
+        expected = 0 if self._last_pts is None else self._last_pts + step
+        pts = expected if time is None else round(time / self._base)
+        self._last_pts = pts if self._last_pts is None or pts > self._last_pts else expected
+        return self._last_pts
+
+    def _begin(self, shape: tuple[int, int], has_strip: bool, *, has_times: bool) -> None:
         self._kind = shape, has_strip
         height, width = self.zoom * shape[0], self.zoom * shape[1]
         self._scores: deque[float] = deque(maxlen=shape[1])
         self._range = (self.threshold, self.threshold)
         self._strip_height = max(24, height // 5) if has_strip else 0
-        rate = Fraction(self.fps).limit_denominator(1001)
+        self._rate = rate = Fraction(self.fps).limit_denominator(1001)
+        self._base = _TICK if has_times else 1 / rate
         with self._errors_named():
             self._stream = self._container.add_stream(
                 "libx264",
@@ -223,6 +239,7 @@ class OverlayWriter:
                 pix_fmt="yuv420p",
                 options={"crf": "18", "preset": "veryfast", "g": str(max(1, round(2 * rate)))},
             )
+            self._stream.codec_context.time_base = self._stream.time_base = self._base
 
     def _draw(
         self,
@@ -330,7 +347,7 @@ def write_overlay(
     path : str or Path
         The video to write, ``.mp4``.
     frames : iterable of array-like of shape (H, W) or (H, W, 3), uint8, or of Frame
-        Frames, such as those of :func:`read_frames`; one is in memory at a time.
+        Frames; one is in memory at a time. Those of :func:`read_frames` keep their times.
     masks : iterable of array-like of shape (h, w), bool, default=None
         Irregular pixels of each frame, as ``segment`` returns them.
     regularity : iterable of array-like of shape (h, w), default=None
@@ -380,7 +397,8 @@ def write_overlay(
                     raise ValueError(f"{name} has {n} rows, but there are more frames.")
             image = frame.image if isinstance(frame, Frame) else frame
             mask, regular, score = values
-            writer.write(image, mask=mask, regularity=regular, score=score)
+            time = frame.time if isinstance(frame, Frame) else None
+            writer.write(image, mask=mask, regularity=regular, score=score, time=time)
             n += 1
         for (name, column), row in zip(given.items(), rows, strict=True):
             if column is not None and next(row, end) is not end:

@@ -1,0 +1,68 @@
+"""Callbacks of skorch either do their work or are refused in one sentence."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from skorch import callbacks
+
+from skavid import AVIDDetector
+from skavid.components import nested
+from skavid.exceptions import InterruptedTrainingWarning
+
+X = np.random.default_rng(0).normal(100, 9, (40, 16, 16)).astype(np.float32)
+SMALL = {"inpainter__width": 4, "inpainter__depth": 1, "detector__width": 4}
+WHERE = {"patches": {}, "pixels": {"features": "pixels", **SMALL}}
+
+
+def fit(where, callback, n_epochs=2):
+    parameters = nested(WHERE[where] | {"max_epochs": n_epochs, "random_state": 0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", InterruptedTrainingWarning)
+        return AVIDDetector(**parameters, callbacks=[callback]).fit(X)
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_the_history_has_the_validation_loss_that_callbacks_look_for(where):
+    with pytest.raises(InterruptedTrainingWarning):  # one epoch is never worse than the last one
+        fit(where, callbacks.EarlyStopping(patience=1, threshold=2.0, threshold_mode="abs"), 4)
+    detector = fit(where, callbacks.EarlyStopping(patience=9))
+    assert all(np.isfinite(detector.net_.history[:, "valid_loss"]))
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_gradients_can_be_clipped(where):
+    plain, clipped = (
+        fit(where, callbacks.GradientNormClipping(limit)).score_samples(X) for limit in (1e9, 1e-9)
+    )
+    assert not np.array_equal(plain, clipped)
+
+
+@pytest.mark.parametrize(
+    ("callback", "told"),
+    [
+        (callbacks.Checkpoint(), "training__checkpoint"),
+        (callbacks.TrainEndCheckpoint(), "training__checkpoint"),
+        (callbacks.LRScheduler("StepLR", step_size=1), "set learning_rate"),
+        (("rate", callbacks.LRScheduler), "set learning_rate"),
+        (callbacks.EpochScoring("accuracy"), "held-out images"),
+        (callbacks.BatchScoring("accuracy"), "held-out images"),
+        (callbacks.Freezer("*"), "one module"),
+        (callbacks.EarlyStopping(load_best=True), "load_best=False"),
+    ],
+)
+@pytest.mark.parametrize("where", WHERE)
+def test_a_callback_that_cannot_work_is_refused(where, callback, told):
+    with pytest.raises(ValueError, match=rf"which cannot work here: .*{told}"):
+        fit(where, callback)
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize(
+    "callback", [callbacks.ProgressBar(), callbacks.PrintLog(), callbacks.EpochTimer()]
+)
+def test_callbacks_that_show_the_progress_work(where, callback, capsys):
+    fit(where, callback)
