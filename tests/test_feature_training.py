@@ -386,9 +386,8 @@ def test_a_place_counts_as_far_as_it_moves():
     detector = ResidualDetector(6, sees_features=True, width=4)
     detector.still, detector.normal = torch.tensor(0.25), torch.tensor(2.0)
     detector.moves = torch.tensor([0.0, 4.0])
-    read = torch.zeros(1, 12, 1, 4)
-    read[0, LENGTH, 0] = torch.tensor([0.0, 2.0, 4.0, 8.0])
-    residual, logits = detector.weigh(read, torch.ones(1, 1, 4), torch.full((1, 1, 4), -2.0))
+    length = torch.tensor([[[0.0, 2.0, 4.0, 8.0]]])
+    residual, logits = detector.weigh(length, torch.ones(1, 1, 4), torch.full((1, 1, 4), -2.0))
     assert residual[0, 0].tolist() == [0.25, 0.625, 1.0, 1.0]
     assert logits[0, 0].tolist() == [1.0, -0.5, -2.0, -2.0]
-    assert detector.weigh(read, residual, torch.full((1, 1, 4), 9.0))[1].eq(2).all()
+    assert detector.weigh(length, residual, torch.full((1, 1, 4), 9.0))[1].eq(2).all()

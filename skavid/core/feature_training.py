@@ -128,7 +128,7 @@ def judge(
     """
     changes = inpainter.changes(features)
     read = _seen_by_detector(detector, inpainter, changes, features)
-    maps = detector.weigh(read, changes.size / evenness(inpainter), detector(read))
+    maps = detector.weigh(read[:, LENGTH], changes.size / evenness(inpainter), detector(read))
     return _with_whole(*maps, whole.change(features), whole)
 
 
@@ -700,7 +700,7 @@ def _watch_movement(
                 size = read[:, : detector.n_features].square().mean(1).sqrt()
                 irregular = bank.weight[version, some] * (bank.regular[version, some] < 0.5)
                 kept = irregular.amax((1, 2)) > 0 if version else slice(None)
-                maps[version].append((read[kept, LENGTH:], size[kept], member(read)[kept, 0]))
+                maps[version].append((read[kept, LENGTH], size[kept], member(read)[kept, 0]))
     detector.normal = torch.cat([logits for _, _, logits in maps[0]]).median()
     if not any(len(size) for _, size, _ in maps[1]):
         return 0.5, 0.5
@@ -754,12 +754,14 @@ def _left_out(
     for i, member in enumerate(detector.members):
         for some in torch.split(torch.nonzero(fold == i)[:, 0], BATCH):
             read, at = bank.features[0, some].float(), learnt_from[some]
-            residual[at], logits[at] = detector.weigh(read, sizes[some], member(read)[:, 0])
+            residual[at], logits[at] = detector.weigh(
+                read[:, LENGTH], sizes[some], member(read)[:, 0]
+            )
     for others in reader.parts(np.setdiff1d(np.arange(len(rows)), chosen)):
         features, inpainter = reader.features(rows[others]), left_out.inpainter
         changes = left_out(features, others)
         read = _seen_by_detector(detector, inpainter, changes, features)
-        maps = detector.weigh(read, changes.size / evenness(inpainter), detector(read))
+        maps = detector.weigh(read[:, LENGTH], changes.size / evenness(inpainter), detector(read))
         residual[others], logits[others] = maps
     return residual, logits
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skavid.core.features import LENGTH
 from skavid.core.regions import (
     PAPER_GEOMETRY,
     Geometry,
@@ -386,25 +385,25 @@ class ResidualDetector(nn.Module):
         """
         return torch.stack([member(changes)[:, 0] for member in self.members]).mean(0)
 
-    def weigh(self, read: Tensor, residual: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def weigh(self, length: Tensor, residual: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Let positions of video count as far as something moves there.
 
         Parameters
         ----------
-        read : Tensor of shape (n_images, n_read, n1, n2)
-            What D reads, the features of motion last.
+        length : Tensor of shape (n_images, n1, n2)
+            Of the displacement at each position, as D reads it.
         residual, logits : Tensor of shape (n_images, n1, n2)
             How much I changes, and how regular D finds it.
 
         Returns
         -------
         residual, logits : Tensor of shape (n_images, n1, n2)
-            Weighed. Images that do not move are left as they are.
+            Weighed; as they were if D does not read the features.
         """
         if not self.sees_features:
             return residual, logits
         nothing, usual = self.moves
-        moves = ((read[:, LENGTH] - nothing) / (usual - nothing)).clamp(0, 1)
+        moves = ((length - nothing) / (usual - nothing)).clamp(0, 1)
         weight = self.still + (1 - self.still) * moves
         logits = logits.minimum(self.normal)
         return residual * weight, logits + (1 - weight) * (self.normal - logits)
