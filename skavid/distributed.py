@@ -155,7 +155,7 @@ def maps(detector: AVIDDetector, X: Any) -> Bunch:
         name: _join(X, [(getattr(look, name), shape) for look in looks], np.float32)
         for name, shape in shapes.items()
     }
-    return Bunch(**joined, whole=_join(X, [(look.whole, ()) for look in looks], bool))
+    return Bunch(**joined, whole=_join(X, [(look.reasons > 0, ()) for look in looks], bool))
 
 
 def stack(stacker: TemporalStacker, X: Any, *, groups: ArrayLike | None = None) -> Any:

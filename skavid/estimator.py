@@ -630,8 +630,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             regular region that holds a pixel; ``evidence``, >= 0 where a pixel is irregular.
             All float32 and, but for the first, (n_images, H, W), after ``smoothing`` and
             ``dilation``. Beside them ``mask``, ``scores`` and ``whole``, bool (n_images,): True
-            where the image as a whole is farther from normal than any training image (black,
-            dimmed, out of focus); never for ``features="pixels"``.
+            where the image as a whole is farther from normal than any training image; never for
+            ``features="pixels"``. ``why`` says how: "darker" or "less sharp", for example.
         """
         images = self.as_images(X)
         squeezed = images.shape[-1] == 1 and np.ndim(X) != 4

@@ -659,7 +659,9 @@ def test_other_thresholds_share_the_maps_and_leave_the_first_ones_alone():
 
 
 def test_given_evidence_takes_the_place_of_that_of_the_maps():
-    maps = AnomalyMaps(*random_maps(2), rule=DecisionRule(0.3, 0.4), whole=np.array([True, True]))
+    maps = AnomalyMaps(
+        *random_maps(2), rule=DecisionRule(0.3, 0.4), reasons=np.array([2, 8], np.uint8)
+    )
     high = np.full(maps.residual.shape, 1.0, np.float32)
     high[1] = -1
     averaged = maps.with_evidence(high)

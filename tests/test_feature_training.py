@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from scipy import ndimage
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -103,6 +104,27 @@ def test_maps_say_which_images_are_odd_as_a_whole(fitted):
     whole = fitted.maps(images).whole
     assert whole[:8].sum() <= 1  # of 60 training images, one new one in 61 is farther than all
     assert whole[8:].all()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda images: images * 0, "blank or covered"),
+        (lambda images: images * 0 + 90, "blank or covered"),
+        (lambda images: images * 0.5, "darker"),
+        (lambda images: (images * 1.4).clip(0, 255), "brighter"),
+        (lambda images: 130 + (images - 130) * 0.5, "less contrast"),
+        (lambda images: ndimage.gaussian_filter(images, (0, 2, 2)), "less sharp"),
+        (
+            lambda images: images + np.random.default_rng(1).normal(0, 30, images.shape),
+            "sharper or noisier",
+        ),
+    ],
+)
+def test_maps_say_how_an_image_as_a_whole_differs(fitted, spoil, reason):
+    spoilt = spoil(wall(4, seed=9).astype(float)).clip(0, 255).astype(np.uint8)
+    assert fitted.maps(spoilt).why == [reason] * 4
+    assert fitted.maps(wall(4, seed=9)).why == [""] * 4
 
 
 def test_training_images_are_no_more_normal_than_new_ones(fitted):

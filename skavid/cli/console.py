@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -158,12 +158,10 @@ def _reworded(text: str) -> str:
     return " ".join(text.split())
 
 
-def irregular(n: int, total: int, unit: str, n_whole: int = 0) -> str:
-    """Write "0 of 1 image is irregular" or "3 of 20 images are irregular (1 as a whole ...)"."""
+def irregular(n: int, total: int, unit: str, reasons: Mapping[str, int]) -> str:
+    """Write "3 of 20 images are irregular (as a whole: 1 darker)", for example."""
     text = f"{n:,} of {counted(total, unit)} {'is' if total == 1 else 'are'} irregular"
-    if n_whole:
-        text += (
-            f" ({n_whole:,} of them as a whole: covered, blank, much darker or brighter, or of "
-            "another scene)"
-        )
+    if reasons:
+        most = sorted(reasons.items(), key=lambda item: -item[1])
+        text += f" (as a whole: {', '.join(f'{number:,} {reason}' for reason, number in most)})"
     return text

@@ -10,33 +10,40 @@ __all__: list[str] = []  # a part of the command line: nothing here is promised 
 class Event:
     """A period of time with irregular frames."""
 
-    def __init__(self, number: int, start: float, peak: float) -> None:
+    def __init__(self, number: int, start: float, peak: float, reason: str) -> None:
         self.number = number
+        self.reason = reason
         self.start = self.end = self.peak_time = start
         self.peak = peak
 
 
 class Events:
-    """Join scores to events, which end after ``max_gap`` seconds without an irregular frame."""
+    """Join scores to events, which end after ``max_gap`` seconds without an irregular frame.
+
+    Frames that are irregular as a whole, for a ``reason`` such as less light, are events of
+    their own.
+    """
 
     def __init__(self, max_gap: float) -> None:
         self.max_gap = max_gap
         self.count = 0
         self.open: Event | None = None
 
-    def push(self, time: float, score: float) -> Iterator[tuple[str, Event]]:
+    def push(self, time: float, score: float, reason: str = "") -> Iterator[tuple[str, Event]]:
         """Add the next score; yield events that "end", "begin" or have a new "peak"."""
         if self.open is not None and time - self.open.end > self.max_gap:
             yield from self.close()
         if score > 0:
             return
+        if self.open is not None and bool(reason) != bool(self.open.reason):
+            yield from self.close()
         if self.open is None:
             self.count += 1
-            self.open = Event(self.count, time, -score)
+            self.open = Event(self.count, time, -score, reason)
             yield "begin", self.open
             yield "peak", self.open
         elif -score > self.open.peak:
-            self.open.peak, self.open.peak_time = -score, time
+            self.open.peak, self.open.peak_time, self.open.reason = -score, time, reason
             yield "peak", self.open
         self.open.end = time
 

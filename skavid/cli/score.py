@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                 write(table_rows(batch, maps))
                 totals.add(maps)
         if output is not None and (console.as_json or not stop.stopped):
-            summary = irregular(totals.n_irregular, totals.n, reading.unit, totals.n_whole)
+            summary = irregular(totals.n_irregular, totals.n, reading.unit, totals.reasons)
             result = totals.facts() | {"output": str(output)}
             text = "" if stop.stopped else f"{summary}; the scores are in {output}."
             console.print_result(result, text)

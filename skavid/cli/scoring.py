@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -22,7 +23,7 @@ BATCH_SIZE, BATCH_BYTES = 64, 2**27
 SAME_FRAME_RATE = 1.3  # ratio up to which a model sees the same speeds
 COLUMNS: dict[str, type] = {
     "source": str, "frame": int, "time": float, "score": float, "irregular": bool,
-    "as_a_whole": bool,
+    "as_a_whole": bool, "reason": str,
 }  # fmt: skip
 
 
@@ -53,17 +54,19 @@ class Totals:
     """Numbers of images, of irregular ones, and of those that are irregular as a whole."""
 
     def __init__(self) -> None:
-        self.n = self.n_irregular = self.n_whole = 0
+        self.n = self.n_irregular = 0
+        self.reasons: Counter[str] = Counter()  # of images that are irregular as a whole
 
     def add(self, maps: AnomalyMaps) -> None:
         """Count the images of a batch."""
         self.n += len(maps.scores)
         self.n_irregular += int((maps.scores <= 0).sum())
-        self.n_whole += int(maps.irregular_as_a_whole.sum())
+        self.reasons.update(reason for reason in maps.why if reason)
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers for JSON."""
-        return {"images": self.n, "irregular": self.n_irregular, "as_a_whole": self.n_whole}
+        whole = {"as_a_whole": self.reasons.total(), "reasons": dict(self.reasons)}
+        return {"images": self.n, "irregular": self.n_irregular, **whole}
 
 
 def score_sources(
@@ -135,14 +138,14 @@ def frame_rate(batch: list[Sample]) -> float:
 def table_rows(batch: list[Sample], maps: AnomalyMaps) -> list[dict[str, Any]]:
     """Return one row per image for a table of scores."""
     return [
-        table_row(sample, float(score), bool(is_whole))
-        for sample, score, is_whole in zip(
-            batch, maps.scores, maps.irregular_as_a_whole, strict=True
+        table_row(sample, float(score), bool(is_whole), reason)
+        for sample, score, is_whole, reason in zip(
+            batch, maps.scores, maps.irregular_as_a_whole, maps.why, strict=True
         )
     ]
 
 
-def table_row(sample: Sample, score: float, is_whole: bool) -> dict[str, Any]:
+def table_row(sample: Sample, score: float, is_whole: bool, reason: str) -> dict[str, Any]:
     """Return the row of one image; its names are those of `COLUMNS`."""
     return {
         "source": sample.name,
@@ -151,6 +154,7 @@ def table_row(sample: Sample, score: float, is_whole: bool) -> dict[str, Any]:
         "score": score,
         "irregular": score <= 0,
         "as_a_whole": is_whole,
+        "reason": reason,
     }
 
 

@@ -67,15 +67,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                     writers = _open_writers(arguments, found, batch, ignored, exits)
                 if is_first:
                     events.begin(batch[0].name)
+                reasons = maps.why
                 for row, sample in enumerate(batch):
-                    events.push(sample, float(maps.scores[row]))
+                    events.push(sample, float(maps.scores[row]), reasons[row])
                     for write in writers:
                         write(sample, maps, row)
                 totals.add(maps)
         listed = events.finish()
         written = [str(target) for target in targets.values() if target is not None]
         result = totals.facts() | {"events": listed, "outputs": written}
-        summary = irregular(totals.n_irregular, totals.n, reading.unit, totals.n_whole)
+        summary = irregular(totals.n_irregular, totals.n, reading.unit, totals.reasons)
         console.print_result(result, _text(summary, listed, written))
         where = f"are in {', '.join(written)}" if written else "were printed"
         done = counted(totals.n, reading.unit)
@@ -172,6 +173,7 @@ def _coco_writer(path: Path, exits: ExitStack) -> Writer:
             image |= {"frame": sample.index, "time": round(sample.time, 4)}
         image["score"] = float(maps.scores[row])
         image["as_a_whole"] = bool(maps.irregular_as_a_whole[row])
+        image["reason"] = maps.why[row]
         findings = maps.find(row)
         mask = maps.evidence[row] >= 0
         size = height, width
@@ -188,7 +190,14 @@ def _score_writer(path: Path, exits: ExitStack) -> Writer:
 
     def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
         write_rows(
-            [table_row(sample, float(maps.scores[row]), bool(maps.irregular_as_a_whole[row]))]
+            [
+                table_row(
+                    sample,
+                    float(maps.scores[row]),
+                    bool(maps.irregular_as_a_whole[row]),
+                    maps.why[row],
+                )
+            ]
         )
 
     return write
@@ -270,10 +279,10 @@ class _EventList:
         self._name = name
         self._events = Events(self.max_gap)
 
-    def push(self, sample: Sample, score: float) -> None:
+    def push(self, sample: Sample, score: float, reason: str) -> None:
         """Add the next image."""
         if sample.time is not None:
-            self._add(self._events.push(sample.time, score))
+            self._add(self._events.push(sample.time, score, reason))
 
     def finish(self) -> list[dict[str, Any]]:
         """Return all events, the most irregular one first."""
@@ -289,7 +298,7 @@ class _EventList:
             if phase == "end":
                 fields = ("start", "end", "peak", "peak_time")
                 values = {name: round(getattr(event, name), 4) for name in fields}
-                self._rows.append({"source": self._name, **values})
+                self._rows.append({"source": self._name, **values, "reason": event.reason})
 
 
 def _text(summary: str, events: list[dict[str, Any]], written: list[str]) -> str:
@@ -300,7 +309,8 @@ def _text(summary: str, events: list[dict[str, Any]], written: list[str]) -> str
         lines.append(f"{counted(len(events), 'event')}{order}:")
         lines += [
             f"    {clock(event['start'])} to {clock(event['end'])}  {event['source']}  "
-            f"(peak at {clock(event['peak_time'])}, evidence {event['peak']:.2f})"
+            f"(peak at {clock(event['peak_time'])}, evidence {event['peak']:.2f}"
+            f"{event['reason'] and ': as a whole ' + event['reason']})"
             for event in events[:MAX_LISTED]
         ]
     if written:

@@ -70,6 +70,7 @@ class _Records:
             "event": event.number,
             "source": self._feed.name,
             "start": round(event.start, 3),
+            "reason": event.reason,
         }
         if self._feed.is_live:
             start = datetime.fromtimestamp(self._started_at.timestamp() + event.start, UTC)
@@ -122,7 +123,7 @@ def watch(
             assert sample.time is not None
             maps = scorer.score([sample.image])
             score = float(maps.scores[0])
-            for phase, event in events.push(sample.time, score):
+            for phase, event in events.push(sample.time, score, maps.why[0]):
                 if phase == "peak":
                     records.keep_peak(sample, maps)
                 else:

@@ -38,6 +38,10 @@ FUSIONS = ("min", "mean", "inpainter", "detector")
 """Ways to join the margins of I and D; "min" is Eq. 4."""
 
 AREAS = ("patch", "image")
+REASONS = (
+    "", "blank or covered", "darker", "brighter", "less contrast", "more contrast",
+    "less sharp", "sharper or noisier", "another view",
+)  # fmt: skip
 MAPS = ("inpainted", "residual", "logits", "regularity", "evidence")  # the first three are stored
 # The smallest normal float32: a margin that stays negative wherever subnormals count as 0.
 TINY = float(np.finfo(np.float32).tiny)
@@ -422,9 +426,9 @@ class AnomalyMaps:
         D's linear output, z: the lowest of the regions that hold a pixel.
     rule : DecisionRule
         The thresholds, and how both maps are joined.
-    whole : ndarray of shape (n_images,), bool, default=None
-        True where an image as a whole is farther from normal than any training image (black,
-        dimmed, out of focus). None takes False for all.
+    reasons : ndarray of shape (n_images,), uint8, default=None
+        Where an image as a whole is farther from normal than any training image, the place in
+        `REASONS` of how it differs most; elsewhere 0. None takes 0 for all.
     inpainted : ndarray of shape (n_images, height, width[, n_channels]), float32, default=None
         I(X), in X's units. None where it was not asked for.
     evidence : ndarray of shape (n_images, height, width), float32, default=None
@@ -459,7 +463,7 @@ class AnomalyMaps:
         logits: NDArray[np.float32],
         *,
         rule: DecisionRule,
-        whole: NDArray[np.bool_] | None = None,
+        reasons: NDArray[np.uint8] | None = None,
         inpainted: NDArray[np.float32] | None = None,
         evidence: NDArray[np.float32] | None = None,
         regularity: NDArray[np.float32] | None = None,
@@ -467,7 +471,7 @@ class AnomalyMaps:
         self.residual = residual
         self.logits = logits
         self.rule = rule
-        self.whole = np.zeros(len(residual), bool) if whole is None else whole
+        self.reasons = np.zeros(len(residual), np.uint8) if reasons is None else reasons
         self.inpainted = inpainted
         if evidence is not None:
             self.evidence = evidence
@@ -501,6 +505,16 @@ class AnomalyMaps:
     def scores(self) -> NDArray[np.float64]:
         """The score of each image, the higher the more normal: above 0 where its mask is empty."""
         return score(self.evidence)
+
+    @property
+    def whole(self) -> NDArray[np.bool_]:
+        """True where an image as a whole is farther from normal than any training image."""
+        return self.reasons > 0
+
+    @property
+    def why(self) -> list[str]:
+        """How images that are irregular as a whole differ, "" for others; one of `REASONS`."""
+        return [REASONS[code] for code in self.reasons * self.irregular_as_a_whole]
 
     @property
     def irregular_as_a_whole(self) -> NDArray[np.bool_]:
@@ -546,7 +560,7 @@ class AnomalyMaps:
         check_thresholds(alpha, zeta)
         rule = self.rule._replace(alpha=float(alpha), zeta=float(zeta))
         return AnomalyMaps(
-            self.residual, self.logits, rule=rule, whole=self.whole, inpainted=self.inpainted
+            self.residual, self.logits, rule=rule, reasons=self.reasons, inpainted=self.inpainted
         )
 
     def with_evidence(self, evidence: NDArray[np.float32]) -> AnomalyMaps:
@@ -563,7 +577,7 @@ class AnomalyMaps:
             It shares all other arrays.
         """
         return AnomalyMaps(
-            self.residual, self.logits, rule=self.rule, whole=self.whole,
+            self.residual, self.logits, rule=self.rule, reasons=self.reasons,
             inpainted=self.inpainted, evidence=evidence,
         )  # fmt: skip
 
@@ -627,12 +641,12 @@ def gather(
         name: as_output(given.get(name), needed, np.float32, f"out[{name!r}]")
         for name, needed in shapes.items()
     }
-    whole = np.zeros(shape[0], bool)
+    reasons = np.zeros(shape[0], np.uint8)
     for rows, part in parts:
-        whole[rows] = part.whole
+        reasons[rows] = part.reasons
         for name, array in arrays.items():
             array[rows] = getattr(part, name)
-    return AnomalyMaps(rule=rule, whole=whole, **arrays)
+    return AnomalyMaps(rule=rule, reasons=reasons, **arrays)
 
 
 def as_output(

@@ -144,7 +144,8 @@ class FeaturePair:
             judged.residual[:n].cpu().numpy(), judged.logits[:n].cpu().numpy(),
             self.geometry, images.shape[2:], self.filters, ignore_mask,
         )  # fmt: skip
-        return Look(residual, logits, judged.whole[:n].cpu().numpy(), inpainted[:n].cpu())
+        reasons = self.whole.explain(images) * judged.whole
+        return Look(residual, logits, reasons[:n].cpu().numpy(), inpainted[:n].cpu())
 
     def fingerprint(self) -> tuple[Any, ...]:
         """Name all that the maps depend on beside the images, for a cache.

@@ -378,6 +378,8 @@ def train_pair(
         reader.at(rows, statistics), gamma=gamma, keys=keys if remembers else None
     )
     whole.inpainter = learn_statistics(statistics, gamma=whole.inpainter.gamma)
+    described = torch.cat([whole.describe(reader.tensor(part)) for part in reader.parts(rows)])
+    whole.appearance = torch.stack([described.mean(0), described.std(0, correction=0)])
     geometry = aligned(features.region_size)
     chosen = evenly(len(rows), _bank_size(inpainter, len(rows)))
     bank_rows = rows[chosen]

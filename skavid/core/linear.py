@@ -30,6 +30,10 @@ REMEMBERED = 2**26  # numbers of normal features that are remembered, in half pr
 MEASURED = 64  # remembered images that tell how much is typically changed
 PLACES = 16  # looked at together: what they need stays in the cache of a processor
 SAME = 0.01  # spreads apart, in the mean over the features: an image that looks at itself
+DIM = 0.02  # of the value range: differences in darker images are noise
+LEAST_APART = 0.03  # spread of brightness, contrast and sharpness, about 3 %
+FAR_APART = 3.0  # spreads
+BLANK = math.log(5)  # an image with a fifth of the usual spread of intensities shows nothing
 TOLERANCE = 1  # places that a normal feature may stand apart from where it is looked for
 
 
@@ -519,6 +523,7 @@ class WholeImage(nn.Module):
     to_doubt: Tensor
     farthest: Tensor
     usual: Tensor
+    appearance: Tensor
 
     def __init__(self, n_features: int, *, gamma: float = 1000.0) -> None:
         super().__init__()
@@ -529,6 +534,8 @@ class WholeImage(nn.Module):
         # The farthest training image, and the most that I changed at any place of one.
         self.register_buffer("farthest", torch.zeros(()))
         self.register_buffer("usual", torch.zeros(()))
+        # Mean and spread of what `describe` says of training images.
+        self.register_buffer("appearance", torch.tensor([[0.0] * 3, [1.0] * 3]))
 
     @staticmethod
     def statistics(features: Tensor) -> Tensor:
@@ -546,6 +553,51 @@ class WholeImage(nn.Module):
         """
         spread = features.std((2, 3), correction=0)
         return torch.cat([features.mean((2, 3)), spread], 1)[..., None, None]
+
+    @staticmethod
+    def describe(images: Tensor) -> Tensor:
+        """Measure the brightness, contrast and sharpness of images.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, n_channels, height, width)
+            Intensities about [0, 1].
+
+        Returns
+        -------
+        described : Tensor of shape (n_images, 3)
+            Logarithms: of the mean intensity, of the spread relative to it, and of the mean
+            difference between neighbours relative to the spread.
+        """
+        grey = images.mean(1)
+        light = grey.mean((1, 2)).abs() + DIM
+        spread = grey.std((1, 2), correction=0) + DIM / 10
+        edges = (grey - F.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)).abs().mean((1, 2))
+        return torch.stack([light, spread / light, (edges + DIM / 100) / spread], 1).log()
+
+    def explain(self, images: Tensor) -> Tensor:
+        """Say in which respect images differ most from the training images.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, n_channels, height, width)
+            Intensities about [0, 1].
+
+        Returns
+        -------
+        reasons : Tensor of shape (n_images,), uint8
+            1 has almost no contrast, 2 and 3 are darker and brighter, 4 and 5 have less and
+            more contrast, 6 and 7 are less and more sharp; 8 differs in none of these respects.
+        """
+        mean, spread = self.appearance
+        apart = self.describe(images) - mean
+        is_far = apart.abs() > FAR_APART * spread.clamp(min=LEAST_APART)
+        # Blur and noise change the contrast, too, but contrast does not change the sharpness.
+        weight = apart.new_tensor([1.0, 1.0, 2.0])
+        most, which = (weight * apart.abs() * is_far).max(1)
+        up = (apart.gather(1, which[:, None])[:, 0] > 0).long()
+        reasons = torch.where(most > 0, 2 + 2 * which + up, 8)
+        return torch.where(apart[:, :2].sum(1) < -BLANK, 1, reasons).to(torch.uint8)
 
     def change(self, features: Tensor) -> Tensor:
         """Return how much I changes the statistics of each image.

@@ -119,15 +119,16 @@ class Look(NamedTuple):
     ----------
     residual, logits : ndarray of shape (n_images, height, width), float32
         Both maps, smoothed.
-    whole : ndarray of shape (n_images,), bool
-        True where an image as a whole is farther from normal than any training image.
+    reasons : ndarray of shape (n_images,), uint8
+        Why an image as a whole is farther from normal than any training image, as
+        `skavid.core.anomaly_maps.REASONS` numbers it; 0 where it is not.
     inpainted : Tensor of shape (n_images, n_channels, height, width), default=None
         I(X), scaled, on the CPU. None where the maps come from a cache.
     """
 
     residual: NDArray[np.float32]
     logits: NDArray[np.float32]
-    whole: NDArray[np.bool_]
+    reasons: NDArray[np.uint8]
     inpainted: Tensor | None = None
 
 
@@ -253,13 +254,13 @@ def cached_looks(
 
 def _look_at_all(
     pair: NetworkPair, images: NDArray[Any], fingerprint: Any, options: dict[str, Any]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
     """Return the maps of all images; the fingerprint names the pair to a cache."""
     residual, logits = np.empty((2, *images.shape[:3]), np.float32)
-    whole = np.empty(len(images), bool)
+    reasons = np.empty(len(images), np.uint8)
     for rows, look in iter_looks(pair, images, restores=False, **options):
-        residual[rows], logits[rows], whole[rows] = look[:3]
-    return residual, logits, whole
+        residual[rows], logits[rows], reasons[rows] = look[:3]
+    return residual, logits, reasons
 
 
 def iter_maps(
@@ -300,7 +301,7 @@ def iter_maps(
     """
     if not inpainted:
         for rows, look in cached_looks(pair, images, memory=memory, **options):
-            yield rows, AnomalyMaps(look.residual, look.logits, rule=rule, whole=look.whole)
+            yield rows, AnomalyMaps(look.residual, look.logits, rule=rule, reasons=look.reasons)
         return
     units, ignored = intensity_range(images, options["value_range"]), options["ignore_mask"]
     for rows, look in iter_looks(pair, images, **options):
@@ -310,7 +311,7 @@ def iter_maps(
             made[:, ignored] = images[rows][:, ignored]
         made = made[..., 0] if squeezed else made
         maps = look.residual, look.logits
-        yield rows, AnomalyMaps(*maps, rule=rule, whole=look.whole, inpainted=made)
+        yield rows, AnomalyMaps(*maps, rule=rule, reasons=look.reasons, inpainted=made)
 
 
 def both_maps(

@@ -149,7 +149,7 @@ class PixelPair:
             partial(self.doubt, images, ignore_mask),
             device=images.device.type,
         )
-        return Look(residual[:n], logits[:n], np.zeros(n, bool), inpainted[:n])
+        return Look(residual[:n], logits[:n], np.zeros(n, np.uint8), inpainted[:n])
 
     @torch.inference_mode()
     def change(
