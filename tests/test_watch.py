@@ -62,6 +62,38 @@ def test_events_join_irregular_moments_that_are_near_each_other(steps, max_gap):
         assert (event.peak_time, event.peak) in one
 
 
+@given(
+    st.lists(st.booleans(), max_size=60), st.integers(1, 6).flatmap(
+        lambda n: st.tuples(st.integers(1, n), st.just(n))
+    ),
+)  # fmt: skip
+def test_an_event_begins_once_k_of_n_frames_are_irregular(irregular, persistence):
+    needed, last = persistence
+    events = Events(1e9, persistence)  # an event that has begun goes on
+    begun = [
+        at
+        for at, odd in enumerate(irregular)
+        for phase, _ in events.push(float(at), -1.0 if odd else 1.0)
+        if phase == "begin"
+    ]
+    counts = [sum(irregular[max(0, at + 1 - last) : at + 1]) for at in range(len(irregular))]
+    expected = [at for at, count in enumerate(counts) if irregular[at] and count >= needed]
+    assert begun == expected[:1]
+    if begun:
+        recent = range(max(0, begun[0] + 1 - last), begun[0] + 1)
+        assert events.open.start == next(at for at in recent if irregular[at])
+
+
+def test_frames_that_are_irregular_as_a_whole_are_events_of_their_own():
+    events = Events(2.0)
+    told = []
+    for at, reason in enumerate(["", "darker", "darker", "less sharp", ""]):
+        told += list(events.push(float(at), -1.0, reason))
+    told += list(events.close())
+    ended = [(e.start, e.end, e.reason) for phase, e in told if phase == "end"]
+    assert ended == [(0.0, 0.0, ""), (1.0, 3.0, "darker"), (4.0, 4.0, "")]
+
+
 def test_a_lost_camera_is_tried_again_and_its_stacks_begin_anew(monkeypatch):
     monkeypatch.setattr("skavid.cli.feed.FIRST_PAUSE", 0.01)
     calls = []

@@ -189,12 +189,33 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_max_gap(parser: argparse.ArgumentParser) -> None:
-    """Add --max-gap."""
+def k_of_n(text: str) -> tuple[int, int]:
+    """Convert 3/5 to (3, 5)."""
+    try:
+        needed, last = (int(part) for part in text.split("/"))
+    except ValueError:
+        needed, last = 0, 0
+    if not 1 <= needed <= last:
+        raise argparse.ArgumentTypeError(
+            f"must be two integers such as 3/5, the first at least 1 and at most the second, "
+            f"not {text!r}"
+        )
+    return needed, last
+
+
+def add_events(parser: argparse.ArgumentParser) -> None:
+    """Add --max-gap and --persistence."""
     parser.add_argument(
         "--max-gap",
         type=positive_number,
         default=2.0,
         metavar="SECONDS",
         help="end an event after this time without an irregular frame (default: 2)",
+    )
+    parser.add_argument(
+        "--persistence",
+        type=k_of_n,
+        default=(1, 1),
+        metavar="K/N",
+        help="begin an event once K of the last N frames are irregular (default: 1/1)",
     )

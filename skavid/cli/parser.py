@@ -19,7 +19,7 @@ from skavid.cli.arguments import (
     add_ground_truth,
     add_ignore,
     add_inputs,
-    add_max_gap,
+    add_events,
     add_model,
     add_target_fpr,
     positive_number,
@@ -218,7 +218,7 @@ are in pixels of the original images, whatever the image size of the model.
         metavar="FILE",
         help="write scores to a .csv, .jsonl or .parquet file",
     )
-    add_max_gap(parser)
+    add_events(parser)
     add_average_frames(parser)
 
 
@@ -337,7 +337,7 @@ lost, it is opened again. A file is played at its own speed.""",
         help="time to wait for an answer of a camera (default: 10)",
     )
     add("--as-fast-as-possible", action="store_true", help="play a file without waiting")
-    add_max_gap(parser)
+    add_events(parser)
     add_average_frames(parser)
     add_fps(parser)
     add_ignore(parser)

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         _check_one_size(found)
     display = any((arguments.overlay, arguments.masks, arguments.coco))
     totals = Totals()
-    events = _EventList(arguments.max_gap)
+    events = _EventList(arguments.max_gap, arguments.persistence)
     scorer = Scorer(detector, average_frames=arguments.average_frames)
     with CtrlC() as stop:
         with ExitStack() as exits:
@@ -268,8 +268,8 @@ def _picture_names(found: Sequence[Source]) -> dict[str, str]:
 class _EventList:
     """The events of all videos; pictures that are not frames of a video have none."""
 
-    def __init__(self, max_gap: float) -> None:
-        self.max_gap = max_gap
+    def __init__(self, max_gap: float, persistence: tuple[int, int]) -> None:
+        self.max_gap, self.persistence = max_gap, persistence
         self._rows: list[dict[str, Any]] = []
         self._name: str | None = None
 
@@ -277,7 +277,7 @@ class _EventList:
         """Begin another source."""
         self._close()
         self._name = name
-        self._events = Events(self.max_gap)
+        self._events = Events(self.max_gap, self.persistence)
 
     def push(self, sample: Sample, score: float, reason: str) -> None:
         """Add the next image."""

@@ -155,7 +155,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     console.log(f"Watching {feed.name}, {reading.describe()}. Ctrl-C ends it.")
     scorer = Scorer(detector, average_frames=arguments.average_frames)
-    events = Events(arguments.max_gap)
+    events = Events(arguments.max_gap, arguments.persistence)
     n_scored = 0
     with CtrlC(on_stop=feed.stop) as stop, console.progress(None, "frame") as bar:
 
