@@ -681,8 +681,8 @@ def _watch_movement(
     """Decide whether what stands still counts less, and say how well I and D each do then.
 
     Where people come and go, what stands still differs from all that was seen and hides what
-    moves in an unusual way. It counts less if moving synthetic anomalies, in frames that neither
-    network saw, then stand out more.
+    moves in an unusual way. It counts less if both networks then find more of the frames with
+    moving synthetic anomalies, which they did not see.
 
     Parameters
     ----------
@@ -722,8 +722,8 @@ def _watch_movement(
         of_inpainter, of_detector = (float(roc_auc_score(labels, one)) for one in scores)
         return of_inpainter, of_detector
 
-    still = max((1.0, STILL), key=lambda still: sum(aucs(still)))
-    return aucs(still)
+    less, alike = aucs(STILL), aucs(1.0)
+    return aucs(STILL) if all(a > b for a, b in zip(less, alike, strict=True)) else alike
 
 
 def _history(net: ResidualNet, error: float, begun: float) -> list[dict[str, Any]]:
