@@ -22,7 +22,7 @@ import paper
 import torch
 
 from skavid import AVIDDetector
-from skavid.components import nested
+from skavid.components import VIDEO_PIXELS, nested
 from skavid.core import corruption
 
 KEPT = paper.ROOT / "benchmarks" / "results" / "ablation"
@@ -111,7 +111,7 @@ def main():
                 arguments.data, paper.parse(["--size", *SIZES[name], "--name", "ablation"])
             )
             print(f"{name}: {row}", flush=True)
-            base = paper.ON_STACKS if name == "ped2" else data.parameters
+            base = VIDEO_PIXELS if name == "ped2" else data.parameters
             chosen = {**base, "max_epochs": EPOCHS[name], "random_state": 0}
             began = time.perf_counter()
             with constants(changed):

@@ -41,10 +41,6 @@ from skorch.callbacks import Callback
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__, datasets
 from skavid.components import (
-    AdversarialTraining,
-    Corruption,
-    DetectorNetwork,
-    Postprocessing,
     flattened,
     nested,
 )
@@ -67,18 +63,6 @@ ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "paper"
 CURVE_POINTS = 200
 EPOCH_PIXELS = 2_500_000  # looked at after each epoch, in 24 images at least
-
-
-ON_STACKS = {
-    "features": "pixels",
-    "corruption": Corruption(spacing=2),
-    "detector": DetectorNetwork(region_size="auto"),
-    "training": AdversarialTraining(adversarial_weight=0.0, crop_size="auto"),
-    "validation_fraction": 0.2,
-    "balance": 0.2,
-    "postprocessing": Postprocessing(smoothing="auto", dilation="auto"),
-}
-"""Networks over the pixels of stacks, of which `speed.py` and `ablation.py` have figures."""
 
 
 # --- the data sets -------------------------------------------------------------------------------

@@ -30,14 +30,13 @@ from pathlib import Path
 import numpy as np
 import tables
 import torch
-from paper import ON_STACKS
 from skorch.callbacks import Callback
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
 from skavid import AVIDDetector, TemporalStacker, __version__
-from skavid.components import nested
+from skavid.components import VIDEO_PIXELS, nested
 from skavid.core.corruption import masking, noise, synthetic_anomalies
 from skavid.core.pixel_pair import chunk_size
 from skavid.datasets import make_moving_shapes
@@ -84,7 +83,7 @@ def video_detector(height, width, **parameters):
     walk = make_moving_shapes(2, 40, size=(height, width), scale=height / 96, random_state=0)
     frames, clips = walk.frames, walk.clips
     stacks = TemporalStacker().fit_transform(frames, groups=clips)
-    chosen = {**ON_STACKS, "max_epochs": 1, "random_state": 0, **parameters}
+    chosen = {**VIDEO_PIXELS, "max_epochs": 1, "random_state": 0, **parameters}
     return AVIDDetector(**nested(chosen)).fit(stacks, groups=clips), frames, stacks
 
 
@@ -143,7 +142,7 @@ def training():
             None,
         ),
         "stacks of 120 x 180, pixels": (
-            ON_STACKS,
+            VIDEO_PIXELS,
             stacks.repeat(32, 0),
             np.arange(80 * 32) // 320,
         ),

@@ -30,7 +30,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from skavid import AVIDDetector, TemporalStacker
-from skavid.components import AdversarialTraining, Corruption, DetectorNetwork, Postprocessing
+from skavid.components import VIDEO_PIXELS
 from skavid.datasets import load_ucsd_ped2
 from skavid.metrics import equal_error_rate
 from skavid.plotting import IrregularityDisplay
@@ -56,13 +56,7 @@ def main():
     X = stacker.fit_transform(train.frames, groups=train.clips)
     X_test = stacker.transform(test.frames, groups=test.clips)
     detector = AVIDDetector(
-        features="pixels",
-        corruption=Corruption(spacing=2),
-        detector=DetectorNetwork(region_size="auto"),
-        training=AdversarialTraining(adversarial_weight=0.0, crop_size="auto"),
-        validation_fraction=0.2,
-        balance=0.2,
-        postprocessing=Postprocessing(smoothing="auto", dilation="auto"),
+        **VIDEO_PIXELS,
         max_epochs=arguments.epochs,
         verbose=1,
         random_state=arguments.seed,

@@ -30,6 +30,7 @@ from skavid.wording import counted
 __all__ = [
     "PAPER",
     "VIDEO",
+    "VIDEO_PIXELS",
     "AdversarialTraining",
     "Corruption",
     "DetectorNetwork",
@@ -360,6 +361,16 @@ VIDEO: dict[str, Any] = {
     "corruption": Corruption(spacing=2),
     "postprocessing": Postprocessing(smoothing="auto"),
     "validation_fraction": 0.2,  # frames of a clip are alike: thresholds want several clips
+}
+
+VIDEO_PIXELS: dict[str, Any] = {
+    "features": "pixels",
+    "corruption": Corruption(spacing=2),
+    "detector": DetectorNetwork(region_size="auto"),
+    "training": AdversarialTraining(adversarial_weight=0.0, crop_size="auto"),
+    "validation_fraction": 0.2,
+    "balance": 0.2,
+    "postprocessing": Postprocessing(smoothing="auto", dilation="auto"),
 }
 
 COMPONENTS: dict[str, type[BaseEstimator]] = {

@@ -10,11 +10,10 @@ import torch
 from numpy.testing import assert_allclose
 
 from skavid import AVIDDetector, TemporalStacker
-from skavid.components import nested
+from skavid.components import VIDEO_PIXELS, nested
 from skavid.core.anomaly_maps import MAPS
 from skavid.datasets import make_moving_shapes
 
-from .parameters import ON_STACKS
 from .test_estimator import NORMAL, QUERY, TINY, textures
 
 pytestmark = [
@@ -72,7 +71,7 @@ def test_video_is_trained_on_a_gpu_the_same_way_each_time():
     clip = make_moving_shapes(2, 20, size=(48, 64), scale=0.5, random_state=0)
     stacks = TemporalStacker().fit_transform(clip.frames, groups=clip.clips)
     detectors = [
-        AVIDDetector(**nested(dict(**{**ON_STACKS, **TINY}, device="cuda"))).fit(
+        AVIDDetector(**nested(dict(**{**VIDEO_PIXELS, **TINY}, device="cuda"))).fit(
             stacks, groups=clip.clips
         )
         for _ in range(2)

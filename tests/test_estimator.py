@@ -19,14 +19,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 
 from skavid import PAPER, AVIDDetector, TemporalStacker
-from skavid.components import nested
+from skavid.components import VIDEO_PIXELS, nested
 from skavid.core.anomaly_maps import MAPS
 from skavid.core.corruption import masking, noise
 from skavid.core.pixel_pair import PixelPair
 from skavid.core.training import split
 from skavid.datasets import make_moving_shapes
-
-from .parameters import ON_STACKS
 
 TINY = {
     "max_epochs": 2,
@@ -192,7 +190,7 @@ def test_the_printed_configuration_runs():
 def test_video_parameters_run_on_clips():
     frames = np.random.default_rng(0).integers(0, 255, (24, 24, 20, 3), dtype=np.uint8)
     clips = np.repeat([0, 1, 2], 8)
-    parameters = {**TINY, **ON_STACKS, "training__crop_size": 16, "max_epochs": 1}
+    parameters = {**TINY, **VIDEO_PIXELS, "training__crop_size": 16, "max_epochs": 1}
     detector = AVIDDetector(**nested(parameters)).fit(frames, groups=clips)
     assert detector.segment(frames).shape == (24, 24, 20)
 
@@ -643,7 +641,7 @@ def test_the_sizes_of_video_follow_what_moves():
             "max_epochs": 1,
             "random_state": 0,
         }
-        found[scale] = AVIDDetector(**nested({**ON_STACKS, **small})).fit(stacks, groups=clips)
+        found[scale] = AVIDDetector(**nested({**VIDEO_PIXELS, **small})).fit(stacks, groups=clips)
     once, twice = found[1], found[2]
     assert twice.object_size_ == pytest.approx(2 * once.object_size_, rel=0.3)
     assert twice.object_speed_ == pytest.approx(2 * once.object_speed_, rel=0.3)
@@ -683,7 +681,7 @@ def test_stacked_video_is_trained_once_for_all_thresholds(tmp_path):
     }
     for alpha in (0.1, 0.2, 0.3):
         AVIDDetector(
-            **nested(dict(**{**ON_STACKS, **small}, alpha=alpha, memory=str(tmp_path)))
+            **nested(dict(**{**VIDEO_PIXELS, **small}, alpha=alpha, memory=str(tmp_path)))
         ).fit(stacks, groups=clips)
     for part in ("scene_of_stacks", "train_networks"):
         assert len(list(tmp_path.rglob(f"{part}/*/output.pkl"))) == 1
@@ -907,7 +905,9 @@ def test_what_ignored_pixels_of_a_video_hold_changes_nothing():
     one, other = (
         AVIDDetector(
             **nested(
-                dict(**{**ON_STACKS, **small, "training__crop_size": 40}, ignore_mask=ignore_mask)
+                dict(
+                    **{**VIDEO_PIXELS, **small, "training__crop_size": 40}, ignore_mask=ignore_mask
+                )
             )
         ).fit(X, groups=clips)
         for X in (stacks, noisy)

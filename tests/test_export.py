@@ -18,11 +18,9 @@ from sklearn.pipeline import make_pipeline
 
 import skavid
 from skavid import PAPER, AVIDDetector, TemporalStacker
-from skavid.components import nested
+from skavid.components import VIDEO_PIXELS, nested
 from skavid.datasets import load_ucsd_ped2, make_moving_shapes
 from skavid.export import to_onnx, verify_onnx
-
-from .parameters import ON_STACKS
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -267,7 +265,7 @@ def test_stacks_of_video_with_what_is_learnt_from_it(tmp_path):
     scene = make_moving_shapes(3, 12, size=(40, 48), random_state=0)
     stacker = TemporalStacker()
     stacks = stacker.fit_transform(scene.frames, groups=scene.clips)
-    detector = AVIDDetector(**nested({**ON_STACKS, **TINY})).fit(stacks, groups=scene.clips)
+    detector = AVIDDetector(**nested({**VIDEO_PIXELS, **TINY})).fit(stacks, groups=scene.clips)
     detector = shaken(detector)
     assert detector.pair_.filters["mean"] > 1
     to_onnx(detector, tmp_path / "detector.onnx")
@@ -293,7 +291,7 @@ def test_frames_of_ped2(real_data, tmp_path):
         "detector__width": 8,
         "random_state": 0,
     }
-    detector = AVIDDetector(**nested(dict(**ON_STACKS, **small))).fit(
+    detector = AVIDDetector(**nested(dict(**VIDEO_PIXELS, **small))).fit(
         stacks, groups=train.clips[few]
     )
     to_onnx(detector, tmp_path / "detector.onnx")

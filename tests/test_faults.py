@@ -29,10 +29,9 @@ import skavid
 from skavid import AVIDDetector, NoveltyKFold, TemporalStacker
 from skavid.checkpoint import MAGIC
 from skavid.cli import main
-from skavid.components import nested
+from skavid.components import VIDEO_PIXELS, nested
 from skavid.datasets import make_moving_shapes
 
-from .parameters import ON_STACKS
 from .test_estimator import NORMAL, QUERY
 
 TINY = {"features": "pixels", "inpainter__width": 4, "detector__width": 4, "random_state": 0}
@@ -49,7 +48,7 @@ GAMES = {
         "postprocessing__n_draws": 2,
     },
     "video": {
-        **ON_STACKS,
+        **VIDEO_PIXELS,
         "training__adversarial_weight": 0.5,
         "training__adversarial_start": 0.0,
         "training__crop_size": 16,

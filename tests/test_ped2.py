@@ -14,16 +14,14 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import Pipeline
 
 from skavid import AVIDDetector, NoveltyKFold, TemporalStacker
-from skavid.components import nested
+from skavid.components import VIDEO_PIXELS, nested
 from skavid.datasets import load_ucsd_ped2
 from skavid.metrics import make_map_scorer, pixel_level_auc_score
-
-from .parameters import ON_STACKS
 
 pytestmark = pytest.mark.slow
 
 SMALL = {
-    **ON_STACKS, "max_epochs": 1, "inpainter__width": 4, "detector__width": 8,
+    **VIDEO_PIXELS, "max_epochs": 1, "inpainter__width": 4, "detector__width": 8,
     "training__crop_size": 40, "learning_rate": 0.005, "postprocessing__smoothing": 3,
     "postprocessing__dilation": 0, "random_state": 0,
 }  # fmt: skip

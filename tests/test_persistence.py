@@ -26,14 +26,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skavid import PAPER, AVIDDetector, TemporalStacker, persistence
-from skavid.components import flattened, nested
+from skavid.components import VIDEO_PIXELS, flattened, nested
 from skavid.core.anomaly_maps import MAPS
 from skavid.core.corruption import noise
 from skavid.datasets import make_moving_shapes
 from skavid.persistence import FITTED, MOST_HEADER, pack, unpack
 from tests.hostile import damages
-
-from .parameters import ON_STACKS
 
 safetensors = pytest.importorskip("safetensors")
 
@@ -96,7 +94,7 @@ MODELS = {
         waves(3, 52, 52) * 2,
     ),
     "clips": lambda: (
-        fit({**ON_STACKS, "training__crop_size": 32}, stacks()[0], groups=stacks()[1]),
+        fit({**VIDEO_PIXELS, "training__crop_size": 32}, stacks()[0], groups=stacks()[1]),
         stacks()[0][:9],
     ),
     "named rows": lambda: (

@@ -21,9 +21,7 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skavid import AVIDDetector, NoveltyKFold, TemporalStacker
-from skavid.components import nested
-
-from .parameters import ON_STACKS
+from skavid.components import VIDEO_PIXELS, nested
 
 TINY = {
     "max_epochs": 1,
@@ -158,7 +156,7 @@ def test_fit_touches_no_parameter():
 def test_clip_ids_reach_stacker_and_detector_through_a_pipeline():
     frames = np.random.default_rng(0).normal(size=(24, 12, 10)).astype(np.float32)
     clips = np.repeat([0, 1, 2], 8)
-    parameters = {**TINY, **ON_STACKS, "training__crop_size": None, "max_epochs": 1}
+    parameters = {**TINY, **VIDEO_PIXELS, "training__crop_size": None, "max_epochs": 1}
     by_hand = TemporalStacker().fit_transform(frames, groups=clips)
     expected = AVIDDetector(**nested(parameters)).fit(by_hand, groups=clips).predict(by_hand)
     with config_context(enable_metadata_routing=True):
