@@ -39,9 +39,8 @@ def no_figures():
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of real data: $SKAVID_DATA, or ../shared/data beside the project."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("SKAVID_DATA", beside))
+    """Folder of real data: $SKAVID_DATA, or data."""
+    folder = Path(os.environ.get("SKAVID_DATA", "data"))
     if not folder.is_dir():
         pytest.skip(
             f"no real data in {folder}: set SKAVID_DATA to a folder that holds mnist/ (IDX "
