@@ -14,7 +14,7 @@ from torch import Tensor
 from skavid.caching import cached
 from skavid.core import anomaly_maps
 from skavid.core.feature_training import ResidualNet, judge, train_pair, warn_if_blind
-from skavid.core.features import FeatureMap, FrozenFeatures
+from skavid.core.features import FeatureMap, FrozenFeatures, MotionFeatures
 from skavid.core.linear import LinearInpainter, WholeImage
 from skavid.core.networks import ResidualDetector
 from skavid.core.pair import Look, Scale, Trained, calibration_rows, digest, placed, to_pixels
@@ -89,9 +89,9 @@ class FeaturePair:
         Returns
         -------
         n : int
-            The same for all sizes.
+            The same for all sizes: one frame of a video, which may be live, or several images.
         """
-        return CHUNK
+        return 1 if isinstance(self.features, MotionFeatures) and device == "cpu" else CHUNK
 
     def check_size(self, size: tuple[int, ...], fitted: tuple[int, ...]) -> None:
         """Refuse images of a size that the networks cannot look at.

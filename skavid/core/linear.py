@@ -28,7 +28,7 @@ MOST_LEVERAGE = 0.95
 BLOCK = 2**24  # numbers of a block of covariances that are factorised at once
 REMEMBERED = 2**26  # numbers of normal features that are remembered, in half precision
 MEASURED = 64  # remembered images that tell how much is typically changed
-PLACES = 16  # looked at together: what they need stays in the cache of a processor
+PLACES = 32  # looked at together: what they need stays in the cache of a processor
 SAME = 0.01  # spreads apart, in the mean over the features: an image that looks at itself
 DIM = 0.02  # of the value range: differences in darker images are noise
 LEAST_APART = 0.03  # spread of brightness, contrast and sharpness, about 3 %
@@ -389,34 +389,40 @@ class LinearInpainter(nn.Module):
         """
         n, k, height, width = features.shape
         rows, mine = self._rows(features), None if own is None else self._rows(own)
-        size = len(rows)
+        size, shifts = len(rows), self._shifts()
         rows = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])
-        least = rows.new_full(rows.shape[:2], math.inf)
-        found = torch.zeros_like(rows)
         place = torch.arange(size, device=rows.device)
         y, x = place // width, place % width
+        from_place = torch.stack([
+            torch.where(
+                (y >= below) & (y < height + below) & (x >= beside) & (x < width + beside),
+                (y - below) * width + x - beside, size,
+            )
+            for below, beside in shifts
+        ], 1)  # fmt: skip
+        found = rows.new_empty(len(shifts), *rows.shape)
+        squares = rows.new_full((len(shifts), *rows.shape[:2]), math.inf)
+        which = torch.arange(len(shifts), device=rows.device)
+        is_own = torch.tensor([not (below or beside) for below, beside in shifts])
+        is_own = is_own.to(rows.device).repeat_interleave(rows.shape[1])
         for start in range(0, size, PLACES):
             block = slice(start, start + PLACES)
             own_there = None
             if mine is not None and keys is not None:
                 own_there = self._own(self._whiten(mine[block], block), block, keys, alike)
-            for below, beside in self._shifts():
-                up, left = y[block] - below, x[block] - beside
-                inside = (up >= 0) & (up < height) & (left >= 0) & (left < width)
-                p = torch.where(inside, up * width + left, size)
-                change, squares = self._apart(
-                    self._whiten(rows[p], block),
-                    block,
-                    own_there,
-                    is_beside=bool(below or beside),
-                )
-                if back is not None:
-                    change = change @ back[block]
-                nearer = squares < least[p]
-                least[p] = torch.where(nearer, squares, least[p])
-                found[p] = torch.where(nearer[..., None], change, found[p])
-        found = found[:size].reshape(height, width, n, k).permute(2, 3, 0, 1)
-        least = least[:size].reshape(height, width, n).permute(2, 0, 1)
+            p = from_place[block]
+            beside_each_other = rows[p].flatten(1, 2)  # (places, shifts * n, k)
+            change, lengths = self._apart(
+                self._whiten(beside_each_other, block), block, own_there, is_own
+            )
+            if back is not None:
+                change = change @ back[block]
+            found[which, p] = change.reshape(len(p), len(shifts), -1, k)
+            squares[which, p] = lengths.reshape(len(p), len(shifts), -1)
+        least, nearest = squares[:, :size].min(0)
+        found = found[:, :size].gather(0, nearest[None, ..., None].expand(1, -1, -1, k))[0]
+        found = found.reshape(height, width, n, k).permute(2, 3, 0, 1)
+        least = least.reshape(height, width, n).permute(2, 0, 1)
         return found, (least / k).sqrt()
 
     def _shifts(self) -> list[tuple[int, int]]:
@@ -454,35 +460,41 @@ class LinearInpainter(nn.Module):
         return _Own(own, gain, root, squares)
 
     def _apart(
-        self, white: Tensor, block: slice, own: _Own | None, *, is_beside: bool
+        self, white: Tensor, block: slice, own: _Own | None, is_own: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return x - m(x), and its squared length; where own is given, as without these images."""
+        """Return x - m(x), and its squared length; where own is given, as without these images.
+
+        The images stand there once for each place that they come from; is_own is True where
+        this is the place itself.
+        """
+        times = white.shape[1] // own.white.shape[1] if own is not None else 1
+        mine = None if own is None else own.white.repeat(1, times, 1)
         if self._remembers:
             squares, turned = self.squares[block], white
-            if own is not None and own.squares is not None:
-                squares = own.squares
-                along = (own.white * white).sum(2, keepdim=True)
-                turned = white + own.gain * along * own.white
+            if own is not None and own.squares is not None and mine is not None:
+                squares = own.squares.repeat(1, times, 1)
+                along = (mine * white).sum(2, keepdim=True)
+                turned = white + own.gain.repeat(1, times, 1) * along * mine
             # Squared distances, but for what is the same for all remembered images.
             remembered = self.remembered[block]
             distances = torch.baddbmm(squares, turned, remembered.mT, alpha=-2)
-            white = _from_nearest(white, distances, remembered, is_beside)
-        elif own is not None:
-            white = white + own.white / (int(self.n_images) - 1)
-        if own is not None:
-            white = white + own.root * (own.white * white).sum(2, keepdim=True) * own.white
+            white = _from_nearest(white, distances, remembered, is_own)
+        elif mine is not None:
+            white = white + mine / (int(self.n_images) - 1)
+        if own is not None and mine is not None:
+            root = own.root.repeat(1, times, 1)
+            white = white + root * (mine * white).sum(2, keepdim=True) * mine
         return white, white.square().sum(2)
 
 
-def _from_nearest(white: Tensor, distances: Tensor, remembered: Tensor, is_beside: bool) -> Tensor:
+def _from_nearest(white: Tensor, distances: Tensor, remembered: Tensor, is_own: Tensor) -> Tensor:
     """Return x - m(x), where no image is its own nearest: training images may be scored, too."""
     nearest = distances.argmin(2, keepdim=True)
     change = white - _take(remembered, nearest)
-    if not is_beside:
-        same = change.square().mean(2, keepdim=True) < SAME**2
-        if same.any():
-            second = distances.scatter(2, nearest, math.inf).argmin(2, keepdim=True)
-            change = torch.where(same, white - _take(remembered, second), change)
+    same = (change.square().mean(2, keepdim=True) < SAME**2) & is_own[:, None]
+    if same.any():
+        second = distances.scatter(2, nearest, math.inf).argmin(2, keepdim=True)
+        change = torch.where(same, white - _take(remembered, second), change)
     return change
 
 
