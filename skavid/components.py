@@ -18,6 +18,7 @@ from skavid.core.corruption import CORRUPTIONS, masking
 from skavid.core.images import check_ignored, check_value_range, value_range
 from skavid.core.losses import LOSSES
 from skavid.core.scene import clip_begins
+from skavid.exceptions import LabelWarning
 from skavid.sklearn_private import (
     HasMethods,
     Interval,
@@ -515,6 +516,13 @@ def check_training(
                 "train on the normal ones alone: NoveltyKFold does so in a search or cross-"
                 "validation.",
                 UserWarning,
+                stacklevel=stacklevel,
+            )
+        elif labels.ndim == 1 and np.unique(labels).tolist() == [0, 1]:
+            warnings.warn(
+                "y holds 0 and 1, but AVIDDetector ignores y and takes all images as normal; if "
+                "one of them means irregular, leave those images out: X[y == 0] or X[y == 1].",
+                LabelWarning,
                 stacklevel=stacklevel,
             )
     ignored_pixels(detector.ignore_mask, images.shape[1:3])

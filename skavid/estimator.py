@@ -125,7 +125,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     device : str, default="auto"
         "cpu", "cuda", "cuda:1"...; "auto" takes a GPU where there is one.
     random_state : int, RandomState instance or None, default=None
-        Seeds everything that is random. An int makes two fits on one machine bitwise equal.
+        Seeds everything that is random. An int makes two fits on one CPU, with as many threads
+        of torch, bitwise equal.
 
     Attributes
     ----------

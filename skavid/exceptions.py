@@ -35,4 +35,4 @@ class InterruptedTrainingWarning(ConvergenceWarning):  # type: ignore[misc]
 
 
 class LabelWarning(UserWarning):
-    """Labels 0 and 1, of which 1 may mean irregular, where 1 is expected to mean normal."""
+    """Labels 0 and 1, which do not say whether 1 means normal or irregular."""

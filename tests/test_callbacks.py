@@ -17,8 +17,8 @@ SMALL = {"inpainter__width": 4, "inpainter__depth": 1, "detector__width": 4}
 WHERE = {"patches": {}, "pixels": {"features": "pixels", **SMALL}}
 
 
-def fit(where, callback, n_epochs=2):
-    parameters = nested(WHERE[where] | {"max_epochs": n_epochs, "random_state": 0})
+def fit(where, callback, n_epochs=2, **options):
+    parameters = nested(WHERE[where] | {"max_epochs": n_epochs, "random_state": 0} | options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", InterruptedTrainingWarning)
@@ -27,10 +27,30 @@ def fit(where, callback, n_epochs=2):
 
 @pytest.mark.parametrize("where", WHERE)
 def test_the_history_has_the_validation_loss_that_callbacks_look_for(where):
-    with pytest.raises(InterruptedTrainingWarning):  # one epoch is never worse than the last one
-        fit(where, callbacks.EarlyStopping(patience=1, threshold=2.0, threshold_mode="abs"), 4)
     detector = fit(where, callbacks.EarlyStopping(patience=9))
     assert all(np.isfinite(detector.net_.history[:, "valid_loss"]))
+    assert detector.net_.stopped_by_ is None
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_a_callback_that_ends_the_training_is_named_and_no_interruption(where, tmp_path):
+    at_once = callbacks.EarlyStopping(patience=1, threshold=2.0, threshold_mode="abs")
+    detector = fit(where, at_once, 4, memory=str(tmp_path))
+    assert detector.net_.stopped_by_ == "EarlyStopping"
+    assert detector.n_iter_ == len(detector.history_) < 4
+    whole = fit(where, callbacks.EpochTimer(), 4, memory=str(tmp_path))
+    assert whole.n_iter_ == 4  # not the short training, from the cache
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_an_interruption_after_a_callback_ended_a_training_is_told(where):
+    class Interrupt(callbacks.Callback):
+        def on_batch_begin(self, net, **kwargs):
+            if len(net.history) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedTrainingWarning, match="interrupted after epoch 1"):
+        fit(where, Interrupt(), 4)
 
 
 @pytest.mark.parametrize("where", WHERE)

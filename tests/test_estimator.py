@@ -25,6 +25,7 @@ from skavid.core.corruption import masking, noise
 from skavid.core.pixel_pair import PixelPair
 from skavid.core.training import split
 from skavid.datasets import make_moving_shapes
+from skavid.exceptions import LabelWarning
 
 TINY = {
     "max_epochs": 2,
@@ -618,6 +619,13 @@ def test_irregular_labels_in_fit_point_to_the_splitter():
     masks[1, 0, 0] = True
     with pytest.warns(UserWarning, match=re.escape(message)):
         AVIDDetector(**nested(TINY)).fit(NORMAL, masks)
+
+
+def test_labels_0_and_1_in_fit_are_told():
+    labels = np.arange(len(NORMAL)) % 2
+    with pytest.warns(LabelWarning, match=r"y holds 0 and 1, but AVIDDetector ignores y"):
+        AVIDDetector(**nested(TINY)).fit(NORMAL, labels)
+    AVIDDetector(**nested(TINY)).fit(NORMAL, np.ones(len(NORMAL)))  # nothing to warn of
 
 
 # --- stacked video ------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ def detectors():
         "0..255": fitted(BYTES.astype(np.float32)),
         "0..1": fitted(BYTES / 255),
         "full 0..1": fitted(BYTES / 255, value_range=(0, 1)),
+        "12 bits": fitted(BYTES.astype(np.uint16) * 16),
+        "16 bits": fitted(BYTES.astype(np.uint16) * 256),
     }
 
 
@@ -44,6 +46,8 @@ UNITS = [
     ("0..255", BYTES / 255, "X * 255"),
     ("0..1", BYTES, "X / 255"),
     ("0..1", BYTES.astype(np.float64), "X divided by"),
+    ("16 bits", BYTES.astype(np.uint16) * 16, "X * 16"),
+    ("12 bits", BYTES.astype(np.uint16) * 256, "X / 16"),
 ]
 
 
@@ -71,6 +75,9 @@ def test_every_method_tells_of_other_units(detectors, method):
         ("0..255", 255 - BYTES.astype(np.int64)),
         ("0..1", BYTES / 255),
         ("0..1", 2 * RNG.normal(size=BYTES.shape)),
+        ("16 bits", BYTES.astype(np.uint16) * 8),
+        ("16 bits", BYTES.astype(np.uint16) + 1000),
+        ("12 bits", BYTES.astype(np.uint16) * 80),
         ("full 0..1", BYTES),
         ("full 0..1", BYTES / 255),
     ],

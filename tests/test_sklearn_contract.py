@@ -34,7 +34,10 @@ TINY = {
 }
 
 # A row of 16 or more features may look like a square image; a check has no images.
-pytestmark = pytest.mark.filterwarnings("ignore:X has rows of:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:X has rows of:UserWarning"),
+    pytest.mark.filterwarnings("ignore:y holds 0 and 1:UserWarning"),  # y is ignored
+]
 
 
 @parametrize_with_checks([AVIDDetector(**nested(TINY))])

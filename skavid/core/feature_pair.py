@@ -20,7 +20,7 @@ from skavid.core.networks import ResidualDetector
 from skavid.core.pair import Look, Scale, Trained, calibration_rows, digest, placed, to_pixels
 from skavid.core.regions import Geometry, aligned
 from skavid.core.scene import Scene
-from skavid.core.training import Split
+from skavid.core.training import InterruptedTraining, Split
 from skavid.exceptions import InterruptedTrainingWarning
 
 __all__ = ["FeaturePair", "measure", "train"]
@@ -231,21 +231,24 @@ def train(
     # Frames of a clip are alike: thresholds come from clips that were held out.
     rows = np.arange(len(images)) if groups is None else parts.train
     held_out = None if groups is None else parts.held_out
-    if known is not None:
-        pair = train_pair(
-            images, rows, held_out, known=known, groups=groups, **watched, **settings
-        )
-    else:
-        decisive = (images, rows, held_out, groups, settings)
-        with cached(train_pair, memory, decisive) as training:
-            pair = training(images, rows, held_out, groups=groups, **watched, **settings)
-    n_epochs = pair.net.n_trained_
-    if n_epochs < settings["max_epochs"]:
-        warnings.warn(
-            f"The training was interrupted after epoch {n_epochs}; what D learnt so far is kept.",
-            InterruptedTrainingWarning,
-            stacklevel=7,
-        )
+    try:
+        if known is not None:
+            pair = train_pair(
+                images, rows, held_out, known=known, groups=groups, **watched, **settings
+            )
+        else:
+            decisive = (images, rows, held_out, groups, settings)
+            with cached(train_pair, memory, decisive) as training:
+                pair = training(images, rows, held_out, groups=groups, **watched, **settings)
+    except InterruptedTraining as interrupted:
+        pair = interrupted.result
+        if pair.net.stopped_by_ is None:
+            warnings.warn(
+                f"The training was interrupted after epoch {pair.net.n_trained_}; what D learnt "
+                "so far is kept.",
+                InterruptedTrainingWarning,
+                stacklevel=7,
+            )
     calibrating = rows if held_out is None else held_out
     size = images.shape[1:3]
     chosen = calibration_rows(np.arange(len(calibrating)), *size)
@@ -254,7 +257,7 @@ def train(
         scale.geometry, size, filters, settings["ignore_mask"],
     )  # fmt: skip
     return Trained(
-        pair.inpainter, pair.detector, pair.net, pair.history, n_epochs,
+        pair.inpainter, pair.detector, pair.net, pair.history, pair.net.n_trained_,
         checkpoint={
             "inpainter": {"epoch": 0, "region_auc": pair.region_auc[0]},
             "detector": {"epoch": len(pair.history), "region_auc": pair.region_auc[1]},

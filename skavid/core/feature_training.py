@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from skorch import NeuralNet
 from skorch.callbacks import Callback
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
@@ -37,7 +36,7 @@ from skavid.core.losses import bce
 from skavid.core.networks import ResidualDetector
 from skavid.core.regions import Geometry, aligned, region_mean
 from skavid.core.scene import Scene, clip_starts, evenly, time_blocks
-from skavid.core.training import Average, region_targets
+from skavid.core.training import Average, InterruptedTraining, StoppableNet, region_targets
 from skavid.exceptions import CollapseWarning
 
 __all__ = ["judge", "train_pair", "warn_if_blind"]
@@ -227,7 +226,7 @@ class _Maps(Dataset[Any]):
         return maps.float(), regular, weight
 
 
-class ResidualNet(NeuralNet):  # type: ignore[misc]
+class ResidualNet(StoppableNet):
     """Train the members of D, each on images that the other one is checked on.
 
     Parameters
@@ -365,6 +364,8 @@ def train_pair(
 
     Raises
     ------
+    InterruptedTraining
+        When the user or a callback ended it after the first epoch; it carries the pair.
     KeyboardInterrupt
         When the user interrupted the training before D had learnt for an epoch.
     """
@@ -423,10 +424,13 @@ def train_pair(
             for part in reader.parts(held_out)
         ]
         judged = Judged(*(torch.cat(some) for some in zip(*parts, strict=True)))
-    return Pair(
+    pair = Pair(
         inpainter, detector, whole, net, judged.residual.numpy(), judged.logits.numpy(),
         region_auc, history,
     )  # fmt: skip
+    if net.n_trained_ < max_epochs:
+        raise InterruptedTraining(pair)
+    return pair
 
 
 class _Reader:

@@ -29,6 +29,8 @@ RESIDUAL_FLOOR = float(np.float32(1e-7))
 _SMALLEST_SQUARE = 16  # rows of at least this length, a perfect square, look like images
 _MOST_CHANNELS = 4  # of images whose channels may come first
 _FACTOR = 50.0  # between the ranges of numbers in different units
+_DEPTHS = (8, 10, 12, 14, 16)  # usual bits per pixel
+_LEAST_SHIFT = 4  # between depths; a light may well be four times as bright
 _LARGEST_SHARE = 1.5  # the highest number of images in [0, 1], with noise
 _MOST_SAMPLED = 32  # images whose range is looked at
 _CHUNK_BYTES = 2**24
@@ -453,7 +455,8 @@ def warn_of_other_range(
     uint8 is read as 0 to 255, which fits trainings on 0 to 255 and on 0 to 1. Other numbers differ
     too much if they span more than 50 times the range of the training, or if floating numbers lie
     in [0, 1] although the training spans more than 10, span less than a 50th of it, or look
-    standardised where the training had no negative number. At most 32 images are looked at.
+    standardised where the training had no negative number; integers, if they fill another depth
+    that differs by 4 bits or more, such as 12 and 16. At most 32 images are looked at.
     """
     low, high = value_range
     trained = f"numbers from {low:g} to {high:g}"
@@ -478,6 +481,10 @@ def warn_of_other_range(
             found, mend = f"{images.dtype} of a much narrower range", "X before it was scaled"
         elif most - least > _FACTOR * (high - low):
             found, mend = f"{images.dtype} of a much wider range", "X divided by its largest value"
+        elif images.dtype.kind in "iu" and (shift := _other_depth((least, most), value_range)):
+            found = f"{images.dtype} numbers of {_depth(most)} bits"
+            trained += f", which take {_depth(high)} bits"
+            mend = f"X * {2**shift}" if shift > 0 else f"X / {2**-shift}"
         else:
             return
     warnings.warn(
@@ -486,6 +493,21 @@ def warn_of_other_range(
         InputMismatchWarning,
         stacklevel=stacklevel + 1,
     )
+
+
+def _depth(highest: float) -> int:
+    """Return the bits per pixel that cameras and files use for so high a number."""
+    return next((bits for bits in _DEPTHS if highest < 2**bits), 32)
+
+
+def _other_depth(found: tuple[float, float], trained: tuple[float, float]) -> int:
+    """Return by how many bits numbers must be shifted to fill the depth of the training; or 0.
+
+    Dark pictures of the same depth hardly ever span the same share of another depth's range.
+    """
+    shift = _depth(trained[1]) - _depth(found[1])
+    share = (found[1] - found[0]) * 2.0**shift / (trained[1] - trained[0])
+    return shift if abs(shift) >= _LEAST_SHIFT and 0.5 < share < 2 else 0
 
 
 def _check_numbers(

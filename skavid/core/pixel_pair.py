@@ -390,16 +390,17 @@ def train(
             with cached(train_networks, memory, (images, groups, parts, settings)) as training:
                 net = training(images, groups, parts, **watched, **settings)
     except InterruptedTraining as interrupted:
-        net = interrupted.net
+        net = interrupted.result
         best = net.best_
-        warnings.warn(
-            f"The training was interrupted after epoch {len(net.history)}; the best networks "
-            f"so far are kept (I of epoch {best['inpainter']['epoch']}, D of epoch "
-            f"{best['detector']['epoch']})."
-            + ("" if checkpoint is None else f" The same fit goes on from {checkpoint.path}."),
-            InterruptedTrainingWarning,
-            stacklevel=7,
-        )
+        goes_on = "" if checkpoint is None else f" The same fit goes on from {checkpoint.path}."
+        if net.stopped_by_ is None:
+            warnings.warn(
+                f"The training was interrupted after epoch {len(net.history)}; the best networks "
+                f"so far are kept (I of epoch {best['inpainter']['epoch']}, D of epoch "
+                f"{best['detector']['epoch']}).{goes_on}",
+                InterruptedTrainingWarning,
+                stacklevel=7,
+            )
     return _kept(net, scale, parts.held_out, images.shape[1:3])
 
 

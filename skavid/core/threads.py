@@ -99,7 +99,10 @@ def _beside(process: int) -> ThreadPoolExecutor:
     """Keep threads ready: new ones would be slow to get memory. A forked process needs its own."""
     # This sets the number to itself. Without it, idle OpenMP threads spin and slow the others.
     set_num_threads(get_num_threads())
-    return ThreadPoolExecutor(thread_name_prefix="skavid")
+    # The first call of torch in a thread sets its number of threads to that of the process. Were
+    # that inside of the first task, its sums would be split, and rounded, in another way than
+    # those of later tasks.
+    return ThreadPoolExecutor(thread_name_prefix="skavid", initializer=get_num_threads)
 
 
 @cache

@@ -54,21 +54,59 @@ BLIND_AUC = 0.55
 BLIND_CHECKS = 5
 NEARLY_0_AND_1 = (1e-4, 1 - 1e-4)
 IRREGULAR_WEIGHT = 2.5  # irregular regions are rare: each counts this much more for D
+OWN_CALLBACKS = ("validation", "check", "checkpoint")  # all others are the user's
 INTACT_WEIGHT = 0.1  # what an intact pixel counts for I, beside 1 for a corrupted one
 
 
 class InterruptedTraining(Exception):
-    """The user interrupted a training that has a best pair already.
+    """The user or a callback ended a training that has usable networks already.
+
+    An exception, so that no cache takes the result for that of a whole training.
 
     Parameters
     ----------
-    net : AVIDNet
-        The net as it was when it was interrupted.
+    result : AVIDNet or Pair
+        What the training would have returned, as it was when it was interrupted.
     """
 
-    def __init__(self, net: AVIDNet) -> None:
+    def __init__(self, result: Any) -> None:
         super().__init__("the training was interrupted")
-        self.net = net
+        self.result = result
+
+
+class StoppableNet(NeuralNet):  # type: ignore[misc]
+    """A skorch net that notes which callback of the user ended its training.
+
+    skorch ends a training by a KeyboardInterrupt, whether a callback or the user asked for it.
+
+    Attributes
+    ----------
+    stopped_by_ : str or None
+        Class of the callback that ended the last training after an epoch.
+    """
+
+    stopped_by_: str | None = None
+
+    def notify(self, method_name: str, **kwargs: Any) -> None:
+        """Call a method of all callbacks, as skorch does.
+
+        Parameters
+        ----------
+        method_name : str
+            Such as "on_epoch_end".
+        **kwargs : dict
+            What the method takes.
+        """
+        if method_name == "on_train_begin":
+            self.stopped_by_ = None
+        getattr(self, method_name)(self, **kwargs)
+        for name, callback in self.callbacks_:
+            try:
+                getattr(callback, method_name)(self, **kwargs)
+            except KeyboardInterrupt:
+                if method_name == "on_epoch_end" and name not in OWN_CALLBACKS:
+                    self.stopped_by_ = type(callback).__name__
+                raise
 
 
 class Split(NamedTuple):
@@ -366,7 +404,7 @@ class _CorruptedBatches:
         return ahead(map(self.prepare, self.batches))
 
 
-class AVIDNet(NeuralNet):  # type: ignore[misc]
+class AVIDNet(StoppableNet):
     """The adversarial training: two modules, two optimisers, one train step.
 
     Parameters
@@ -942,7 +980,7 @@ def train_networks(
     Raises
     ------
     InterruptedTraining
-        When the user interrupted it after the first epoch; it carries the net.
+        When the user or a callback ended it after the first epoch; it carries the net.
     DivergedError
         When a loss is no longer finite.
     """
