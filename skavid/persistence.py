@@ -115,6 +115,7 @@ _FEATURE_SIZES: dict[str, dict[str, list[Any]]] = {
         "n_channels": [*_MAPS, None],
         "enlarge": [Interval(Integral, 1, 2**10, closed="both")],
         "step": [Interval(Integral, 1, 2**10, closed="both"), None],
+        "shrink": [Interval(Integral, 1, 2**10, closed="both"), None],
         "sha256": [str, None],
     },
     "inpainter": {
@@ -346,6 +347,7 @@ def _feature_sizes(
             "n_channels": features.n_channels,
             "enlarge": features.enlarge,
             "step": features.step if isinstance(features, MotionFeatures) else None,
+            "shrink": features.shrink if isinstance(features, MotionFeatures) else None,
             "sha256": _fingerprint(features) if _kind(features) == "module" else None,
         },
         "inpainter": {
@@ -728,12 +730,17 @@ def _own_features(
 
 
 def _features(
-    kind: str, n_channels: int, enlarge: int, step: int | None, sha256: str | None
+    kind: str,
+    n_channels: int,
+    enlarge: int,
+    step: int | None,
+    shrink: int | None,
+    sha256: str | None,
 ) -> FeatureMap:
     if kind == "patches":
         return PatchFeatures(n_channels, enlarge=enlarge)
     if kind == "motion":
-        return MotionFeatures(n_channels, step=step or 1, enlarge=enlarge)
+        return MotionFeatures(n_channels, step=step or 1, enlarge=enlarge, shrink=shrink or 1)
     return ImageNetFeatures(enlarge=enlarge)
 
 

@@ -302,7 +302,7 @@ def test_a_file_without_a_module_refuses_one(tmp_path):
         ("patches", (37, 53)),
         ("patches", (24, 40, 3)),
         ("motion", (37, 53, 3)),
-        ("motion", (100, 120, 2)),
+        ("motion", (243, 250, 2)),
         ("imagenet", (64, 48)),
     ],
 )

@@ -197,7 +197,7 @@ class PatchFeatures(nn.Module):
         n1, n2 = (-(-side // self.region_size) for side in (height, width))
         return features[..., :n1, :n2]
 
-    def repaint(self, images: Tensor, change: Tensor) -> Tensor:
+    def repaint(self, images: Tensor, change: Tensor, *, shrink: int = 1) -> Tensor:
         """Show a change of features in the image: by how much each place became brighter.
 
         Parameters
@@ -206,6 +206,8 @@ class PatchFeatures(nn.Module):
             Intensities about [0, 1].
         change : Tensor of shape (n_images, n_features, n1, n2)
             Of their features, ``I(F) - F``.
+        shrink : int, default=1
+            How many times smaller images were made first.
 
         Returns
         -------
@@ -217,7 +219,7 @@ class PatchFeatures(nn.Module):
         first = 12 * N_RESOLUTIONS + 4
         brighter = change[:, first : first + 9 * self.n_channels : 9]
         brighter = F.interpolate(
-            brighter, scale_factor=self.region_size, mode="bilinear", align_corners=False
+            brighter, scale_factor=self.region_size * shrink, mode="bilinear", align_corners=False
         )
         return images + brighter[..., :height, :width]
 
@@ -230,9 +232,10 @@ class MotionFeatures(nn.Module):
     n_channels : int
         Moments of a stack, the newest last; at least 2.
     step : int
-        Side in (enlarged) pixels of the places between which displacements are measured.
-    enlarge : int, default=1
-        How many times larger frames are made first, a power of two.
+        Side in pixels of the enlarged or shrunk frames of the places between which displacements
+        are measured.
+    enlarge, shrink : int, default=1
+        How many times larger or smaller frames are made first, powers of two.
 
     Attributes
     ----------
@@ -260,11 +263,12 @@ class MotionFeatures(nn.Module):
     True
     """
 
-    def __init__(self, n_channels: int, *, step: int, enlarge: int = 1) -> None:
+    def __init__(self, n_channels: int, *, step: int, enlarge: int = 1, shrink: int = 1) -> None:
         super().__init__()
-        self.n_channels, self.step, self.enlarge = n_channels, step, enlarge
+        self.n_channels, self.step = n_channels, step
+        self.enlarge, self.shrink = enlarge, shrink
         self.appearance = PatchFeatures(1, enlarge=enlarge)
-        self.region_size = self.appearance.region_size
+        self.region_size = self.appearance.region_size * shrink
         self.n_features = self.appearance.n_features + 2 * N_RESOLUTIONS * (n_channels - 1) + 6
 
     def forward(self, images: Tensor) -> Tensor:
@@ -280,6 +284,7 @@ class MotionFeatures(nn.Module):
         features : Tensor of shape (n_images, n_features, n1, n2)
             On the grid of `PatchFeatures`.
         """
+        images = F.avg_pool2d(_padded(images, self.shrink), self.shrink)
         appearance = self.appearance(images[:, -1:])
         images = _enlarged(images, self.enlarge)
         images = _padded(images, max(2 ** (N_RESOLUTIONS - 1), self.step))
@@ -321,7 +326,7 @@ class MotionFeatures(nn.Module):
             The stacks, with another newest moment.
         """
         seen = change[:, : self.appearance.n_features]
-        newest = self.appearance.repaint(images[:, -1:], seen)
+        newest = self.appearance.repaint(images[:, -1:], seen, shrink=self.shrink)
         return torch.cat([images[:, :-1], newest], 1)
 
 
@@ -645,10 +650,12 @@ def make_features(features: Any, image_shape: tuple[int, int, int]) -> FeatureMa
                 "stack frames by TemporalStacker first."
             )
         enlarge = enlargement(height, width, PATCHES_SHORTEST)
-        short = min(height, width) * enlarge
+        # What moves is as well seen in smaller frames, with fewer places to remember.
+        shrink = 2 ** max(0, math.floor(math.log2(min(height, width) / (2 * MATCHED_SIDE))))
+        short = min(height, width) * enlarge / shrink
         # Enlarging shows no finer displacement.
         step = max(enlarge, 2 ** max(0, round(math.log2(short / MATCHED_SIDE))))
-        return MotionFeatures(n_channels, step=step, enlarge=enlarge)
+        return MotionFeatures(n_channels, step=step, enlarge=enlarge, shrink=shrink)
     if features == "imagenet":
         _check_channels(n_channels)
         return ImageNetFeatures(enlarge=enlargement(height, width, IMAGENET_SHORTEST))

@@ -94,6 +94,9 @@ def _features(g: Graph, detector: Any, images: str, size: tuple[str, str]) -> st
             f"features={type(module.network).__name__} cannot be exported by skavid; export that "
             "module by torch.onnx, or take features='patches', 'motion' or 'imagenet'."
         )
+    if isinstance(module, MotionFeatures) and module.shrink > 1:
+        images = _pad_end(g, images, [g("Mod", g("Neg", n), module.shrink) for n in size])
+        images = _average(g, images, module.shrink)
     if module.enlarge > 1:
         images = _resize(g, images, module.enlarge)
     cell = 8 if isinstance(module, ImageNetFeatures) else CELL
