@@ -428,7 +428,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.calibration_: dict[str, Any] | None = None
         if isinstance(self.alpha, str) or isinstance(self.zeta, str):
             self.calibration_ = calibration.basis(len(rows), groups, self.target_fpr)
-            calibration.warn_if_few(self.calibration_, self.target_fpr, stacklevel=6)
+            calibration.warn_if_few(
+                self.calibration_, self.target_fpr, n_given=len(images), stacklevel=6
+            )
         if not isinstance(self.contamination, str):
             self.alpha_, self.zeta_ = calibration.shift_for_contamination(
                 self._score(images), self.alpha_, self.zeta_, self.contamination

@@ -15,7 +15,7 @@ __all__ = [
 
 
 class CalibrationWarning(UserWarning):
-    """Normal images, or clips of them, are too few for the rate of false alarms asked for."""
+    """Thresholds on too few normal images or clips, or of which only one has an effect."""
 
 
 class CollapseWarning(ConvergenceWarning):  # type: ignore[misc]

@@ -24,6 +24,7 @@ from skavid.datasets import make_moving_shapes
 from skavid.exceptions import CalibrationWarning, CollapseWarning
 
 MOMENT = {"max_epochs": 1, "detector__width": 4, "random_state": 0}
+SHORT = {"max_epochs": 8, "random_state": 0}
 pytestmark = pytest.mark.filterwarnings("ignore:X has rows of:UserWarning")
 
 
@@ -256,9 +257,38 @@ def test_too_few_images_for_the_rate_are_told_with_the_number_that_would_do():
         AVIDDetector(**nested(MOMENT)).fit(wall(12))
 
 
+def test_few_held_out_images_are_told_with_what_to_change():
+    small = {"inpainter__width": 4, "inpainter__depth": 1, "detector__width": 4}
+    told = "X has 2 images held out.* at least 99 images to be held out: .*validation_frac"
+    with pytest.warns(CalibrationWarning, match=told):
+        AVIDDetector(**nested({**small, **MOMENT, "features": "pixels"})).fit(wall(20))
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "told"),
+    [
+        ({"alpha": 1e-9}, "zeta alone decides: .*; raise alpha, or set it to 'auto'"),
+        ({"zeta": 1 - 1e-12}, "alpha alone decides: .*; lower zeta, or set it to 'auto'"),
+        ({"alpha": 1e-9, "zeta": 0.5}, "zeta alone decides"),
+    ],
+)
+def test_a_threshold_without_effect_under_eq_4_is_told(thresholds, told):
+    detector = AVIDDetector(**SHORT, target_fpr=0.2, fusion="min", **thresholds)
+    with pytest.warns(CalibrationWarning, match=told) as caught:
+        detector.fit(wall(12))
+    assert [one.filename for one in caught] == [__file__]
+
+
+def test_thresholds_of_which_each_has_an_effect_are_not_told():
+    fitted = AVIDDetector(**SHORT, target_fpr=0.2, fusion="min").fit(wall(12))
+    given = {"alpha": fitted.alpha_, "zeta": fitted.zeta_}
+    AVIDDetector(**SHORT, fusion="min", **given).fit(wall(12))
+
+
 def test_a_detector_that_finds_no_synthetic_anomaly_gets_no_vote():
     noise = np.random.default_rng(0).normal(size=(8, 4, 4))
-    with pytest.warns(CollapseWarning, match="the inpainter alone decides"):
+    told = r"inpainter alone decides; raise max_epochs \(now 1\) or raise learning_rate \(now 1e"
+    with pytest.warns(CollapseWarning, match=told):
         detector = AVIDDetector(**nested(dict(**MOMENT, learning_rate=1e-12))).fit(noise)
     alone = copy.copy(detector).set_params(fusion="inpainter")
     np.testing.assert_array_equal(detector.score_samples(noise), alone.score_samples(noise))

@@ -152,11 +152,17 @@ def test_a_blind_detector_raises_an_alarm():
     assert len(caught) == 1
     assert re.fullmatch(
         r"The detector cannot tell regular from irregular regions: its AUC on held-out images was "
-        r"below 0\.55 for 5 epochs in a row \(now 0\.\d\d\); train longer, or take "
-        r"corruption__detector='synthetic' or a lower "
-        r"training__adversarial_weight \(now 0\.01\)\.",
+        r"below 0\.55 for 5 epochs in a row \(now 0\.\d\d\); raise max_epochs or raise "
+        r"learning_rate \(now 1e-12, usually 0\.002\) or set corruption__detector='synthetic'\.",
         str(caught[0].message),
     )
+
+
+def test_the_alarm_names_the_adversarial_weight_where_it_is_high():
+    parameters = {**TINY, "max_epochs": 5, "learning_rate": 1e-12, "gamma": 0.0}
+    parameters |= {"corruption": "noise", "training__adversarial_weight": 1.0}
+    with pytest.warns(CollapseWarning, match=r"lower training__adversarial_weight \(now 1, us"):
+        AVIDDetector(**nested(dict(**parameters, alpha=0.1, zeta=0.5))).fit(NORMAL)
 
 
 def test_divergence_is_an_error_that_says_what_to_change():

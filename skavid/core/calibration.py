@@ -34,6 +34,7 @@ __all__ = [
     "move_thresholds",
     "shift_for_contamination",
     "warn_if_few",
+    "warn_if_one_decides",
 ]
 
 BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
@@ -326,7 +327,7 @@ def choose_rule(
     ----------
     make_maps : callable
         Returns the residual and the logits of held-out normal images; called at most once, and
-        only where something is "auto".
+        only where something is "auto" or both networks must agree.
     alpha, zeta : float or "auto"
         As in `calibrate`.
     fusion : {"min", "mean", "inpainter", "detector"}
@@ -360,7 +361,8 @@ def choose_rule(
     """
     is_auto = fusion == "mean" and isinstance(balance, str)
     share = 0.5 if isinstance(balance, str) else float(balance)
-    if isinstance(alpha, str) or isinstance(zeta, str) or is_auto:
+    both_matter = fusion == "min" and not is_blind
+    if isinstance(alpha, str) or isinstance(zeta, str) or is_auto or both_matter:
         residual, logits = make_maps()
         if is_auto:
             share = balance_margins(residual, logits, region_auc=region_auc)
@@ -376,6 +378,8 @@ def choose_rule(
             min_area=min_area,
             min_area_of=min_area_of,
         )
+        if both_matter:
+            warn_if_one_decides(residual, logits, alpha, zeta, stacklevel=8)
     joined = "inpainter" if is_blind else fusion
     return DecisionRule(float(alpha), float(zeta), joined, share, min_area, min_area_of)
 
@@ -414,7 +418,9 @@ def basis(n: int, groups: NDArray[Any] | None, target_fpr: float) -> dict[str, A
     }
 
 
-def warn_if_few(found: dict[str, Any], target_fpr: float, *, stacklevel: int = 2) -> None:
+def warn_if_few(
+    found: dict[str, Any], target_fpr: float, *, n_given: int | None = None, stacklevel: int = 2
+) -> None:
     """Warn where so few images or clips cannot support the rate of false alarms.
 
     Parameters
@@ -423,6 +429,8 @@ def warn_if_few(found: dict[str, Any], target_fpr: float, *, stacklevel: int = 2
         From `basis`.
     target_fpr : float
         Share of normal images to flag at most.
+    n_given : int, default=None
+        Images that `fit` was given, where only some of them were held out to calibrate.
     stacklevel : int, default=2
         Of the warning; 2 is the caller.
 
@@ -432,23 +440,76 @@ def warn_if_few(found: dict[str, Any], target_fpr: float, *, stacklevel: int = 2
     >>> warn_if_few(basis(99, None, 0.05), 0.05)
     """
     risk, bound = found["clip_risk"], found["fpr_bound"]
+    is_part = n_given is not None and found["n_images"] < n_given
+    images, clips = counted(found["n_images"], "image"), counted(found["n_clips"] or 0, "clip")
     if bound is not None and bound > target_fpr:
+        mend = (
+            " to be held out: give more images or a larger validation_fraction, or take "
+            "thresholds from calibrate(X_more)"
+        )
         warnings.warn(
-            f"X has {counted(found['n_images'], 'image')}, so the lowest false-alarm rate that "
+            f"X has {images}{' held out' if is_part else ''}, so the lowest false-alarm rate that "
             f"can be guaranteed is {bound:.2g}; target_fpr={target_fpr:g} needs at least "
-            f"{math.ceil(1 / target_fpr) - 1} images.",
+            f"{math.ceil(1 / target_fpr) - 1} images{mend if is_part else ''}.",
             CalibrationWarning,
             stacklevel=stacklevel,
         )
     if risk is not None and risk > CLIP_RISK:
         warnings.warn(
-            f"X holds {counted(found['n_clips'], 'clip')}: with a probability of up to "
+            f"X holds {clips}{' held out' if is_part else ''}: with a probability of up to "
             f"{risk:.2g} a new clip has more than target_fpr={target_fpr:g} of its frames "
             f"flagged; {math.ceil(1 / CLIP_RISK) - 1} clips would bring that down to "
             f"{CLIP_RISK:g}.",
             CalibrationWarning,
             stacklevel=stacklevel,
         )
+
+
+def warn_if_one_decides(
+    residual: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    alpha: float,
+    zeta: float,
+    *,
+    stacklevel: int = 2,
+) -> None:
+    """Warn where Eq. 4 asks both networks, but one of them agrees everywhere.
+
+    Parameters
+    ----------
+    residual, logits : ndarray of shape (n_images, height, width)
+        The maps of held-out normal images.
+    alpha, zeta : float
+        Thresholds.
+    stacklevel : int, default=2
+        Of the warning; 2 is the caller.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.calibration import warn_if_one_decides
+    >>> maps = np.float32([[[0.1, 0.4]]]), np.float32([[[1.0, -1.0]]])
+    >>> warn_if_one_decides(*maps, alpha=0.2, zeta=0.5)
+    """
+    counted_pixels = logits < LOG_LIMIT  # those of ignore_mask are regular by definition
+    if not counted_pixels.any():
+        return
+    least, most = residual[counted_pixels].min(), regularity(logits[counted_pixels].max())
+    if least >= alpha:
+        told = (
+            f"Of both thresholds zeta alone decides: alpha={alpha:g} is below the residual of "
+            f"every pixel of the held-out normal images, the lowest of which is {least:.3g}; "
+            "raise alpha"
+        )
+    elif most <= zeta:
+        told = (
+            f"Of both thresholds alpha alone decides: zeta={zeta:g} is above the regularity of "
+            f"every pixel of the held-out normal images, the highest of which is {most:.3g}; "
+            "lower zeta"
+        )
+    else:
+        return
+    warnings.warn(f"{told}, or set it to 'auto'.", CalibrationWarning, stacklevel=stacklevel)
 
 
 def _peaks(

@@ -36,7 +36,13 @@ from skavid.core.losses import bce
 from skavid.core.networks import ResidualDetector
 from skavid.core.regions import Geometry, aligned, region_mean
 from skavid.core.scene import Scene, clip_starts, evenly, time_blocks
-from skavid.core.training import Average, InterruptedTraining, StoppableNet, region_targets
+from skavid.core.training import (
+    Average,
+    InterruptedTraining,
+    StoppableNet,
+    region_targets,
+    unusual_rate,
+)
 from skavid.exceptions import CollapseWarning
 
 __all__ = ["judge", "train_pair", "warn_if_blind"]
@@ -788,10 +794,12 @@ def warn_if_blind(pair: Pair) -> bool:
     auc = pair.region_auc[1]
     if auc >= BLIND_AUC:
         return False
+    net = pair.net
+    mends = [f"raise max_epochs (now {net.n_trained_})", *unusual_rate(net.lr)]
     warnings.warn(
         f"The detector cannot tell synthetic anomalies from normal regions (AUC "
         f"{auc:.2f} on images that it did not see, {BLIND_AUC} is needed), so the "
-        "inpainter alone decides; give more training images, raise max_epochs, or take "
+        f"inpainter alone decides; {' or '.join(mends)}, give more training images, or take "
         "fusion='inpainter' to say so yourself.",
         CollapseWarning,
         stacklevel=2,

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from skavid.core.corruption import Corrupted, Corruption, Neighbours
+from skavid.core.corruption import Corrupted, Corruption, Neighbours, synthetic_anomalies
 from skavid.core.images import to_tensor
 from skavid.core.losses import LOSSES
 from skavid.core.networks import Detector, Inpainter
@@ -52,6 +52,8 @@ CUT_EDGE = 8  # pixels beside the edge of a crop that D is not asked about
 N_REPLAYED = 64  # old outputs of I that D is shown again
 BLIND_AUC = 0.55
 BLIND_CHECKS = 5
+USUAL_RATE = 0.002  # the defaults of AVIDDetector
+USUAL_ADVERSARIAL_WEIGHT = 0.01
 NEARLY_0_AND_1 = (1e-4, 1 - 1e-4)
 IRREGULAR_WEIGHT = 2.5  # irregular regions are rare: each counts this much more for D
 OWN_CALLBACKS = ("validation", "check", "checkpoint")  # all others are the user's
@@ -851,8 +853,7 @@ class _Validation(Callback):  # type: ignore[misc]
             warnings.warn(
                 f"The detector cannot tell regular from irregular regions: its AUC on held-out "
                 f"images was below {BLIND_AUC} for {BLIND_CHECKS} epochs in a row "
-                f"(now {auc:.2f}); train longer, or take corruption__detector='synthetic' or "
-                f"a lower training__adversarial_weight (now {net.adversarial_weight:g}).",
+                f"(now {auc:.2f}); {_mends(net)}.",
                 CollapseWarning,
                 stacklevel=2,
             )
@@ -860,6 +861,44 @@ class _Validation(Callback):  # type: ignore[misc]
         if net.n_iter_no_change is not None and self.stale_ >= net.n_iter_no_change:
             net.stopped_ = f"no better network for {self.stale_} epochs"
             raise KeyboardInterrupt  # skorch's own way to end a training
+
+
+def _mends(net: AVIDNet) -> str:
+    """Say what to change of the parameters of a training in which D learns nothing."""
+    mends = ["raise max_epochs", *unusual_rate(net.lr)]
+    if net.detector_corruption is not synthetic_anomalies:
+        mends.append("set corruption__detector='synthetic'")
+    if net.adversarial_weight > USUAL_ADVERSARIAL_WEIGHT:
+        mends.append(
+            f"lower training__adversarial_weight (now {net.adversarial_weight:g}, usually "
+            f"{USUAL_ADVERSARIAL_WEIGHT:g})"
+        )
+    return " or ".join(mends)
+
+
+def unusual_rate(rate: float) -> list[str]:
+    """Say to which side a learning rate must be moved that differs tenfold from the default.
+
+    Parameters
+    ----------
+    rate : float
+        The learning rate in use.
+
+    Returns
+    -------
+    mend : list of str
+        Empty for usual rates.
+
+    Examples
+    --------
+    >>> from skavid.core.training import unusual_rate
+    >>> unusual_rate(0.5), unusual_rate(0.002)
+    (['lower learning_rate (now 0.5, usually 0.002)'], [])
+    """
+    if USUAL_RATE / 10 < rate < USUAL_RATE * 10:
+        return []
+    verb = "raise" if rate < USUAL_RATE else "lower"
+    return [f"{verb} learning_rate (now {rate:g}, usually {USUAL_RATE:g})"]
 
 
 def _go_on(net: AVIDNet, parameters: dict[str, Any]) -> None:

@@ -1,0 +1,50 @@
+"""False alarms of fits on small sets stay within what `calibration_` states."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from sklearn.datasets import load_digits
+
+from skavid import AVIDDetector
+
+N_TRAIN = 60
+N_NEW = 100
+TARGET = 0.1
+
+
+def walls(seed):
+    """Draw a grain of one size, with joints in every second set; the light varies."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(N_TRAIN + N_NEW, 16, 16))
+    images = gaussian_filter(noise, (0, *rng.uniform(0.5, 3, 2)))
+    images *= 20 / images.std()
+    images += 100 + rng.normal(0, 5, (len(images), 1, 1))
+    images[:, :: rng.integers(4, 9)] -= 40 * (seed % 2)
+    return images
+
+
+def small_sets():
+    digits = load_digits()
+    rng = np.random.default_rng(0)
+    for digit in range(10):
+        yield rng.permutation(digits.images[digits.target == digit])[: N_TRAIN + N_NEW]
+    yield from map(walls, range(10))
+
+
+@pytest.mark.slow
+def test_false_alarms_on_twenty_small_sets_stay_within_what_is_stated():
+    rates, stated = [], []
+    for images in small_sets():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            detector = AVIDDetector(max_epochs=1, target_fpr=TARGET, random_state=0)
+            detector.fit(images[:N_TRAIN])
+        rates.append(np.mean(detector.predict(images[N_TRAIN:]) == -1))
+        stated.append(detector.calibration_["fpr_bound"])
+    assert max(stated) <= TARGET
+    assert np.mean(rates) < 1.25 * TARGET
+    assert np.sum(np.array(rates) <= 2 * np.array(stated)) >= 19
