@@ -207,6 +207,7 @@ def test_what_an_image_gets_does_not_depend_on_the_others(session):
             assert_allclose(alone[0], together[name][i], atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:X holds uint8:UserWarning")  # `fit` shakes weights by them
 @pytest.mark.parametrize("low", [-100.0, 1e5])
 def test_floats_have_the_units_of_the_training_images(low, tmp_path):
     rng = np.random.default_rng(0)

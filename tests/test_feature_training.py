@@ -25,7 +25,10 @@ from skavid.exceptions import CalibrationWarning, CollapseWarning
 
 MOMENT = {"max_epochs": 1, "detector__width": 4, "random_state": 0}
 SHORT = {"max_epochs": 8, "random_state": 0}
-pytestmark = pytest.mark.filterwarnings("ignore:X has rows of:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:X has rows of:UserWarning"),
+    pytest.mark.filterwarnings("ignore:y holds 0 and 1:UserWarning"),  # y is ignored
+]
 
 
 def wall(n, seed=0, size=(48, 40)):

@@ -463,7 +463,8 @@ def warn_of_other_range(
     if images.dtype == np.uint8:
         if value_range in ((0.0, 255.0), (0.0, 1.0)):
             return
-        mend = "X / 255" if high <= _LARGEST_SHARE else "X.astype(float)"
+        mend = "X.astype(float)" if low >= 0 else "X converted as they were"
+        mend = "X / 255" if low >= 0 and high <= _LARGEST_SHARE else mend
         found = "uint8 numbers, read as 0 to 255"
     else:
         rows = np.unique(np.linspace(0, len(images) - 1, _MOST_SAMPLED).astype(int))
