@@ -733,7 +733,10 @@ def _watch_movement(
         return of_inpainter, of_detector
 
     less, alike = aucs(STILL), aucs(1.0)
-    return aucs(STILL) if all(a > b for a, b in zip(less, alike, strict=True)) else alike
+    if any(a <= b for a, b in zip(less, alike, strict=True)):
+        return alike
+    detector.still = torch.tensor(STILL)
+    return less
 
 
 def _history(net: ResidualNet, error: float, begun: float) -> list[dict[str, Any]]:
