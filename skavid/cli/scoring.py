@@ -137,24 +137,20 @@ def frame_rate(batch: list[Sample]) -> float:
 
 def table_rows(batch: list[Sample], maps: AnomalyMaps) -> list[dict[str, Any]]:
     """Return one row per image for a table of scores."""
-    return [
-        table_row(sample, float(score), bool(is_whole), reason)
-        for sample, score, is_whole, reason in zip(
-            batch, maps.scores, maps.irregular_as_a_whole, maps.why, strict=True
-        )
-    ]
+    return [table_row(sample, maps, row) for row, sample in enumerate(batch)]
 
 
-def table_row(sample: Sample, score: float, is_whole: bool, reason: str) -> dict[str, Any]:
+def table_row(sample: Sample, maps: AnomalyMaps, row: int) -> dict[str, Any]:
     """Return the row of one image; its names are those of `COLUMNS`."""
+    score = float(maps.scores[row])
     return {
         "source": sample.name,
         "frame": sample.index,
         "time": None if sample.time is None else round(sample.time, 4),
         "score": score,
         "irregular": score <= 0,
-        "as_a_whole": is_whole,
-        "reason": reason,
+        "as_a_whole": bool(maps.irregular_as_a_whole[row]),
+        "reason": maps.why[row],
     }
 
 

@@ -67,9 +67,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                     writers = _open_writers(arguments, found, batch, ignored, exits)
                 if is_first:
                     events.begin(batch[0].name)
-                reasons = maps.why
                 for row, sample in enumerate(batch):
-                    events.push(sample, float(maps.scores[row]), reasons[row])
+                    events.push(sample, float(maps.scores[row]), maps.why[row])
                     for write in writers:
                         write(sample, maps, row)
                 totals.add(maps)
@@ -189,16 +188,7 @@ def _score_writer(path: Path, exits: ExitStack) -> Writer:
     write_rows = exits.enter_context(outputs.table(path, COLUMNS))
 
     def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
-        write_rows(
-            [
-                table_row(
-                    sample,
-                    float(maps.scores[row]),
-                    bool(maps.irregular_as_a_whole[row]),
-                    maps.why[row],
-                )
-            ]
-        )
+        write_rows([table_row(sample, maps, row)])
 
     return write
 

@@ -511,7 +511,7 @@ class AnomalyMaps:
         """True where an image as a whole is farther from normal than any training image."""
         return self.reasons > 0
 
-    @property
+    @cached_property
     def why(self) -> list[str]:
         """How images that are irregular as a whole differ, "" for others; one of `REASONS`."""
         return [REASONS[code] for code in self.reasons * self.irregular_as_a_whole]
