@@ -391,6 +391,18 @@ def test_frames_of_a_clip_are_left_out_together():
     assert together.min() > 3 * alone.max()
 
 
+@pytest.mark.slow
+def test_few_clips_in_different_light_do_not_make_another_light_irregular():
+    stacks, normal = walk(3, seed=3)
+    light = (1 + 0.1 * (normal.clips % 2))[:, None, None, None]
+    detector = AVIDDetector(**{**VIDEO, "max_epochs": 1}, random_state=0)
+    with pytest.warns(CalibrationWarning):
+        detector.fit((stacks * light)[::2], groups=normal.clips[::2])
+    others = walk(1, seed=4)[0][::8]
+    assert not detector.maps(others * 1.2, inpainted=False).whole.any()
+    assert detector.maps(others * 0.4, inpainted=False).whole.all()
+
+
 def test_stacks_of_one_clip_hold_out_its_end():
     stacks, _ = walk(1)
     with pytest.warns(CalibrationWarning):

@@ -216,6 +216,19 @@ def test_a_whole_image_counts_where_its_statistics_are_beyond_those_of_all_train
     assert whole.logits(whole.change(features[:1] * 0.2)) < -1
 
 
+@pytest.mark.parametrize("n", [2, 10, 99, 400])
+def test_a_clip_of_the_same_kind_is_rarely_irregular_as_a_whole_however_few_were_seen(n):
+    # Frames of n + 1 clips whose changes have exponential tails.
+    change = torch.from_numpy(np.random.default_rng(n).exponential(size=(n + 1, 50, 500))).float()
+    exceeds = []
+    for frames in change.unbind(2):
+        whole = WholeImage(5)
+        seen = frames[:-1].flatten()
+        whole.align(seen, seen, seen, torch.arange(n).repeat_interleave(50))
+        exceeds.append(bool(frames[-1].max() > whole.farthest))
+    assert 0 < np.mean(exceeds) < 0.03
+
+
 def test_an_inpainter_that_is_built_anew_from_its_statistics_is_equal_to_the_last_bit():
     features = normal_features()
     inpainter = learn_statistics([features], gamma=GAMMA, keys=torch.arange(20))

@@ -86,16 +86,22 @@ def test_size_and_speed_hold_for_objects_that_fall_apart_noise_and_perspective(h
     assert seen.speed == pytest.approx(options["speed"], rel=0.25)
 
 
-@pytest.mark.parametrize("lengths", [[40], [3, 50], [10] * 12])
-def test_blocks_of_time_stay_inside_a_clip_and_are_of_about_one_length(lengths):
-    groups = np.repeat(np.arange(len(lengths)), lengths)
-    blocks = time_blocks(groups)
-    parts = -(-10 // len(lengths))
-    assert len(np.unique(blocks)) == sum(min(parts, n) for n in lengths)
+@pytest.mark.parametrize("lengths", [[20, 20], [244, 145], [10] * 12])
+def test_clips_are_left_out_as_a_whole(lengths):
+    clips = np.repeat(np.arange(len(lengths)), lengths)
+    assert (time_blocks(clips) == clips).all()
+
+
+@pytest.mark.parametrize("lengths", [[40], [3, 50], [5, 6, 80, 2]])
+def test_a_clip_of_nearly_all_frames_is_cut_into_blocks_of_one_length(lengths):
+    clips = np.repeat(np.arange(len(lengths)), lengths)
+    blocks = time_blocks(clips)
     assert (np.diff(blocks) >= 0).all()
-    for block in np.unique(blocks):
-        assert len(np.unique(groups[blocks == block])) == 1
-    assert np.bincount(blocks).max() <= -(-max(lengths) // parts)
+    for clip, length in enumerate(lengths):
+        own, counts = np.unique(blocks[clips == clip], return_counts=True)
+        assert len(own) == (10 if length == max(lengths) else 1)
+        assert np.ptp(counts) <= 1
+        assert not np.isin(own, blocks[clips != clip]).any()
 
 
 def test_objects_travel_along_the_walkway():

@@ -74,7 +74,7 @@ class Judged(NamedTuple):
     logits : Tensor of shape (n_images, n1, n2)
         How regular D finds it.
     whole : Tensor of shape (n_images,), bool
-        True where the image as a whole is farther from normal than any training image.
+        True where the image as a whole is farther from normal than training images let expect.
     """
 
     residual: Tensor
@@ -422,7 +422,7 @@ def train_pair(
     residual, logits = _left_out(reader, rows, left, detector, bank, chosen, fold, sizes)
     change = _change_of_whole(whole, torch.cat(statistics), keys, blocks)
     history = _history(net, float(residual.mean()), begun)
-    whole.align(change, log_change(residual.amax((1, 2))), -logits.amin((1, 2)))
+    whole.align(change, log_change(residual.amax((1, 2))), -logits.amin((1, 2)), blocks)
     judged = _with_whole(residual, logits, change, whole)
     if held_out is not None:
         parts = [

@@ -33,6 +33,7 @@ SAME = 0.01  # spreads apart, in the mean over the features: an image that looks
 DIM = 0.02  # of the value range: differences in darker images are noise
 LEAST_APART = 0.03  # spread of brightness, contrast and sharpness, about 3 %
 FAR_APART = 3.0  # spreads
+BEYOND = 0.01  # the share of normal clips or images whose statistics may lie beyond the limit
 BLANK = math.log(5)  # an image with a fifth of the usual spread of intensities shows nothing
 TOLERANCE = 1  # places that a normal feature may stand apart from where it is looked for
 
@@ -510,8 +511,9 @@ class WholeImage(nn.Module):
     changes them by their distance from the mean, in units of their spread, so that an image may
     not go far beyond the range of normal ones even where those vary most. How much it changes is
     brought to the scale of both maps, so that an image counts as irregular as a whole where it is
-    farther from normal than every training image was, by as much as its most irregular place
-    would have to be.
+    farther from normal than every training image was, and than a further clip or image is
+    expected to be (a prediction limit, which matters where there are few), by as much as its
+    most irregular place would have to be.
 
     Parameters
     ----------
@@ -543,7 +545,7 @@ class WholeImage(nn.Module):
         # log R and -logit that a whole image has, as offset + slope * log of its residual.
         self.register_buffer("to_residual", torch.tensor([-math.inf, 0.0]))
         self.register_buffer("to_doubt", torch.tensor([-math.inf, 0.0]))
-        # The farthest training image, and the most that I changed at any place of one.
+        # The limit of normal images, and the most that I changed at any place of one.
         self.register_buffer("farthest", torch.zeros(()))
         self.register_buffer("usual", torch.zeros(()))
         # Mean and spread of what `describe` says of training images.
@@ -626,7 +628,9 @@ class WholeImage(nn.Module):
         """
         return log_change(self.inpainter.changes(self.statistics(features)).size[:, 0, 0])
 
-    def align(self, change: Tensor, residual: Tensor, doubt: Tensor) -> None:
+    def align(
+        self, change: Tensor, residual: Tensor, doubt: Tensor, blocks: Tensor | None = None
+    ) -> None:
         """Bring whole images to the scale of places, so that on normal images both end alike.
 
         Parameters
@@ -635,12 +639,18 @@ class WholeImage(nn.Module):
             Of training images that were left out, as `change` returns it.
         residual, doubt : Tensor of shape (n_images,)
             The largest log R, and the largest -logit, of the places of each of them.
+        blocks : Tensor of shape (n_images,), int, default=None
+            Numbers of the blocks of time that were left out together. None left out each image.
         """
+        n = len(change) if blocks is None else int(blocks.max()) + 1
+        spread = change.std() if len(change) > 1 else change.new_zeros(())
+        # A further one exceeds the largest of n with probability 1 / (n + 1); beyond it, the tail
+        # falls as that of an exponential distribution.
+        self.farthest = change.max() + spread * max(0.0, -math.log(BEYOND * (n + 1)))
         for name, places in (("to_residual", residual), ("to_doubt", doubt)):
-            slope = places.std() / change.std().clamp(min=1e-3) if len(change) > 1 else 1.0
-            offset = places.max() - slope * change.max()
+            slope = places.std() / spread.clamp(min=1e-3) if len(change) > 1 else 1.0
+            offset = places.max() - slope * self.farthest
             setattr(self, name, torch.tensor([float(offset), float(slope)]))
-        self.farthest = change.max()
         self.usual = residual.max().exp()
 
     def residual(self, change: Tensor) -> Tensor:

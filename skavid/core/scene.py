@@ -33,6 +33,7 @@ SCENE_FRAMES = 400  # in which objects are sought
 MOST_OBJECTS = 2000
 SPEED_UP = 3  # the fastest that an object moves, as a multiple of its own speed
 N_SPEEDS = 200  # objects whose speed tells over how many frames to measure it
+MOST_OF_ALL = 0.75  # of all frames, in a clip that is not left out as a whole
 FAINT, CLEAR = 0.35, 0.85  # of the threshold between still and moving: edges of the foreground
 
 Read = Callable[[NDArray[np.int64]], NDArray[np.float32]]
@@ -159,15 +160,18 @@ def clip_starts(n: int, groups: NDArray[np.generic] | None) -> NDArray[np.int64]
     return np.repeat(begins, np.diff(begins, append=n))
 
 
-def time_blocks(groups: NDArray[Any], least: int = 10) -> NDArray[np.int64]:
-    """Divide clips into blocks of time: frames of a block are alike, others hardly.
+def time_blocks(groups: NDArray[Any], parts: int = 10) -> NDArray[np.int64]:
+    """Divide video into blocks of time that are left out together: clips, or parts of a long one.
+
+    Frames of a clip are alike, so a clip is a block. Only where one clip holds nearly all frames,
+    too few would be left without it.
 
     Parameters
     ----------
     groups : ndarray of shape (n,)
         Clip ids, rows of a clip consecutive.
-    least : int, default=10
-        How many blocks there should be. So many clips are their own blocks; fewer are cut.
+    parts : int, default=10
+        Blocks into which a clip is cut that holds more than three quarters of all frames.
 
     Returns
     -------
@@ -178,17 +182,19 @@ def time_blocks(groups: NDArray[Any], least: int = 10) -> NDArray[np.int64]:
     --------
     >>> import numpy as np
     >>> from skavid.core.scene import time_blocks
-    >>> time_blocks(np.array([7, 7, 7, 7, 3, 3, 3, 3]), least=4)
+    >>> time_blocks(np.array([7, 7, 7, 7, 3, 3, 3, 3]))
+    array([0, 0, 0, 0, 1, 1, 1, 1])
+    >>> time_blocks(np.array([7, 7, 7, 7, 7, 7, 7, 7]), parts=4)
     array([0, 0, 1, 1, 2, 2, 3, 3])
     """
     begins = clip_begins(groups)
-    parts = -(-least // len(begins))
     ends = np.append(begins[1:], len(groups))
     cuts = [
-        np.linspace(begin, end, parts + 1)[:-1].astype(np.int64)
+        np.linspace(begin, end, 1 + (parts if end - begin > MOST_OF_ALL * len(groups) else 1))[:-1]
         for begin, end in zip(begins, ends, strict=True)
     ]
-    return np.searchsorted(np.unique(np.concatenate(cuts)), np.arange(len(groups)), "right") - 1
+    starts = np.unique(np.concatenate(cuts).astype(np.int64))
+    return np.searchsorted(starts, np.arange(len(groups)), "right") - 1
 
 
 def evenly(n: int, most: int) -> NDArray[np.int64]:
