@@ -134,7 +134,8 @@ PUBLIC = {
 }
 METHODS = [
     "as_images", "calibrate", "component", "decision_function", "find", "fit", "fit_predict",
-    "get_metadata_routing", "get_params", "iter_maps", "load", "maps", "pair_", "partial_fit",
+    "get_metadata_routing", "get_params", "iter_maps", "load", "maps", "p_values", "pair_",
+    "partial_fit",
     "predict", "rule_", "save", "score_samples", "segment", "set_fit_request", "set_params",
     "set_partial_fit_request", "with_thresholds",
 ]  # fmt: skip
