@@ -84,7 +84,8 @@ PUBLIC = {
         "make_ir_mnist",
         "make_moving_shapes",
     ],
-    "skavid.export": ["to_onnx", "verify_onnx"],
+    "skavid.export": ["to_onnx", "verify_onnx", "write_triton"],
+    "skavid.hub": ["from_pretrained", "save_pretrained"],
     "skavid.losses": ["LOSSES", "bce", "eq3", "hinge", "lsgan"],
     "skavid.metrics": [
         "aupro_score",
@@ -110,6 +111,7 @@ PUBLIC = {
         "ScoreOverTimeDisplay",
         "ThresholdPlaneDisplay",
     ],
+    "skavid.pyod": ["AVID"],
     "skavid.report": ["write_report"],
     "skavid.distributed": [
         "causal_mean",
