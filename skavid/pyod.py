@@ -22,8 +22,6 @@ __all__ = ["AVID"]
 class AVID(BaseEstimator):  # type: ignore[misc]
     """AVIDDetector with the names, signs and labels of PyOD's detectors.
 
-    Read more in :doc:`Coming from other libraries </how_to/from_other_libraries>`.
-
     Parameters
     ----------
     contamination : float, default=0.1
