@@ -150,7 +150,7 @@ def _card(detector: AVIDDetector, license: str | None) -> str:
     if (rests_on := detector.calibration_) is not None:
         facts.append(
             f"Calibrated for a share of {detector.target_fpr:g} of false alarms among normal "
-            f"images, on {counted(rests_on['n_images'], 'held-out image')}"
+            f"images, on {counted(rests_on['n_images'], 'image')}"
         )
     return "\n".join(
         [
