@@ -1,5 +1,5 @@
 """Among scikit-learn's outlier detectors
-=====================================
+======================================
 
 Three tasks on the digits that come with scikit-learn, 8 x 8 pixels each: AVIDDetector beside
 IsolationForest, LocalOutlierFactor, OneClassSVM and the distance to the nearest training image,

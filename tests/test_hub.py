@@ -22,7 +22,7 @@ def pictures(n):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return AVIDDetector(max_epochs=1, random_state=0).fit(pictures(20))
+    return AVIDDetector(max_epochs=1, random_state=0).fit(pictures(12))
 
 
 def test_a_detector_comes_back_with_equal_scores(fitted, tmp_path):
@@ -42,7 +42,7 @@ def test_the_hub_can_read_the_card(fitted, tmp_path):
         "library_name": "skavid",
         "tags": ["anomaly-detection", "novelty-detection"],
     }
-    for told in ("20 normal images", "12 x 16 x 1", f"alpha {fitted.alpha_:.4g}", "0 to 255"):
+    for told in ("12 normal images", "12 x 16 x 1", f"alpha {fitted.alpha_:.4g}", "0 to 255"):
         assert told in card.text
     save_pretrained(fitted, tmp_path / "open")
     assert hub.ModelCard.load(tmp_path / "open" / "README.md").data.license is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,15 +11,16 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skavid import AVIDDetector
-from skavid.core.calibration import p_values
+from skavid.core.anomaly_maps import DecisionRule, evidence
+from skavid.core.calibration import evidence_shift, move_thresholds, p_values
 from skavid.persistence import pack, unpack
 
 TINY = {"max_epochs": 1, "random_state": 0}
 SCORES = st.lists(st.integers(-1000, 1000).map(lambda n: n / 16), min_size=1, max_size=30)
 
 
-def pictures(n, seed=0):
-    return np.random.default_rng(seed).normal(size=(n, 16, 16))
+def pictures(n, side=12, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, side, side))
 
 
 def odd_pictures():
@@ -28,7 +31,7 @@ def odd_pictures():
 
 @pytest.fixture(scope="module")
 def fitted():
-    return AVIDDetector(target_fpr=0.1, **TINY).fit(pictures(40))
+    return AVIDDetector(target_fpr=0.1, **TINY).fit(pictures(30))
 
 
 @given(SCORES, SCORES)
@@ -108,32 +111,49 @@ def test_files_with_impossible_normal_scores_are_refused(fitted, scores):
         pack(parameters, {**attributes, "normal_scores_": np.array(scores)}, constraints)
 
 
-@pytest.mark.parametrize("fusion", ["mean", "inpainter", "detector"])
-def test_other_thresholds_leave_p_values_as_they_are(fusion):
-    detector = AVIDDetector(fusion=fusion, **TINY).fit(pictures(20))
-    moved = detector.with_thresholds(detector.alpha_ * 1.5, detector.zeta_ / 2)
-    p = detector.p_values(odd_pictures())
+@given(
+    st.sampled_from(["mean", "inpainter", "detector", "min"]),
+    st.floats(0, 1),
+    st.floats(0.05, 2),
+    st.floats(0.05, 0.95),
+)
+def test_other_thresholds_add_one_amount_to_all_evidence(fusion, balance, alpha, zeta):
+    rng = np.random.default_rng(0)
+    maps = rng.lognormal(size=(2, 3, 3)).astype(np.float32), rng.normal(size=(2, 3, 3))
+    old = DecisionRule(0.5, 0.4, fusion, balance)
+    if fusion == "min":  # along the ray alone
+        odds = 0.4 / 0.6 * 0.5 / alpha
+        zeta = odds / (1 + odds)
+    new = old._replace(alpha=alpha, zeta=zeta)
+    added = evidence(*maps, **new._asdict()) - evidence(*maps, **old._asdict())
+    assert_allclose(added, evidence_shift(old, new), atol=1e-5)
+
+
+def test_other_thresholds_leave_p_values_as_they_are(fitted):
+    moved = fitted.with_thresholds(fitted.alpha_ * 1.5, fitted.zeta_ / 2)
+    p = fitted.p_values(odd_pictures())
     assert_allclose(moved.p_values(odd_pictures()), p, rtol=1e-4)
 
 
-def test_under_eq_4_p_values_follow_a_ray_and_else_ask_for_a_calibration():
-    detector = AVIDDetector(fusion="min", **TINY).fit(pictures(20))
-    odds = detector.zeta_ / (1 - detector.zeta_) / 1.5
-    on_ray = detector.with_thresholds(detector.alpha_ * 1.5, odds / (1 + odds))
-    p = detector.p_values(odd_pictures())
+def test_under_eq_4_thresholds_off_the_ray_ask_for_a_calibration(fitted):
+    detector = copy.copy(fitted).set_params(fusion="min")
+    found = detector.calibrate(pictures(20, seed=2), target_fpr=0.1)
+    calibrated = detector.with_thresholds(found.alpha, found.zeta, calibration=found)
+    p = calibrated.p_values(odd_pictures())
+    on_ray = calibrated.with_thresholds(*move_thresholds(found.alpha, found.zeta, 0.3))
     assert_allclose(on_ray.p_values(odd_pictures()), p, rtol=1e-4)
-    beside = detector.with_thresholds(detector.alpha_ * 1.5, detector.zeta_)
+    beside = calibrated.with_thresholds(found.alpha * 1.5, found.zeta)
     with pytest.raises(ValueError, match="p_values needs the scores of normal images"):
         beside.p_values(odd_pictures())
     assert pack(*beside._kept())  # it can be saved all the same
 
 
-def test_given_thresholds_and_contamination_have_p_values_as_well():
-    images = pictures(20)
-    for parameters in ({"alpha": 0.3, "zeta": 0.4}, {"contamination": 0.2}):
-        detector = AVIDDetector(**parameters, **TINY).fit(images)
-        assert len(detector.normal_scores_) == 20
-        assert detector.p_values(odd_pictures())[5] < 1 / 20
+@pytest.mark.parametrize("parameters", [{"alpha": 0.3, "zeta": 0.4}, {"contamination": 0.2}])
+def test_given_thresholds_and_contamination_have_p_values_as_well(parameters):
+    images = pictures(12, 8)
+    detector = AVIDDetector(**parameters, **TINY).fit(images)
+    assert len(detector.normal_scores_) == 12
+    assert detector.p_values(images[:1] + 9)[0] < 1 / 12
 
 
 def test_networks_over_pixels_compare_with_the_images_that_were_held_out():

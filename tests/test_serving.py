@@ -35,12 +35,12 @@ def session_of(path):
 @pytest.fixture(scope="module")
 def pooled():
     detector = AVIDDetector(max_epochs=1, random_state=0)
-    return detector.set_params(inpainter__pooling="everywhere").fit(pictures(20))
+    return detector.set_params(inpainter__pooling="everywhere").fit(pictures(12))
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    return AVIDDetector(max_epochs=1, random_state=0).fit(pictures(20))
+    return AVIDDetector(max_epochs=1, random_state=0).fit(pictures(12))
 
 
 def parsed(text):
