@@ -60,6 +60,7 @@ docs: .venv/installed-docs  ## Build the documentation into docs/_build/html.
 pictures: .venv/installed  ## Redraw the pictures of the documentation (takes some minutes).
 	$(BIN)/python examples/demo.py --output docs/images/demo.png
 	$(BIN)/python examples/corruptions.py --output docs/images/corruptions.png
+	$(BIN)/python examples/digits.py --output docs/images/digits.png
 	$(BIN)/python examples/pictures.py --output docs/images/pictures-
 	$(BIN)/python examples/surfaces.py --output docs/images/surfaces.png  # needs SKAVID_DATA
 	rm docs/images/pictures-irregularity.png  # no page shows it

@@ -155,6 +155,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         support, taken as independent (None with groups); ``clip_risk``, how likely a new clip
         has a larger share of its frames flagged than `target_fpr` (None without). None where
         both thresholds were given.
+    normal_scores_ : ndarray of shape (n_held_out,)
+        The scores of these held-out images at the thresholds in use, in rising order, which
+        `p_values` compares with.
     offset_ : float
         ``decision_function = score_samples - offset_``; the smallest positive float, so that a
         pixel exactly at both thresholds is irregular, as in Eq. 4.
@@ -423,7 +426,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.offset_ = float(np.nextafter(0, 1))
         rows = trained.rows
         groups = None if clips is None else clips[rows]
-        rule = fitting.choose_rule(self, trained, groups, lambda: self._both_maps(images, rows))
+        residual, logits = trained.maps or self._both_maps(images, rows)
+        rule = fitting.choose_rule(self, trained, groups, (residual, logits))
         self.alpha_, self.zeta_, self.balance_ = rule.alpha, rule.zeta, rule.balance
         self.calibration_: dict[str, Any] | None = None
         if isinstance(self.alpha, str) or isinstance(self.zeta, str):
@@ -435,6 +439,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self.alpha_, self.zeta_ = calibration.shift_for_contamination(
                 self._score(images), self.alpha_, self.zeta_, self.contamination
             )
+        self.normal_scores_ = calibration.normal_scores(residual, logits, self.rule_)
 
     def calibrate(
         self, X: ArrayLike, *, target_fpr: float = 0.01, groups: ArrayLike | None = None
@@ -458,7 +463,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         -------
         thresholds : Bunch
             ``alpha``, ``zeta``, ``target_fpr``, and what they rest on, as in `calibration_`:
-            ``n_images``, ``n_clips``, ``fpr_bound`` (split conformal prediction), ``clip_risk``.
+            ``n_images``, ``n_clips``, ``fpr_bound`` (split conformal prediction), ``clip_risk``;
+            and ``normal_scores``, the scores of the images of X with these thresholds.
 
         Warns
         -----
@@ -486,7 +492,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         alpha, zeta = calibration.calibrate(*maps, target_fpr=target_fpr, groups=clips, **rule)
         basis = calibration.basis(len(rows), clips, target_fpr)
         calibration.warn_if_few(basis, target_fpr, stacklevel=3)
-        return Bunch(alpha=alpha, zeta=zeta, target_fpr=target_fpr, **basis)
+        scores = calibration.normal_scores(*maps, self.rule_._replace(alpha=alpha, zeta=zeta))
+        return Bunch(alpha=alpha, zeta=zeta, target_fpr=target_fpr, normal_scores=scores, **basis)
 
     def with_thresholds(
         self, alpha: float, zeta: float, *, calibration: dict[str, Any] | None = None
@@ -499,7 +506,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             Thresholds on the residual, above 0, and on the regularity, in (0, 1).
         calibration : dict, default=None
             What `calibrate` returned, if they are from there: they then count as "auto", and
-            `calibration_` says what they rest on.
+            `calibration_` says what they rest on, as do `p_values`.
 
         Returns
         -------
@@ -519,6 +526,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if calibration is not None:
             copied.set_params(alpha="auto", zeta="auto", target_fpr=calibration["target_fpr"])
             copied.calibration_ = {name: calibration[name] for name in fitting.BASIS}
+            copied.normal_scores_ = calibration["normal_scores"]
+        else:
+            fitting.move_normal_scores(copied, self.rule_)
         return copied
 
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -567,6 +577,51 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             -1 where `segment` finds an irregular pixel, else 1.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def p_values(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Tell which share of normal images is at least as irregular as each image.
+
+        A score in (0, 1) with a meaning: with an alarm below 0.001, about one normal image in a
+        thousand raises one. It is not the probability that an image is irregular, which depends
+        on how many irregular images there are. Read more in the user guide.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+            Images.
+
+        Returns
+        -------
+        p : ndarray of shape (n_images,), float64
+            In (0, 1): the higher, the more normal, in the order of `score_samples`. Estimated
+            from the held-out images of `calibration_`: with n of them, a value below
+            ``1 / (n + 1)`` only says that the image is more irregular than each of them.
+
+        Raises
+        ------
+        ValueError
+            If there are no scores of held-out images with the present thresholds: after
+            `with_thresholds` without ``calibration`` under ``fusion="min"``, and in files of
+            older releases.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skavid import AVIDDetector
+        >>> X = np.random.default_rng(0).normal(size=(40, 16, 16))
+        >>> detector = AVIDDetector(max_epochs=1, random_state=0).fit(X)
+        >>> bool(detector.p_values(X[:1] + 5) < 1 / 41)
+        True
+        """
+        check_is_fitted(self)
+        if getattr(self, "normal_scores_", None) is None:
+            raise ValueError(
+                "p_values needs the scores of normal images with the present thresholds, which "
+                "this detector does not have; find thresholds with calibrate on normal images, "
+                "and pass its result on: with_thresholds(found.alpha, found.zeta, "
+                "calibration=found)."
+            )
+        return calibration.p_values(self.score_samples(X), self.normal_scores_)
 
     def segment(self, X: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[np.bool_]:
         """Find the irregular pixels, by both thresholds as `fusion` joins them.

@@ -87,12 +87,12 @@ def choose_rule(
     detector: Any,
     trained: Trained,
     groups: NDArray[Any] | None,
-    make_maps: Callable[[], tuple[Any, Any]],
+    maps: tuple[Any, Any],
 ) -> DecisionRule:
-    """Choose the thresholds of a detector on held-out images, of the clips ``groups``."""
+    """Choose the thresholds of a detector on ``maps`` of held-out images, of ``groups``."""
     processing = detector.component("postprocessing")
     return calibration.choose_rule(
-        lambda: trained.maps or make_maps(),
+        lambda: maps,
         alpha=detector.alpha, zeta=detector.zeta, fusion=detector.fusion,
         balance=detector.balance, target_fpr=detector.target_fpr,
         min_area=processing.min_area, min_area_of=processing.min_area_of,
@@ -124,6 +124,13 @@ def make_rule(detector: Any, *, is_blind: bool) -> DecisionRule:
         processing.min_area,
         processing.min_area_of,
     )
+
+
+def move_normal_scores(detector: Any, rule: DecisionRule) -> None:
+    """Bring the scores of held-out images from the thresholds of a rule to those in use."""
+    scores = getattr(detector, "normal_scores_", None)
+    shift = calibration.evidence_shift(rule, detector.rule_)
+    detector.normal_scores_ = None if scores is None or shift is None else scores - shift
 
 
 def looking(detector: Any, images: NDArray[Any]) -> dict[str, Any]:

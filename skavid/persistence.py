@@ -82,6 +82,7 @@ FITTED: dict[str, list[Any]] = {
     "balance_": _SHARE,
     "offset_": [Interval(Real, -_HUGE, _HUGE, closed="neither")],
     "calibration_": [dict, None],
+    "normal_scores_": [np.ndarray, None],
     "history_": [list],
     "checkpoint_": [dict],
     "n_iter_": _COUNT,
@@ -94,7 +95,7 @@ FITTED: dict[str, list[Any]] = {
 }
 """The attributes of a fitted detector that are saved beside its networks, with constraints."""
 
-OPTIONAL = {"feature_names_in_", "_trained_on", "extra_", "_is_blind"}
+OPTIONAL = {"feature_names_in_", "normal_scores_", "_trained_on", "extra_", "_is_blind"}
 
 _FORMER_CORRUPTIONS = {"grafts": "synthetic", "hiding": "masking"}  # of release 0.1.0
 
@@ -707,6 +708,12 @@ def _check_fitted(fitted: dict[str, Any], sizes: dict[str, dict[str, Any]]) -> N
     names = fitted.get("feature_names_in_")
     if names is not None and (names.dtype != object or names.shape != (n_features,)):
         raise ValueError(f"feature_names_in_ must be {n_features} names.")
+    scores = fitted.get("normal_scores_")
+    if scores is not None and (
+        scores.dtype != np.float64 or scores.ndim != 1 or not np.isfinite(scores).all()
+        or len(scores) == 0
+    ):  # fmt: skip
+        raise ValueError("normal_scores_ must be one or more finite numbers of 64 bits.")
     low_high = fitted["value_range_"]
     if len(low_high) != 2 or not all(isinstance(end, float) for end in low_high):
         raise ValueError(f"value_range_ must be two floats. Got {low_high!r}.")

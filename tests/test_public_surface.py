@@ -84,7 +84,8 @@ PUBLIC = {
         "make_ir_mnist",
         "make_moving_shapes",
     ],
-    "skavid.export": ["to_onnx", "verify_onnx"],
+    "skavid.export": ["to_onnx", "verify_onnx", "write_triton"],
+    "skavid.hub": ["from_pretrained", "save_pretrained"],
     "skavid.losses": ["LOSSES", "bce", "eq3", "hinge", "lsgan"],
     "skavid.metrics": [
         "aupro_score",
@@ -110,6 +111,7 @@ PUBLIC = {
         "ScoreOverTimeDisplay",
         "ThresholdPlaneDisplay",
     ],
+    "skavid.pyod": ["AVID"],
     "skavid.report": ["write_report"],
     "skavid.distributed": [
         "causal_mean",
@@ -134,7 +136,8 @@ PUBLIC = {
 }
 METHODS = [
     "as_images", "calibrate", "component", "decision_function", "find", "fit", "fit_predict",
-    "get_metadata_routing", "get_params", "iter_maps", "load", "maps", "pair_", "partial_fit",
+    "get_metadata_routing", "get_params", "iter_maps", "load", "maps", "p_values", "pair_",
+    "partial_fit",
     "predict", "rule_", "save", "score_samples", "segment", "set_fit_request", "set_params",
     "set_partial_fit_request", "with_thresholds",
 ]  # fmt: skip

@@ -352,11 +352,20 @@ def _add_export(commands: Any) -> None:
         "Write a model as one ONNX graph, which takes images and returns scores and masks.",
         """\
   skavid export model model.onnx
-  skavid export model model.onnx --verify today.mp4""",
+  skavid export model model.onnx --verify today.mp4
+  skavid export model repository/fabric --triton""",
     )
     add_model(parser)
     add = parser.add_argument
-    add("output", type=Path, metavar="FILE.onnx", help="ONNX file to write")
+    add(
+        "output", type=Path, metavar="FILE.onnx", help="ONNX file (with --triton, folder) to write"
+    )
+    add(
+        "--triton",
+        action="store_true",
+        help="write a folder for the model repository of a Triton Inference Server: the graph and "
+        "its config.pbtxt",
+    )
     add("--verify", metavar="SOURCE", help="compare graph and model on images of this source")
 
 

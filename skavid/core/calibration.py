@@ -31,7 +31,10 @@ __all__ = [
     "calibrate",
     "choose_rule",
     "conformal_count",
+    "evidence_shift",
     "move_thresholds",
+    "normal_scores",
+    "p_values",
     "shift_for_contamination",
     "warn_if_few",
     "warn_if_one_decides",
@@ -305,6 +308,112 @@ def shift_for_contamination(
     beside = ordered[max(0, n_flagged - 1) : n_flagged + 1]
     cut = beside.mean() if n_flagged else beside[0] - 1.0
     return move_thresholds(alpha, zeta, -float(cut))
+
+
+def normal_scores(
+    residual: NDArray[np.float32], logits: NDArray[np.float32], rule: DecisionRule
+) -> NDArray[np.float64]:
+    """Score held-out normal images from their maps, in rising order.
+
+    Parameters
+    ----------
+    residual, logits : ndarray of shape (n_images, height, width)
+        The maps of held-out normal images.
+    rule : DecisionRule
+        The thresholds in use.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_images,), float64
+        As `skavid.core.anomaly_maps.score`, sorted: the most irregular image first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.anomaly_maps import DecisionRule
+    >>> from skavid.core.calibration import normal_scores
+    >>> maps = np.float32([[[0.1]], [[0.4]]]), np.float32([[[0.0]], [[0.0]]])
+    >>> normal_scores(*maps, DecisionRule(0.2, 0.5, fusion="inpainter")).round(3)
+    array([-0.693,  0.693])
+    """
+    given = rule._asdict()
+    level = given.pop("alpha"), given.pop("zeta")
+    peaks = _peaks(residual, logits, np.arange(len(residual)), level, given)
+    return np.sort(-peaks.astype(np.float64))
+
+
+def evidence_shift(old: DecisionRule, new: DecisionRule) -> float | None:
+    """Tell how much other thresholds add to the evidence of every pixel.
+
+    Parameters
+    ----------
+    old, new : DecisionRule
+        Two rules that differ in their thresholds alone.
+
+    Returns
+    -------
+    shift : float or None
+        What is added, in nats. None under ``fusion="min"`` unless both thresholds lie on one ray:
+        the evidence of each pixel then changes by an amount of its own.
+
+    Examples
+    --------
+    >>> from skavid.core.anomaly_maps import DecisionRule
+    >>> from skavid.core.calibration import evidence_shift
+    >>> old = DecisionRule(0.2, 0.5, fusion="mean")
+    >>> round(evidence_shift(old, old._replace(alpha=0.1)), 3)
+    0.347
+    """
+    by_alpha = math.log(old.alpha) - math.log(new.alpha)
+    by_zeta = float(logit(new.zeta) - logit(old.zeta))
+    if old.fusion == "min":
+        return by_alpha if math.isclose(by_alpha, by_zeta, abs_tol=1e-5) else None
+    share = {"mean": old.balance, "inpainter": 1.0, "detector": 0.0}[old.fusion]
+    return share * by_alpha + (1 - share) * by_zeta
+
+
+def p_values(
+    scores: NDArray[np.float64], normal_scores: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Estimate which share of new normal images would score no higher than given images.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+        Of the images in question; the higher, the more normal.
+    normal_scores : ndarray of shape (n_normal,)
+        Of normal images that were held out of the training; at least one.
+
+    Returns
+    -------
+    p : ndarray of shape (n,), float64
+        In (0, 1), strictly increasing in the scores.
+
+    Notes
+    -----
+    At the k-th lowest of n normal scores p is ``k / (n + 1)``, the bound of split conformal
+    prediction on the share of new normal images that score no higher; between two normal scores
+    it is interpolated linearly. Beyond the lowest one, n images say no more than that the share
+    is below ``1 / (n + 1)``: with d, the distance to it in mean absolute deviations of the normal
+    scores, p is ``1 / (n + 1) / (1 + d)``, so that the images stay in order. The same holds for
+    1 - p beyond the highest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.calibration import p_values
+    >>> p_values(np.array([0.0, 1.0, 2.5, 5.0]), np.array([1.0, 2.0, 3.0]))
+    array([0.1   , 0.25  , 0.625 , 0.9375])
+    """
+    # Equal scores count together, as they are flagged together.
+    values, counts = np.unique(normal_scores, return_counts=True)
+    share = np.cumsum(counts) / (len(normal_scores) + 1)
+    spread = float(np.abs(normal_scores - np.mean(normal_scores)).mean()) or 1.0
+    p: NDArray[np.float64] = np.interp(scores, values, share)
+    below = np.maximum(values[0] - scores, 0) / spread
+    above = np.maximum(scores - values[-1], 0) / spread
+    p = np.where(above > 0, 1 - (1 - p) / (1 + above), p / (1 + below))
+    return p
 
 
 def choose_rule(

@@ -36,6 +36,7 @@ from skavid.writing import replace
 __all__ = ["to_onnx", "verify_onnx"]
 
 DTYPES = ("uint8", "float32")
+RUNTIMES = ("onnxruntime", "openvino")
 # As old as they can be: runtimes of 2022 and later read this.
 OPSET, IR_VERSION = 17, 8
 TOLERANCE = 1e-4
@@ -111,7 +112,12 @@ def to_onnx(detector: AVIDDetector, path: str | os.PathLike[str], *, dtype: str 
     >>> verify_onnx(detector, path, X).mask
     0
     """
-    onnx = _import("onnx", "to_onnx")
+    replace(Path(path), build_model(detector, dtype, "to_onnx").SerializeToString())
+
+
+def build_model(detector: AVIDDetector, dtype: str, function: str) -> Any:
+    """Return the ONNX model of a detector, for ``function``, or refuse what has none."""
+    onnx = _import("onnx", function)
     if not isinstance(detector, AVIDDetector):
         raise TypeError(
             f"detector must be an AVIDDetector. Got {type(detector).__name__}; of a Pipeline or a "
@@ -132,10 +138,16 @@ def to_onnx(detector: AVIDDetector, path: str | os.PathLike[str], *, dtype: str 
     _write_judgement(graph, detector, dtype)
     model = graph.model(_signature(onnx, detector, dtype), _metadata(detector, dtype))
     onnx.checker.check_model(model, full_check=True)
-    replace(Path(path), model.SerializeToString())
+    return model
 
 
-def verify_onnx(detector: AVIDDetector, path: str | os.PathLike[str], X: ArrayLike) -> Bunch:
+def verify_onnx(
+    detector: AVIDDetector,
+    path: str | os.PathLike[str],
+    X: ArrayLike,
+    *,
+    runtime: str = "onnxruntime",
+) -> Bunch:
     """Compare an exported graph with the detector that it was made from.
 
     Parameters
@@ -146,6 +158,9 @@ def verify_onnx(detector: AVIDDetector, path: str | os.PathLike[str], X: ArrayLi
         From `to_onnx`.
     X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
         Images; uint8 for a graph of uint8 images, any other numbers for one of float32.
+    runtime : {"onnxruntime", "openvino"}, default="onnxruntime"
+        What runs the graph, on the CPU. onnxruntime is needed for both: it reads what the graph
+        takes.
 
     Returns
     -------
@@ -161,24 +176,29 @@ def verify_onnx(detector: AVIDDetector, path: str | os.PathLike[str], X: ArrayLi
         If a score, a residual or a regularity differs by more than 1e-4, or a mask away from
         ties. It names the first such image.
     ImportError
-        If onnxruntime is missing.
+        If onnxruntime or the runtime is missing.
     FileNotFoundError
         If there is no such file.
     ValueError
-        If X is not what the detector or the graph takes.
+        If X is not what the detector or the graph takes, or the runtime is unknown.
 
     Examples
     --------
     See `to_onnx`.
     """
-    runtime = _import("onnxruntime", "verify_onnx")
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime must be 'onnxruntime' or 'openvino'. Got {runtime!r}.")
+    ort = _import("onnxruntime", "verify_onnx")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not there; write it with to_onnx first.")
-    options = runtime.SessionOptions()
+    options = ort.SessionOptions()
     options.log_severity_level = 3  # not: that thresholds with defaults are no constants
     options.intra_op_num_threads = torch.get_num_threads()
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0]
+    compiled = None
+    if runtime == "openvino":
+        compiled = _import("openvino", "verify_onnx").Core().compile_model(str(path), "CPU")
     # On the CPU like the graph: a GPU rounds otherwise.
     detector = copy.copy(detector).set_params(device="cpu")
     images = _check_against(given, detector.as_images(X), path)
@@ -186,7 +206,11 @@ def verify_onnx(detector: AVIDDetector, path: str | os.PathLike[str], X: ArrayLi
     step = max(1, VERIFIED_PIXELS // (images.shape[1] * images.shape[2]))
     for start in range(0, len(images), step):
         part = images[start : start + step]
-        found = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"images": part}), strict=True))
+        if compiled is None:
+            found = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"images": part}), strict=True))
+        else:
+            results = compiled({"images": part})
+            found = {name: results[name] for name in OUTPUTS}
         _compare(found, detector.maps(part), worst, start)
     return worst
 
@@ -295,7 +319,8 @@ def _import(name: str, function: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"{function} needs {name}; pip install 'skavid[onnx]'.") from error
+        package = name if name == "openvino" else "'skavid[onnx]'"
+        raise ImportError(f"{function} needs {name}; pip install {package}.") from error
 
 
 # --- the method, in ONNX's operations ------------------------------------------------------------
