@@ -92,7 +92,7 @@ def choose_rule(
     """Choose the thresholds of a detector on ``maps`` of held-out images, of ``groups``."""
     processing = detector.component("postprocessing")
     return calibration.choose_rule(
-        lambda: maps,
+        *maps,
         alpha=detector.alpha, zeta=detector.zeta, fusion=detector.fusion,
         balance=detector.balance, target_fpr=detector.target_fpr,
         min_area=processing.min_area, min_area_of=processing.min_area_of,

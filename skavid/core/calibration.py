@@ -417,7 +417,8 @@ def p_values(
 
 
 def choose_rule(
-    make_maps: Callable[[], tuple[NDArray[np.float32], NDArray[np.float32]]],
+    residual: NDArray[np.float32],
+    logits: NDArray[np.float32],
     *,
     alpha: float | str,
     zeta: float | str,
@@ -434,9 +435,8 @@ def choose_rule(
 
     Parameters
     ----------
-    make_maps : callable
-        Returns the residual and the logits of held-out normal images; called at most once, and
-        only where something is "auto" or both networks must agree.
+    residual, logits : ndarray of shape (n_images, height, width)
+        The maps of held-out normal images.
     alpha, zeta : float or "auto"
         As in `calibrate`.
     fusion : {"min", "mean", "inpainter", "detector"}
@@ -465,14 +465,13 @@ def choose_rule(
     >>> from skavid.core.calibration import choose_rule
     >>> given = {"fusion": "min", "balance": "auto", "min_area": 0, "min_area_of": "patch"}
     >>> maps = np.float32([[[0.1]], [[0.4]]]), np.float32([[[1.0]], [[0.0]]])
-    >>> choose_rule(lambda: maps, alpha="auto", zeta=0.5, target_fpr=0.5, **given).alpha
+    >>> choose_rule(*maps, alpha="auto", zeta=0.5, target_fpr=0.5, **given).alpha
     0.4000000059604645
     """
     is_auto = fusion == "mean" and isinstance(balance, str)
     share = 0.5 if isinstance(balance, str) else float(balance)
     both_matter = fusion == "min" and not is_blind
     if isinstance(alpha, str) or isinstance(zeta, str) or is_auto or both_matter:
-        residual, logits = make_maps()
         if is_auto:
             share = balance_margins(residual, logits, region_auc=region_auc)
         alpha, zeta = calibrate(
