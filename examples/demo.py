@@ -103,7 +103,7 @@ def main():
         "skavid was trained on a bare brick wall. What does it make of coins?"
     )
     display.figure_.savefig(arguments.output, dpi=80)
-    print(f"\nWhat they saw: {arguments.output}")
+    print(f"\nAnomaly maps: {arguments.output}")
 
 
 if __name__ == "__main__":

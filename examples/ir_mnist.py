@@ -94,7 +94,7 @@ def main():
         detector, data.test[shown], ground_truth=data.masks[shown]
     )
     display.figure_.savefig(arguments.output, dpi=80)
-    print(f"\nWhat they saw: {arguments.output}")
+    print(f"\nAnomaly maps: {arguments.output}")
 
 
 # I fills what is hidden, half a digit at once; maps are averaged over half a digit.

@@ -86,7 +86,7 @@ def main():
         detector, X_test[shown], ground_truth=test.masks[shown]
     )
     display.figure_.savefig(arguments.output, dpi=80)
-    print(f"What they saw: {arguments.output}")
+    print(f"Anomaly maps: {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_every_block_of_the_readme_runs(tmp_path, monkeypatch):
             warnings.filterwarnings("ignore", "X (holds|has) [0-9,]+ (image|clip)", UserWarning)
             warnings.filterwarnings("ignore", "The detector cannot tell synth", UserWarning)
             exec(compile(block, "README.md", "exec"), names)
-    assert (tmp_path / "what-they-saw.png").stat().st_size > 1000
+    assert (tmp_path / "anomaly-maps.png").stat().st_size > 1000
     assert (tmp_path / "detector.skavid").exists()
 
 

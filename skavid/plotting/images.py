@@ -130,8 +130,8 @@ class IrregularityDisplay:
         limit = float(max(self.evidence.max(), -np.median(self.evidence), 1e-6))
         highest = float(self.residual.max())
         for column, title, maps, colours, low, high in (
-            (2, "what I changed\n|X - I(X)|", self.residual, "magma", 0, highest),
-            (3, "how regular D finds it\nO", self.regularity, "viridis", 0, 1),
+            (2, "residual\n|X - I(X)|", self.residual, "magma", 0, highest),
+            (3, "regularity, by D\nO", self.regularity, "viridis", 0, 1),
             (4, "evidence of both\ne >= 0: outlined", self.evidence, "RdBu_r", -limit, limit),
         ):
             _draw_maps(axes[:, column], title, maps, colours, low, high)
@@ -164,9 +164,9 @@ class IrregularityDisplay:
         limits = {"vmin": self.images.min(), "vmax": self.images.max()}
         for column, title, images, masks, colour, edge in (
             (0, "image\nX", self.images, None, "", ""),
-            (1, "restored to normal\nI(X)", self.inpainted, None, "", ""),
-            (5, "found irregular\n(red)", self.images, self.mask, "red", "white"),
-            (6, "truly irregular\n(green)", self.images, self.ground_truth, "lime", "black"),
+            (1, "inpainted\nI(X)", self.inpainted, None, "", ""),
+            (5, "predicted mask\n(red)", self.images, self.mask, "red", "white"),
+            (6, "ground truth\n(green)", self.images, self.ground_truth, "lime", "black"),
         ):
             if column == axes.shape[1]:  # no ground truth
                 continue
