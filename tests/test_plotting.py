@@ -84,7 +84,7 @@ def contours(ax):
     return [one for one in ax.collections if type(one).__name__ == "QuadContourSet"]
 
 
-def test_each_image_is_a_row_of_six_pictures_with_titles_in_plain_words():
+def test_each_image_is_a_row_of_six_pictures_whose_titles_name_the_maps():
     display = IrregularityDisplay.from_estimator(Fake(), GREY)
     assert display.axes_.shape == (3, 6)
     titles = [ax.get_title() for ax in display.axes_[0]]

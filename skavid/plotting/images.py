@@ -164,7 +164,7 @@ class IrregularityDisplay:
         limits = {"vmin": self.images.min(), "vmax": self.images.max()}
         for column, title, images, masks, colour, edge in (
             (0, "image\nX", self.images, None, "", ""),
-            (1, "inpainted\nI(X)", self.inpainted, None, "", ""),
+            (1, "restored to normal\nI(X)", self.inpainted, None, "", ""),
             (5, "predicted mask\n(red)", self.images, self.mask, "red", "white"),
             (6, "ground truth\n(green)", self.images, self.ground_truth, "lime", "black"),
         ):
