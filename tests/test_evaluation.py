@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score
 
 from skavid.report import evaluation
 
@@ -91,6 +94,54 @@ def test_aupro_of_many_pixels_uses_quantiles_as_thresholds(monkeypatch):
     assert (exact["aupro_thresholds"], fewer["aupro_thresholds"]) == (None, evaluation.QUANTILES)
     assert fewer["aupro"] == pytest.approx(exact["aupro"], abs=0.01)
     assert fewer["aupro"] != exact["aupro"]
+
+
+SCORES = st.lists(st.integers(-3, 3), min_size=4, max_size=12)
+
+
+@given(scores=SCORES, data=st.data())
+def test_the_best_cut_is_as_good_as_any_other_by_scikit_learn(scores, data):
+    labels = data.draw(
+        st.lists(st.sampled_from([1, -1]), min_size=len(scores), max_size=len(scores)).filter(
+            lambda one: len(set(one)) == 2
+        )
+    )
+    scores, labels = np.array(scores, float), np.array(labels)
+    for criterion, measure in (("f1", f1_score), ("balanced-accuracy", balanced_accuracy_score)):
+        cut, value = evaluation.best_cut(scores, labels, criterion)
+        every = [measure(labels == -1, scores <= one) for one in np.unique(scores)]
+        assert value == pytest.approx(max(every))
+        assert measure(labels == -1, scores <= cut) == pytest.approx(value)
+        assert cut not in scores
+
+
+@pytest.mark.filterwarnings("ignore:Precision is ill-defined")
+@given(flags=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12))
+def test_decisions_are_those_of_scikit_learn_with_irregular_as_positive(flags):
+    flagged, irregular = np.array(flags).T
+    found = evaluation.decisions(flagged, irregular)
+    counts = found["confusion"]
+    assert counts["true_positives"] == sum(a and b for a, b in flags)
+    assert counts["false_positives"] == sum(a and not b for a, b in flags)
+    assert counts["false_negatives"] == sum(b and not a for a, b in flags)
+    assert sum(counts.values()) == len(flags)
+    for name, measure in (("f1", f1_score), ("precision", precision_score)):
+        expected = measure(irregular, flagged, zero_division=np.nan)
+        assert found[name] == (None if np.isnan(expected) else pytest.approx(expected))
+
+
+def test_each_kind_is_compared_with_all_normal_images():
+    kinds = ["good", "good", "dot", "dot", "cut"]
+    scores = np.array([1.0, -0.5, -1.0, 2.0, -2.0])
+    labels = np.array([1, 1, -1, -1, -1])
+    found = evaluation.compute_metrics(
+        scores, None, labels, None, np.zeros(5), None, "image", kinds=kinds
+    )["kinds"]
+    assert [one["kind"] for one in found] == ["good", "dot", "cut"]
+    assert found[0] == {"kind": "good", "images": 2, "irregular": 0, "flagged": 1}
+    assert (found[1]["recall"], found[1]["precision"], found[1]["auc"]) == (0.5, 0.5, 0.5)
+    assert (found[2]["recall"], found[2]["precision"], found[2]["auc"]) == (1, 0.5, 1)
+    assert found[2]["f1"] == pytest.approx(2 / 3)
 
 
 def test_labels_0_and_1_are_refused_with_what_to_write(tmp_path):

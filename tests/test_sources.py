@@ -178,14 +178,23 @@ def test_a_folder_that_is_called_like_a_picture_is_a_folder(tmp_path):
     assert found == ["0.png", "1.png", "2.png/0.png"]
 
 
+def test_pictures_of_one_folder_that_are_given_one_by_one_are_one_source(tmp_path):
+    write_pictures(tmp_path / "a", 2)
+    write_pictures(tmp_path / "b", 1)
+    paths = sorted(map(str, tmp_path.rglob("*.png")))
+    found = list_sources(paths, stacked=False)
+    assert [[path.name for path in one.pictures] for one in found] == [
+        ["0.png", "1.png"],
+        ["0.png"],
+    ]
+    assert found[0].n_pages == (1, 1)
+
+
 def test_pictures_that_cannot_be_read_are_left_out_with_a_warning(tmp_path):
     write_pictures(tmp_path, 3)
     (tmp_path / "1.png").write_bytes(b"no picture")
     (clip,) = list_sources([str(tmp_path)], stacked=False)
-    message = (
-        f"1 of 3 images cannot be read, the first of which is {tmp_path / '1.png'}; get new "
-        "copies."
-    )
+    message = "1 of 3 images cannot be read: 1.png; get new copies."
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         samples = list(read_source(clip, Reading((16, 24), False, None)))
     assert [sample.name for sample in samples] == ["0.png", "2.png"]

@@ -98,10 +98,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_inputs(parser: argparse.ArgumentParser) -> None:
+def add_inputs(parser: argparse.ArgumentParser, n_sources: str = "+") -> None:
     """Add the model and the sources that it scores, the pixels to ignore and the device."""
     add_model(parser)
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="images or videos")
+    parser.add_argument("sources", nargs=n_sources, metavar="SOURCE", help="images or videos")
     add_fps(parser)
     add_ignore(parser)
     add_device(parser)
@@ -118,33 +118,47 @@ def add_dataset(parser: argparse.ArgumentParser, use: str) -> None:
     )
 
 
-def add_target_fpr(parser: argparse.ArgumentParser) -> None:
-    """Add --target-fpr."""
+def add_target_fpr(parser: argparse.ArgumentParser, default: float | None = 0.01) -> None:
+    """Add --target-fpr; with ``default=None`` the command tells whether it was given."""
     parser.add_argument(
         "--target-fpr",
         type=share,
-        default=0.01,
+        default=default,
         metavar="SHARE",
-        help="share of normal images that may be flagged as irregular (default: 0.01)",
+        help="share of normal images that may be flagged as irregular (default: 0.01); n images "
+        "support rates of at least 1 / (n + 1), so that 0.01 needs 99",
+    )
+
+
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    """Add --labels."""
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE|folders",
+        help="text file with one label per line, normal or irregular (or 1 and -1); or the word "
+        "folders: images in folders called good, ok, okay, normal, regular or free are normal, "
+        "all others irregular",
+    )
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add --force."""
+    parser.add_argument(
+        "--force", action="store_true", help="replace files that exist; folders must be new"
     )
 
 
 def add_ground_truth(parser: argparse.ArgumentParser) -> None:
     """Add the options that give ground truth."""
     add_dataset(parser, "score the test part of")
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--masks",
         type=Path,
         metavar="FOLDER",
         help="folder of mask images, or .npy file of masks; nonzero pixels are irregular",
     )
-    add(
-        "--labels",
-        type=Path,
-        metavar="FILE",
-        help="text file with one label per line: normal or irregular (or 1 and -1)",
-    )
+    add_labels(parser)
 
 
 def add_average_frames(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from skavid.wording import counted, readable
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
-SUCCESS, UNEXPECTED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+SUCCESS, INCOMPLETE, BAD_INPUT, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 130, 143
 
 # Advice that messages of the library give in Python, and how the command line says it.
 REWORDED = (
@@ -43,6 +43,7 @@ class Console:
         self.as_json = arguments.json
         self.bar: Any = None
         self.was_interrupted = False
+        self.unreadable: list[str] = []  # images that were left out
 
     def log(self, text: str) -> None:
         """Print a message on the progress, except with --quiet."""
@@ -69,8 +70,13 @@ class Console:
         shown: set[str] = set()  # a batch may repeat what one before it said
 
         def show(message: Any, category: Any, *_: Any) -> None:
+            from skavid.datasets.sources import UnreadableWarning
             from skavid.exceptions import InterruptedTrainingWarning
 
+            if isinstance(message, UnreadableWarning):
+                self.unreadable += message.names
+                self.error(str(message))
+                return
             self.was_interrupted |= issubclass(category, InterruptedTrainingWarning)
             if str(message) in shown:
                 return

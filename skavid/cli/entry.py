@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 from skavid.cli.console import (
     BAD_INPUT,
+    BUG,
+    INCOMPLETE,
     INTERRUPTED,
     SUCCESS,
-    UNEXPECTED,
     Console,
     exit_on_sigterm,
 )
@@ -35,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     code : int
-        0 on success; 2 for bad input, which one line on the standard error describes; 130 after
-        Ctrl-C; 143 after SIGTERM; 1 for an unexpected error.
+        0 on success; 1 if images could not be read, and all others were used; 2 for bad input,
+        which one line on the standard error describes; 70 for a bug in skavid; 130 after Ctrl-C;
+        143 after SIGTERM.
 
     Examples
     --------
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = importlib.import_module(f"skavid.cli.{arguments.command}")
             code: int = command.run(arguments, console)
             sys.stdout.flush()
-            return code
+            return code or (INCOMPLETE if console.unreadable else SUCCESS)
     except KeyboardInterrupt:
         console.error("interrupted; nothing was written.")
         return INTERRUPTED
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.error(
             "this is a bug in skavid; please report it with the output of `skavid info`."
         )
-        return UNEXPECTED
+        return BUG
 
 
 def _message(error: Exception) -> str:

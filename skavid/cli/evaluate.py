@@ -59,6 +59,7 @@ class _Scores:
         unit: str,
         *,
         has_masks: NDArray[np.bool_] | None = None,
+        kinds: list[str] | None = None,
     ) -> dict[str, Any]:
         """Compute the measures; ``has_masks`` is False where nobody drew a mask."""
         self._file.flush()
@@ -72,6 +73,7 @@ class _Scores:
             ignored,
             unit,
             has_masks=has_masks,
+            kinds=kinds,
         )
 
 
@@ -93,8 +95,9 @@ def _evaluate_dataset(
                 if stop.stopped:
                     raise KeyboardInterrupt
     result = scores.measure(
-        data.labels, data.masks, ignored, reading.unit, has_masks=data.get("has_masks")
-    )
+        data.labels, data.masks, ignored, reading.unit, has_masks=data.get("has_masks"),
+        kinds=data.get("kinds"),
+    )  # fmt: skip
     return result, reading.unit
 
 
@@ -102,18 +105,21 @@ def _evaluate_sources(
     arguments: argparse.Namespace, console: Console, scores: _Scores, stop: CtrlC
 ) -> tuple[dict[str, Any], str]:
     detector, reading, found, ignored = open_model_and_sources(arguments, console, {})
-    labels, masks = read_ground_truth(arguments, found, reading, detector)
+    truth = read_ground_truth(arguments, found, reading, detector)
     scorer = scoring.Scorer(detector, average_frames=arguments.average_frames)
-    clip_id = -1
-    for _, maps, is_first in scoring.score_sources(
+    clip_id, names = -1, []
+    for batch, maps, is_first in scoring.score_sources(
         found, scorer, reading, console, stop, display=False
     ):
         clip_id += is_first
         scores.add(maps, clip_id)
+        names += [sample.name for sample in batch]
     if stop.stopped:
         raise KeyboardInterrupt
-    check_ground_truth(arguments, labels, masks, len(scores.clip_ids), reading.unit)
+    truth = truth.of(names)
+    check_ground_truth(arguments, truth, len(names), reading.unit)
+    labels, masks, kinds, _ = truth
     if labels is None:
         assert masks is not None
         labels = np.where(masks.any(axis=(1, 2)), -1, 1)
-    return scores.measure(labels, masks, ignored, reading.unit), reading.unit
+    return scores.measure(labels, masks, ignored, reading.unit, kinds=kinds), reading.unit

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from skavid.cli.console import SUCCESS, UNEXPECTED, Console
+from skavid.cli.console import INCOMPLETE, SUCCESS, Console
 from skavid.cli.models import find_sources, open_model
 from skavid.cli.outputs import check_file, check_targets
 from skavid.datasets import sources
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         graph = output
     detector, reading = open_model(arguments)
     found = [] if arguments.verify is None else find_sources([arguments.verify], reading)
-    check_targets({"FILE.onnx": graph}, found, arguments.model)
+    check_targets({"FILE.onnx": graph}, found, arguments.model, arguments.force)
     examples: list[Any] = []
     if found:
         samples = sources.read_source(found[0], reading)
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             }
         except AssertionError as error:
             console.error(f"{graph} was written, but {error}")
-            return UNEXPECTED
+            return INCOMPLETE
         differences = found_by["onnxruntime"]
         result |= {"verified_on": len(examples), "differences": dict(differences)}
         result |= {"runtimes": runtimes}

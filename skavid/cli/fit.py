@@ -63,7 +63,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     check_device(arguments.device)
     found, stacked = _find_sources(arguments)
     _note_kinds(found, console)
-    check_targets({"MODEL": model, "--checkpoint": arguments.checkpoint}, found)
+    is_continued = arguments.checkpoint is not None and arguments.checkpoint.is_file()
+    targets = {"MODEL": model, "--checkpoint": arguments.checkpoint}
+    check_targets(targets, found, force=arguments.force or is_continued)
     detector = _make_detector(arguments, settings, stacked)
     reading = _choose_reading(arguments, detector, found, stacked)
     if arguments.ignore is not None:

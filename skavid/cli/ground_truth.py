@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,32 @@ from skavid.temporal import TemporalStacker
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
-Labels = NDArray[np.int64]
-Masks = NDArray[np.bool_]
+FOLDERS = "folders"  # the value of --labels that takes labels from the names of folders
+
+
+class GroundTruth(NamedTuple):
+    """What is known of all images, None where it is not: labels, masks, kinds of faults.
+
+    ``names`` are those of all pictures, among which some may turn out to be unreadable.
+    """
+
+    labels: NDArray[np.int64] | None = None
+    masks: NDArray[np.bool_] | None = None
+    kinds: list[str] | None = None
+    names: list[str] | None = None
+
+    def of(self, names: Sequence[str]) -> GroundTruth:
+        """Return the ground truth of the pictures of these names, which could be read."""
+        if self.names is None or len(names) == len(self.names):
+            return self
+        readable = set(names)
+        rows = [row for row, name in enumerate(self.names) if name in readable]
+        return GroundTruth(
+            None if self.labels is None else self.labels[rows],
+            None if self.masks is None else self.masks[rows],
+            None if self.kinds is None else [self.kinds[row] for row in rows],
+            [self.names[row] for row in rows],
+        )
 
 
 def check_dataset(arguments: argparse.Namespace) -> None:
@@ -67,26 +92,32 @@ def load_dataset(
 
 def read_ground_truth(
     arguments: argparse.Namespace, found: list[Source], reading: Reading, detector: AVIDDetector
-) -> tuple[Labels | None, Masks | None]:
+) -> GroundTruth:
     """Read the labels or masks before any image is scored."""
-    labels = masks = None
-    if arguments.labels is not None:
+    labels = masks = names = None
+    kinds = evaluation.kinds_of(found)
+    if all(source.kind == "pictures" for source in found):
+        names = [source.name_of(*image) for source in found for image in source.images()]
+    if arguments.labels == Path(FOLDERS):
+        labels = evaluation.labels_of(found)
+    elif arguments.labels is not None:
         labels = evaluation.read_labels(arguments.labels)
     elif arguments.masks is not None:
         size = reading.size or detector.image_shape_[:2]
         masks = evaluation.read_masks(arguments.masks, found, size)
+    truth = GroundTruth(labels, masks, kinds, names)
     # The number of frames in the header of a video file may be wrong.
     if not any(source.has_timestamps() for source in found):
         n = sum(source.n_images() or 0 for source in found)
-        check_ground_truth(arguments, labels, masks, n, reading.unit)
-    return labels, masks
+        check_ground_truth(arguments, truth, n, reading.unit)
+    return truth
 
 
 def check_ground_truth(
-    arguments: argparse.Namespace, labels: Labels | None, masks: Masks | None, n: int, unit: str
+    arguments: argparse.Namespace, truth: GroundTruth, n: int, unit: str
 ) -> None:
     """Raise an error unless there is one label or mask per image."""
-    if labels is not None:
-        evaluation.check_count(arguments.labels, "label", len(labels), n, unit)
-    elif masks is not None:
-        evaluation.check_count(arguments.masks, "mask", len(masks), n, unit)
+    if truth.labels is not None:
+        evaluation.check_count(arguments.labels, "label", len(truth.labels), n, unit)
+    elif truth.masks is not None:
+        evaluation.check_count(arguments.masks, "mask", len(truth.masks), n, unit)

@@ -82,7 +82,8 @@ def open_model_and_sources(
     """
     detector, reading = open_model(arguments)
     found = find_sources(arguments.sources, reading, arguments.fps)
-    check_targets(targets, found, arguments.model)
+    if targets:
+        check_targets(targets, found, arguments.model, arguments.force)
     note_kind(found, detector, reading, console)
     return detector, reading, found, set_ignore_mask(arguments, detector, reading, found)
 
@@ -155,6 +156,14 @@ def thresholds_text(detector: AVIDDetector) -> str:
     """Describe the thresholds and the data that they were calibrated on."""
     text = f"Thresholds: alpha {detector.alpha_:.4g}, zeta {detector.zeta_:.4g}"
     calibration = detector.calibration_
+    chosen = getattr(detector, "extra_", {}).get("chosen_on_labels")
+    if chosen is not None:
+        criterion = {"f1": "F1"}.get(chosen["criterion"], chosen["criterion"].replace("-", " "))
+        return (
+            f"{text}, chosen on labels: the largest {criterion}, {chosen['value']:.3f}, on "
+            f"{counted(chosen['n_images'], 'image')}, {chosen['n_irregular']:,} of them "
+            "irregular. They are not calibrated for a false alarm rate."
+        )
     if calibration is None:
         return f"{text}, as given."
     n, n_clips = calibration["n_images"], calibration["n_clips"]

@@ -64,9 +64,15 @@ def check_file(option: str, path: Path | None, *suffixes: str) -> None:
 
 
 def check_targets(
-    targets: Mapping[str, Path | None], sources: Sequence[Source], model: Path | None = None
+    targets: Mapping[str, Path | None],
+    sources: Sequence[Source],
+    model: Path | None = None,
+    force: bool = False,
 ) -> None:
-    """Raise an error if an output would replace a source, the model or another output."""
+    """Raise an error if an output would replace a source, the model or another output.
+
+    Any other file that exists is replaced only with ``force``.
+    """
     read = [path for source in sources for path in (Path(source.path), *source.pictures)]
     known = {path.resolve(): "is one of the sources" for path in read}
     if model is not None:
@@ -76,6 +82,10 @@ def check_targets(
             continue
         if (use := known.get(path.resolve())) is not None:
             raise ValueError(f"{option} would replace {path}, which {use}; give another name.")
+        if path.is_file() and not force:
+            raise FileExistsError(
+                f"{path} exists already; give another name for {option}, or --force to replace it."
+            )
         known[path.resolve()] = f"{option} writes, too"
 
 

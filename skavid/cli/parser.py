@@ -16,13 +16,16 @@ from skavid.cli.arguments import (
     add_dataset,
     add_device,
     add_events,
+    add_force,
     add_fps,
     add_ground_truth,
     add_ignore,
     add_inputs,
+    add_labels,
     add_model,
     add_target_fpr,
     positive_number,
+    share,
     whole_number,
 )
 
@@ -44,8 +47,8 @@ two commands find the irregular events in a video of a fixed camera:
   skavid fit normal.mp4 model
   skavid segment model today.mp4 --overlay odd.mp4
 
-`skavid COMMAND --help` shows examples. Exit codes: 0 success, 2 bad input, 130 after Ctrl-C, 143
-after SIGTERM, 1 a bug in skavid.""",
+`skavid COMMAND --help` shows examples. Exit codes: 0 success, 1 some images could not be
+read, 2 bad input, 70 a bug in skavid, 130 after Ctrl-C, 143 after SIGTERM.""",
     )
     parser.add_argument("--version", action="version", version=f"skavid {__version__}")
     commands = parser.add_subparsers(
@@ -146,6 +149,7 @@ thresholds. The model remembers how its sources were read. Without --epochs the 
         metavar="NAME=VALUE",
         help="set a parameter of AVIDDetector; may be given several times",
     )
+    add_force(parser)
     add_fps(parser)
     add_ignore(parser)
     add_device(parser)
@@ -173,6 +177,7 @@ Score images or frames: one row per image, which is irregular if its score is at
         metavar="FILE",
         help=".csv, .jsonl or .parquet file to write (default: CSV on the standard output)",
     )
+    add_force(parser)
     add_average_frames(parser)
 
 
@@ -218,6 +223,7 @@ are in pixels of the original images, whatever the image size of the model.
         metavar="FILE",
         help="write scores to a .csv, .jsonl or .parquet file",
     )
+    add_force(parser)
     add_events(parser)
     add_average_frames(parser)
 
@@ -226,24 +232,38 @@ def _add_calibrate(commands: Any) -> None:
     parser = _command(
         commands,
         "calibrate",
-        "find new thresholds on normal data, without training",
+        "find or set new thresholds, without training",
         f"""\
-Find new thresholds on normal data that the model was not trained on. The networks stay the same.
+Find new thresholds on normal data that the model was not trained on, so that few normal images are
+flagged; or, with --labels, on normal and irregular data, so that both are told apart best; or set
+them with --alpha and --zeta, such as those that a report proposes. The networks stay the same.
 
 {SOURCES}""",
         """\
   skavid calibrate model first-week.mp4
-  skavid calibrate model first-week.mp4 --target-fpr 0.001 --output strict-model""",
+  skavid calibrate model first-week.mp4 --target-fpr 0.001 --output strict-model
+  skavid calibrate model parts/ --labels folders   parts/good, parts/crack...: the largest F1
+  skavid calibrate model --alpha 0.4 --zeta 0.2    thresholds by hand""",
     )
-    add_inputs(parser)
-    add_target_fpr(parser)
-    parser.add_argument(
+    add_inputs(parser, "*")
+    add_target_fpr(parser, None)
+    add_labels(parser)
+    add = parser.add_argument
+    add(
+        "--criterion",
+        choices=("f1", "balanced-accuracy"),
+        help="what is largest at the thresholds chosen by --labels (default: f1)",
+    )
+    add("--alpha", type=positive_number, metavar="A", help="threshold on the residual")
+    add("--zeta", type=share, metavar="Z", help="threshold on the regularity, between 0 and 1")
+    add(
         "--output",
         "-o",
         type=Path,
         metavar="MODEL",
-        help="model file to write (default: replace the given model)",
+        help="model file to write (default: change the given model)",
     )
+    add_force(parser)
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -300,6 +320,7 @@ masks. It opens in any browser and loads nothing from the network.
         metavar="N",
         help="number of the most irregular images to show (default: 12)",
     )
+    add_force(parser)
     add_ground_truth(parser)
 
 
@@ -367,6 +388,7 @@ def _add_export(commands: Any) -> None:
         "its config.pbtxt",
     )
     add("--verify", metavar="SOURCE", help="compare graph and model on images of this source")
+    add_force(parser)
 
 
 def _add_demo(commands: Any) -> None:

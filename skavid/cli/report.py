@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     check_file("--output", output, ".html")
     if arguments.dataset:
         detector, reading = open_model_for_dataset(arguments)
-        check_targets({"--output": output}, [], arguments.model)
+        check_targets({"--output": output}, [], arguments.model, arguments.force)
         set_ignore_mask(arguments, detector, reading, [])
         data = _load_dataset(arguments, reading, console)
         size = _write(arguments, detector, reading, data, console)
@@ -56,10 +56,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         detector, reading, found, _ = open_model_and_sources(
             arguments, console, {"--output": output}
         )
-        labels, masks = read_ground_truth(arguments, found, reading, detector)
+        truth = read_ground_truth(arguments, found, reading, detector)
         with temporary_folder(output) as folder:
             images, ids, names = _load_sources(found, reading, Path(folder), console)
-            check_ground_truth(arguments, labels, masks, len(images), reading.unit)
+            labels, masks, _, _ = truth = truth.of(names)
+            check_ground_truth(arguments, truth, len(images), reading.unit)
             clip_names = [source.name for source in found]
             data = _Data(images, ids, clip_names, names, labels, masks)
             size = _write(arguments, detector, reading, data, console)

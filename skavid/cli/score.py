@@ -32,12 +32,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                 if write is None:  # the first images could be read: now the table may begin
                     write = exits.enter_context(table(output, COLUMNS, as_json=console.as_json))
                 write(table_rows(batch, maps))
-                totals.add(maps)
-        if output is not None and (console.as_json or not stop.stopped):
-            summary = irregular(totals.n_irregular, totals.n, reading.unit, totals.reasons)
-            result = totals.facts() | {"output": str(output)}
-            text = "" if stop.stopped else f"{summary}; the scores are in {output}."
-            console.print_result(result, text)
+                totals.add(batch, maps)
+        summary = irregular(totals.n_irregular, totals.n, reading.unit, totals.reasons)
+        where = "" if output is None else f"; the scores are in {output}"
+        text = "\n".join([f"{summary}{where}.", *totals.lines()])
+        if output is None:  # the table is on the standard output
+            console.log(text)
+        elif console.as_json or not stop.stopped:
+            console.print_result(totals.facts() | {"output": str(output)}, text)
         where = "were written" if output is None else f"are in {output}"
         done = counted(totals.n, reading.unit)
         return exit_code(stop, console, done, f"the scores so far {where}")

@@ -16,10 +16,12 @@ from skavid.datasets import sources
 from skavid.datasets.sources import Reading, Sample, Source
 from skavid.estimator import AVIDDetector
 from skavid.temporal import causal_mean
+from skavid.wording import counted
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
 BATCH_SIZE, BATCH_BYTES = 64, 2**27
+MAX_LISTED = 20  # irregular images
 SAME_FRAME_RATE = 1.3  # ratio up to which a model sees the same speeds
 COLUMNS: dict[str, type] = {
     "source": str, "frame": int, "time": float, "score": float, "irregular": bool,
@@ -51,22 +53,53 @@ class Scorer:
 
 
 class Totals:
-    """Numbers of images, of irregular ones, and of those that are irregular as a whole."""
+    """Numbers of images, of irregular ones, and of those that are irregular as a whole.
+
+    Irregular images are kept by name, except the frames of videos, which belong to events.
+    """
 
     def __init__(self) -> None:
         self.n = self.n_irregular = 0
         self.reasons: Counter[str] = Counter()  # of images that are irregular as a whole
+        self._listed: list[dict[str, Any]] = []
 
-    def add(self, maps: AnomalyMaps) -> None:
+    def add(self, batch: list[Sample], maps: AnomalyMaps) -> None:
         """Count the images of a batch."""
         self.n += len(maps.scores)
         self.n_irregular += int((maps.scores <= 0).sum())
         self.reasons.update(reason for reason in maps.why if reason)
+        for sample, score, reason in zip(batch, maps.scores, maps.why, strict=True):
+            if score <= 0 and sample.time is None:
+                is_file = sample.file_name == sample.name  # others are rows of an array
+                name = sample.name if is_file else f"{sample.name}[{sample.index}]"
+                row = {"source": name, "score": float(score), "reason": reason}
+                self._listed.append(row)
+
+    def irregular_images(self) -> list[dict[str, Any]]:
+        """Return the irregular images, the most irregular one first."""
+        return sorted(self._listed, key=lambda row: row["score"])
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers for JSON."""
         whole = {"as_a_whole": self.reasons.total(), "reasons": dict(self.reasons)}
-        return {"images": self.n, "irregular": self.n_irregular, **whole}
+        numbers = {"images": self.n, "irregular": self.n_irregular, **whole}
+        return numbers | {"irregular_images": self.irregular_images()}
+
+    def lines(self) -> list[str]:
+        """List the irregular images for the terminal."""
+        rows = self.irregular_images()
+        if not rows:
+            return []
+        order = ", the most irregular first" if len(rows) > 1 else ""
+        order += f" ({MAX_LISTED} of them)" if len(rows) > MAX_LISTED else ""
+        return [
+            f"{counted(len(rows), 'irregular image')}{order}:",
+            *(
+                f"    {row['source']}  (score {row['score']:.3g}"
+                f"{row['reason'] and ', as a whole ' + row['reason']})"
+                for row in rows[:MAX_LISTED]
+            ),
+        ]
 
 
 def score_sources(
@@ -81,6 +114,7 @@ def score_sources(
     """Yield batches of samples, their maps, and whether a batch is the first of its source."""
     numbers = [source.n_images() for source in found]
     total = None if None in numbers else sum(number or 0 for number in numbers)
+    n_read = 0
     with console.progress(total, reading.unit) as bar:
         for source in found:
             scorer.begin()
@@ -88,11 +122,13 @@ def score_sources(
             for batch in _batches(sources.read_source(source, reading, display=display)):
                 if is_first:
                     _note_frame_rate(source, batch, scorer.detector, console)
+                n_read += len(batch)
                 yield batch, scorer.score([sample.image for sample in batch]), is_first
                 is_first = False
                 bar.update(len(batch))
                 if stop.stopped:
                     return
+    sources.check_any(n_read, found)
 
 
 def _batches(samples: Iterator[Sample]) -> Iterator[list[Sample]]:

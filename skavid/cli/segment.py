@@ -71,12 +71,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                     events.push(sample, float(maps.scores[row]), maps.why[row])
                     for write in writers:
                         write(sample, maps, row)
-                totals.add(maps)
+                totals.add(batch, maps)
         listed = events.finish()
         written = [str(target) for target in targets.values() if target is not None]
         result = totals.facts() | {"events": listed, "outputs": written}
         summary = irregular(totals.n_irregular, totals.n, reading.unit, totals.reasons)
-        console.print_result(result, _text(summary, listed, written))
+        console.print_result(result, _text(summary, totals.lines(), listed, written))
         where = f"are in {', '.join(written)}" if written else "were printed"
         done = counted(totals.n, reading.unit)
         return exit_code(stop, console, done, f"the results so far {where}")
@@ -291,8 +291,10 @@ class _EventList:
                 self._rows.append({"source": self._name, **values, "reason": event.reason})
 
 
-def _text(summary: str, events: list[dict[str, Any]], written: list[str]) -> str:
-    lines = [f"{summary}."]
+def _text(
+    summary: str, images: list[str], events: list[dict[str, Any]], written: list[str]
+) -> str:
+    lines = [f"{summary}.", *images]
     if events:
         order = ", the most irregular first" if len(events) > 1 else ""
         order += f" ({MAX_LISTED} of them)" if len(events) > MAX_LISTED else ""

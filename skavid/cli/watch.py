@@ -83,9 +83,9 @@ class _Records:
         folder = self._snapshots
         if folder is None or sample.display_image is None:
             return None
-        # Cameras are watched more than once, so their snapshots have the time in their names.
-        started = f"{self._started_at:%Y%m%dT%H%M%S}-" if self._feed.is_live else ""
-        path = folder / f"{self._feed.name}-{started}{event.number:04d}.png"
+        # The time keeps the snapshots of the last time that the source was watched.
+        started = f"{self._started_at:%Y%m%dT%H%M%S}"
+        path = folder / f"{self._feed.name}-{started}-{event.number:04d}.png"
         ignored = self._scorer.detector.ignore_mask
         drawn = draw_overlay(
             sample.display_image, mask=mask, regularity=maps.regularity[0], ignore_mask=ignored

@@ -39,7 +39,7 @@ from skavid.video.pictures import (
     read_marks,
     spread,
 )
-from skavid.wording import counted, readable
+from skavid.wording import counted, listed, readable
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
@@ -148,6 +148,25 @@ class Source(NamedTuple):
         return None if "://" in str(self.path) else count_frames(self.path)
 
 
+class UnreadableWarning(UserWarning):
+    """Images that cannot be read and were left out; ``names`` holds their names."""
+
+    def __init__(self, names: list[str], total: int) -> None:
+        super().__init__(
+            f"{len(names):,} of {counted(total, 'image')} cannot be read: {listed(names)}; get "
+            "new copies."
+        )
+        self.names = names
+
+
+def check_any(n: int, found: Sequence[Source]) -> None:
+    """Raise an error if no image of any source could be read."""
+    if n == 0:
+        raise ValueError(
+            f"none of the images in {listed([str(s.path) for s in found])} can be read."
+        )
+
+
 class Sample(NamedTuple):
     """One image as a model takes it, and where it comes from.
 
@@ -179,7 +198,7 @@ def list_sources(paths: Sequence[str], *, stacked: bool, fps: float | None = Non
 
     ``fps`` is the frame rate of such pictures, 25 if it is None.
     """
-    found = [source for path in paths for source in _find(path, stacked=stacked)]
+    found = _merged([source for path in paths for source in _find(path, stacked=stacked)])
     if fps is not None:
         found = [
             source._replace(fps=None if source.has_timestamps() else fps)
@@ -189,12 +208,21 @@ def list_sources(paths: Sequence[str], *, stacked: bool, fps: float | None = Non
         ]
     if len(found) < 2:
         return found
-    # Pictures of one folder that were given one by one share a name.
-    keys = [source.path if source.kind == "pictures" else n for n, source in enumerate(found)]
-    distinct = dict(zip(keys, found, strict=True))
-    names = dict(zip(distinct, _unique_names(list(distinct.values())), strict=True))
-    named = ((source, names[key]) for source, key in zip(found, keys, strict=True))
+    named = zip(found, _unique_names(found), strict=True)
     return [source._replace(name=name, prefix=f"{name}/") for source, name in named]
+
+
+def _merged(found: list[Source]) -> list[Source]:
+    """Make one source of the pictures of a folder that were given one by one."""
+    merged: dict[Any, Source] = {}
+    for number, source in enumerate(found):
+        key = source.path if source.kind == "pictures" else number
+        if (first := merged.get(key)) is not None:
+            source = first._replace(
+                pictures=first.pictures + source.pictures, n_pages=first.n_pages + source.n_pages
+            )
+        merged[key] = source
+    return list(merged.values())
 
 
 def _unique_names(found: list[Source]) -> list[str]:
@@ -462,7 +490,7 @@ def _read_pictures(source: Source, reading: Reading, display: bool) -> Iterator[
     read: dict[str, Any] = {"size": size, "color": reading.color}
     read["value_range"] = _range_of(source, reading)
     has_warned = False
-    n_read, index = 0, 0
+    index = 0
     broken = []
     for path, n in zip(source.pictures, source.n_pages, strict=True):
         try:
@@ -475,16 +503,11 @@ def _read_pictures(source: Source, reading: Reading, display: bool) -> Iterator[
                 has_warned = has_warned or _warn_if_distorted(path, shape, size)
                 name = source.name_of(path, page if n > 1 else None)
                 yield Sample(frame.image, name, index + page, None, display_image)
-                n_read += 1
         except BrokenVideoError:
-            broken.append(path)
+            broken.append(source.name_of(path))
         index += n
     if broken:
-        total = sum(source.n_pages)
-        raise BrokenVideoError(
-            f"{max(1, total - n_read)} of {counted(total, 'image')} cannot be read, the "
-            f"first of which is {broken[0]}; get new copies."
-        )
+        warnings.warn(UnreadableWarning(broken, sum(source.n_pages)), stacklevel=3)
 
 
 def _range_of(source: Source, reading: Reading) -> Range | None:
@@ -589,6 +612,7 @@ def load_images(
                 before = sample.time if has_times else None
                 yield sample.image
                 on_sample(sample)
+        check_any(len(ids), found)
 
     array = save_frames(folder / "images.npy", images())
     return array, np.array(ids), 1 / float(np.median(steps)) if steps else None

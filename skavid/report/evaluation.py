@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from skavid import metrics
 from skavid.datasets.clips import (
+    NORMAL,
     choose_mask,
     index_masks,
     is_normal,
@@ -23,8 +24,10 @@ from skavid.datasets.clips import (
     warn_of_lossy,
 )
 from skavid.datasets.sources import Source, open_array
+from skavid.video.decoding import BrokenVideoError
+from skavid.video.frames import picture_shape
 from skavid.video.pictures import list_pictures
-from skavid.wording import counted, listed, there_are
+from skavid.wording import counted, listed, readable, there_are
 
 __all__: list[str] = []  # for the command line and the report alone
 
@@ -53,6 +56,27 @@ def read_labels(path: Path) -> NDArray[np.int64]:
             f"{unknown[0][:40]!r}."
         )
     return np.array([LABELS[word] for word in words], dtype=int)
+
+
+def kinds_of(found: Sequence[Source]) -> list[str] | None:
+    """Return the folder of each picture, if the folders name kinds, among them a normal one."""
+    if any(source.kind != "pictures" for source in found):
+        return None
+    images = (path for source in found for path, _ in source.images())
+    kinds = [readable(path.absolute().parent.name) for path in images]
+    has_kinds = len(set(kinds)) > 1 and any(map(is_normal, kinds))
+    return kinds if has_kinds else None
+
+
+def labels_of(found: Sequence[Source]) -> NDArray[np.int64]:
+    """Return labels by the names of folders: all but those of normal images are irregular."""
+    kinds = kinds_of(found)
+    if kinds is None:
+        raise ValueError(
+            "--labels folders needs images in several folders, and those of normal images must "
+            f"be called {' or '.join(sorted(NORMAL))}."
+        )
+    return np.array([1 if is_normal(kind) else -1 for kind in kinds])
 
 
 def check_count(path: Path, what: str, found: int, n: int, unit: str) -> None:
@@ -98,12 +122,21 @@ def _masks_by_name(
         )
     _tell_unmatched(path, [picture for _, picture, _ in images], found)
     warn_of_lossy(found)
+    # A picture that cannot be read has no size, and is left out later.
     masks = [
-        read_mask(mask, picture, shape, page=page or 0)
+        read_mask(mask if _is_readable(picture) else None, picture, shape, page=page or 0)
         for mask, (_, picture, page) in zip(found, images, strict=True)
     ]
     _tell_unmarked_defects(images, masks)
     return masks
+
+
+def _is_readable(picture: Path) -> bool:
+    try:
+        picture_shape(picture)
+    except BrokenVideoError:
+        return False
+    return True
 
 
 def _tell_unmarked_defects(
@@ -174,6 +207,7 @@ def compute_metrics(
     unit: str,
     *,
     has_masks: NDArray[np.bool_] | None = None,
+    kinds: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Compute the metrics that the ground truth allows.
 
@@ -196,6 +230,8 @@ def compute_metrics(
     has_masks : ndarray of shape (n_images,), default=None
         False for images that nobody drew a mask for; for these only the label counts. None if
         the masks of all images were drawn.
+    kinds : sequence of str, default=None
+        Kind of each image, such as "good" or that of its fault.
 
     Returns
     -------
@@ -210,11 +246,7 @@ def compute_metrics(
         if ignored is not None:
             labels = np.where(drawn, np.where(marked, -1, 1), labels)
     irregular = labels == -1
-    if irregular.all() or not irregular.any():
-        kind = "irregular" if irregular.all() else "normal"
-        raise ValueError(
-            f"according to the ground truth all {unit}s are {kind}; both kinds are needed."
-        )
+    check_kinds(irregular, unit)
     flagged = scores <= 0
     result: dict[str, Any] = {
         "images": len(scores),
@@ -223,7 +255,10 @@ def compute_metrics(
         "eer": metrics.equal_error_rate(labels, scores),
         "false_alarms": float(flagged[~irregular].mean()),
         "hits": float(flagged[irregular].mean()),
+        **decisions(flagged, irregular),
     }
+    if kinds is not None:
+        result["kinds"] = _metrics_of_kinds(np.asarray(kinds), scores, irregular)
     clips = np.unique(clip_of)
     mixed = sum(len(np.unique(labels[clip_of == clip])) == 2 for clip in clips)
     if mixed and len(clips) > 1:
@@ -242,8 +277,92 @@ def compute_metrics(
     }
 
 
+def check_kinds(irregular: NDArray[np.bool_], unit: str) -> None:
+    """Raise an error unless some images are irregular and some are normal."""
+    if irregular.all() or not irregular.any():
+        kind = "irregular" if irregular.all() else "normal"
+        raise ValueError(
+            f"according to the ground truth all {unit}s are {kind}; both kinds are needed."
+        )
+
+
+def decisions(flagged: NDArray[np.bool_], irregular: NDArray[np.bool_]) -> dict[str, Any]:
+    """Compare the images that are flagged with those that are irregular, which is "positive".
+
+    The precision is None where nothing is flagged, and the recall where nothing is irregular.
+    """
+    (tn, fp), (fn, tp) = confusion_matrix(irregular, flagged, labels=[False, True]).tolist()
+    return {
+        "f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None,
+        "precision": tp / (tp + fp) if tp + fp else None,
+        "recall": tp / (tp + fn) if tp + fn else None,
+        "confusion": {
+            "true_positives": tp, "false_negatives": fn, "false_positives": fp,
+            "true_negatives": tn,
+        },
+    }  # fmt: skip
+
+
+def _metrics_of_kinds(
+    kinds: NDArray[Any], scores: NDArray[np.float64], irregular: NDArray[np.bool_]
+) -> list[dict[str, Any]]:
+    """Measure each kind; its irregular images are compared with all normal ones."""
+    rows = []
+    for kind in dict.fromkeys(kinds.tolist()):
+        here = kinds == kind
+        row: dict[str, Any] = {
+            "kind": kind,
+            "images": int(here.sum()),
+            "irregular": int(irregular[here].sum()),
+            "flagged": int((scores[here] <= 0).sum()),
+        }
+        if row["irregular"]:
+            compared = (here & irregular) | ~irregular
+            measured = decisions(scores[compared] <= 0, irregular[compared])
+            row |= {name: measured[name] for name in ("f1", "precision", "recall")}
+            row["auc"] = float(roc_auc_score(~irregular[compared], scores[compared]))
+        rows.append(row)
+    return rows
+
+
+def best_cut(
+    scores: NDArray[np.float64], labels: NDArray[np.int64], criterion: str
+) -> tuple[float, float]:
+    """Find the cut that separates labelled images best: flagged are scores of at most the cut.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_images,)
+        The higher, the more normal.
+    labels : ndarray of shape (n_images,)
+        1 for normal and -1 for irregular images, both present.
+    criterion : {"f1", "balanced-accuracy"}
+        What is largest at the cut. Of several best cuts, the one that flags fewest is taken.
+
+    Returns
+    -------
+    cut : float
+        Half way between two scores.
+    value : float
+        The criterion at the cut.
+    """
+    order = np.argsort(scores, kind="stable")
+    ordered, irregular = scores[order], labels[order] == -1
+    hits, alarms = np.cumsum(irregular), np.cumsum(~irregular)
+    n_irregular, n_normal = hits[-1], alarms[-1]
+    values = {
+        "f1": 2 * hits / (hits + alarms + n_irregular),
+        "balanced-accuracy": (hits / n_irregular + 1 - alarms / n_normal) / 2,
+    }[criterion]
+    is_cut = np.append(ordered[1:] > ordered[:-1], True)  # equal scores are flagged together
+    best = int(np.argmax(np.where(is_cut, values, -1)))
+    after = ordered[best + 1] if best + 1 < len(ordered) else ordered[best] + 1
+    return float((ordered[best] + after) / 2), float(values[best])
+
+
 def format_metrics(result: dict[str, Any], unit: str) -> str:
-    """Format metrics as a table."""
+    """Format metrics as tables."""
+    counts = result["confusion"]
     names = {
         "auc": f"AUC of {unit}s",
         "eer": f"equal error rate of {unit}s",
@@ -252,12 +371,45 @@ def format_metrics(result: dict[str, Any], unit: str) -> str:
         "pixel_auc": "pixel-level AUC (PAMI 2014, 40 %)",
         "pixel_eer": "pixel-level equal error rate",
         "aupro": "AUPRO (up to 30 % of false positives)",
-        "false_alarms": f"normal {unit}s flagged, at the model's thresholds",
-        "hits": f"irregular {unit}s flagged",
     }
     width = max(map(len, names.values()))
-    lines = [f"{counted(result['images'], unit)}, {result['irregular']} of them irregular"]
-    lines += [
-        f"{text:{width}}  {result[name]:.3f}" for name, text in names.items() if name in result
+    lines = [
+        f"{counted(result['images'], unit)}, {result['irregular']} of them irregular",
+        "",
+        "At the model's thresholds:",
+        f"{'':20}{'flagged':>10}{'not flagged':>13}",
+        *(
+            f"{f'{kind} {unit}s':20}{counts[flagged]:>10,}{counts[missed]:>13,}"
+            for kind, flagged, missed in (
+                ("irregular", "true_positives", "false_negatives"),
+                ("normal", "false_positives", "true_negatives"),
+            )
+        ),
+        f"F1 {_number(result['f1'])}, precision {_number(result['precision'])}, recall "
+        f"{_number(result['recall'])}, false alarm rate {result['false_alarms']:.3f}",
+        "",
+        "Over all thresholds:",
+        *(f"{text:{width}}  {result[name]:.3f}" for name, text in names.items() if name in result),
     ]
+    if "kinds" in result:
+        lines += ["", *_format_kinds(result["kinds"])]
     return "\n".join(lines)
+
+
+def _format_kinds(rows: list[dict[str, Any]]) -> list[str]:
+    measures = ("recall", "precision", "f1", "auc")
+    width = max(len(row["kind"]) for row in rows)
+    head = f"{'kind':{width}}{'images':>8}{'flagged':>9}"
+    return [
+        "Each kind, compared with all normal images:",
+        head + "".join(f"{name:>11}" for name in ("recall", "precision", "F1", "AUC")),
+        *(
+            f"{row['kind']:{width}}{row['images']:>8,}{row['flagged']:>9,}"
+            + "".join(f"{_number(row[name]):>11}" for name in measures if name in row)
+            for row in rows
+        ),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
