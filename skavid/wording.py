@@ -28,6 +28,13 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def roughly(seconds: float) -> str:
+    """Write a duration in one unit, such as "40 s", "3 min" or "1.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def clock(seconds: float) -> str:
     """Write seconds as "1:02.5", or with hours as "1:01:02.5"."""
     minutes, rest = divmod(max(0.0, seconds), 60)

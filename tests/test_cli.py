@@ -310,6 +310,41 @@ def test_fit_describes_the_thresholds_and_the_next_steps(capsys, place, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_fit_estimates_its_time_and_prints_lines_where_there_is_no_terminal(
+    capsys, place, monkeypatch
+):
+    monkeypatch.setattr("skavid.cli.console.EVERY", 0.02)
+    monkeypatch.setattr("skavid.cli.fit.FIRST_STEPS", 2)
+    words = [*TINY[2:], *SIZE, "--epochs", "3", "--set", "batch_size=8"]
+    code, _, err = run(capsys, "fit", place / "normal.mp4", "model", *words)
+    assert code == 0
+    lines = err.splitlines()
+    assert any(re.fullmatch(r"Preparing the networks: \d+ s so far\.", line) for line in lines)
+    (estimate,) = [line for line in lines if line.startswith("The training takes about ")]
+    assert re.fullmatch(r"The training takes about \d+ s, by its first 2 steps\.", estimate)
+    told = [re.fullmatch(r"(\d+) of 18 steps(, about \d+ s left)?\.", line) for line in lines]
+    assert any(told)
+    assert not set("\r\x1b") & set(err)
+    assert not run(capsys, "fit", place / "normal.mp4", "quiet", *words, "--quiet")[2]
+
+
+def test_the_estimate_does_not_count_the_preparation(monkeypatch):
+    from types import SimpleNamespace
+
+    from skavid.cli.console import Progress
+
+    now = [0.0]
+    monkeypatch.setattr("skavid.cli.console.time.monotonic", lambda: now[0])
+    progress = Progress(SimpleNamespace(quiet=True, bar=None), 100, "step", "Preparing")
+    now[0] = 600.0
+    assert (progress.describe(), progress.seconds_left()) == ("Preparing: 10 min so far.", None)
+    for _ in range(11):
+        now[0] += 2.0
+        progress.update()
+    assert progress.seconds_left() == 2.0 * 89
+    assert progress.describe() == "11 of 100 steps, about 3 min left."
+
+
 def test_fit_gives_the_same_model_for_the_same_seed(place):
     first = AVIDDetector.load(place / "model")
     words = ["fit", place / "normal.mp4", "again", *TINY, *SIZE, "--target-fpr", "0.4", "--quiet"]

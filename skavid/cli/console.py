@@ -7,20 +7,25 @@ import json
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from skavid.wording import counted, readable
+from skavid.wording import counted, readable, roughly
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
+EVERY = 30.0  # seconds between two lines about the progress
 SUCCESS, INCOMPLETE, BAD_INPUT, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 130, 143
 
 # Advice that messages of the library give in Python, and how the command line says it.
 REWORDED = (
     ("X holds 1 ", "There is 1 "),
+    ("X has 1 ", "There is 1 "),
+    ("X has ", "There are "),
+    ("target_fpr=", "--target-fpr "),
     ("X holds ", "There are "),
     ("he same fit goes on", "he same command goes on"),
     ("pass size=(height, width)", "give --size HEIGHT WIDTH"),
@@ -90,24 +95,85 @@ class Console:
             yield
 
     @contextmanager
-    def progress(self, total: int | None, unit: str) -> Iterator[Any]:
-        """Show a progress bar on a terminal."""
-        from tqdm import tqdm
+    def progress(self, total: int | None, unit: str, preparing: str = "") -> Iterator[Progress]:
+        """Show the progress of a loop; ``preparing`` says what happens before its first step."""
+        progress = Progress(self, total, unit, preparing)
+        with progress.told_regularly():
+            yield progress
 
-        disable = True if self.quiet else None  # None disables it where there is no terminal
-        with tqdm(
-            total=total,
-            unit=unit,
-            file=sys.stderr,
-            leave=False,
-            disable=disable,
-            dynamic_ncols=True,
-        ) as bar:
-            self.bar = bar
-            try:
-                yield bar
-            finally:
-                self.bar = None
+
+class Progress:
+    """The steps of a loop: a bar on a terminal, elsewhere a line every 30 seconds.
+
+    The time before the first step, in which much may be prepared, counts for no estimate.
+    """
+
+    def __init__(self, console: Console, total: int | None, unit: str, preparing: str) -> None:
+        self.console = console
+        self.total = total
+        self.unit = unit
+        self.preparing = preparing
+        self.n = 0
+        self._started = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when the first step ended, and its number
+
+    def update(self, n: int = 1) -> None:
+        """Count steps."""
+        self.n += n
+        if self._first is not None:
+            if self.console.bar is not None:
+                self.console.bar.update(n)
+            return
+        self._first = time.monotonic(), self.n
+        if not self.console.quiet and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.console.bar = tqdm(
+                total=self.total, initial=self.n, unit=self.unit, file=sys.stderr, leave=False,
+                dynamic_ncols=True,
+            )  # fmt: skip
+
+    def seconds_left(self) -> float | None:
+        """Estimate the time of all steps left by those so far; None while it is unknown."""
+        if self._first is None or self.total is None or self.n <= self._first[1]:
+            return None
+        per_step = (time.monotonic() - self._first[0]) / (self.n - self._first[1])
+        return max(0, self.total - self.n) * per_step
+
+    def describe(self) -> str:
+        """Return a line about the present state."""
+        if self.n == 0:
+            so_far = roughly(time.monotonic() - self._started)
+            return f"{self.preparing or 'Starting'}: {so_far} so far."
+        total = "" if self.total is None else f" of {self.total:,}"
+        left = self.seconds_left()
+        rest = "" if left is None else f", about {roughly(left)} left"
+        return f"{self.n:,}{total} {self.unit if self.total == 1 else self.unit + 's'}{rest}."
+
+    @contextmanager
+    def told_regularly(self) -> Iterator[None]:
+        """Print a line every 30 seconds while no bar is drawn, and close the bar at the end."""
+        ended = threading.Event()
+
+        def tell() -> None:
+            while not ended.wait(EVERY):
+                if self.console.bar is None:
+                    self.console.log(self.describe())
+
+        thread = threading.Thread(target=tell, daemon=True)
+        # A camera has no total: it would fill a log file.
+        is_told = not self.console.quiet and (self.total is not None or self.preparing)
+        if is_told:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if is_told:
+                thread.join()
+            if self.console.bar is not None:
+                self.console.bar.close()
+                self.console.bar = None
 
 
 class CtrlC:

@@ -34,13 +34,14 @@ from skavid.datasets.sources import Reading, Source
 from skavid.estimator import AVIDDetector
 from skavid.exceptions import DivergedError
 from skavid.sklearn_private import parameter_constraints, validate_parameters
-from skavid.wording import clock, counted, listed
+from skavid.wording import clock, counted, listed, roughly
 from skavid.writing import check_target
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
 TRAINING_IMAGES = 100_000  # images times epochs: UCSD Ped2 at 40 epochs
 MIN_EPOCHS, MAX_EPOCHS = 4, 40
+FIRST_STEPS = 10  # by which the duration of a training is estimated
 SMALL_OBJECT = 8.0  # pixels, below which larger frames help
 NOT_SETTABLE = {
     "callbacks", "ignore_mask", "image_shape", "memory", "training__checkpoint",
@@ -207,7 +208,7 @@ def _train(
         + ("." if checkpoint is None else "; the same command then continues the training.")
     )
     try:
-        with _training_progress(detector, len(data.images), console):
+        with _training_progress(detector, console):
             detector.fit(data.images, groups=data.groups)
     except DivergedError as error:
         raise ValueError(str(error)) from error
@@ -215,37 +216,42 @@ def _train(
 
 
 @contextmanager
-def _training_progress(detector: AVIDDetector, n_images: int, console: Console) -> Iterator[None]:
-    n_train = n_images - round(detector.validation_fraction * n_images)
-    n_batches = max(1, math.ceil(n_train / detector.batch_size))
-    with console.progress(detector.max_epochs * n_batches, "batch") as bar:
+def _training_progress(detector: AVIDDetector, console: Console) -> Iterator[None]:
+    with console.progress(None, "step", "Preparing the networks") as bar:
 
         class Progress(Callback):  # type: ignore[misc]
-            """Update the bar; its length is corrected once an epoch has been counted."""
+            """Count the steps, and estimate how long all of them take by the first ones."""
 
             n_before: int | None = None
+            has_estimated = False
 
             def on_train_begin(self, net: Any, **_: Any) -> None:
                 self.n_before = len(net.history)
+                n_left = detector.max_epochs - self.n_before
+                bar.total = net.n_steps_ * n_left // detector.max_epochs
                 if self.n_before:
                     console.log(
                         f"Continuing after epoch {self.n_before} of {detector.max_epochs}."
                     )
 
             def on_batch_end(self, net: Any, training: bool = False, **_: Any) -> None:
-                if training:
-                    bar.update()
+                if not training:
+                    return
+                bar.update()
+                seconds = bar.seconds_left()
+                if not self.has_estimated and bar.n > FIRST_STEPS and seconds is not None:
+                    self.has_estimated = True
+                    console.log(
+                        f"The training takes about {roughly(seconds)}, by its first "
+                        f"{FIRST_STEPS} steps."
+                    )
 
             def on_epoch_end(self, net: Any, **_: Any) -> None:
-                n_done = len(net.history)
-                n_new = n_done - (self.n_before or 0)
-                if not bar.disable:
-                    bar.total = bar.n * (n_new + detector.max_epochs - n_done) // n_new
                 if console.verbose:
                     row = net.history[-1]
                     console.log(
-                        f"epoch {n_done}: error of I {row['valid_inpainter']:.4f}, AUC of D "
-                        f"{row['valid_detector_auc']:.3f} on validation images"
+                        f"epoch {len(net.history)}: error of I {row['valid_inpainter']:.4f}, AUC "
+                        f"of D {row['valid_detector_auc']:.3f} on validation images"
                     )
 
         progress = Progress()
@@ -259,7 +265,9 @@ def _training_progress(detector: AVIDDetector, n_images: int, console: Console) 
 def _text(detector: AVIDDetector, reading: Reading, result: dict[str, Any]) -> str:
     calibration = detector.calibration_
     held_out = ""
-    if calibration:
+    if calibration and calibration["n_images"] == result["n_images"]:
+        held_out = ", each of which was left out in turn to find the thresholds"
+    elif calibration:
         held_out = f", {calibration['n_images']:,} of which were held out to find the thresholds"
     lines = [
         f"Trained for {counted(detector.n_iter_, 'epoch')} in {clock(result['seconds'])} on "
