@@ -28,6 +28,11 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def pixels_of(shape: Sequence[int]) -> str:
+    """Write the size of an image, (height, width, ...), as width x height."""
+    return f"{shape[1]} x {shape[0]} pixels"
+
+
 def roughly(seconds: float) -> str:
     """Write a duration in one unit, such as "40 s", "3 min" or "1.5 h"."""
     if seconds < 100:

@@ -255,7 +255,8 @@ def test_info_describes_a_model(capsys, place):
     code, out, _ = run(capsys, "info", place / "model")
     assert code == 0
     assert out.splitlines()[:2] == [
-        f"{place / 'model'} reads images at 16 x 24 pixels, grey, 3 frames stacked per image.",
+        f"{place / 'model'} reads images at 24 x 16 pixels (width x height), grey, 3 frames "
+        "stacked per image.",
         "Trained for 1 epoch on normal.mp4.",
     ]
     assert out.splitlines()[-1] == (
@@ -299,13 +300,13 @@ def test_fit_describes_the_thresholds_and_the_next_steps(capsys, place, tmp_path
     code, out, err = run(capsys, "fit", place / "normal.mp4", "model", *TINY, *SIZE)
     assert code == 0
     assert (
-        " on 60 frames, 12 of which were held out to find the thresholds, at 16 x 24 pixels" in out
+        " on 60 frames, 12 of which were held out to find the thresholds, at 24 x 16 pixels" in out
     )
     assert "calibrated on 12 frames in 2 clips held out of the training. With a" in out
     assert "skavid segment model today.mp4 --overlay odd.mp4" in out
     assert err.splitlines()[1] == (
-        "Training on 60 frames, at 16 x 24 pixels, grey, 3 frames stacked per image; 1 epoch. "
-        "After the first epoch Ctrl-C keeps the best networks so far."
+        "Training on 60 frames, at 24 x 16 pixels (width x height), grey, 3 frames stacked per "
+        "image; 1 epoch. After the first epoch Ctrl-C keeps the best networks so far."
     )
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -414,8 +415,8 @@ def test_a_region_may_be_ignored(place):
         ),
         (
             ["{place}/normal.mp4", "model", *SIZE, "--ignore", "{place}/small.png"],
-            "{place}/small.png has 5 x 5 pixels, but the images have 32 x 48; draw it over one "
-            "of them.",
+            "{place}/small.png has 5 x 5 pixels, but the images have 48 x 32 pixels; draw it "
+            "over one of them.",
         ),
         (
             ["{place}/floats.npy", "model", *SIZE],
@@ -493,8 +494,8 @@ def test_pictures_of_another_aspect_ratio_are_resized_with_a_note(capsys, place,
     code, _, err = run(capsys, "fit", "mixed", "model", *TINY)
     assert code == 0
     assert (
-        "Note: mixed/z.png has 20 x 20 pixels; it is resized to the model's 16 x 24 pixels, which "
-        "changes its aspect ratio.\n"
+        "Note: mixed/z.png has 20 x 20 pixels (width x height); it is resized to the model's 24 x "
+        "16 pixels, which changes its aspect ratio.\n"
     ) in err
 
 
@@ -788,7 +789,7 @@ def test_what_comes_before_and_behind_a_damaged_picture_is_scored(capsys, place,
         ),
         (
             ["{place}/model", "{place}/floats.npy"],
-            "{place}/floats.npy is an array, but the model was trained on images of 16 x 24 "
+            "{place}/floats.npy is an array, but the model was trained on images of 24 x 16 "
             "pixels; give images or a video.",
         ),
         (
@@ -1685,8 +1686,8 @@ def test_sizes_that_differ_are_told_before_a_video_of_them_is_begun(capsys, plac
     assert refused(
         capsys, tmp_path, "segment", place / "picture-model", tmp_path, *more, "--quiet"
     ) == (
-        "skavid segment: --overlay with .mp4 needs images of one size, but 0.png has 32 x 48 "
-        "pixels, and 1.png has 48 x 32 pixels; give a folder, such as --overlay odd."
+        "skavid segment: --overlay with .mp4 needs images of one size, but 0.png has 48 x 32 "
+        "pixels, and 1.png has 32 x 48 pixels; give a folder, such as --overlay odd."
     )
 
 

@@ -458,7 +458,7 @@ def test_frames_of_two_sizes_are_told(ped2):
 
     path = ped2 / "Train" / "Train002" / "012.png"
     Image.fromarray(np.zeros((6, 30), dtype=np.uint8)).save(path)
-    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} has 6 x 30 pixels.*give size="):
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} has 30 x 6 pixels.*give size="):
         load_ucsd_ped2(ped2)
     assert load_ucsd_ped2(ped2, size=(4, 6)).frames.shape == (15, 4, 6)
 
@@ -1124,7 +1124,7 @@ def test_images_of_two_sizes_ask_for_one(bottle):
     write_pictures(bottle / "bottle" / "train" / "good", np.zeros((1, 9, 9), np.uint8), first=2)
     message = (
         f"{bottle / 'bottle' / 'train' / 'good' / '002.png'} has 9 x 9 pixels, but 000.png has "
-        "8 x 6 pixels; pass size=(height, width) to resize both."
+        "6 x 8 pixels; pass size=(height, width) to resize both."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_mvtec(bottle, "bottle")

@@ -159,8 +159,8 @@ def test_display_images_are_converted_on_request_only(tmp_path, monkeypatch, dis
     write_pictures(tmp_path, 2, shape=(40, 24))
     (clip,) = list_sources([str(tmp_path)], stacked=False)
     message = (
-        f"{tmp_path / '0.png'} has 40 x 24 pixels; it is resized to the model's 16 x 24 "
-        "pixels, which changes its aspect ratio."
+        f"{tmp_path / '0.png'} has 24 x 40 pixels (width x height); it is resized to the model's "
+        "24 x 16 pixels, which changes its aspect ratio."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as warned:
         samples = list(read_source(clip, Reading((16, 24), False, None), display=display))

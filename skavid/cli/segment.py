@@ -32,9 +32,8 @@ from skavid.core.images import resize
 from skavid.datasets import sources
 from skavid.datasets.sources import Sample, Source
 from skavid.video import OverlayWriter, draw_overlay
-from skavid.video.decoding import pixels_of
 from skavid.video.pictures import import_pillow
-from skavid.wording import clock, counted
+from skavid.wording import clock, counted, pixels_of
 from skavid.writing import check_parent, naming
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users

@@ -30,7 +30,7 @@ from skavid.video.pictures import (
     natural,
     read_marks,
 )
-from skavid.wording import listed
+from skavid.wording import listed, pixels_of
 
 __all__: list[str] = []  # internal to skavid
 
@@ -124,10 +124,9 @@ def of_one_size(pictures: Iterable[tuple[Path, NDArray[Any]]]) -> Iterator[NDArr
     for path, picture in pictures:
         first = first or (path, picture.shape)
         if picture.shape != first[1]:
-            (height, width), (high, wide) = picture.shape[:2], first[1][:2]
             raise ValueError(
-                f"{path} has {height} x {width} pixels, but {first[0].name} has {high} x {wide} "
-                "pixels; pass size=(height, width) to resize both."
+                f"{path} has {pixels_of(picture.shape)}, but {first[0].name} has "
+                f"{pixels_of(first[1])}; pass size=(height, width) to resize both."
             )
         yield picture
 

@@ -39,7 +39,7 @@ from skavid.video.pictures import (
     read_marks,
     spread,
 )
-from skavid.wording import counted, listed, readable
+from skavid.wording import counted, listed, pixels_of, readable
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
@@ -74,7 +74,7 @@ class Reading(NamedTuple):
         text = "from arrays"
         if self.size is not None:
             kind = "in colour" if self.color else "grey"
-            text = f"at {self.size[0]} x {self.size[1]} pixels, {kind}"
+            text = f"at {pixels_of(self.size)} (width x height), {kind}"
         if self.stacking is None:
             return text
         return f"{text}, {self.stacking['n_channels']} frames stacked per image"
@@ -399,7 +399,7 @@ def _warn_if_small(scale: float, size: tuple[int, int], shape: tuple[int, int]) 
     if scale < 0.5:
         smallest = round(SMALLEST_VISIBLE / scale)
         warnings.warn(
-            f"Images of {shape[0]} x {shape[1]} pixels are reduced to {size[0]} x {size[1]}, so "
+            f"Images of {pixels_of(shape)} (width x height) are reduced to {pixels_of(size)}, so "
             f"that whatever is smaller than about {smallest} pixels can hardly be seen; --size "
             "HEIGHT WIDTH keeps more.",
             stacklevel=3,
@@ -433,8 +433,8 @@ def _read_array(source: Source, reading: Reading, display: bool) -> Iterator[Sam
     path = Path(source.path)
     if reading.size is not None:
         raise ValueError(
-            f"{path} is an array, but the model was trained on images of {reading.size[0]} x "
-            f"{reading.size[1]} pixels; give images or a video."
+            f"{path} is an array, but the model was trained on images of "
+            f"{pixels_of(reading.size)}; give images or a video."
         )
     array = open_array(path)
     display &= array.dtype == np.uint8 and array.shape[3:] in ((), (3,))
@@ -580,8 +580,8 @@ def _warn_if_distorted(path: Path, shape: tuple[int, ...], size: tuple[int, int]
     if 1 / tolerance <= distortion <= tolerance:
         return False
     warnings.warn(
-        f"{path} has {shape[0]} x {shape[1]} pixels; it is resized to the model's {size[0]} x "
-        f"{size[1]} pixels, which changes its aspect ratio.",
+        f"{path} has {pixels_of(shape)} (width x height); it is resized to the model's "
+        f"{pixels_of(size)}, which changes its aspect ratio.",
         stacklevel=4,
     )
     return True
@@ -665,8 +665,8 @@ def read_ignore_mask(
             shape = picture_shape(picture)
     if drawn.shape != tuple(shape[:2]):
         raise ValueError(
-            f"{path} has {drawn.shape[0]} x {drawn.shape[1]} pixels, but the images have "
-            f"{shape[0]} x {shape[1]}; draw it over one of them."
+            f"{path} has {pixels_of(drawn.shape)}, but the images have {pixels_of(shape)}; draw "
+            "it over one of them."
         )
     ignored = shrink(drawn, shape[:2], size, path)
     if ignored.all():

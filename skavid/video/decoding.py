@@ -31,7 +31,7 @@ from skavid.video.pictures import (
     to_bytes,
     upright,
 )
-from skavid.wording import counted
+from skavid.wording import counted, pixels_of
 
 __all__ = ["BrokenVideoError"]
 
@@ -230,10 +230,6 @@ def _show(page: Any, path: Path, views: list[View], scale: _Scale) -> list[NDArr
 
 def _blank(shape: tuple[int, int]) -> NDArray[np.uint8]:
     return np.broadcast_to(np.uint8(0), shape)
-
-
-def pixels_of(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]} x {shape[1]} pixels"
 
 
 def _camera(av: Any, number: int) -> tuple[str, str]:

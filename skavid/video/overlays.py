@@ -21,15 +21,14 @@ from scipy.ndimage import binary_dilation, binary_erosion
 
 from skavid.core.images import check_ignored, resize
 from skavid.sklearn_private import Interval, validated
-from skavid.video.decoding import import_av, pixels_of
+from skavid.video.decoding import import_av
 from skavid.video.frames import Frame
+from skavid.wording import pixels_of
 from skavid.writing import beside
 
 __all__ = ["OverlayWriter", "draw_overlay", "write_overlay"]
 
-# From dark blue, regular, to bright yellow, irregular: cividis, whose order is visible in grey
-_STOPS = "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838"
-_COLORS = np.array([list(bytes.fromhex(stop)) for stop in _STOPS.split()])
+_HEAT = np.array([254, 232, 56])  # yellow, drawn the stronger, the less regular a pixel is
 _OUTLINE, _RIM = (255, 255, 255), (0, 0, 0)
 _TICK = Fraction(1, 90_000)  # seconds, as in MPEG, for frames that have times
 _STRIP, _ALARM = (24, 24, 28), (90, 45, 0)  # background of regular and irregular frames
@@ -40,10 +39,10 @@ _REGULAR, _IRREGULAR, _LINE = (84, 130, 190), (255, 176, 0), (235, 235, 235)
 class OverlayWriter:
     """Write a video of results frame by frame, as H.264 in mp4, which browsers can play.
 
-    The regularity is drawn over each frame, from dark blue (regular) to yellow (irregular), and
-    the mask is outlined in white with a black rim; ignored pixels are hatched. A strip below
-    shows the scores of the last frames, as many as the frame is wide, relative to the threshold;
-    those at or below it are orange.
+    Irregular pixels are tinted yellow, the more, the lower their regularity is, and regular ones
+    stay as they are; the mask is outlined in white with a black rim; ignored pixels are hatched.
+    A strip below shows the scores of the last frames, as many as the frame is wide, relative to
+    the threshold; those at or below it are orange.
 
     Use it in a ``with`` block. The file is complete once the block ends; if the block raises, or
     no frame was written, an existing file is left unchanged.
@@ -58,7 +57,7 @@ class OverlayWriter:
         A frame is irregular if its score is at most this. 0 fits the ``score_samples`` of
         :class:`skavid.AVIDDetector`.
     opacity : float, default=0.5
-        Opacity of the regularity, in [0, 1].
+        Opacity of the yellow where the regularity is 0, in [0, 1].
     zoom : int, default=1
         Factor by which each side is enlarged; larger values give small images fine outlines.
     ignore_mask : array-like of shape (h, w), bool, default=None
@@ -314,8 +313,9 @@ def draw_overlay(
     size = zoom * frame.shape[0], zoom * frame.shape[1]
     picture = resize(frame, size)
     if regularity is not None:
-        heat = _heat(resize(_check_map(regularity, "regularity"), size))
-        picture = np.rint((1 - opacity) * picture + opacity * heat).astype(np.uint8)
+        regular = resize(_check_map(regularity, "regularity"), size).astype(np.float32)
+        share = opacity * (1 - np.nan_to_num(regular, nan=1))[..., None]
+        picture = np.rint((1 - share) * picture + share * _HEAT).astype(np.uint8)
     if ignore_mask is not None:
         ignored = resize(check_ignored(ignore_mask), size)
         picture[ignored] = _hatched(resize(frame, size))[ignored]
@@ -423,14 +423,6 @@ def _check_map(values: ArrayLike, name: str) -> NDArray[Any]:
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} must have the shape (h, w). Got {array.shape}.")
     return array
-
-
-def _heat(regularity: NDArray[Any]) -> NDArray[np.float32]:
-    """Colour a map, from 1, dark blue, to 0, yellow; NaN counts as regular."""
-    irregular = 1 - np.nan_to_num(regularity.astype(np.float32), nan=1)
-    at = irregular * (len(_COLORS) - 1)
-    colors = [np.interp(at, np.arange(len(_COLORS)), channel) for channel in _COLORS.T]
-    return np.stack(colors, axis=-1).astype(np.float32)
 
 
 def _hatched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
