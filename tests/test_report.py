@@ -24,10 +24,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import logit
 from sklearn.exceptions import NotFittedError
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from skavid import AVIDDetector
 from skavid.components import nested
+from skavid.core.calibration import move_thresholds
 from skavid.metrics import (
     aupro_score,
     clip_auc_score,
@@ -92,6 +93,22 @@ FIGURES = {}
 X, MASKS = pictures(24)
 Y = np.where(MASKS.any(axis=(1, 2)), -1, 1)
 CLIPS = np.repeat(["door", "yard", "gate"], 8)
+
+
+KINDS = np.where(np.arange(24) % 2, "good", np.where(np.arange(24) % 4, "dot", "cut"))
+
+
+def shown_rows(detector):
+    """Return the order of the page, the slow way: errors by distance in turns, then all others."""
+    scores = detector.score_samples(X)
+    by_score = sorted(range(len(X)), key=lambda row: scores[row])
+    misses = [row for row in reversed(by_score) if Y[row] == -1 and scores[row] > 0]
+    alarms = [row for row in by_score if Y[row] == 1 and scores[row] <= 0]
+    errors = []
+    while misses or alarms:
+        errors += misses[:1] + alarms[:1]
+        misses, alarms = misses[1:], alarms[1:]
+    return errors + [row for row in by_score if row not in errors]
 
 
 class Page(HTMLParser):
@@ -192,6 +209,63 @@ def test_the_worst_images_come_first_with_names_scores_and_findings(detector, tm
     assert len(page.data()["images"]) == len(page.all("canvas")) == 5
 
 
+def test_misses_and_false_alarms_come_first_where_there_is_ground_truth(
+    detector, tmp_path, drawn_once
+):
+    middle = np.sort(-detector.score_samples(X))[12]
+    twin = detector.with_thresholds(*move_thresholds(detector.alpha_, detector.zeta_, middle))
+    names = [f"part {row}" for row in range(len(X))]
+    given = Y.copy()
+    given[[0, 1]] = given[[1, 0]]  # so that there is an error of either kind
+    page = written(twin, tmp_path, X, y=given, names=names, n_worst=24)
+    shown = [int(text.split()[1]) for tag, text in page.texts if tag == "bdi" and "part" in text]
+    scores = twin.score_samples(X)
+    is_error = (scores <= 0) != (given == -1)
+    n = is_error.sum()
+    assert n >= 1
+    assert is_error[shown[:n]].all()
+    assert (np.diff(scores[shown[n:]]) >= 0).all()
+    outcomes = [text for tag, text in page.texts if tag == "p" and text in
+                ("miss", "false alarm", "detection", "correctly normal")]  # fmt: skip
+    expected = {(-1, True): "detection", (-1, False): "miss", (1, True): "false alarm",
+                (1, False): "correctly normal"}  # fmt: skip
+    assert outcomes == [expected[given[row], bool(scores[row] <= 0)] for row in shown]
+    words = page.words()
+    assert "Misses and false alarms first" in words
+    assert f"F1 {f1_score(given == -1, scores <= 0):.3f} , precision" in words
+
+
+def test_positions_and_proportions_are_those_of_the_original(detector, tmp_path, drawn_once):
+    boxes = np.tile([100, 10, 64, 32], (24, 1))  # 4 times as wide, 2 times as high
+    page = written(detector, tmp_path, X, boxes=boxes, n_worst=1)
+    row = np.argmin(detector.score_samples(X))
+    one = detector.find(X)[row][0]
+    top, left, bottom, right = one.box
+    words = page.words()
+    assert (
+        f"rows {10 + 2 * top} to {9 + 2 * bottom}, columns {100 + 4 * left} to "
+        f"{99 + 4 * right}: {8 * one.area} pixel"
+    ) in words
+    assert "in pixels of the original" in words
+    styles = {one["style"] for one in page.all("img") if "style" in one}
+    assert styles == {"aspect-ratio: 2.0"}
+    assert page.data()["images"][0]["areaFactor"] == 8
+
+
+def test_each_kind_has_a_row_and_the_sliders_say_which_way_is_stricter(
+    detector, tmp_path, drawn_once
+):
+    page = written(detector, tmp_path, X, y=Y, kinds=KINDS)
+    rows = [int(one["data-kind"]) for one in page.all("tr") if "data-kind" in one]
+    assert rows == [0, 1, 2]
+    assert page.data()["all"]["kinds"] == [["cut", "good", "dot"].index(kind) for kind in KINDS]
+    words = page.words()
+    assert "\u2190 stricter: flags more flags fewer \u2192" in words  # alpha
+    assert "\u2190 flags fewer stricter: flags more \u2192" in words  # zeta
+    scores = page.data()["all"]["scores"]
+    np.testing.assert_allclose(scores, detector.score_samples(X), rtol=1e-5)
+
+
 def test_metrics_are_those_of_skavid_metrics_with_their_protocol(detector, tmp_path):
     page = written(detector, tmp_path, X, masks=MASKS, groups=CLIPS)
     scores, evidence = detector.score_samples(X), detector.maps(X).evidence
@@ -269,7 +343,7 @@ def test_images_of_clips_are_called_frames(detector, tmp_path, drawn_once):
         # The detector was trained on images, not on stacked frames, and the page says so.
         assert words.count("image") == 2
         assert "Irregular frames found by an AVID anomaly detector." in words
-        assert re.search(r"normal images of 16 x 16 pixels with 1 channel, intensities", words)
+        assert "normal images of 16 x 16 pixels (width x height) with 1 channel, inten" in words
 
 
 def test_figures_are_a_histogram_or_scores_over_time_a_roc_curve_and_the_training(
@@ -282,7 +356,7 @@ def test_figures_are_a_histogram_or_scores_over_time_a_roc_curve_and_the_trainin
         "histogram of the scores", "history of the training",
     ]  # fmt: skip
     page = written(detector, tmp_path, X, y=Y, groups=CLIPS)
-    assert labels(page) == ["ROC curve", "history of the training", "scores over time"]
+    assert labels(page) == ["scores over time", "ROC curve", "history of the training"]
 
 
 @given(st.lists(st.floats(-50, 50, width=32, allow_subnormal=False), min_size=1, max_size=30))
@@ -298,8 +372,8 @@ def test_bars_of_the_histogram_right_of_the_threshold_are_the_alarms(scores):
 def test_the_header_lists_parameters_thresholds_and_versions(detector, tmp_path):
     words = written(detector, tmp_path, X).words()
     assert (
-        "40 normal images of 16 x 16 pixels with 1 channel, intensities from 0 to 255; 4 of them "
-        "were held out"
+        "40 normal images of 16 x 16 pixels (width x height) with 1 channel, intensities from 0 "
+        "to 255; 4 of them were held out"
     ) in words
     assert "inpainter__width=4" in words
     assert "batch_size" not in words  # as by default
@@ -370,8 +444,8 @@ def test_the_header_names_the_sources_that_the_command_line_notes(detector, tmp_
     fitted.set_params(corruption__spacing=2)  # as if the channels were three points in time
     fitted.extra_ = {"trained_on": ["monday.mp4", "<b>.mp4"]}
     assert (
-        "24 normal frames of 16 x 16 pixels with 3 points in time as channels, intensities from 0 "
-        "to 255, from monday.mp4, <b>.mp4; 2 of them were held out"
+        "24 normal frames of 16 x 16 pixels (width x height) with 3 points in time as channels, "
+        "intensities from 0 to 255, from monday.mp4, <b>.mp4; 2 of them were held out"
     ) in written(fitted, tmp_path, stacks[:3]).words()
     del fitted._trained_on  # as in files of older releases
     words = written(fitted, tmp_path, stacks[:3]).words()
@@ -561,7 +635,7 @@ def test_templates_style_and_script_are_installed_with_the_package():
     listed = project["tool"]["setuptools"]["package-data"]["skavid.report"]
     parts = [one for one in Path(report.__file__).parent.iterdir() if one.suffix != ".py"]
     parts = [one for one in parts if one.is_file()]
-    assert len(parts) == 8
+    assert len(parts) == 9
     assert all(any(one.match(pattern) for pattern in listed) for one in parts)
 
 
@@ -674,6 +748,17 @@ def test_a_parameter_that_holds_html_is_escaped(detector, tmp_path):
             "all arrays by clip, and by time within it.",
         ),
         (
+            {"kinds": ["good"]},
+            ValueError,
+            "kinds has the shape (1,), but X has 24 images; give one value per image.",
+        ),
+        (
+            {"boxes": [[0, 0, 16, 16]]},
+            ValueError,
+            "boxes must hold left, top, width and height of each of 24 images, in pixels. Got the "
+            "shape (1, 4).",
+        ),
+        (
             {"names": ["a"]},
             ValueError,
             "names holds 1 name, but X has 24 images; give one name per image.",
@@ -782,6 +867,9 @@ ready.then(async () => {
     Array.from(segment(image, await load(image), steps).mask).join("")));
   const verdicts = () =>
     Array.from(document.querySelectorAll(".card .verdict"), (one) => one.textContent);
+  const measured = () => Object.fromEntries(
+    Array.from(document.querySelectorAll("[data-measure]:not([data-kind] *)"),
+      (one) => [one.dataset.measure, one.textContent]));
   const move = async (name, value) => {
     byId(name).value = value;
     byId(name).dispatchEvent(new Event("input"));
@@ -791,10 +879,17 @@ ready.then(async () => {
     masks: await masks({alpha: 0, zeta: 0}),
     verdicts: verdicts(),
     code: byId("take").textContent,
+    command: byId("command").textContent,
     moved: await masks(STEPS),
     thresholds: thresholds(STEPS),
+    fitted: measured(),
     suspicious: document.querySelectorAll("[onerror], img[src=x]").length,
   };
+  at.alpha = STEPS.alpha, at.zeta = STEPS.zeta;
+  await redraw();
+  result.shifted = measured();
+  result.kinds = Array.from(document.querySelectorAll("[data-kind] [data-measure=flagged]"),
+    (one) => Number(one.textContent));
   await move("alpha", byId("alpha").max);
   await move("zeta", byId("zeta").min);
   result.strict = verdicts();
@@ -849,8 +944,9 @@ def test_the_script_segments_as_the_detector_does(detector, tmp_path, fusion, mi
     twin = detector.with_thresholds(*map(float, pair)).set_params(fusion=fusion, **min_area)
     names, path = HOSTILE * 2, tmp_path / "report.html"
     write_report(
-        twin, path, X, masks=MASKS, groups=CLIPS, names=names, title=HOSTILE[2], n_worst=24
-    )
+        twin, path, X, masks=MASKS, groups=CLIPS, names=names, title=HOSTILE[2], n_worst=24,
+        kinds=KINDS, model="my model",
+    )  # fmt: skip
     plain = [text for tag, text in Page(path).texts if tag == "p"]
     steps = {"alpha": 10, "zeta": -5}
     script = DRIVER.replace("STEPS", json.dumps(steps))
@@ -859,11 +955,14 @@ def test_the_script_segments_as_the_detector_does(detector, tmp_path, fusion, mi
     def unpacked(masks):
         return np.array([[pixel == "1" for pixel in one] for one in masks]).reshape(-1, 16, 16)
 
-    order = np.argsort(twin.score_samples(X), kind="stable")
+    order = shown_rows(twin)
     expected = twin.segment(X[order])
     assert expected.any()
     assert not expected.all()
     np.testing.assert_array_equal(unpacked(result["masks"]), expected)
+    assert result["command"] == (
+        f"skavid calibrate 'my model' --alpha {twin.alpha_} --zeta {twin.zeta_}"
+    )
     assert result["code"] == f"detector.with_thresholds({twin.alpha_}, {twin.zeta_})"
     written_verdicts = [text for text in plain if re.fullmatch("normal|irregular: .*", text)]
     assert result["verdicts"] == result["reset"] == written_verdicts
@@ -872,6 +971,18 @@ def test_the_script_segments_as_the_detector_does(detector, tmp_path, fusion, mi
     moved = twin.with_thresholds(result["thresholds"]["alpha"], result["thresholds"]["zeta"])
     assert moved.alpha_ == pytest.approx(twin.alpha_ * np.exp(steps["alpha"] * STEP))
     assert logit(moved.zeta_) == pytest.approx(logit(twin.zeta_) + steps["zeta"] * STEP)
+    for at, seen_on_page in ((twin, result["fitted"]), (moved, result["shifted"])):
+        if fusion == "min" and at is moved:
+            assert seen_on_page == result["fitted"]  # not known for other thresholds
+            continue
+        flagged = at.predict(X) == -1
+        counts = [flagged[Y == -1], ~flagged[Y == -1], flagged[Y == 1], ~flagged[Y == 1]]
+        names_of = ("hits", "misses", "alarms", "passed")
+        assert [int(seen_on_page[name]) for name in names_of] == [one.sum() for one in counts]
+        assert seen_on_page["f1"] == f"{f1_score(Y == -1, flagged):.3f}"
+    if fusion != "min":
+        flagged = moved.predict(X) == -1
+        assert result["kinds"] == [flagged[kind == KINDS].sum() for kind in dict.fromkeys(KINDS)]
     apart = unpacked(result["moved"]) != moved.segment(X[order])
     # Exact but for rounding; a mean may differ within two steps of the threshold.
     near = np.abs(moved.maps(X[order]).evidence) < (2 * STEP if fusion == "mean" else 1e-5)

@@ -38,6 +38,8 @@ class _Data(NamedTuple):
     image_names: list[str]
     labels: NDArray[Any] | None
     masks: NDArray[Any] | None
+    kinds: list[str] | None = None
+    boxes: NDArray[np.int64] | None = None  # of each image in its original
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -58,11 +60,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         )
         truth = read_ground_truth(arguments, found, reading, detector)
         with temporary_folder(output) as folder:
-            images, ids, names = _load_sources(found, reading, Path(folder), console)
-            labels, masks, _, _ = truth = truth.of(names)
+            images, ids, names, boxes = _load_sources(found, reading, Path(folder), console)
+            labels, masks, kinds, _ = truth = truth.of(names)
             check_ground_truth(arguments, truth, len(images), reading.unit)
             clip_names = [source.name for source in found]
-            data = _Data(images, ids, clip_names, names, labels, masks)
+            data = _Data(images, ids, clip_names, names, labels, masks, kinds, boxes)
             size = _write(arguments, detector, reading, data, console)
     result = {"report": str(output), "bytes": size, "n_images": len(data.image_names)}
     text = f"The report is in {output} ({size / 1e6:.1f} MB); open it in a browser."
@@ -81,7 +83,7 @@ def _load_dataset(arguments: argparse.Namespace, reading: Reading, console: Cons
         )
         masks = None
     clip_names, names = _dataset_names(Path(arguments.sources[0]).expanduser(), data, ids)
-    return _Data(images, ids, clip_names, names, labels, masks)
+    return _Data(images, ids, clip_names, names, labels, masks, data.get("kinds"))
 
 
 def _dataset_names(root: Path, data: Bunch, ids: NDArray[np.int64]) -> tuple[list[str], list[str]]:
@@ -95,9 +97,10 @@ def _dataset_names(root: Path, data: Bunch, ids: NDArray[np.int64]) -> tuple[lis
 
 def _load_sources(
     found: list[Source], reading: Reading, folder: Path, console: Console
-) -> tuple[NDArray[Any], NDArray[np.int64], list[str]]:
-    """Load images, the number of the source of each, and their names."""
+) -> tuple[NDArray[Any], NDArray[np.int64], list[str], NDArray[np.int64] | None]:
+    """Load images, the number of the source of each, their names, and boxes in their originals."""
     names: list[str] = []
+    boxes: list[sources.Box | None] = []
     with_times = {source.name for source in found if source.has_timestamps()}
 
     def add_name(sample: Sample) -> None:
@@ -106,12 +109,14 @@ def _load_sources(
         if sample.time is not None and sample.name in with_times:
             name += f", {clock(sample.time)}"
         names.append(name)
+        boxes.append(sample.box)
         bar.update()
 
     total = sum(source.n_images() or 0 for source in found) or None
     with console.progress(total, reading.unit) as bar:
         images, ids, _ = sources.load_images(found, reading, folder, add_name)
-    return images, ids, names
+    known = None if None in boxes else np.array(boxes)
+    return images, ids, names, known
 
 
 def _write(
@@ -138,6 +143,9 @@ def _write(
         masks=masks,
         groups=groups,
         names=data.image_names,
+        kinds=data.kinds,
+        boxes=data.boxes,
+        model=arguments.model,
         title=arguments.title,
         n_worst=arguments.worst,
     )

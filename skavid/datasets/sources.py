@@ -51,6 +51,9 @@ DISTORTED = 0.05  # relative change of the aspect ratio
 PIECE, MOST_PIECES, LONGEST_PIECE = 100, 20, 60.0  # frames, pieces, seconds
 
 
+Box = tuple[int, int, int, int]  # left, top, width and height, in pixels
+
+
 class Reading(NamedTuple):
     """How sources are turned into images; saved with a model, so that all are read alike.
 
@@ -171,7 +174,8 @@ class Sample(NamedTuple):
     """One image as a model takes it, and where it comes from.
 
     ``name`` is that of the source, or of the picture. ``display_image`` is the image in its
-    original size and colours, if it was asked for and can be shown.
+    original size and colours, if it was asked for and can be shown. ``box`` is the place of the
+    image in its original: left, top, width and height; None for arrays.
     """
 
     image: NDArray[Any]
@@ -180,6 +184,7 @@ class Sample(NamedTuple):
     time: float | None
     display_image: NDArray[np.uint8] | None
     file_name: str = ""
+    box: Box | None = None
 
 
 def contain_video(paths: Sequence[str]) -> bool:
@@ -502,7 +507,8 @@ def _read_pictures(source: Source, reading: Reading, display: bool) -> Iterator[
                 shape = own.shape if display else own
                 has_warned = has_warned or _warn_if_distorted(path, shape, size)
                 name = source.name_of(path, page if n > 1 else None)
-                yield Sample(frame.image, name, index + page, None, display_image)
+                box = (0, 0, shape[1], shape[0])
+                yield Sample(frame.image, name, index + page, None, display_image, box=box)
         except BrokenVideoError:
             broken.append(source.name_of(path))
         index += n
@@ -535,8 +541,11 @@ def _read_video(source: Source, reading: Reading, display: bool) -> Iterator[Sam
     size = _size(source, reading)
     read: dict[str, Any] = {"size": size, "color": reading.color}
     read |= {"fps": source.fps or ASSUMED_FPS, "value_range": reading.value_range}
+    box: Box | None = None
     if "://" not in str(source.path):
-        _warn_if_distorted(Path(source.path), picture_shape(Path(source.path)), size)
+        shape = picture_shape(Path(source.path))
+        box = (0, 0, shape[1], shape[0])
+        _warn_if_distorted(Path(source.path), shape, size)
         read["value_range"] = _range_of(source, reading) if _deep_range([source]) else None
     frames: Iterator[tuple[Frame, NDArray[np.uint8] | None]] = (
         read_pairs(source.path, **read)
@@ -544,7 +553,7 @@ def _read_video(source: Source, reading: Reading, display: bool) -> Iterator[Sam
         else ((frame, None) for frame in read_frames(source.path, **read))
     )
     for frame, display_image in frames:
-        yield Sample(frame.image, source.name, frame.index, frame.time, display_image)
+        yield Sample(frame.image, source.name, frame.index, frame.time, display_image, box=box)
 
 
 def read_shapes(source: Source) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -385,8 +385,8 @@ def format_metrics(result: dict[str, Any], unit: str) -> str:
                 ("normal", "false_positives", "true_negatives"),
             )
         ),
-        f"F1 {_number(result['f1'])}, precision {_number(result['precision'])}, recall "
-        f"{_number(result['recall'])}, false alarm rate {result['false_alarms']:.3f}",
+        f"F1 {number(result['f1'])}, precision {number(result['precision'])}, recall "
+        f"{number(result['recall'])}, false alarm rate {result['false_alarms']:.3f}",
         "",
         "Over all thresholds:",
         *(f"{text:{width}}  {result[name]:.3f}" for name, text in names.items() if name in result),
@@ -405,11 +405,12 @@ def _format_kinds(rows: list[dict[str, Any]]) -> list[str]:
         head + "".join(f"{name:>11}" for name in ("recall", "precision", "F1", "AUC")),
         *(
             f"{row['kind']:{width}}{row['images']:>8,}{row['flagged']:>9,}"
-            + "".join(f"{_number(row[name]):>11}" for name in measures if name in row)
+            + "".join(f"{number(row[name]):>11}" for name in measures if name in row)
             for row in rows
         ),
     ]
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Write a measure, "-" if it is undefined."""
     return "-" if value is None else f"{value:.3f}"

@@ -22,6 +22,8 @@ class Given(NamedTuple):
     clips: list[str]  # name of the clip of each image
     names: list[str]
     frame_rate: float | None
+    kinds: list[str] | None = None
+    boxes: NDArray[Any] | None = None  # left, top, width and height in the original
 
     @property
     def kind(self) -> str:
@@ -37,6 +39,8 @@ def check_given(
     names: Any,
     frame_rate: float | None,
     ignored: NDArray[np.bool_] | None,
+    kinds: Any = None,
+    boxes: Any = None,
 ) -> Given:
     """Check all that is given beside the images; fill in labels from masks, and names."""
     n = len(images)
@@ -60,7 +64,16 @@ def check_given(
         )
     clip_names = [] if clips is None else _name_clips(clips)
     image_names = _name_images(names, clips, clip_names, n)
-    return Given(labels, marks, clips, clip_names, image_names, frame_rate)
+    named = None
+    if kinds is not None:
+        named = [visible(kind) for kind in _check_length("kinds", kinds, n).tolist()]
+    places = None if boxes is None else np.asarray(boxes, dtype=float)
+    if places is not None and (places.shape != (n, 4) or not (places[:, 2:] > 0).all()):
+        raise ValueError(
+            f"boxes must hold left, top, width and height of each of {counted(n, 'image')}, in "
+            f"pixels. Got the shape {places.shape}."
+        )
+    return Given(labels, marks, clips, clip_names, image_names, frame_rate, named, places)
 
 
 def _name_clips(clips: NDArray[Any]) -> list[str]:

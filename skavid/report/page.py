@@ -11,10 +11,12 @@ import hashlib
 import math
 import os
 import platform
+import shlex
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata, resources
+from itertools import zip_longest
 from numbers import Integral, Real
 from pathlib import Path
 from reprlib import Repr
@@ -27,7 +29,7 @@ from scipy.special import logit
 from sklearn.utils.validation import check_is_fitted
 
 from skavid import __version__
-from skavid.components import all_parameters, ignored_pixels
+from skavid.components import all_parameters, ignored_pixels, is_over_pixels
 from skavid.core import anomaly_maps
 from skavid.core.images import intensity_range
 from skavid.core.scene import clip_begins
@@ -53,6 +55,7 @@ __all__ = ["write_report"]
 SHOWN_SIDE = 512  # images with longer sides are shown at a reduced size
 STRIP_PIXELS = 2**22  # of all frames on the timeline together
 STRIP_FRAMES = 200
+OUTCOMES = ("correctly normal", "false alarm"), ("miss", "detection")  # of both labels
 CLIPS = 200  # rows of the table of clips
 HIGHEST_LOGIT = 16.0  # a regularity with a higher logit is 1 in float32
 
@@ -66,6 +69,9 @@ HIGHEST_LOGIT = 16.0  # a regularity with a higher logit is 1 in float32
         "masks": "no_validation",
         "groups": "no_validation",
         "names": "no_validation",
+        "kinds": "no_validation",
+        "boxes": "no_validation",
+        "model": [str, os.PathLike, None],
         "frame_rate": [Interval(Real, 0, None, closed="neither"), None],
         "title": [str, None],
         "n_worst": [Interval(Integral, 1, None, closed="left")],
@@ -81,6 +87,9 @@ def write_report(
     masks: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     names: Sequence[Any] | None = None,
+    kinds: Sequence[str] | None = None,
+    boxes: ArrayLike | None = None,
+    model: str | os.PathLike[str] | None = None,
     frame_rate: float | None = None,
     title: str | None = None,
     n_worst: int = 12,
@@ -109,12 +118,22 @@ def write_report(
     names : sequence of length n_images, default=None
         Names of the images, such as their files. Characters that cannot be printed are written
         as Python escapes, such as ``\n`` for a line break; nothing is interpreted as HTML.
+    kinds : sequence of str of length n_images, default=None
+        Kind of each image, such as "good" or that of its fault; results are then also given for
+        each kind.
+    boxes : array-like of shape (n_images, 4), default=None
+        Where each image lies in its original picture: left, top, width and height in pixels of
+        the picture. Images are then shown in the proportions of their originals, and positions
+        and areas are those in the originals.
+    model : str or path, default=None
+        Model file, for the command that makes chosen thresholds permanent.
     frame_rate : float, default=None
         Frames per second in each of ``groups``, to show the time of each frame in its clip.
     title : str, default=None
         Headline. By default "skavid report".
     n_worst : int, default=12
-        Number of images to show: those with the lowest scores. Frames of one clip that are shown
+        Number of images to show: misses and false alarms where there is ground truth, then those
+        with the lowest scores. Frames of one clip that are shown
         keep some distance in time.
 
     Returns
@@ -163,9 +182,13 @@ def write_report(
     check_target(path)
     images = detector.as_images(X)
     ignored = ignored_pixels(detector.ignore_mask, images.shape[1:3])
-    given = check_given(images, y, masks, groups, names, frame_rate, ignored)
+    given = check_given(images, y, masks, groups, names, frame_rate, ignored, kinds, boxes)
     scored = _score(detector, images, keep_evidence=given.masks is not None)
-    page = _page(detector, images, given, scored, visible(title or "skavid report"), int(n_worst))
+    command = f"skavid calibrate {'MODEL' if model is None else shlex.quote(str(model))}"
+    page = _page(
+        detector, images, given, scored, title=visible(title or "skavid report"),
+        n_worst=int(n_worst), command=visible(command),
+    )  # fmt: skip
     content = page.encode()
     replace(path, content)
     return len(content)
@@ -187,7 +210,7 @@ class _Image(NamedTuple):
     overlay: str
     data: dict[str, Any]
     spans: dict[str, tuple[float, float]]  # median and maximum of either margin, in steps
-    findings: list[anomaly_maps.Finding]
+    findings: list[anomaly_maps.Finding]  # in pixels of the original
 
 
 # --- scores, and images that are shown ---------------------------------------------------------
@@ -207,11 +230,21 @@ def _score(detector: AVIDDetector, images: NDArray[Any], *, keep_evidence: bool)
     return _Scored(scores, scores < detector.offset_, maps)
 
 
-def _worst(scores: NDArray[np.float64], n_worst: int, clips: NDArray[Any] | None) -> list[int]:
-    """Choose the images with the lowest scores; frames of one clip keep some distance."""
+def _worst(scored: _Scored, given: Given, n_worst: int) -> list[int]:
+    """Choose misses and false alarms, then the images with the lowest scores.
+
+    Misses and false alarms take turns; frames of one clip keep some distance.
+    """
+    scores, clips = scored.scores, given.groups
     apart = _apart(len(scores), n_worst, clips)
+    order = np.argsort(scores, kind="stable")
+    errors: list[int] = []
+    if given.labels is not None:
+        misses = order[(given.labels[order] == -1) & ~scored.alarms[order]][::-1].tolist()
+        alarms = order[(given.labels[order] == 1) & scored.alarms[order]].tolist()
+        errors = [row for pair in zip_longest(misses, alarms) for row in pair if row is not None]
     chosen: list[int] = []
-    for row in np.argsort(scores, kind="stable").tolist():
+    for row in dict.fromkeys([*errors, *order.tolist()]):
         if all(
             abs(row - other) >= apart or (clips is not None and clips[row] != clips[other])
             for other in chosen
@@ -238,7 +271,7 @@ def _show(
     detector: AVIDDetector,
     images: NDArray[Any],
     rows: list[int],
-    masks: NDArray[Any] | None,
+    given: Given,
 ) -> dict[int, _Image]:
     """Run the detector again on the chosen images and keep what the page needs of them."""
     reduced = _reduction(images)
@@ -252,7 +285,14 @@ def _show(
                 alpha=rule.alpha, zeta=rule.zeta, fusion=rule.fusion, balance=rule.balance,
             )  # fmt: skip
             height, width = evidence[index].shape
-            data: dict[str, Any] = {"height": -(-height // reduced), "width": -(-width // reduced)}
+            box = (0, 0, width, height) if given.boxes is None else given.boxes[row]
+            data: dict[str, Any] = {
+                "height": -(-height // reduced),
+                "width": -(-width // reduced),
+                "ratio": float(box[2] / box[3]),
+                "areaFactor": float(box[2] * box[3] / (width * height)),
+            }
+            masks = given.masks
             for name, margin in steps.items():
                 data[name] = pack_margin(most_irregular(margin, evidence[index], reduced))
             if masks is not None and masks[row].any():
@@ -267,9 +307,28 @@ def _show(
                     name: (float(np.median(margin)), float(margin.max()))
                     for name, margin in steps.items()
                 },
-                findings=maps.find(index),
+                findings=[_in_original(one, box, (width, height)) for one in maps.find(index)],
             )
     return shown
+
+
+def _in_original(
+    finding: anomaly_maps.Finding, box: Sequence[Any], size: tuple[int, int]
+) -> anomaly_maps.Finding:
+    """Express a patch of an image of (width, height) pixels in those of its original."""
+    left, top = int(box[0]), int(box[1])
+    across, down = box[2] / size[0], box[3] / size[1]
+    return finding._replace(
+        box=(
+            top + math.floor(down * finding.box[0]), left + math.floor(across * finding.box[1]),
+            top + math.ceil(down * finding.box[2]), left + math.ceil(across * finding.box[3]),
+        ),
+        area=round(finding.area * across * down),
+        peak_at=(
+            top + int(down * (finding.peak_at[0] + 0.5)),
+            left + int(across * (finding.peak_at[1] + 0.5)),
+        ),
+    )  # fmt: skip
 
 
 def _reduction(images: NDArray[Any]) -> int:
@@ -297,19 +356,23 @@ def _page(
     images: NDArray[Any],
     given: Given,
     scored: _Scored,
+    *,
     title: str,
     n_worst: int,
+    command: str,
 ) -> str:
     """Render the page."""
-    worst = _worst(scored.scores, n_worst, given.groups)
+    worst = _worst(scored, given, n_worst)
     strip = [] if given.groups is None else _strip_rows(scored.scores, images[0, ..., 0].size)
     rows = list(dict.fromkeys([*worst, *strip]))
     fusion = detector.rule_.fusion  # "inpainter" where D was found to be blind
-    shown = _show(detector, images, rows, given.masks)
+    shown = _show(detector, images, rows, given)
     index_of = {row: index for index, row in enumerate(rows)}
     timeline, timeline_data = _timeline(detector, given, scored, strip, shown, index_of)
     script = _read("report.js")
     clips = _clips(given, scored)
+    histogram, axis = _histogram(detector, given, scored)
+    irregular = None if given.labels is None else given.labels == -1
     return _environment().get_template("page.html").render(
         title=title,
         style=_read("report.css"),
@@ -321,7 +384,11 @@ def _page(
         about=_about(detector, images, given),
         alarms=_count_alarms(given, scored),
         metrics=_metrics(detector, given, scored),
+        decisions=None if irregular is None else evaluation.decisions(scored.alarms, irregular),
+        histogram=histogram,
         figures=_figures(detector, given, scored),
+        over_pixels=is_over_pixels(detector),
+        has_boxes=given.boxes is not None,
         ranges=_ranges(detector, shown),
         n_apart=_apart(len(images), n_worst, given.groups),
         has_ground_truth=given.labels is not None,
@@ -332,7 +399,13 @@ def _page(
         clips=clips[:CLIPS],
         n_clips=len(clips),
         data={
-            "rule": _rule(detector, images, given.kind, fusion),
+            "rule": _rule(detector, images, given.kind, fusion) | {"command": command},
+            "all": {
+                "scores": [float(f"{score:.6g}") for score in scored.scores],
+                "labels": None if given.labels is None else given.labels.tolist(),
+                "kinds": None if given.kinds is None else _numbered(given.kinds),
+                "axis": axis,
+            },
             "images": [shown[row].data for row in rows],
             "strip": timeline_data,
         },
@@ -349,7 +422,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"counted": counted, "listed": listed}
+    environment.filters |= {"counted": counted, "listed": listed, "measure": evaluation.number}
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     return environment
 
@@ -428,20 +501,35 @@ def _metrics(detector: AVIDDetector, given: Given, scored: _Scored) -> dict[str,
         np.zeros(len(labels)) if given.groups is None else given.groups,
         None if detector.ignore_mask is None else np.asarray(detector.ignore_mask),
         given.kind,
+        kinds=given.kinds,
     )
+
+
+def _numbered(kinds: list[str]) -> list[int]:
+    """Replace kinds by their numbers, in the order in which they appear."""
+    numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+    return [numbers[kind] for kind in kinds]
+
+
+def _histogram(
+    detector: AVIDDetector, given: Given, scored: _Scored
+) -> tuple[str, list[float] | None]:
+    """Draw the histogram; also return where its axis begins and ends, on the page and in units."""
+    if given.groups is not None:
+        return "", None
+    svg, ax = figures.draw_svg(
+        lambda ax: figures.draw_histogram(ax, scored.scores, given.labels, detector.offset_),
+        "histogram of the scores",
+        (6, 3.4),
+    )
+    box = ax.get_position()
+    return svg, [float(box.x0), float(box.x1), *map(float, ax.get_xlim())]
 
 
 def _figures(detector: AVIDDetector, given: Given, scored: _Scored) -> list[tuple[str, str]]:
     """Draw the figures; return each with its caption."""
     labels, scores = given.labels, scored.scores
     drawn = []
-    if given.groups is None:
-        svg, _ = figures.draw_svg(
-            lambda ax: figures.draw_histogram(ax, scores, labels, detector.offset_),
-            "histogram of the scores",
-            (5, 4),
-        )
-        drawn.append((svg, "Histogram of the negated scores; alarms are right of the threshold."))
     if labels is not None and len(np.unique(labels)) == 2:
         svg, _ = figures.draw_svg(
             lambda ax: RocDisplay.from_predictions(labels, scores, ax=ax), "ROC curve", (5, 5)
@@ -528,8 +616,18 @@ def _ranges(detector: AVIDDetector, shown: dict[int, _Image]) -> dict[str, tuple
 
 def _card(given: Given, scored: _Scored, row: int, image: _Image, index: int) -> dict[str, Any]:
     """Return what is shown of one of the most irregular images."""
+    label = (
+        None if given.labels is None else ("irregular" if given.labels[row] == -1 else "normal")
+    )
+    outcomes = (
+        ("miss", "detection") if label == "irregular" else ("correctly normal", "false alarm")
+    )
     return {
         "index": index,
+        "label": label,
+        "outcome": outcomes[int(scored.alarms[row])],
+        "ratio": image.data["ratio"],
+        "is_scaled": image.data["areaFactor"] != 1,
         "name": given.names[row],
         "facts": _facts(given, scored, row),
         "ground_truth": _ground_truth(given, row),

@@ -2,7 +2,7 @@
 
 // Embedded data: the rule of the detector, the margins of the images that are shown, the timeline.
 const page = JSON.parse(document.getElementById("data").textContent);
-const {rule, images, strip} = page;
+const {rule, images, strip, all} = page;
 const at = {alpha: 0, zeta: 0};  // positions of the sliders, in steps from the fitted thresholds
 const byId = (id) => document.getElementById(id);
 
@@ -131,10 +131,13 @@ const STYLES = {
   found: {line: "#ff3b1f", edge: "#ffffff", tint: "rgba(255, 59, 31, 0.25)"},
 };
 
-function describe(pixels, patches) {
+// What an image is called by its ground truth, without and with an alarm.
+const OUTCOMES = {irregular: ["miss", "detection"], normal: ["correctly normal", "false alarm"]};
+
+function describe(pixels, patches, {areaFactor}) {
   if (!pixels) return "normal";
-  const area = pixels * rule.reduced ** 2;
-  const about = rule.reduced > 1 ? "about " : "";
+  const area = Math.round(pixels * rule.reduced ** 2 * areaFactor);
+  const about = rule.reduced > 1 || areaFactor !== 1 ? "about " : "";
   return `irregular: ${about}${area.toLocaleString("en")} pixel${area === 1 ? "" : "s"} in ` +
     `${patches} patch${patches === 1 ? "" : "es"}`;
 }
@@ -152,8 +155,10 @@ async function show(image, place, isWanted = () => true) {
   if (groundTruth) draw(canvas, groundTruth, image.height, image.width, STYLES.groundTruth);
   place.querySelector(".static")?.remove();
   const verdict = place.querySelector(".verdict");
-  verdict.textContent = describe(pixels, patches);
+  verdict.textContent = describe(pixels, patches, image);
   verdict.className = `verdict ${pixels ? "irregular" : "normal"}`;
+  const outcome = place.querySelector(".outcome");
+  if (outcome) outcome.textContent = OUTCOMES[place.dataset.label][pixels ? 1 : 0];
   return pixels > 0;
 }
 
@@ -174,6 +179,68 @@ function digits(value) {
   return value > 0.99 && value < 1 ? `1 - ${short(1 - value)}` : short(value);
 }
 
+// --- results of all images ------------------------------------------------------------------------
+
+// The evidence of an image at the thresholds of the sliders is that at the fitted ones less a shift,
+// unless both tests must hold.
+function shift() {
+  const share = {inpainter: 1, detector: 0}[rule.fusion] ?? rule.balance;
+  return (share * at.alpha - (1 - share) * at.zeta) * rule.step;
+}
+
+function measure(flagged, rows) {
+  const count = (label, flag) =>
+    rows.filter((row) => all.labels[row] === label && flagged[row] === flag).length;
+  const [hits, misses, alarms, passed] =
+    [count(-1, true), count(-1, false), count(1, true), count(1, false)];
+  const share = (part, whole) => whole ? (part / whole).toFixed(3) : "-";
+  return {
+    hits, misses, alarms, passed, flagged: hits + alarms,
+    recall: share(hits, hits + misses), precision: share(hits, hits + alarms),
+    f1: share(2 * hits, 2 * hits + misses + alarms),
+  };
+}
+
+function fill(place, values) {
+  for (const cell of place) cell.textContent = values[cell.dataset.measure];
+}
+
+function showResults() {
+  const isFitted = at.alpha === 0 && at.zeta === 0;
+  const isKnown = isFitted || rule.fusion !== "min";
+  byId("at").textContent = isFitted ? "At the fitted thresholds." : isKnown
+    ? "At the thresholds of the sliders." : "At the fitted thresholds, whatever the sliders: " +
+      "where both tests must hold, the page knows the results of the images below alone.";
+  const cut = isKnown ? shift() : 0;
+  const flagged = all.scores.map((score) => score <= -cut);
+  const rows = [...flagged.keys()];
+  const shares = {
+    all: rows,
+    normal: rows.filter((row) => all.labels?.[row] === 1),
+    irregular: rows.filter((row) => all.labels?.[row] === -1),
+  };
+  for (const cell of document.querySelectorAll("[data-share]")) {
+    const here = shares[cell.dataset.share], n = here.filter((row) => flagged[row]).length;
+    const percent = Number((100 * n / here.length).toPrecision(3));
+    cell.textContent = `${n} of ${here.length} (${percent} %)`;
+  }
+  if (all.labels) {
+    fill(document.querySelectorAll("[data-measure]:not([data-kind] *)"), measure(flagged, rows));
+  }
+  for (const line of document.querySelectorAll("[data-kind]")) {
+    const isKind = (row) => all.kinds[row] === Number(line.dataset.kind);
+    const compared = rows.filter((row) => all.labels[row] === 1 || isKind(row));
+    const values = measure(flagged, compared);
+    values.flagged = rows.filter((row) => isKind(row) && flagged[row]).length;
+    fill(line.querySelectorAll("[data-measure]"), values);
+  }
+  if (all.axis) {
+    const [left, right, low, high] = all.axis;
+    const place = Math.min(Math.max((cut - low) / (high - low), 0), 1);
+    byId("cut").style.left = `${100 * (left + (right - left) * place)}%`;
+  }
+}
+
 let turn = 0;
 
 async function redraw() {
@@ -185,6 +252,8 @@ async function redraw() {
     byId(name).setAttribute("aria-valuetext", `${digits(now[name])}, ${moved}`);
   }
   byId("take").textContent = `detector.with_thresholds(${now.alpha}, ${now.zeta})`;
+  byId("command").textContent = `${rule.command} --alpha ${now.alpha} --zeta ${now.zeta}`;
+  showResults();
   const cards = [...document.querySelectorAll(".card")];
   const irregular = await Promise.all(cards.map((card) => show(images[card.dataset.image], card)));
   if (mine !== turn) return;  // a slider was moved again in the meantime
@@ -233,6 +302,7 @@ function showFrame() {
   const picture = byId("frame-picture");
   picture.src = here.picture;
   picture.alt = here.name;
+  picture.style.aspectRatio = images[here.image].ratio;
   return show(images[here.image], byId("seen"), () => here === strip.frames[frame]);
 }
 
