@@ -289,6 +289,8 @@ def test_a_video_is_stacked_and_the_model_remembers_how(place):
             "color": False,
             "stacking": {"n_channels": 3, "spacing": 2, "average": True},
             "value_range": None,
+            "crop": None,
+            "normalize": False,
         },
         "fps": 10.0,
         "trained_on": ["normal.mp4"],
@@ -420,8 +422,8 @@ def test_a_region_may_be_ignored(place):
         ),
         (
             ["{place}/floats.npy", "model", *SIZE],
-            "{place}/floats.npy is an array, which is used unchanged; leave out --size and "
-            "--grey.",
+            "{place}/floats.npy is an array, which is used unchanged; leave out --size, "
+            "--long-side, --grey, --crop and --normalize.",
         ),
         (["{place}/labels.txt", "model"], "{place}/labels.txt is no video that FFmpeg can read"),
         (
@@ -554,6 +556,88 @@ def test_ctrl_c_before_the_training_leaves_nothing(capsys, place, tmp_path, monk
     assert code == 130
     assert err.endswith("skavid fit: interrupted; nothing was written.\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def cropped(place, tmp_path_factory):
+    """Pictures, the same pictures cropped by hand, and a model of either; left, top = 9, 5."""
+    folder = tmp_path_factory.mktemp("cropped")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 40, 60, 3)).astype(np.uint8)
+    write_pictures(folder / "whole", images)
+    write_pictures(folder / "cut", images[:, 5:29, 9:45])
+    more = [*TINY, "--long-side", "18", "--set", "target_fpr=0.5", "--quiet"]
+    words = ["fit", folder / "whole", folder / "model", "--crop", "9", "5", "36", "24", *more]
+    assert main(list(map(str, words))) == 0
+    assert main(["fit", str(folder / "cut"), str(folder / "by-hand"), *more]) == 0
+    return folder
+
+
+def test_a_crop_is_as_if_the_pictures_had_been_cropped(capsys, cropped):
+    _, ours, _ = run(capsys, "score", cropped / "model", cropped / "whole")
+    _, theirs, _ = run(capsys, "score", cropped / "by-hand", cropped / "cut")
+    assert ours == theirs
+    assert (
+        "at 18 x 12 pixels (width x height), in colour, cropped to 36 x 24 pixels from column 9 "
+        "and row 5 on."
+    ) in run(capsys, "info", cropped / "model")[1]
+
+
+def test_results_of_a_crop_are_in_pixels_of_the_original(capsys, cropped, tmp_path):
+    pytest.importorskip("pycocotools.mask")
+    ignored = np.zeros((40, 60), np.uint8)
+    ignored[5:9] = 255
+    Image.fromarray(ignored).save("top.png")
+    Image.fromarray(ignored[5:29, 9:45]).save("cut-top.png")
+    for model, folder, mask in (("model", "whole", "top"), ("by-hand", "cut", "cut-top")):
+        words = ["segment", cropped / model, cropped / folder, "--ignore", f"{mask}.png"]
+        words += ["--masks", f"masks-{folder}", "--coco", f"{folder}.json"]
+        assert run(capsys, *words, "--overlay", f"seen-{folder}")[0] == 0
+    n_marked = 0
+    for path in sorted(Path("masks-whole").iterdir()):
+        whole, cut = read_picture(path), read_picture(Path("masks-cut") / path.name)
+        np.testing.assert_array_equal(whole[5:29, 9:45], cut)
+        assert whole.sum() == cut.sum()
+        n_marked += int((cut > 0).sum())
+    assert n_marked
+    ours, theirs = (json.loads(Path(f"{name}.json").read_text()) for name in ("whole", "cut"))
+    assert len(ours["annotations"]) == len(theirs["annotations"]) > 0
+    for one, other in zip(ours["annotations"], theirs["annotations"], strict=True):
+        assert one["bbox"] == [other["bbox"][0] + 9, other["bbox"][1] + 5, *other["bbox"][2:]]
+        assert one["peak_at"] == [other["peak_at"][0] + 9, other["peak_at"][1] + 5]
+        assert one["area"] == other["area"]
+    # Ground truth is drawn over the originals, too.
+    values = [
+        run(capsys, "evaluate", cropped / model, cropped / name, "--masks", f"masks-{name}",
+            "--json")[1]
+        for model, name in (("model", "whole"), ("by-hand", "cut"))
+    ]  # fmt: skip
+    assert values[0] == values[1]
+
+
+def test_a_picture_smaller_than_the_crop_is_refused(capsys, cropped, tmp_path):
+    write_pictures(tmp_path / "small", np.zeros((1, 20, 60, 3), np.uint8))
+    assert refused(capsys, tmp_path, "score", cropped / "model", "small") == (
+        "skavid score: small/000.png has 60 x 20 pixels, but the crop needs at least 45 x 29."
+    )
+
+
+def test_a_normalised_model_does_not_see_the_light(capsys, place, tmp_path):
+    images = np.array([read_picture(path) for path in sorted((place / "pictures").iterdir())])
+    images = 64 + images // 2
+    write_pictures(tmp_path / "noon", images)
+    write_pictures(tmp_path / "dusk", images - 40)
+    assert run(capsys, "fit", "noon", "model", "--normalize", *SIZE, *TINY)[0] == 0
+    scores = [
+        [float(row["score"]) for row in texts(run(capsys, "score", "model", name)[1])]
+        for name in ("noon", "dusk")
+    ]
+    np.testing.assert_allclose(scores[0], scores[1], atol=0.05)
+    assert "each brought to one mean and spread." in run(capsys, "info", "model")[1]
+    words = ["evaluate", "model", "noon", "--dataset", "mvtec"]
+    assert refused(capsys, tmp_path, *words).startswith(
+        "skavid evaluate: --dataset mvtec reads images unchanged, but the model reads them at "
+    )
 
 
 # --- score ---------------------------------------------------------------------------------------

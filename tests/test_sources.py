@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from skavid import TemporalStacker
 from skavid.datasets.sources import (
@@ -20,6 +21,7 @@ from skavid.datasets.sources import (
     read_source,
     split_clips,
 )
+from skavid.video.pictures import normalized
 
 pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
@@ -208,6 +210,9 @@ def test_pictures_that_cannot_be_read_are_left_out_with_a_warning(tmp_path):
         {"size": [16, -1], "color": False, "stacking": None},
         {"size": [16, 10**9], "color": False, "stacking": None},
         {"size": None, "color": "no", "stacking": None},
+        {"size": [16, 24], "color": False, "stacking": None, "normalize": 1},
+        {"size": [16, 24], "color": False, "stacking": None, "crop": [0, 0, 0, 5]},
+        {"size": None, "color": False, "stacking": None, "crop": [0, 0, 5, 5]},
         {"size": None, "color": False, "stacking": {"n_channels": 3}},
         {"size": None, "color": False, "stacking": {**STACKING, "spacing": 10**9}},
         [1, 2, 3],
@@ -219,10 +224,32 @@ def test_a_reading_that_was_tampered_with_is_refused(kept):
         check_reading(kept)
 
 
+@given(
+    image=arrays(np.uint8, (6, 8, 3), elements=st.integers(60, 190)),
+    gain=st.floats(0.5, 1.3),
+    offset=st.integers(-5, 5),
+)
+def test_normalised_images_have_one_mean_and_spread_whatever_the_light(image, gain, offset):
+    seen = normalized(image).astype(float)
+    if image.std() < 5:
+        return
+    unclipped = (seen > 0).all() and (seen < 255).all()
+    if unclipped:
+        assert seen.mean() == pytest.approx(128, abs=0.5)
+        assert seen.std() == pytest.approx(40, abs=0.5)
+    other = np.rint(gain * image + offset).clip(0, 255).astype(np.uint8)
+    change = 40 / (gain * image.std())  # of rounding the darker or brighter image
+    assert abs(normalized(other) - seen).max() <= 1 + 2.5 * change
+
+
+def test_a_blank_image_stays_blank():
+    assert (normalized(np.full((4, 4), 7, np.uint8)) == 128).all()
+
+
 def test_a_reading_survives_its_file():
     import json
 
-    reading = Reading((16, 24), True, STACKING)
+    reading = Reading((16, 24), True, STACKING, None, (1, 2, 30, 40), True)
     assert check_reading(json.loads(json.dumps(reading._asdict()))) == reading
 
 

@@ -51,6 +51,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     shape = ", ".join(map(str, detector.image_shape_))
     text = f"{output} takes {dtype} images of shape (n, {shape})"
     text += "." if reading.stacking is None else ", frames stacked as in Sec. 3.5."
+    if reading.crop is not None or reading.normalize:
+        text += f"\nPrepare them as the model reads images: {reading.describe()}."
     if examples:
         # OpenVINO, another runtime of the same graph, is compared where it is installed.
         runtimes = [name for name in RUNTIMES if name != "openvino" or find_spec(name)]

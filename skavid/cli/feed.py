@@ -107,7 +107,7 @@ class Feed:
             try:
                 for frame, display_image in read_pairs(
                     self.source,
-                    size=self.reading.size,
+                    size=self.reading.decoded_size,
                     color=self.reading.color,
                     timeout=self.timeout,
                     fps=self.fps or ASSUMED_FPS,
@@ -118,8 +118,11 @@ class Feed:
                     if not self.is_live and not self.fast:
                         self._stop.wait(start + frame.time - time.monotonic())
                     seconds = time.monotonic() - start if self.is_live else frame.time
-                    image = frame.image if stream is None else stream.push(frame.image)
-                    sample = Sample(image, self.name, n_frames, seconds, display_image)
+                    image = self.reading.prepare(frame.image, self.name)
+                    image = image if stream is None else stream.push(image)
+                    sample = Sample(
+                        image, self.name, n_frames, seconds, display_image, box=self.reading.crop
+                    )
                     self._put(_Item(sample, n_gaps), drop=not self.fast)
                     n_frames, pause = n_frames + 1, FIRST_PAUSE
                 reason = "it ended."

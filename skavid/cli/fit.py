@@ -72,7 +72,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.ignore is not None:
         size = reading.size or sources.open_array(Path(found[0].path)).shape[1:3]
         example = found[0] if found else None
-        detector.ignore_mask = sources.read_ignore_mask(arguments.ignore, size, example)
+        detector.ignore_mask = sources.read_ignore_mask(
+            arguments.ignore, size, example, reading.crop
+        )
     with temporary_folder(model) as folder:
         data = _load(arguments, found, reading, Path(folder), console)
         check_number(len(data.images), reading.unit, "train on")
@@ -165,13 +167,22 @@ def _choose_reading(
     arguments: argparse.Namespace, detector: AVIDDetector, found: list[Source], stacked: bool
 ) -> Reading:
     spacing = detector.component("corruption").spacing if stacked else None
+    options = (arguments.long_side, arguments.crop, arguments.normalize)
+    if arguments.dataset and any(options):
+        raise ValueError(
+            "--long-side, --crop and --normalize need SOURCE files; --dataset takes --size."
+        )
     if arguments.dataset:
         return Reading(
             arguments.size or DATASETS[arguments.dataset].size,
             arguments.dataset == "mvtec" and not arguments.grey,
             sources.stacking(spacing),
         )
-    return sources.choose_reading(found, size=arguments.size, grey=arguments.grey, spacing=spacing)
+    return sources.choose_reading(
+        found, size=arguments.size, grey=arguments.grey, spacing=spacing,
+        long_side=arguments.long_side, crop=arguments.crop and tuple(arguments.crop),
+        normalize=arguments.normalize,
+    )  # fmt: skip
 
 
 def _load(

@@ -74,6 +74,11 @@ def load_dataset(
     arguments: argparse.Namespace, reading: Reading, subset: str
 ) -> tuple[NDArray[Any], NDArray[np.int64], Bunch]:
     """Load a data set: images (stacked if they are video), clip numbers, and all other data."""
+    if reading.crop is not None or reading.normalize:
+        raise ValueError(
+            f"--dataset {arguments.dataset} reads images unchanged, but the model reads them "
+            f"{reading.describe()}; give the folder of the images as SOURCE."
+        )
     load = getattr(datasets, f"load_{arguments.dataset.replace('-', '_')}")
     options = {"color": reading.color} if arguments.dataset == "mvtec" else {}
     data = load(
@@ -104,7 +109,7 @@ def read_ground_truth(
         labels = evaluation.read_labels(arguments.labels)
     elif arguments.masks is not None:
         size = reading.size or detector.image_shape_[:2]
-        masks = evaluation.read_masks(arguments.masks, found, size)
+        masks = evaluation.read_masks(arguments.masks, found, size, reading.crop)
     truth = GroundTruth(labels, masks, kinds, names)
     # The number of frames in the header of a video file may be wrong.
     if not any(source.has_timestamps() for source in found):

@@ -101,7 +101,8 @@ def set_ignore_mask(
     if arguments.ignore is None:
         return own
     size = reading.size or detector.image_shape_[:2]
-    given = sources.read_ignore_mask(arguments.ignore, size, found[0] if found else None)
+    example = found[0] if found else None
+    given = sources.read_ignore_mask(arguments.ignore, size, example, reading.crop)
     both = given if own is None else given | own
     if both.all():
         raise ValueError(f"{arguments.ignore} and the mask of the model ignore every pixel.")

@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from skavid.core.anomaly_maps import Finding
+from skavid.core.anomaly_maps import AnomalyMaps, Finding
 from skavid.core.images import resize
-from skavid.datasets.sources import Source
+from skavid.datasets.sources import Sample, Source
+from skavid.video import draw_overlay
 from skavid.video.pictures import import_pillow
 from skavid.writing import beside, check_target, naming, opened, part_of
 
@@ -191,10 +192,41 @@ def save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:
     import_pillow().fromarray(picture).save(path, format="PNG")
 
 
+def original_size(sample: Sample) -> tuple[int, int]:
+    """Return the height and width of the original image."""
+    image = sample.image if sample.display_image is None else sample.display_image
+    height, width = image.shape[:2]
+    return height, width
+
+
+def in_original(values: NDArray[Any], sample: Sample, fill: Any = 0) -> NDArray[Any]:
+    """Resize a map to its place in the original image; ``fill`` is the value around it."""
+    size = original_size(sample)
+    if sample.box is None or sample.display_image is None:
+        return np.asarray(resize(values, size))
+    left, top, width, height = sample.box
+    placed = np.full(size, fill, values.dtype)
+    placed[top : top + height, left : left + width] = resize(values, (height, width))
+    return placed
+
+
+def draw_results(
+    sample: Sample, maps: AnomalyMaps, row: int, ignored: NDArray[np.bool_] | None
+) -> NDArray[np.uint8]:
+    """Draw the mask and the regularity of an image over its original."""
+    assert sample.display_image is not None
+    return draw_overlay(
+        sample.display_image,
+        mask=in_original(maps.evidence[row] >= 0, sample),
+        regularity=in_original(maps.regularity[row], sample, fill=1),
+        ignore_mask=None if ignored is None else in_original(ignored, sample, fill=True),
+    )
+
+
 def describe_patches(
     findings: list[Finding],
     mask: NDArray[np.bool_],
-    size: tuple[int, int],
+    sample: Sample,
     *,
     encode: Callable[[NDArray[np.bool_]], Row] | None = None,
 ) -> list[Row]:
@@ -206,7 +238,9 @@ def describe_patches(
     if not findings:
         return []
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    resized = resize(labels, size)
+    resized = in_original(labels, sample)
+    size = original_size(sample)
+    place = sample.box or (0, 0, size[1], size[0])
     boxes = ndimage.find_objects(resized)
     rows = []
     for finding in findings:
@@ -221,8 +255,8 @@ def describe_patches(
             "area": int(patch.sum()),
             "peak": finding.peak,
             "peak_at": [
-                int((finding.peak_at[axis] + 0.5) * size[axis] / labels.shape[axis])
-                for axis in (1, 0)
+                place[0] + int((finding.peak_at[1] + 0.5) * place[2] / labels.shape[1]),
+                place[1] + int((finding.peak_at[0] + 0.5) * place[3] / labels.shape[0]),
             ],
             "carried_by": finding.carried_by,
         }

@@ -101,12 +101,14 @@ Train on normal images or videos, and write a model.
 Videos are resized to a height of 120 pixels, and images to a longest side of 256 pixels, unless
 they are smaller. Each image of a video consists of three frames (Sec. 3.5 of the paper). A few
 long clips are split into pieces of up to one minute, some of which are held out to find the
-thresholds. The model remembers how its sources were read. Without --epochs the training takes 4 to
-40 epochs, so that about 100,000 images are processed.""",
+thresholds. The model remembers how its sources were read, and every command reads other sources
+alike. Without --epochs the training takes 4 to 40 epochs, so that about 100,000 images are
+processed.""",
         """\
   skavid fit normal.mp4 model                      a video of a fixed camera
   skavid fit monday.mp4 tuesday.mp4 model --ignore clock.png
-  skavid fit good-parts/ model --size 128 128      a folder of images
+  skavid fit good-parts/ model --long-side 128     a folder of images
+  skavid fit good-parts/ model --crop 40 20 600 400 --normalize
   skavid fit frames/ model --video                 images that are frames of a video
   skavid fit UCSDped2/ model --dataset ucsd-ped2   the training part of a data set
   skavid fit mvtec/bottle/ model --dataset mvtec   the training part of one category
@@ -124,12 +126,32 @@ thresholds. The model remembers how its sources were read. Without --epochs the 
         "--images", action="store_true", help="take the frames of a video as single images"
     )
     add_dataset(parser, "train on the training part of")
-    add(
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
         "--size",
         nargs=2,
         type=whole_number(8),
         metavar=("HEIGHT", "WIDTH"),
         help="resize all images to this size, in pixels",
+    )
+    size.add_argument(
+        "--long-side",
+        type=whole_number(8),
+        metavar="N",
+        help="resize the longest side to N pixels (default: 256 for images), unless it is shorter",
+    )
+    add(
+        "--crop",
+        nargs=4,
+        type=whole_number(0),
+        metavar=("LEFT", "TOP", "WIDTH", "HEIGHT"),
+        help="use this box of each image alone, in pixels of the original",
+    )
+    add(
+        "--normalize",
+        action="store_true",
+        help="bring each image to one mean and standard deviation of its intensities, against "
+        "changes of the light",
     )
     add("--grey", action="store_true", help="ignore colours; videos are always read as grey")
     add("--epochs", type=whole_number(1), metavar="N", help="number of epochs")

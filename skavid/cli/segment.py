@@ -28,10 +28,9 @@ from skavid.cli.scoring import (
     table_row,
 )
 from skavid.core.anomaly_maps import AnomalyMaps
-from skavid.core.images import resize
 from skavid.datasets import sources
 from skavid.datasets.sources import Sample, Source
-from skavid.video import OverlayWriter, draw_overlay
+from skavid.video import OverlayWriter
 from skavid.video.pictures import import_pillow
 from skavid.wording import clock, counted, pixels_of
 from skavid.writing import check_parent, naming
@@ -144,6 +143,8 @@ def _open_writers(
             )
         if arguments.overlay.suffix:
             rate = frame_rate(batch)
+            if ignored is not None:
+                ignored = outputs.in_original(ignored, batch[0], fill=True)
             writers.append(_video_writer(arguments.overlay, rate, ignored, exits))
         else:
             writers.append(_overlay_writer(arguments.overlay, names, ignored, exits))
@@ -154,7 +155,7 @@ def _mask_writer(folder: Path, names: dict[str, str], exits: ExitStack) -> Write
     temporary = exits.enter_context(outputs.folder_beside(folder))
 
     def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
-        mask = resize(maps.evidence[row] >= 0, _original_size(sample))
+        mask = outputs.in_original(maps.evidence[row] >= 0, sample)
         with naming(folder):
             outputs.save_picture(temporary, _file_name(sample, names), np.uint8(255) * mask)
 
@@ -165,7 +166,7 @@ def _coco_writer(path: Path, exits: ExitStack) -> Writer:
     coco = exits.enter_context(outputs.CocoWriter(path, {"description": f"skavid {__version__}"}))
 
     def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
-        height, width = _original_size(sample)
+        height, width = outputs.original_size(sample)
         image: dict[str, Any] = {"file_name": sample.file_name, "width": width, "height": height}
         if sample.time is not None:
             image |= {"frame": sample.index, "time": round(sample.time, 4)}
@@ -174,10 +175,9 @@ def _coco_writer(path: Path, exits: ExitStack) -> Writer:
         image["reason"] = maps.why[row]
         findings = maps.find(row)
         mask = maps.evidence[row] >= 0
-        size = height, width
         coco.write(
             image,
-            outputs.describe_patches(findings, mask, size, encode=outputs.encode_mask),
+            outputs.describe_patches(findings, mask, sample, encode=outputs.encode_mask),
         )
 
     return write
@@ -204,7 +204,8 @@ def _video_writer(
         if sample.time is None or sample.name != source:  # the next video follows this one
             begin, source = last + 1 / fps, sample.name
         last = begin + (sample.time or 0.0)
-        mask, regularity = maps.evidence[row] >= 0, maps.regularity[row]
+        mask = outputs.in_original(maps.evidence[row] >= 0, sample)
+        regularity = outputs.in_original(maps.regularity[row], sample, fill=1)
         score = float(maps.scores[row])
         video.write(sample.display_image, mask=mask, regularity=regularity, score=score, time=last)
 
@@ -218,20 +219,11 @@ def _overlay_writer(
 
     def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
         assert sample.display_image is not None
-        mask, regularity = maps.evidence[row] >= 0, maps.regularity[row]
-        drawn = draw_overlay(
-            sample.display_image, mask=mask, regularity=regularity, ignore_mask=ignored
-        )
+        drawn = outputs.draw_results(sample, maps, row, ignored)
         with naming(folder):
             outputs.save_picture(temporary, _file_name(sample, names), drawn)
 
     return write
-
-
-def _original_size(sample: Sample) -> tuple[int, int]:
-    image = sample.image if sample.display_image is None else sample.display_image
-    height, width = image.shape[:2]
-    return height, width
 
 
 def _file_name(sample: Sample, names: dict[str, str]) -> str:

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skavid.cli.console import INTERRUPTED, SUCCESS, Console, CtrlC
 from skavid.cli.events import Event, Events
 from skavid.cli.feed import Feed
 from skavid.cli.models import find_sources, note_kind, open_model, set_ignore_mask
-from skavid.cli.outputs import describe_patches, save_picture
+from skavid.cli.outputs import describe_patches, draw_results, save_picture
 from skavid.cli.scoring import Scorer
 from skavid.cli.webhook import Webhook
 from skavid.core.anomaly_maps import AnomalyMaps
 from skavid.datasets.sources import Reading, Sample, Source
-from skavid.video import draw_overlay
 from skavid.video.decoding import VIDEOS
 from skavid.video.pictures import import_pillow
 from skavid.wording import counted
@@ -53,7 +51,6 @@ class _Records:
         assert self._peak is not None
         sample, maps = self._peak
         mask = maps.mask[0]
-        size = mask.shape if sample.display_image is None else sample.display_image.shape[:2]
         return {
             "phase": "end",
             **self._start(event),
@@ -61,8 +58,8 @@ class _Records:
             "peak": round(event.peak, 4),
             "peak_time": round(event.peak_time, 3),
             "as_a_whole": bool(maps.irregular_as_a_whole[0]),
-            "boxes": describe_patches(maps.find(0), mask, size),
-            "snapshot": self._save_snapshot(event, sample, maps, mask),
+            "boxes": describe_patches(maps.find(0), mask, sample),
+            "snapshot": self._save_snapshot(event, sample, maps),
         }
 
     def _start(self, event: Event) -> dict[str, Any]:
@@ -77,9 +74,7 @@ class _Records:
             record["start_at"] = start.isoformat(timespec="milliseconds")
         return record
 
-    def _save_snapshot(
-        self, event: Event, sample: Sample, maps: AnomalyMaps, mask: NDArray[np.bool_]
-    ) -> str | None:
+    def _save_snapshot(self, event: Event, sample: Sample, maps: AnomalyMaps) -> str | None:
         folder = self._snapshots
         if folder is None or sample.display_image is None:
             return None
@@ -87,9 +82,8 @@ class _Records:
         started = f"{self._started_at:%Y%m%dT%H%M%S}"
         path = folder / f"{self._feed.name}-{started}-{event.number:04d}.png"
         ignored = self._scorer.detector.ignore_mask
-        drawn = draw_overlay(
-            sample.display_image, mask=mask, regularity=maps.regularity[0], ignore_mask=ignored
-        )
+        ignored = None if ignored is None else np.asarray(ignored)
+        drawn = draw_results(sample, maps, 0, ignored)
         with naming(path):
             folder.mkdir(parents=True, exist_ok=True)
             with beside(path) as part:

@@ -29,12 +29,16 @@ from skavid.video.frames import (
 from skavid.video.pictures import (
     PICTURES,
     Range,
+    convert,
     count_pages,
+    cut,
     describe_range,
     find_range,
+    import_pillow,
     is_animation,
     list_pictures,
     natural,
+    normalized,
     page_shapes,
     read_marks,
     spread,
@@ -60,12 +64,29 @@ class Reading(NamedTuple):
     ``size`` is (height, width), or None for arrays, which are used unchanged. ``stacking`` holds
     the parameters of a `TemporalStacker`, or None for single images. ``value_range`` holds the
     values of images of more than 8 bits that become black and white; None if there were none.
+    ``crop`` is the box of each original that is used, None for all of it. With ``normalize`` each
+    image is brought to one mean and spread.
     """
 
     size: tuple[int, int] | None
     color: bool
     stacking: dict[str, Any] | None
     value_range: Range | None = None
+    crop: Box | None = None
+    normalize: bool = False
+
+    @property
+    def decoded_size(self) -> tuple[int, int] | None:
+        """The size to decode images in; None, that of the original, if they are cropped."""
+        return None if self.crop is not None else self.size
+
+    def prepare(self, image: NDArray[np.uint8], name: Any) -> NDArray[np.uint8]:
+        """Crop, resize and normalise a decoded image, as the model was trained."""
+        if self.crop is not None:
+            assert self.size is not None
+            cropped = import_pillow().fromarray(np.ascontiguousarray(cut(image, self.crop, name)))
+            image = convert(cropped, self.size, self.color)
+        return normalized(image) if self.normalize else image
 
     @property
     def unit(self) -> str:
@@ -78,6 +99,11 @@ class Reading(NamedTuple):
         if self.size is not None:
             kind = "in colour" if self.color else "grey"
             text = f"at {pixels_of(self.size)} (width x height), {kind}"
+        if self.crop is not None:
+            left, top, width, height = self.crop
+            text += f", cropped to {width} x {height} pixels from column {left} and row {top} on"
+        if self.normalize:
+            text += ", each brought to one mean and spread"
         if self.stacking is None:
             return text
         return f"{text}, {self.stacking['n_channels']} frames stacked per image"
@@ -95,6 +121,13 @@ def check_reading(kept: Any) -> Reading:
             is_valid &= all(type(side) is int and 1 <= side <= 2**15 for side in size)
             height, width = size
             size = height, width
+        crop, normalize = kept.get("crop"), kept.get("normalize", False)
+        is_valid &= isinstance(normalize, bool)
+        if crop is not None:
+            left, top, wide, high = crop
+            is_valid &= all(type(side) is int and 0 <= side <= 2**15 for side in crop)
+            is_valid &= size is not None and wide > 0 and high > 0
+            crop = left, top, wide, high
         if stacking is not None:
             is_valid &= set(stacking) == {"n_channels", "spacing", "average"}
             TemporalStacker(**stacking).stream()
@@ -103,7 +136,7 @@ def check_reading(kept: Any) -> Reading:
         is_valid = False
     if not is_valid:
         raise ValueError(f"its entry 'reading' is not valid: {kept!r}.")
-    return Reading(size, color, stacking, value_range)
+    return Reading(size, color, stacking, value_range, crop, normalize)
 
 
 class Source(NamedTuple):
@@ -325,9 +358,19 @@ def stacking(spacing: int | None) -> dict[str, Any] | None:
 
 
 def choose_reading(
-    found: Sequence[Source], *, size: tuple[int, int] | None, grey: bool, spacing: int | None
+    found: Sequence[Source],
+    *,
+    size: tuple[int, int] | None,
+    grey: bool,
+    spacing: int | None,
+    long_side: int | None = None,
+    crop: Box | None = None,
+    normalize: bool = False,
 ) -> Reading:
-    """Choose how to read the sources to train on; ``spacing=None`` takes single images."""
+    """Choose how to read the sources to train on; ``spacing=None`` takes single images.
+
+    ``long_side`` is the length to which the longest side is reduced.
+    """
     stack = stacking(spacing)
     arrays = [source for source in found if source.kind == "array"]
     if arrays:
@@ -336,10 +379,10 @@ def choose_reading(
                 f"{arrays[0].path} is an array, which is used unchanged, but other sources are "
                 "images or videos; give one kind of source."
             )
-        if size is not None or grey:
+        if any((size, grey, long_side, crop, normalize)):
             raise ValueError(
-                f"{arrays[0].path} is an array, which is used unchanged; leave out --size and "
-                "--grey."
+                f"{arrays[0].path} is an array, which is used unchanged; leave out --size, "
+                "--long-side, --grey, --crop and --normalize."
             )
         return Reading(None, False, stack)
     first = found[0]
@@ -352,9 +395,11 @@ def choose_reading(
             stacklevel=2,
         )
     frame, display_image = next(read_pairs(example, value_range=value_range))
-    height, width = frame.image.shape
+    height, width = (frame.image if crop is None else cut(frame.image, crop, example)).shape
     if size is None:
         limit = VIDEO_HEIGHT / height if stack else LONGEST_SIDE / max(height, width)
+        if long_side is not None:
+            limit = long_side / max(height, width)
         scale = min(1.0, limit)
         size = (max(1, round(scale * height)), max(1, round(scale * width)))
         if stack is None:
@@ -362,7 +407,7 @@ def choose_reading(
     has_color = False
     if not grey and stack is None:
         has_color = _has_color(display_image) or _is_any_colored(found, value_range)
-    return Reading(size, has_color, stack, value_range)
+    return Reading(size, has_color, stack, value_range, crop, normalize)
 
 
 def _deep_range(found: Sequence[Source]) -> Range | None:
@@ -492,7 +537,7 @@ def open_array(path: Path) -> NDArray[Any]:
 
 def _read_pictures(source: Source, reading: Reading, display: bool) -> Iterator[Sample]:
     size = _size(source, reading)
-    read: dict[str, Any] = {"size": size, "color": reading.color}
+    read: dict[str, Any] = {"size": reading.decoded_size, "color": reading.color}
     read["value_range"] = _range_of(source, reading)
     has_warned = False
     index = 0
@@ -505,10 +550,12 @@ def _read_pictures(source: Source, reading: Reading, display: bool) -> Iterator[
             for page, (frame, own) in enumerate(frames):
                 display_image = own if display else None
                 shape = own.shape if display else own
-                has_warned = has_warned or _warn_if_distorted(path, shape, size)
+                if reading.crop is None:
+                    has_warned = has_warned or _warn_if_distorted(path, shape, size)
                 name = source.name_of(path, page if n > 1 else None)
-                box = (0, 0, shape[1], shape[0])
-                yield Sample(frame.image, name, index + page, None, display_image, box=box)
+                image = reading.prepare(frame.image, path)
+                box = reading.crop or (0, 0, shape[1], shape[0])
+                yield Sample(image, name, index + page, None, display_image, box=box)
         except BrokenVideoError:
             broken.append(source.name_of(path))
         index += n
@@ -539,13 +586,14 @@ def _range_of(source: Source, reading: Reading) -> Range | None:
 
 def _read_video(source: Source, reading: Reading, display: bool) -> Iterator[Sample]:
     size = _size(source, reading)
-    read: dict[str, Any] = {"size": size, "color": reading.color}
+    read: dict[str, Any] = {"size": reading.decoded_size, "color": reading.color}
     read |= {"fps": source.fps or ASSUMED_FPS, "value_range": reading.value_range}
-    box: Box | None = None
+    box = reading.crop
     if "://" not in str(source.path):
         shape = picture_shape(Path(source.path))
-        box = (0, 0, shape[1], shape[0])
-        _warn_if_distorted(Path(source.path), shape, size)
+        if box is None:
+            box = (0, 0, shape[1], shape[0])
+            _warn_if_distorted(Path(source.path), shape, size)
         read["value_range"] = _range_of(source, reading) if _deep_range([source]) else None
     frames: Iterator[tuple[Frame, NDArray[np.uint8] | None]] = (
         read_pairs(source.path, **read)
@@ -553,7 +601,8 @@ def _read_video(source: Source, reading: Reading, display: bool) -> Iterator[Sam
         else ((frame, None) for frame in read_frames(source.path, **read))
     )
     for frame, display_image in frames:
-        yield Sample(frame.image, source.name, frame.index, frame.time, display_image, box=box)
+        image = reading.prepare(frame.image, source.name)
+        yield Sample(image, source.name, frame.index, frame.time, display_image, box=box)
 
 
 def read_shapes(source: Source) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -650,7 +699,10 @@ def split_clips(ids: NDArray[np.int64], fps: float | None) -> NDArray[np.int64]:
 
 
 def read_ignore_mask(
-    path: Path, size: tuple[int, int], example: Source | None = None
+    path: Path,
+    size: tuple[int, int],
+    example: Source | None = None,
+    crop: Box | None = None,
 ) -> NDArray[np.bool_]:
     """Read an image of pixels to ignore, drawn over an image of ``example``.
 
@@ -677,6 +729,9 @@ def read_ignore_mask(
             f"{path} has {pixels_of(drawn.shape)}, but the images have {pixels_of(shape)}; draw "
             "it over one of them."
         )
+    if crop is not None:
+        drawn = cut(drawn, crop, path)
+        shape = drawn.shape
     ignored = shrink(drawn, shape[:2], size, path)
     if ignored.all():
         raise ValueError(f"{path} ignores every pixel; paint black the pixels to keep.")

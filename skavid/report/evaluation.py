@@ -23,10 +23,10 @@ from skavid.datasets.clips import (
     walk_folders,
     warn_of_lossy,
 )
-from skavid.datasets.sources import Source, open_array
+from skavid.datasets.sources import Box, Source, open_array
 from skavid.video.decoding import BrokenVideoError
 from skavid.video.frames import picture_shape
-from skavid.video.pictures import list_pictures
+from skavid.video.pictures import cut, list_pictures
 from skavid.wording import counted, listed, readable, there_are
 
 __all__: list[str] = []  # for the command line and the report alone
@@ -85,8 +85,13 @@ def check_count(path: Path, what: str, found: int, n: int, unit: str) -> None:
         raise ValueError(f"{path} holds {counted(found, what)}, but {there_are(n, unit)}.")
 
 
-def read_masks(path: Path, clips: Sequence[Source], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Read the masks of images by their names, or those of video frames in order."""
+def read_masks(
+    path: Path, clips: Sequence[Source], shape: tuple[int, int], crop: Box | None = None
+) -> NDArray[np.bool_]:
+    """Read the masks of images by their names, or those of video frames in order.
+
+    Masks are drawn over the originals, of which ``crop`` is used, and are resized to ``shape``.
+    """
     if path.suffix.lower() == ".npy":
         array = open_array(path)
         if array.ndim != 3:
@@ -97,7 +102,7 @@ def read_masks(path: Path, clips: Sequence[Source], shape: tuple[int, int]) -> N
     elif not path.is_dir():
         raise FileNotFoundError(f"There is no folder or .npy file of masks: {path}.")
     elif all(clip.kind == "pictures" for clip in clips):
-        masks = _masks_by_name(path, clips, shape)
+        masks = _masks_by_name(path, clips, shape if crop is None else None)
     else:
         # One folder per clip, as `skavid segment` writes them, or all masks in one folder.
         folders = [path / clip.name for clip in clips]
@@ -106,13 +111,18 @@ def read_masks(path: Path, clips: Sequence[Source], shape: tuple[int, int]) -> N
         masks = [mask for folder in folders for mask in picture_masks(folder)]
     if not masks:
         raise ValueError(f"{path} holds no mask.")
+    if crop is not None:
+        masks = [cut(mask, crop, path) if mask.any() else mask for mask in masks]
     return np.stack([shrink(mask, mask.shape, shape, path) for mask in masks])
 
 
 def _masks_by_name(
-    path: Path, clips: Sequence[Source], shape: tuple[int, int]
+    path: Path, clips: Sequence[Source], shape: tuple[int, int] | None
 ) -> list[NDArray[np.bool_]]:
-    """Read the masks of pictures; a picture without a mask is normal."""
+    """Read the masks of pictures, in their own sizes if ``shape`` is None.
+
+    A picture without a mask is normal.
+    """
     indices: dict[Path, dict[str, list[Path]]] = {}
     images = [(clip, picture, page) for clip in clips for picture, page in clip.images()]
     found = [_mask_of(path, clip, picture, page, indices) for clip, picture, page in images]
@@ -123,20 +133,20 @@ def _masks_by_name(
     _tell_unmatched(path, [picture for _, picture, _ in images], found)
     warn_of_lossy(found)
     # A picture that cannot be read has no size, and is left out later.
-    masks = [
-        read_mask(mask if _is_readable(picture) else None, picture, shape, page=page or 0)
-        for mask, (_, picture, page) in zip(found, images, strict=True)
-    ]
+    masks = []
+    for mask, (_, picture, page) in zip(found, images, strict=True):
+        own = _shape_of(picture)
+        drawn = None if own is None else mask
+        masks.append(read_mask(drawn, picture, shape or own or (1, 1), page=page or 0))
     _tell_unmarked_defects(images, masks)
     return masks
 
 
-def _is_readable(picture: Path) -> bool:
+def _shape_of(picture: Path) -> tuple[int, ...] | None:
     try:
-        picture_shape(picture)
+        return picture_shape(picture)
     except BrokenVideoError:
-        return False
-    return True
+        return None
 
 
 def _tell_unmarked_defects(

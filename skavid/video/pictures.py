@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skavid.wording import pixels_of
+
 __all__: list[str] = []  # internal to skavid
 
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -346,6 +348,28 @@ def convert(picture: Any, size: tuple[int, int] | None, color: bool) -> NDArray[
     if size is not None:
         picture = picture.resize(size[::-1], Image.Resampling.BOX)
     return np.array(picture)
+
+
+def cut(image: NDArray[Any], box: tuple[int, int, int, int], name: Any) -> NDArray[Any]:
+    """Crop an image or mask to a box: left, top, width and height, in pixels."""
+    left, top, width, height = box
+    if left + width > image.shape[1] or top + height > image.shape[0]:
+        raise ValueError(
+            f"{name} has {pixels_of(image.shape)}, but the crop needs at least {left + width} x "
+            f"{top + height}."
+        )
+    return image[top : top + height, left : left + width]
+
+
+def normalized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Bring the intensities of an image to the mean 128 and the standard deviation 40.
+
+    Colours of a picture are scaled together. Values beyond 0 and 255 are clipped.
+    """
+    values = image.astype(np.float32)
+    spread = max(float(values.std()), 1.0)  # a blank image stays blank
+    scaled = 128 + 40 / spread * (values - values.mean())
+    return np.asarray(np.rint(scaled).clip(0, 255), np.uint8)
 
 
 # --- masks ---------------------------------------------------------------------------------------
