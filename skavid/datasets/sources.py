@@ -402,7 +402,7 @@ def choose_reading(
             limit = long_side / max(height, width)
         scale = min(1.0, limit)
         size = (max(1, round(scale * height)), max(1, round(scale * width)))
-        if stack is None:
+        if stack is None and long_side is None:
             _warn_if_small(scale, size, (height, width))
     has_color = False
     if not grey and stack is None:
@@ -450,8 +450,8 @@ def _warn_if_small(scale: float, size: tuple[int, int], shape: tuple[int, int]) 
         smallest = round(SMALLEST_VISIBLE / scale)
         warnings.warn(
             f"Images of {pixels_of(shape)} (width x height) are reduced to {pixels_of(size)}, so "
-            f"that whatever is smaller than about {smallest} pixels can hardly be seen; --size "
-            "HEIGHT WIDTH keeps more.",
+            f"that whatever is smaller than about {smallest} pixels can hardly be seen; --long-side "
+            "N keeps more.",
             stacklevel=3,
         )
 
