@@ -172,7 +172,13 @@ def thresholds_text(detector: AVIDDetector) -> str:
     text += counted(n, "image" if n_clips is None else "frame")
     text += "" if n_clips is None else f" in {counted(n_clips, 'clip')}"
     is_new_data = "calibrated_on" in getattr(detector, "extra_", {})
-    text += " given to calibrate" if is_new_data else " held out of the training"
+    known = getattr(detector, "_trained_on", {})
+    if is_new_data:
+        text += " given to calibrate"
+    elif known.get("n_held_out") == known.get("n_images"):
+        text += " that were left out of the training in turn"
+    else:
+        text += " held out of the training"
     if n_clips is None:
         verb = "supports" if n == 1 else "support"
         return (

@@ -450,8 +450,8 @@ def _warn_if_small(scale: float, size: tuple[int, int], shape: tuple[int, int]) 
         smallest = round(SMALLEST_VISIBLE / scale)
         warnings.warn(
             f"Images of {pixels_of(shape)} (width x height) are reduced to {pixels_of(size)}, so "
-            f"that whatever is smaller than about {smallest} pixels can hardly be seen; --long-side "
-            "N keeps more.",
+            f"that whatever is smaller than about {smallest} pixels can hardly be seen; "
+            "--long-side N keeps more.",
             stacklevel=3,
         )
 
