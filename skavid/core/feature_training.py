@@ -133,7 +133,9 @@ def judge(
     """
     changes = inpainter.changes(features)
     read = _seen_by_detector(detector, inpainter, changes, features)
-    maps = detector.weigh(read[:, LENGTH], changes.size / evenness(inpainter), detector(read))
+    maps = detector.weigh(
+        _length(detector, read), changes.size / evenness(inpainter), detector(read)
+    )
     return _with_whole(*maps, whole.change(features), whole)
 
 
@@ -177,6 +179,11 @@ def _seen_by_detector(
     mean, scale = inpainter.mean.mean(0), inpainter.scale
     usual = (features - mean[:, None, None]) / scale[:, None, None]
     return torch.cat([read, usual.clamp(-MOST_CHANGE, MOST_CHANGE)], 1)
+
+
+def _length(detector: ResidualDetector, read: Tensor) -> Tensor:
+    # A user's own map may have fewer features; nothing moves in it.
+    return read[:, LENGTH if detector.sees_features else 0]
 
 
 class _Bank(NamedTuple):
@@ -410,8 +417,9 @@ def train_pair(
     ) if known is None else copy.deepcopy(known[2])  # fmt: skip
     bank, sizes = _to_changes(bank, left, net.detector_, chosen, origin)
     _fit_detector(
-        net, _Maps(bank, fold, batch_size, _generator(seed + 5 + len(net.history))), max_epochs
-    )
+        net, _Maps(bank, fold, batch_size, _generator(seed + 5 + len(net.history))), max_epochs,
+        device,
+    )  # fmt: skip
     detector: Any = copy.deepcopy(net.averaged_.module)
     detector.eval().requires_grad_(False)
     region_auc = _region_auc(detector, bank, fold)
@@ -636,11 +644,18 @@ def _make_net(
     return net
 
 
-def _fit_detector(net: ResidualNet, maps: _Maps, max_epochs: int) -> None:
-    begun = len(net.history)
-    device = net.device
+def _move(net: ResidualNet, device: str) -> None:
+    net.device = device
     net.detector_.to(device)
     net.averaged_.to(device)
+    for state in net.optimizer_.state.values():
+        for key, value in state.items():
+            state[key] = value.to(device) if isinstance(value, Tensor) else value
+
+
+def _fit_detector(net: ResidualNet, maps: _Maps, max_epochs: int, device: str) -> None:
+    begun = len(net.history)
+    _move(net, device)
     net.step_, net.n_steps_ = 0, max_epochs * STEPS_PER_EPOCH
     net.callbacks_.insert(0, ("check", _Check(maps.bank, maps.fold)))
     try:
@@ -650,12 +665,7 @@ def _fit_detector(net: ResidualNet, maps: _Maps, max_epochs: int) -> None:
     if len(net.history) > begun and "valid_detector_auc" not in net.history[-1]:
         net.history.pop()  # an epoch that was interrupted
     net.n_trained_ = len(net.history) - begun
-    net.detector_.cpu()
-    net.averaged_.cpu()
-    net.device = "cpu"
-    for state in net.optimizer_.state.values():
-        for key, value in state.items():
-            state[key] = value.cpu() if isinstance(value, Tensor) else value
+    _move(net, "cpu")
     if net.n_trained_ == 0:
         raise KeyboardInterrupt
 
@@ -770,13 +780,15 @@ def _left_out(
         for some in torch.split(torch.nonzero(fold == i)[:, 0], BATCH):
             read, at = bank.features[0, some].float(), learnt_from[some]
             residual[at], logits[at] = detector.weigh(
-                read[:, LENGTH], sizes[some], member(read)[:, 0]
+                _length(detector, read), sizes[some], member(read)[:, 0]
             )
     for others in reader.parts(np.setdiff1d(np.arange(len(rows)), chosen)):
         features, inpainter = reader.features(rows[others]), left_out.inpainter
         changes = left_out(features, others)
         read = _seen_by_detector(detector, inpainter, changes, features)
-        maps = detector.weigh(read[:, LENGTH], changes.size / evenness(inpainter), detector(read))
+        maps = detector.weigh(
+            _length(detector, read), changes.size / evenness(inpainter), detector(read)
+        )
         residual[others], logits[others] = maps
     return residual, logits
 
