@@ -179,7 +179,9 @@ class ScoreOverTimeDisplay:
         )
         self.threshold_ = self.alarms_ = self.ground_truth_ = None
         if self.labels is not None:
-            self.ground_truth_ = shade(ax, self.labels == -1, step, label="irregular (ground truth)")
+            self.ground_truth_ = shade(
+                ax, self.labels == -1, step, label="irregular (ground truth)"
+            )
         low, high = float(irregular.min()), float(irregular.max())
         if self.threshold is not None:
             level = 0.0 - self.threshold  # not -0
