@@ -416,7 +416,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         )  # fmt: skip
         fitting.keep(self, trained)
         rows = trained.rows
-        maps = trained.maps or self._both_maps(images, rows)
+        maps: tuple[Any, Any] = trained.maps or self._both_maps(images, rows)
         fitting.set_thresholds(
             self, trained, None if clips is None else clips[rows], maps, n_given=len(images)
         )
@@ -424,7 +424,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self.alpha_, self.zeta_ = calibration.shift_for_contamination(
                 self._score(images), self.alpha_, self.zeta_, self.contamination
             )
-        self.normal_scores_ = calibration.normal_scores(*maps, self.rule_)
+        self.normal_scores_ = calibration.normal_scores(maps[0], maps[1], self.rule_)
         self._trained_on = fitting.note(len(images), clips, trained)
 
     def calibrate(

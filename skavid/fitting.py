@@ -111,7 +111,7 @@ def fit_blocks(detector: Any, run: block_training.Run, n_images: int) -> None:
         maps: Any = trained.maps
         set_thresholds(detector, trained, None, maps, n_given=n_images)
         rule = make_rule(detector, is_blind=detector._is_blind)
-        detector.normal_scores_ = calibration.normal_scores(*maps, rule)
+        detector.normal_scores_ = calibration.normal_scores(maps[0], maps[1], rule)
         detector._trained_on = note(n_images, None, trained)
         detector.__dict__.pop("extra_", None)
 

@@ -349,8 +349,9 @@ def test_workers_of_ray_fit_what_one_machine_does(X):
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 
     def run(summarise, merge, blocks):
-        each = ray.remote(summarise.__call__ if callable(summarise) else summarise)
-        parts = [each.remote(start, block) for start, block in blocks]
+        each = ray.remote(lambda function, start, block: function(start, block))
+        shared = ray.put(summarise)
+        parts = [each.remote(shared, start, block) for start, block in blocks]
         both = ray.remote(merge)
         while len(parts) > 1:
             parts = [*parts[2:], both.remote(*parts[:2])]

@@ -35,7 +35,7 @@ from skavid.core.networks import ResidualDetector
 from skavid.core.pair import CALIBRATION_PIXELS
 from skavid.core.scene import evenly
 
-__all__ = ["Run", "Survey", "Surveyed", "merge", "train_on_blocks"]
+__all__: list[str] = []  # a part of AVIDDetector: nothing here is promised to users
 
 Summary = Any
 Run = Callable[[Callable[[int, Any], Summary], Callable[[Summary, Summary], Summary]], Summary]
@@ -337,7 +337,8 @@ def train_on_blocks(
     if len(sample) < n:
         judge = _Judge(reading, inpainter, whole.inpainter, learnt.detector, sample, calibrating)
         judged = judged.merge(run(judge, merge))
-    whole.align(*judged.peaks.split())
+    of_change, of_residual, of_doubt = judged.peaks.split()
+    whole.align(of_change, of_residual, of_doubt)
     kept = zip(*(judged.maps[row] for row in calibrating.tolist()), strict=True)
     change, residual, logits = (torch.stack(one) for one in kept)
     both = judge_whole(residual, logits, change, whole)

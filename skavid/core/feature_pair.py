@@ -23,7 +23,7 @@ from skavid.core.scene import Scene
 from skavid.core.training import InterruptedTraining, Split
 from skavid.exceptions import InterruptedTrainingWarning
 
-__all__ = ["FeaturePair", "measure", "train", "train_on_blocks"]
+__all__ = ["FeaturePair", "measure", "train"]
 
 CHUNK = 8  # the matrices of I are read once per chunk
 

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 __all__ = [
     "Changes",
     "LinearInpainter",
-    "Moments",
     "Sums",
     "WholeImage",
     "halved",
