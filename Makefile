@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-oldest coverage lint docs pictures bench clean
+.PHONY: help demo test test-quick test-oldest coverage lint docs pictures bench gpu-check clean
 
 help:  ## List these commands.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,10 @@ pictures: .venv/installed  ## Redraw the pictures of the documentation (takes so
 
 bench: .venv/installed  ## Measure speed; results go to benchmarks/results.
 	$(BIN)/python benchmarks/speed.py
+
+# A bare machine has no environment, and no network to install one.
+gpu-check:  ## Test and measure on an NVIDIA GPU, in under eight minutes.
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py
 
 clean:  ## Remove what the commands made.
 	rm -rf .venv .venv-oldest build dist skavid.egg-info docs/_build docs/generated .hypothesis \

@@ -1,20 +1,177 @@
-"""Beyond one machine: Dask scores block by block (it starts the processes and moves the data)."""
+"""Beyond one machine: blocks of images are fitted and scored by Dask or any other engine.
+
+The engine starts the processes and moves the data.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
-from skavid import temporal
+from skavid import fitting, temporal
 from skavid.estimator import AVIDDetector
 from skavid.temporal import TemporalStacker
 
-__all__ = ["causal_mean", "maps", "score_samples", "segment", "stack"]
+__all__ = ["causal_mean", "fit", "fit_blocks", "maps", "score_samples", "segment", "stack"]
+
+_MERGED = 8  # summaries of blocks that are merged in one task
+
+# --- training, by sums of blocks -----------------------------------------------------------------
+
+
+def fit(detector: AVIDDetector, X: Any) -> AVIDDetector:
+    """Fit a detector on the images of a dask array, block by block.
+
+    The array is read two to four times: to check it, to choose the images that are remembered
+    (where there are more than can be), to add up what I follows from, and to judge each image as
+    if the others alone had been learnt from. What travels is as large as the model, however many
+    images there are. Read more in the :ref:`User Guide <user_guide_scale>`.
+
+    Parameters
+    ----------
+    detector : AVIDDetector
+        Over a feature map, for images without clips, with ``contamination="auto"``.
+    X : dask.array.Array of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
+        Normal images, in blocks along the first axis; at least 2. Memory is bounded by a block
+        and the model.
+
+    Returns
+    -------
+    detector : AVIDDetector
+        The same, fitted. A fit that fails leaves it as it was.
+
+    Raises
+    ------
+    ImportError
+        If dask is missing.
+    TypeError
+        If ``detector`` is no AVIDDetector, or X no dask array.
+    ValueError
+        If X or a parameter is not as described.
+
+    See Also
+    --------
+    fit_blocks : The same on any other engine.
+
+    Notes
+    -----
+    `memory` and `warm_start` have no effect. Statistics, thresholds and scores are those of
+    ``detector.fit`` of all images at once, to the rounding of sums in another order.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import numpy as np
+    >>> from skavid import AVIDDetector, distributed
+    >>> X = np.random.default_rng(0).normal(size=(40, 16, 16))
+    >>> detector = AVIDDetector(max_epochs=1, random_state=0)
+    >>> detector = distributed.fit(detector, da.from_array(X, chunks=(16, 16, 16)))
+    >>> at_once = AVIDDetector(max_epochs=1, random_state=0).fit(X)
+    >>> np.allclose(detector.score_samples(X), at_once.score_samples(X), rtol=1e-4)
+    True
+    """
+    dask = _import_dask("fit")
+    _check_detector(detector)
+    X = _check_array(X)
+
+    def run(summarise: Any, merge: Any, blocks: list[tuple[int, Any]]) -> Any:
+        sent, both = dask.delayed(summarise, traverse=False), dask.delayed(_merge_all)
+        parts = [sent(start, block) for start, block in blocks]
+        while len(parts) > 1:
+            parts = [both(merge, parts[i : i + _MERGED]) for i in range(0, len(parts), _MERGED)]
+        return parts[0].compute()
+
+    return fit_blocks(detector, _blocks(X), lengths=_lengths(X), run=run)
+
+
+def fit_blocks(
+    detector: AVIDDetector,
+    blocks: Sequence[Any],
+    *,
+    lengths: Sequence[int] | None = None,
+    run: Callable[..., Any] | None = None,
+) -> AVIDDetector:
+    """Fit a detector on blocks of images, by an engine that maps and merges.
+
+    Parameters
+    ----------
+    detector : AVIDDetector
+        As in `fit`.
+    blocks : sequence
+        Normal images in blocks: arrays as `AVIDDetector.fit` takes them, or what ``run`` turns
+        into such arrays, such as names of files or references of an engine.
+    lengths : sequence of int, default=None
+        Images of each block. None takes ``len`` of each.
+    run : callable, default=None
+        ``run(summarise, merge, blocks)`` with a list of (start, block): it returns
+        ``summarise(start, array)`` of all blocks, merged by ``merge(one, other)`` in any order.
+        Both can be pickled. It is called two to four times. None does it here, one block after
+        the other.
+
+    Returns
+    -------
+    detector : AVIDDetector
+        The same, fitted. A fit that fails leaves it as it was.
+
+    Raises
+    ------
+    TypeError
+        If ``detector`` is no AVIDDetector.
+    ValueError
+        If blocks or a parameter are not as described.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from functools import reduce
+    >>> import numpy as np
+    >>> from skavid import AVIDDetector
+    >>> from skavid.distributed import fit_blocks
+    >>> def run(summarise, merge, blocks):
+    ...     with ThreadPoolExecutor(2) as pool:
+    ...         return reduce(merge, pool.map(summarise, *zip(*blocks)))
+    >>> X = np.random.default_rng(0).normal(size=(40, 16, 16))
+    >>> detector = AVIDDetector(max_epochs=1, random_state=0)
+    >>> fit_blocks(detector, np.split(X, 4), run=run).score_samples(X[:2]).shape
+    (2,)
+    """
+    _check_detector(detector)
+    lengths = [len(block) for block in blocks] if lengths is None else list(lengths)
+    if len(lengths) != len(blocks) or not sum(lengths):
+        raise ValueError(
+            f"lengths must hold the number of images of each block. Got {len(lengths)} numbers, "
+            f"{sum(lengths)} images, and {len(blocks)} blocks."
+        )
+    starts = np.cumsum([0, *lengths[:-1]]).tolist()
+    listed = [part for part, n in zip(zip(starts, blocks, strict=True), lengths, strict=True) if n]
+    chosen = _run_here if run is None else run
+    fitting.fit_blocks(
+        detector, lambda summarise, merge: chosen(summarise, merge, listed), sum(lengths)
+    )
+    return detector
+
+
+def _run_here(summarise: Any, merge: Any, blocks: list[tuple[int, Any]]) -> Any:
+    return functools.reduce(merge, (summarise(start, block) for start, block in blocks))
+
+
+def _merge_all(merge: Any, parts: list[Any]) -> Any:
+    return functools.reduce(merge, parts)
+
+
+def _check_detector(detector: Any) -> None:
+    if not isinstance(detector, AVIDDetector):
+        raise TypeError(
+            f"detector must be an AVIDDetector. Got {type(detector).__name__}; take it out of a "
+            "Pipeline, and transform X block by block before."
+        )
+
 
 # --- scoring, block by block ---------------------------------------------------------------------
 
@@ -294,11 +451,7 @@ def _check_array(X: Any, name: str = "X") -> Any:
 def _prepare(function: str, detector: Any, X: Any) -> tuple[Any, tuple[int, ...], Any]:
     """Return X, the shape (H, W, C) of its images, and what is sent to the workers."""
     dask = _import_dask(function)
-    if not isinstance(detector, AVIDDetector):
-        raise TypeError(
-            f"detector must be an AVIDDetector. Got {type(detector).__name__}; take it out of a "
-            "Pipeline, and transform X block by block before."
-        )
+    _check_detector(detector)
     X = _check_array(X)
     shape = detector.as_images(_one(X)).shape[1:]
     copied = copy.copy(detector)

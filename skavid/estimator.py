@@ -210,6 +210,11 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     _is_blind = False  # files of 0.1.0 do not say
+    alpha_: float
+    zeta_: float
+    offset_: float
+    calibration_: dict[str, Any] | None
+    _auto_filters: dict[str, int]
 
     # Clip ids travel by metadata routing without being asked for.
     __metadata_request__fit: ClassVar = {"groups": True}
@@ -409,37 +414,18 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self, images, clips, parts, n_epochs=n_epochs, seed=self._seed, scale=scale,
             checkpoint=checkpoint,
         )  # fmt: skip
-        self._keep(trained)
-        self._calibrate(images, clips, trained)
-        self._trained_on = fitting.note(images, clips, trained)
-
-    def _keep(self, trained: pair.Trained) -> None:
-        self.geometry_, self.object_size_, self.object_speed_ = trained.scale[:3]
-        self._crop_size, self._auto_filters = trained.scale[3:]
-        self.inpainter_, self.detector_ = trained.inpainter, trained.detector
-        if trained.features is not None:
-            self.features_, self.whole_ = trained.features, trained.whole
-        self.net_, self.history_, self.n_iter_ = trained.net, trained.history, trained.n_epochs
-        self.checkpoint_, self._is_blind = trained.checkpoint, trained.is_blind
-
-    def _calibrate(self, images: NDArray[Any], clips: Any, trained: pair.Trained) -> None:
-        self.offset_ = float(np.nextafter(0, 1))
+        fitting.keep(self, trained)
         rows = trained.rows
-        groups = None if clips is None else clips[rows]
-        residual, logits = trained.maps or self._both_maps(images, rows)
-        rule = fitting.choose_rule(self, trained, groups, (residual, logits))
-        self.alpha_, self.zeta_, self.balance_ = rule.alpha, rule.zeta, rule.balance
-        self.calibration_: dict[str, Any] | None = None
-        if isinstance(self.alpha, str) or isinstance(self.zeta, str):
-            self.calibration_ = calibration.basis(len(rows), groups, self.target_fpr)
-            calibration.warn_if_few(
-                self.calibration_, self.target_fpr, n_given=len(images), stacklevel=6
-            )
+        maps: tuple[Any, Any] = trained.maps or self._both_maps(images, rows)
+        fitting.set_thresholds(
+            self, trained, None if clips is None else clips[rows], maps, n_given=len(images)
+        )
         if not isinstance(self.contamination, str):
             self.alpha_, self.zeta_ = calibration.shift_for_contamination(
                 self._score(images), self.alpha_, self.zeta_, self.contamination
             )
-        self.normal_scores_ = calibration.normal_scores(residual, logits, self.rule_)
+        self.normal_scores_ = calibration.normal_scores(maps[0], maps[1], self.rule_)
+        self._trained_on = fitting.note(len(images), clips, trained)
 
     def calibrate(
         self, X: ArrayLike, *, target_fpr: float = 0.01, groups: ArrayLike | None = None

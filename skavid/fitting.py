@@ -21,17 +21,20 @@ from skavid.checkpoint import Checkpoint, fingerprint
 from skavid.components import (
     MASKING,
     check_device,
+    check_parameters,
     check_sides,
     ignored_pixels,
     is_over_pixels,
 )
-from skavid.core import calibration, feature_pair, pixel_pair
+from skavid.core import block_training, calibration, feature_pair, pixel_pair
 from skavid.core.anomaly_maps import DecisionRule
 from skavid.core.corruption import CORRUPTIONS, Corrupted, complementary, masking
 from skavid.core.features import make_features
+from skavid.core.images import check_ignored, check_images, check_value_range, value_range
 from skavid.core.pair import NetworkPair, Scale, Trained
 from skavid.core.training import Split
 from skavid.persistence import versions
+from skavid.sklearn_private import validate_parameters
 
 __all__: list[str] = []  # a part of AVIDDetector: nothing here is promised to users
 
@@ -66,6 +69,103 @@ def train(
     return _train_on_features(detector, images, clips, parts, settings, watched, scale)
 
 
+def train_on_blocks(
+    detector: Any, run: block_training.Run, surveyed: block_training.Surveyed, *, seed: int
+) -> Trained:
+    """Train the networks of a detector on images that are read in blocks."""
+    settings = feature_settings(detector, detector.max_epochs) | {
+        "value_range": detector.value_range_,
+        "ignore_mask": ignored_pixels(detector.ignore_mask, surveyed.shape[:2]),
+        "seed": seed,
+        "callbacks": detector.callbacks,
+        "verbose": int(detector.verbose),
+        "features": make_features(detector.features, detector.image_shape_),
+    }
+    del settings["spacing"]
+    scale = feature_pair.measure(settings["features"])
+    return feature_pair.train_on_blocks(
+        run, surveyed, settings, scale=scale, filters=filter_sizes(detector, scale.filters)
+    )
+
+
+def fit_blocks(detector: Any, run: block_training.Run, n_images: int) -> None:
+    """Fit a detector on images that are read in blocks; if that fails, it is as it was."""
+    with all_or_nothing(detector):
+        validate_parameters(detector)
+        check_parameters(detector)
+        _check_blocks(detector)
+        ignored = None if detector.ignore_mask is None else check_ignored(detector.ignore_mask)
+        surveyed = run(block_training.Survey(detector.image_shape, ignored), block_training.merge)
+        if surveyed.n != n_images:
+            raise ValueError(f"X has {surveyed.n} images, but lengths say {n_images}.")
+        head = np.stack([surveyed.head[row] for row in sorted(surveyed.head)])
+        check_images(head, estimator=detector, min_images=2, ignore_mask=detector.ignore_mask)
+        ends = np.array([surveyed.low, surveyed.high]).astype(surveyed.dtype)
+        found = value_range(ends.reshape(2, 1, 1, 1))
+        given = detector.value_range
+        detector.value_range_ = found if given is None else check_value_range(given)
+        detector.image_shape_ = surveyed.shape
+        detector._seed = draw_seed(detector.random_state)
+        trained = train_on_blocks(detector, run, surveyed, seed=detector._seed)
+        keep(detector, trained)
+        maps: Any = trained.maps
+        set_thresholds(detector, trained, None, maps, n_given=n_images)
+        rule = make_rule(detector, is_blind=detector._is_blind)
+        detector.normal_scores_ = calibration.normal_scores(maps[0], maps[1], rule)
+        detector._trained_on = note(n_images, None, trained)
+        detector.__dict__.pop("extra_", None)
+
+
+def _check_blocks(detector: Any) -> None:
+    """Refuse a detector whose training is no sum over images."""
+    if is_over_pixels(detector):
+        raise ValueError(
+            "features='pixels' trains networks step by step, which no sum over blocks can do; "
+            "take features='patches' or 'imagenet', or fit on a sample of the images."
+        )
+    if detector.component("corruption").spacing is not None or detector.features == "motion":
+        raise ValueError(
+            "corruption__spacing is that of video, whose clips are held out as a whole; fit on "
+            "some clips at once, and score the others block by block."
+        )
+    if not isinstance(detector.contamination, str):
+        raise ValueError(
+            f"contamination must be 'auto' for blocks of images. Got {detector.contamination}; "
+            "move the thresholds afterwards by with_thresholds."
+        )
+
+
+def keep(detector: Any, trained: Trained) -> None:
+    """Give a detector the networks of a training."""
+    detector.geometry_, detector.object_size_, detector.object_speed_ = trained.scale[:3]
+    detector._crop_size, detector._auto_filters = trained.scale[3:]
+    detector.inpainter_, detector.detector_ = trained.inpainter, trained.detector
+    if trained.features is not None:
+        detector.features_, detector.whole_ = trained.features, trained.whole
+    detector.net_, detector.history_ = trained.net, trained.history
+    detector.n_iter_, detector.checkpoint_ = trained.n_epochs, trained.checkpoint
+    detector._is_blind = trained.is_blind
+
+
+def set_thresholds(
+    detector: Any,
+    trained: Trained,
+    groups: NDArray[Any] | None,
+    maps: tuple[Any, Any],
+    *,
+    n_given: int,
+) -> None:
+    """Give a detector its thresholds, from maps of held-out images of the clips ``groups``."""
+    detector.offset_ = float(np.nextafter(0, 1))
+    rule = choose_rule(detector, trained, groups, maps)
+    detector.alpha_, detector.zeta_, detector.balance_ = rule.alpha, rule.zeta, rule.balance
+    detector.calibration_ = None
+    if isinstance(detector.alpha, str) or isinstance(detector.zeta, str):
+        found = calibration.basis(len(trained.rows), groups, detector.target_fpr)
+        detector.calibration_ = found
+        calibration.warn_if_few(found, detector.target_fpr, n_given=n_given, stacklevel=6)
+
+
 def draw_seed(random_state: Any) -> int:
     """Draw the one number that everything random of a training follows from."""
     # Not check_random_state(None): that would draw from NumPy's global state.
@@ -73,10 +173,10 @@ def draw_seed(random_state: Any) -> int:
     return int(source.randint(np.iinfo(np.int32).max))
 
 
-def note(images: NDArray[Any], clips: NDArray[Any] | None, trained: Trained) -> dict[str, Any]:
+def note(n_images: int, clips: NDArray[Any] | None, trained: Trained) -> dict[str, Any]:
     """Note what a detector was trained on, for its file."""
     return {
-        "n_images": len(images),
+        "n_images": n_images,
         "n_held_out": trained.n_held_out,
         "n_clips": None if clips is None else len(np.unique(clips)),
         "versions": versions(),

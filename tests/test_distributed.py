@@ -9,13 +9,14 @@ import sys
 import joblib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.model_selection import GridSearchCV
 
 from skavid import AVIDDetector, NoveltyKFold, TemporalStacker, distributed, temporal
 from skavid.components import nested
+from skavid.core import feature_training, linear
 
 dask = pytest.importorskip("dask")
 pytest.importorskip("dask.array")
@@ -252,3 +253,131 @@ def test_workers_score_video_as_one_machine_does(client, X):
 
 
 # --- training ------------------------------------------------------------------------------------
+
+FORMS = {
+    "all are remembered": {},
+    "a few are remembered": {},
+    "everywhere": {"inpainter__pooling": "everywhere"},
+    "float": {},
+}
+
+
+def build(name):
+    return AVIDDetector(**nested({**FORMS[name], "max_epochs": 1, "random_state": 0}))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_fit_on_blocks_gives_the_statistics_thresholds_and_scores_of_one_at_once(
+    monkeypatch, X, name
+):
+    monkeypatch.setattr(feature_training, "BANK_IMAGES", 12)  # D learns from some of the images
+    if name == "a few are remembered":
+        monkeypatch.setattr(linear, "REMEMBERED", 7 * 66 * 8 * 8 * 4)
+    images = X / 300 if name == "float" else X
+    at_once = build(name).fit(images)
+    blocks = np.array_split(images, [3, 3, 20])
+    found = build(name)
+    assert distributed.fit_blocks(found, blocks) is found
+    for part in ("mean", "covariance", "memory", "keys", "n_images", "typical"):
+        assert_array_equal(getattr(found.inpainter_, part), getattr(at_once.inpainter_, part))
+    for attribute in ("alpha_", "zeta_", "balance_"):
+        assert getattr(found, attribute) == pytest.approx(getattr(at_once, attribute), rel=1e-6)
+    assert found.calibration_ == at_once.calibration_
+    assert found.value_range_ == at_once.value_range_
+    odd = images.copy()
+    odd[:, 4:9, 4:9] = images.max()
+    expected = at_once.score_samples(odd)
+    assert_allclose(found.score_samples(odd), expected, atol=1e-6 * np.abs(expected).max())
+
+
+@given(blocks=cuts())
+@settings(max_examples=3)
+def test_a_fit_on_a_dask_array_does_not_depend_on_its_blocks(X, blocks):
+    found = distributed.fit(build("everywhere"), da.from_array(X, chunks=(blocks, 16, 20)))
+    one = distributed.fit_blocks(build("everywhere"), [X])
+    expected = one.score_samples(X)
+    assert_allclose(found.score_samples(X), expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_a_detector_that_was_fitted_on_blocks_is_like_any_other(X, tmp_path):
+    found = distributed.fit_blocks(build("everywhere"), [X[:20], X[20:]])
+    assert found.n_features_in_ == 320
+    assert found.n_iter_ == len(found.history_) == 1
+    pytest.importorskip("safetensors")
+    found.save(tmp_path / "model")
+    loaded = AVIDDetector.load(tmp_path / "model")
+    assert_array_equal(loaded.score_samples(X), found.score_samples(X))
+    assert np.isfinite(found.partial_fit(X).score_samples(X)).all()
+
+
+def test_what_cannot_be_fitted_on_blocks_is_refused_and_leaves_the_detector_as_it_was(X):
+    def fit(blocks, lengths=None, **parameters):
+        detector = AVIDDetector(**nested(parameters))
+        before = dict(vars(detector))
+        try:
+            distributed.fit_blocks(detector, blocks, lengths=lengths)
+        finally:
+            assert vars(detector) == before
+
+    for message, blocks, parameters in (
+        ("features='pixels' trains networks step by step", [X], {"features": "pixels"}),
+        ("corruption__spacing is that of video", [X], {"corruption__spacing": 2}),
+        ("contamination must be 'auto' for blocks", [X], {"contamination": 0.1}),
+        ("X has blocks with images of shape", [X, X[:, 1:]], {}),
+        ("X has blocks with dtype uint8 and float64", [X, X / 255], {}),
+        ("X is constant", [X * 0, X * 0], {}),
+        ("Input X contains NaN", [X / 255, X * np.nan], {}),
+        ("Found array with 1 sample", [X[:1]], {}),
+        ("lengths must hold the number of images of each block", [], {}),
+        ("X has 31 images, but lengths say 30", [X], {"lengths": [30]}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(blocks, **parameters)
+
+
+@pytest.mark.slow
+def test_workers_fit_what_one_machine_does(client, X):
+    expected = build("everywhere").fit(X).score_samples(X)
+    found = distributed.fit(build("everywhere"), da.from_array(X, chunks=(6, 16, 20)))
+    assert_allclose(found.score_samples(X), expected, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_workers_of_ray_fit_what_one_machine_does(X):
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+
+    def run(summarise, merge, blocks):
+        each = ray.remote(lambda function, start, block: function(start, block))
+        shared = ray.put(summarise)
+        parts = [each.remote(shared, start, block) for start, block in blocks]
+        both = ray.remote(merge)
+        while len(parts) > 1:
+            parts = [*parts[2:], both.remote(*parts[:2])]
+        return ray.get(parts[0])
+
+    try:
+        blocks = [ray.put(block) for block in np.array_split(X, 4)]
+        lengths = [len(block) for block in np.array_split(X, 4)]
+        found = distributed.fit_blocks(build("everywhere"), blocks, lengths=lengths, run=run)
+    finally:
+        ray.shutdown()
+    expected = build("everywhere").fit(X).score_samples(X)
+    assert_allclose(found.score_samples(X), expected, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_a_search_on_a_cluster_trains_each_fold_once(client, X, tmp_path):
+    y = np.repeat([1, -1], [24, LONG - 24])
+    X = X.astype(np.float32)
+    X[24:, 4:9, 4:9] += 100
+    search = GridSearchCV(
+        AVIDDetector(**nested(dict(**TINY, memory=str(tmp_path)))),
+        {"alpha": [0.05, 0.2, 0.4], "zeta": [0.2, 0.5]},
+        cv=NoveltyKFold(2), scoring="roc_auc", refit=False,
+    )  # fmt: skip
+    with joblib.parallel_config("dask"):
+        search.fit(X, y)
+    trained = [path for path in tmp_path.rglob("output.pkl") if "train" in str(path.parent.parent)]
+    assert len(trained) == 2  # of 12 fits

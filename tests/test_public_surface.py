@@ -115,6 +115,8 @@ PUBLIC = {
     "skavid.report": ["write_report"],
     "skavid.distributed": [
         "causal_mean",
+        "fit",
+        "fit_blocks",
         "maps",
         "score_samples",
         "segment",

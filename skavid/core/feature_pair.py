@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skavid.caching import cached
-from skavid.core import anomaly_maps
-from skavid.core.feature_training import ResidualNet, judge, train_pair, warn_if_blind
+from skavid.core import anomaly_maps, block_training
+from skavid.core.feature_training import Pair, ResidualNet, judge, train_pair, warn_if_blind
 from skavid.core.features import FeatureMap, FrozenFeatures, MotionFeatures
 from skavid.core.linear import LinearInpainter, WholeImage
 from skavid.core.networks import ResidualDetector
@@ -252,18 +252,65 @@ def train(
     calibrating = rows if held_out is None else held_out
     size = images.shape[1:3]
     chosen = calibration_rows(np.arange(len(calibrating)), *size)
+    pair = pair._replace(residual=pair.residual[chosen], logits=pair.logits[chosen])
+    return _trained(
+        pair, calibrating[chosen], len(calibrating), size, settings, scale=scale, filters=filters
+    )
+
+
+def train_on_blocks(
+    run: block_training.Run,
+    surveyed: block_training.Surveyed,
+    settings: dict[str, Any],
+    *,
+    scale: Scale,
+    filters: dict[str, int],
+) -> Trained:
+    """Train as `train` does on images that are read in blocks, without clips.
+
+    Parameters
+    ----------
+    run : callable
+        Of `skavid.core.block_training.train_on_blocks`.
+    surveyed : Surveyed
+        What is known of the images.
+    settings : dict
+        As of `train`, with ``callbacks`` and ``verbose``.
+    scale, filters : Scale, dict
+        As of `train`.
+
+    Returns
+    -------
+    trained : Trained
+        Both networks and the maps to calibrate on.
+    """
+    pair, rows = block_training.train_on_blocks(run, surveyed, **settings)
+    size = surveyed.shape[:2]
+    return _trained(pair, rows, surveyed.n, size, settings, scale=scale, filters=filters)
+
+
+def _trained(
+    pair: Pair,
+    rows: NDArray[np.int64],
+    n_held_out: int,
+    size: tuple[int, ...],
+    settings: dict[str, Any],
+    *,
+    scale: Scale,
+    filters: dict[str, int],
+) -> Trained:
+    """Gather what a training leaves behind; the pair holds the maps of the rows."""
     maps = _maps(
-        pair.residual[chosen], pair.logits[chosen],
-        scale.geometry, size, filters, settings["ignore_mask"],
-    )  # fmt: skip
+        pair.residual, pair.logits, scale.geometry, size, filters, settings["ignore_mask"]
+    )
     return Trained(
         pair.inpainter, pair.detector, pair.net, pair.history, pair.net.n_trained_,
         checkpoint={
             "inpainter": {"epoch": 0, "region_auc": pair.region_auc[0]},
             "detector": {"epoch": len(pair.history), "region_auc": pair.region_auc[1]},
         },
-        rows=calibrating[chosen],
-        n_held_out=len(calibrating),
+        rows=rows,
+        n_held_out=n_held_out,
         scale=scale,
         features=settings["features"],
         whole=pair.whole,

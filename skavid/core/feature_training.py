@@ -27,6 +27,7 @@ from skavid.core.images import to_tensor
 from skavid.core.linear import (
     Changes,
     LinearInpainter,
+    Moments,
     WholeImage,
     halved,
     learn_statistics,
@@ -133,11 +134,13 @@ def judge(
     """
     changes = inpainter.changes(features)
     read = _seen_by_detector(detector, inpainter, changes, features)
-    maps = detector.weigh(read[:, LENGTH], changes.size / evenness(inpainter), detector(read))
-    return _with_whole(*maps, whole.change(features), whole)
+    maps = detector.weigh(
+        _length(detector, read), changes.size / evenness(inpainter), detector(read)
+    )
+    return judge_whole(*maps, whole.change(features), whole)
 
 
-def _with_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeImage) -> Judged:
+def judge_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeImage) -> Judged:
     """Raise both maps of an image that is odder as a whole than at any place.
 
     Its most irregular place becomes as irregular as the whole image; with it rise the places at
@@ -177,6 +180,11 @@ def _seen_by_detector(
     mean, scale = inpainter.mean.mean(0), inpainter.scale
     usual = (features - mean[:, None, None]) / scale[:, None, None]
     return torch.cat([read, usual.clamp(-MOST_CHANGE, MOST_CHANGE)], 1)
+
+
+def _length(detector: ResidualDetector, read: Tensor) -> Tensor:
+    # A user's own map may have fewer features; nothing moves in it.
+    return read[:, LENGTH if detector.sees_features else 0]
 
 
 class _Bank(NamedTuple):
@@ -376,7 +384,7 @@ def train_pair(
         When the user interrupted the training before D had learnt for an epoch.
     """
     begun = time.perf_counter()
-    reader = _Reader(images, features, value_range, ignore_mask, device)
+    reader = Reader(images, features, value_range, ignore_mask, device)
     whole = WholeImage(features.n_features)
     statistics: list[Tensor] = []
     keys = reader.keys(rows)
@@ -386,21 +394,20 @@ def train_pair(
     )
     whole.inpainter = learn_statistics(statistics, gamma=whole.inpainter.gamma)
     described = torch.cat([whole.describe(reader.tensor(part)) for part in reader.parts(rows)])
-    whole.appearance = torch.stack([described.mean(0), described.std(0, correction=0)])
+    whole.note_appearance(Moments.of(described))
     geometry = aligned(features.region_size)
-    chosen = evenly(len(rows), _bank_size(inpainter, len(rows)))
-    bank_rows = rows[chosen]
+    chosen = evenly(len(rows), bank_size(inpainter.mean.numel(), len(rows)))
     if not remembers:
         inpainter = inpainter.pooled()
     origin = inpainter.origin
-    corrupt = _corruptions(gamma, sigma, len(images), groups, scene, spacing)
-    bank = _make_bank(reader, bank_rows, geometry, origin, corrupt, seed=seed)
+    corruptions = _corruptions(gamma, sigma, len(images), groups, scene, spacing)
+    bank = _make_bank(reader, rows[chosen], geometry, origin, corruptions, seed=seed)
     if known is not None:
         inpainter = known[0].merge(inpainter)
         whole.inpainter = known[1].inpainter.merge(whole.inpainter)
     blocks = None if groups is None else torch.from_numpy(time_blocks(groups[rows]))
     left = LeftOut(inpainter, keys, blocks)
-    fold = torch.arange(len(bank_rows)) % 2
+    fold = torch.arange(len(chosen)) % 2
     if blocks is not None:
         fold = torch.unique(blocks[chosen], return_inverse=True)[1] % 2
     net = _make_net(
@@ -408,22 +415,24 @@ def train_pair(
         seed, lr=learning_rate, batch_size=batch_size, device=device, callbacks=callbacks,
         verbose=verbose, max_epochs=max_epochs,
     ) if known is None else copy.deepcopy(known[2])  # fmt: skip
-    bank, sizes = _to_changes(bank, left, net.detector_, chosen, origin)
-    _fit_detector(
-        net, _Maps(bank, fold, batch_size, _generator(seed + 5 + len(net.history))), max_epochs
+    detector, bank, sizes = _learn_detector(
+        net, bank, left, chosen, fold, origin, seed, batch_size, max_epochs, device
     )
-    detector: Any = copy.deepcopy(net.averaged_.module)
-    detector.eval().requires_grad_(False)
     region_auc = _region_auc(detector, bank, fold)
     if scene is not None and scene.size is not None and spacing is not None:
         move = scene.speed * spacing / features.region_size
         side = scene.size / features.region_size
         region_auc = _watch_movement(detector, inpainter, bank, fold, move, side)
-    residual, logits = _left_out(reader, rows, left, detector, bank, chosen, fold, sizes)
+    residual, logits = torch.empty(2, len(rows), *sizes.shape[1:])
+    residual[chosen], logits[chosen] = _judge_bank(detector, bank, fold, sizes)
+    for others in reader.parts(np.setdiff1d(np.arange(len(rows)), chosen)):
+        residual[others], logits[others] = judge_left_out(
+            reader.features(rows[others]), left, others, detector
+        )
     change = _change_of_whole(whole, torch.cat(statistics), keys, blocks)
     history = _history(net, float(residual.mean()), begun)
     whole.align(change, log_change(residual.amax((1, 2))), -logits.amin((1, 2)), blocks)
-    judged = _with_whole(residual, logits, change, whole)
+    judged = judge_whole(residual, logits, change, whole)
     if held_out is not None:
         parts = [
             judge(reader.features(part).cpu(), inpainter, detector, whole)
@@ -439,7 +448,7 @@ def train_pair(
     return pair
 
 
-class _Reader:
+class Reader:
     """Reads images of an array as features, in batches."""
 
     def __init__(
@@ -469,7 +478,10 @@ class _Reader:
 
     @torch.inference_mode()
     def of(self, tensor: Tensor) -> Tensor:
-        maps: Tensor = self.module(tensor.to(self.device))
+        # Full batches, as convolutions of others may round differently.
+        missing = max(0, BATCH - len(tensor))
+        full = torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
+        maps: Tensor = self.module(full.to(self.device))[: len(tensor)]
         return maps.float().cpu()
 
     def features(self, rows: NDArray[np.int64]) -> Tensor:
@@ -504,6 +516,68 @@ class LeftOut:
         return self.inpainter.left_out(features, self.keys[indices], corrupted, alike)
 
 
+@torch.inference_mode()
+def judge_left_out(
+    features: Tensor, left_out: LeftOut, indices: NDArray[np.int64], detector: ResidualDetector
+) -> tuple[Tensor, Tensor]:
+    """Return what both networks say of training images that D did not learn from."""
+    changes = left_out(features, indices)
+    read = _seen_by_detector(detector, left_out.inpainter, changes, features)
+    size = changes.size / evenness(left_out.inpainter)
+    return detector.weigh(_length(detector, read), size, detector(read))
+
+
+class Learnt(NamedTuple):
+    """What D learnt from a sample of the images."""
+
+    detector: ResidualDetector
+    net: ResidualNet
+    residual: Tensor  # of the images of the sample, (n, n1, n2)
+    logits: Tensor
+    region_auc: tuple[float, float]
+
+    def history(self, error: float, begun: float) -> list[dict[str, Any]]:
+        """Tell of each epoch; ``error`` is what I changes on average."""
+        return _history(self.net, error, begun)
+
+
+def learn_from_sample(
+    reader: Reader, left_out: LeftOut, *, n: int, gamma: float, sigma: float,
+    detector_width: int, learning_rate: float, batch_size: int, max_epochs: int,
+    average_decay: float, seed: int, device: str, callbacks: list[Any] | None, verbose: int,
+) -> Learnt:  # fmt: skip
+    """Train D on all images of a reader, a sample of n images that I has learnt from."""
+    features, origin = reader.module, left_out.inpainter.origin
+    rows = np.arange(len(reader.images))
+    corruptions = _corruptions(gamma, sigma, n, None, None, None)
+    bank = _make_bank(reader, rows, aligned(features.region_size), origin, corruptions, seed=seed)
+    fold = torch.arange(len(rows)) % 2
+    net = _make_net(
+        features.n_features, False, detector_width, average_decay, seed, lr=learning_rate,
+        batch_size=batch_size, device=device, callbacks=callbacks, verbose=verbose,
+        max_epochs=max_epochs,
+    )  # fmt: skip
+    detector, bank, sizes = _learn_detector(
+        net, bank, left_out, rows, fold, origin, seed, batch_size, max_epochs, device
+    )
+    if net.n_trained_ < max_epochs and net.stopped_by_ is None:
+        raise KeyboardInterrupt
+    of_sample = _judge_bank(detector, bank, fold, sizes)
+    return Learnt(detector, net, *of_sample, _region_auc(detector, bank, fold))
+
+
+def _learn_detector(
+    net: ResidualNet, bank: _Bank, left_out: LeftOut, chosen: NDArray[np.int64], fold: Tensor,
+    origin: Tensor, seed: int, batch_size: int, max_epochs: int, device: str,
+) -> tuple[Any, _Bank, Tensor]:  # fmt: skip
+    """Return D, what it reads of the bank, and how much I changes of the bank's clean images."""
+    bank, sizes = _to_changes(bank, left_out, net.detector_, chosen, origin)
+    maps = _Maps(bank, fold, batch_size, _generator(seed + 5 + len(net.history)))
+    _fit_detector(net, maps, max_epochs, device)
+    detector: Any = copy.deepcopy(net.averaged_.module)
+    return detector.eval().requires_grad_(False), bank, sizes
+
+
 def _change_of_whole(
     whole: WholeImage, statistics: Tensor, keys: Tensor, blocks: Tensor | None
 ) -> Tensor:
@@ -519,9 +593,9 @@ def _change_of_whole(
     return change
 
 
-def _bank_size(inpainter: LinearInpainter, n: int) -> int:
-    numbers = inpainter.mean.numel() * (N_VERSIONS + 1)
-    return max(2, min(n, BANK_IMAGES, BANK_NUMBERS // numbers))
+def bank_size(n_numbers: int, n: int) -> int:
+    """Return from how many of n images, whose maps have so many numbers, D learns."""
+    return max(2, min(n, BANK_IMAGES, BANK_NUMBERS // (n_numbers * (N_VERSIONS + 1))))
 
 
 def _generator(seed: int) -> Generator:
@@ -556,7 +630,7 @@ def _corruptions(
 
 
 def _make_bank(
-    reader: _Reader, rows: NDArray[np.int64], geometry: Geometry, origin: Tensor,
+    reader: Reader, rows: NDArray[np.int64], geometry: Geometry, origin: Tensor,
     corruptions: list[Callable[..., Corrupted]], *, seed: int,
 ) -> _Bank:  # fmt: skip
     """Compute the features, less their origin, of images and versions with synthetic anomalies."""
@@ -636,11 +710,18 @@ def _make_net(
     return net
 
 
-def _fit_detector(net: ResidualNet, maps: _Maps, max_epochs: int) -> None:
-    begun = len(net.history)
-    device = net.device
+def _move(net: ResidualNet, device: str) -> None:
+    net.device = device
     net.detector_.to(device)
     net.averaged_.to(device)
+    for state in net.optimizer_.state.values():
+        for key, value in state.items():
+            state[key] = value.to(device) if isinstance(value, Tensor) else value
+
+
+def _fit_detector(net: ResidualNet, maps: _Maps, max_epochs: int, device: str) -> None:
+    begun = len(net.history)
+    _move(net, device)
     net.step_, net.n_steps_ = 0, max_epochs * STEPS_PER_EPOCH
     net.callbacks_.insert(0, ("check", _Check(maps.bank, maps.fold)))
     try:
@@ -650,12 +731,7 @@ def _fit_detector(net: ResidualNet, maps: _Maps, max_epochs: int) -> None:
     if len(net.history) > begun and "valid_detector_auc" not in net.history[-1]:
         net.history.pop()  # an epoch that was interrupted
     net.n_trained_ = len(net.history) - begun
-    net.detector_.cpu()
-    net.averaged_.cpu()
-    net.device = "cpu"
-    for state in net.optimizer_.state.values():
-        for key, value in state.items():
-            state[key] = value.cpu() if isinstance(value, Tensor) else value
+    _move(net, "cpu")
     if net.n_trained_ == 0:
         raise KeyboardInterrupt
 
@@ -758,26 +834,17 @@ def _history(net: ResidualNet, error: float, begun: float) -> list[dict[str, Any
 
 
 @torch.inference_mode()
-def _left_out(
-    reader: _Reader, rows: NDArray[np.int64], left_out: LeftOut, detector: ResidualDetector,
-    bank: _Bank, chosen: NDArray[np.int64], fold: Tensor, sizes: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return what both networks say of each training image without having seen it."""
-    residual = torch.empty(len(rows), *sizes.shape[1:])
-    logits = torch.empty_like(residual)
-    learnt_from = torch.from_numpy(chosen)
+def _judge_bank(
+    detector: ResidualDetector, bank: _Bank, fold: Tensor, sizes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return what both networks say of the clean images of the bank, D by an unknowing member."""
+    residual, logits = torch.empty(2, *sizes.shape)
     for i, member in enumerate(detector.members):
         for some in torch.split(torch.nonzero(fold == i)[:, 0], BATCH):
-            read, at = bank.features[0, some].float(), learnt_from[some]
-            residual[at], logits[at] = detector.weigh(
-                read[:, LENGTH], sizes[some], member(read)[:, 0]
+            read = bank.features[0, some].float()
+            residual[some], logits[some] = detector.weigh(
+                _length(detector, read), sizes[some], member(read)[:, 0]
             )
-    for others in reader.parts(np.setdiff1d(np.arange(len(rows)), chosen)):
-        features, inpainter = reader.features(rows[others]), left_out.inpainter
-        changes = left_out(features, others)
-        read = _seen_by_detector(detector, inpainter, changes, features)
-        maps = detector.weigh(read[:, LENGTH], changes.size / evenness(inpainter), detector(read))
-        residual[others], logits[others] = maps
     return residual, logits
 
 

@@ -6,6 +6,7 @@ trained.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import math
@@ -659,6 +660,10 @@ def make_features(features: Any, image_shape: tuple[int, int, int]) -> FeatureMa
     if features == "imagenet":
         _check_channels(n_channels)
         return ImageNetFeatures(enlarge=enlargement(height, width, IMAGENET_SHORTEST))
+    if any(
+        tensor.device.type != "cpu" for tensor in (*features.parameters(), *features.buffers())
+    ):
+        features = copy.deepcopy(features).cpu()  # the user's own stays where it is
     module = features if isinstance(features, FrozenFeatures) else FrozenFeatures(features)
     with torch.inference_mode():
         found = module(torch.zeros(1, n_channels, height, width))

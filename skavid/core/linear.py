@@ -16,10 +16,12 @@ from torch.nn import functional as F
 __all__ = [
     "Changes",
     "LinearInpainter",
+    "Sums",
     "WholeImage",
     "halved",
     "learn_statistics",
     "log_change",
+    "lowest_keys",
 ]
 
 LEAST_SPREAD = 1e-3  # of a feature: what changes less than this is rounding
@@ -170,7 +172,7 @@ class LinearInpainter(nn.Module):
     @property
     def capacity(self) -> int:
         """How many normal images are remembered at most."""
-        return max(2, REMEMBERED // self.mean.numel())
+        return _capacity(self.mean.numel())
 
     # --- learning --------------------------------------------------------------------------------
 
@@ -499,8 +501,215 @@ def _from_nearest(white: Tensor, distances: Tensor, remembered: Tensor, is_own: 
     return change
 
 
+def _capacity(n_numbers: int) -> int:
+    return max(2, REMEMBERED // n_numbers)
+
+
 def _take(remembered: Tensor, nearest: Tensor) -> Tensor:
     return remembered.gather(1, nearest.expand(-1, -1, remembered.shape[2]))
+
+
+class Sums:
+    """Sums of normal feature maps, which add up over batches, blocks and machines.
+
+    Parameters
+    ----------
+    origin : Tensor of shape (n_features,)
+        Near the data, where squares do not cancel; the same one in all sums that are merged.
+    n_rows, n_columns : int
+        Places of the grid.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.linear import Sums, learn_statistics
+    >>> features = torch.rand(20, 3, 4, 5)
+    >>> parts = [Sums(torch.full((3,), 0.5), 4, 5).add(some) for some in features.split(7)]
+    >>> merged = parts[0].merge(parts[1]).merge(parts[2]).inpainter(gamma=0.4)
+    >>> at_once = learn_statistics([features], gamma=0.4)
+    >>> torch.allclose(at_once.covariance, merged.covariance, atol=1e-6)
+    True
+    """
+
+    def __init__(self, origin: Tensor, n_rows: int, n_columns: int) -> None:
+        k, places = len(origin), n_rows * n_columns
+        self.origin, self.grid, self.n_images = origin, (n_rows, n_columns), 0
+        self.total = torch.zeros(places, k, dtype=torch.float64)
+        self.squares = torch.zeros(places, k, k, dtype=torch.float64)
+        self.memory: list[Tensor] = []  # (places, n, k) each, in half precision
+        self.keys: list[Tensor] = []
+
+    @property
+    def capacity(self) -> int:
+        """How many normal images are remembered at most."""
+        return _capacity(self.total.numel())
+
+    def add(
+        self, features: Tensor, keys: Tensor | None = None, highest: Tensor | None = None
+    ) -> Sums:
+        """Add images to the sums.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n_images, n_features, n1, n2)
+            Of a few images. Products are added up in double precision, so that statistics in
+            single precision are the same in any order.
+        keys : Tensor of shape (n_images,), int64, default=None
+            Their keys.
+        highest : Tensor of shape (1,), int64, default=None
+            The highest key of an image that is remembered. None remembers none.
+
+        Returns
+        -------
+        self : Sums
+            With these images.
+        """
+        rows = (features.flatten(2) - self.origin.to(features.device)[:, None]).permute(2, 0, 1)
+        self.n_images += len(features)
+        exact = rows.double()
+        self.total += exact.sum(1).cpu()
+        self.squares += (exact.transpose(1, 2) @ exact).cpu()
+        if keys is not None and highest is not None and len(keys):
+            low = keys <= highest
+            if low.any():
+                self.memory.append(halved(rows[:, low.to(rows.device)].cpu()))
+                self.keys.append(keys[low])
+        return self
+
+    def merge(self, other: Sums) -> Sums:
+        """Return the sums of both sets of images.
+
+        Parameters
+        ----------
+        other : Sums
+            Of other images, about the same origin.
+
+        Returns
+        -------
+        sums : Sums
+            In any order the same, to the rounding of double precision.
+        """
+        both = Sums(self.origin, *self.grid)
+        both.n_images = self.n_images + other.n_images
+        both.total, both.squares = self.total + other.total, self.squares + other.squares
+        both.memory, both.keys = self.memory + other.memory, self.keys + other.keys
+        return both
+
+    def inpainter(self, gamma: float) -> LinearInpainter:
+        """Return what restores images like these.
+
+        Parameters
+        ----------
+        gamma : float
+            Of Eq. 2.
+
+        Returns
+        -------
+        inpainter : LinearInpainter
+            Ready to restore. Of all images that were noted, those with the lowest keys are
+            remembered.
+        """
+        inpainter = LinearInpainter(len(self.origin), *self.grid, gamma=gamma)
+        keys = torch.cat(self.keys) if self.keys else torch.zeros(0, dtype=torch.int64)
+        order = torch.argsort(keys, stable=True)[: self.capacity]
+        rank = torch.full_like(keys, -1)
+        rank[order] = torch.arange(len(order))
+        inpainter.memory = inpainter.memory.new_empty(
+            len(self.total), len(order), len(self.origin)
+        )
+        for part, ranks in zip(
+            self.memory, torch.split(rank, [len(k) for k in self.keys]), strict=True
+        ):
+            inpainter.memory[:, ranks[ranks >= 0]] = part[:, ranks >= 0]
+        inpainter.keys = keys[order]
+        inpainter.n_images = inpainter.n_images + self.n_images
+        mean = self.total / self.n_images
+        inpainter.origin = self.origin
+        inpainter.mean = (mean + self.origin.double()).float()
+        for place in range(len(mean)):  # one at a time: they are large
+            inpainter.covariance[place] = (
+                self.squares[place] / self.n_images - torch.outer(mean[place], mean[place])
+            ).float()
+        return inpainter.solve().measure()
+
+
+def lowest_keys(keys: Tensor, n: int) -> Tensor:
+    """Return the n lowest keys, rising, or all where there are fewer.
+
+    Parameters
+    ----------
+    keys : Tensor of shape (n_images,), int64
+        A key per image.
+    n : int
+        How many.
+
+    Returns
+    -------
+    lowest : Tensor of shape (min(n, n_images),), int64
+        Rising.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.linear import lowest_keys
+    >>> lowest_keys(torch.tensor([5, 3, 9]), 2)
+    tensor([3, 5])
+    """
+    return keys.sort().values[:n]
+
+
+class Moments(NamedTuple):
+    """How numbers are spread, mergeable.
+
+    Parameters
+    ----------
+    n : int
+        How many there are.
+    mean, squares : Tensor of shape (...)
+        Their mean, and the sum of squares of what differs from it.
+    largest : Tensor of shape (...)
+        The largest.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.linear import Moments
+    >>> both = Moments.of(torch.tensor([1.0, 2.0])).merge(Moments.of(torch.tensor([6.0])))
+    >>> float(both.mean), float(both.largest)
+    (3.0, 6.0)
+    """
+
+    n: int
+    mean: Tensor
+    squares: Tensor
+    largest: Tensor
+
+    @classmethod
+    def of(cls, numbers: Tensor) -> Moments:
+        """Return the moments of numbers, (n, ...)."""
+        mean = numbers.double().mean(0)
+        squares = (numbers.double() - mean).square().sum(0)
+        return cls(len(numbers), mean, squares, numbers.amax(0))
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of both sets (Chan, Golub and LeVeque, 1983)."""
+        n = self.n + other.n
+        apart = other.mean - self.mean
+        return Moments(
+            n,
+            self.mean + apart * (other.n / n),
+            self.squares + other.squares + apart.square() * (self.n * other.n / n),
+            self.largest.maximum(other.largest),
+        )
+
+    def split(self) -> list[Moments]:
+        """Return the moments of each column of numbers of shape (n, n_columns)."""
+        columns = zip(self.mean, self.squares, self.largest, strict=True)
+        return [Moments(self.n, *column) for column in columns]
+
+    def std(self, correction: int = 1) -> Tensor:
+        """Return the standard deviation, as torch defines it."""
+        return (self.squares / (self.n - correction)).sqrt()
 
 
 class WholeImage(nn.Module):
@@ -589,6 +798,17 @@ class WholeImage(nn.Module):
         edges = (grey - F.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)).abs().mean((1, 2))
         return torch.stack([light, spread / light, (edges + DIM / 100) / spread], 1).log()
 
+    def note_appearance(self, described: Moments) -> None:
+        """Note the usual brightness, contrast and sharpness.
+
+        Parameters
+        ----------
+        described : Moments
+            Of what `describe` says of training images.
+        """
+        both = [described.mean, described.std(correction=0)]
+        self.appearance = torch.stack(both).float()
+
     def explain(self, images: Tensor) -> Tensor:
         """Say in which respect images differ most from the training images.
 
@@ -629,29 +849,37 @@ class WholeImage(nn.Module):
         return log_change(self.inpainter.changes(self.statistics(features)).size[:, 0, 0])
 
     def align(
-        self, change: Tensor, residual: Tensor, doubt: Tensor, blocks: Tensor | None = None
+        self,
+        change: Tensor | Moments,
+        residual: Tensor | Moments,
+        doubt: Tensor | Moments,
+        blocks: Tensor | None = None,
     ) -> None:
         """Bring whole images to the scale of places, so that on normal images both end alike.
 
         Parameters
         ----------
-        change : Tensor of shape (n_images,)
+        change : Tensor of shape (n_images,) or Moments
             Of training images that were left out, as `change` returns it.
-        residual, doubt : Tensor of shape (n_images,)
+        residual, doubt : Tensor of shape (n_images,) or Moments
             The largest log R, and the largest -logit, of the places of each of them.
         blocks : Tensor of shape (n_images,), int, default=None
             Numbers of the blocks of time that were left out together. None left out each image.
         """
-        n = len(change) if blocks is None else int(blocks.max()) + 1
-        spread = change.std() if len(change) > 1 else change.new_zeros(())
+        own, *both = (
+            one if isinstance(one, Moments) else Moments.of(one)
+            for one in (change, residual, doubt)
+        )
+        n = own.n if blocks is None else int(blocks.max()) + 1
+        spread = float(own.std()) if own.n > 1 else 0.0
         # A further one exceeds the largest of n with probability 1 / (n + 1); beyond it, the tail
         # falls as that of an exponential distribution.
-        self.farthest = change.max() + spread * max(0.0, -math.log(BEYOND * (n + 1)))
-        for name, places in (("to_residual", residual), ("to_doubt", doubt)):
-            slope = places.std() / spread.clamp(min=1e-3) if len(change) > 1 else 1.0
-            offset = places.max() - slope * self.farthest
-            setattr(self, name, torch.tensor([float(offset), float(slope)]))
-        self.usual = residual.max().exp()
+        self.farthest = own.largest + spread * max(0.0, -math.log(BEYOND * (n + 1)))
+        for name, places in zip(("to_residual", "to_doubt"), both, strict=True):
+            slope = float(places.std()) / max(spread, 1e-3) if own.n > 1 else 1.0
+            offset = float(places.largest) - slope * float(self.farthest)
+            setattr(self, name, torch.tensor([offset, slope]))
+        self.usual = both[0].largest.exp()
 
     def residual(self, change: Tensor) -> Tensor:
         """Convert the change of each whole image to the residual of an equally irregular place.
@@ -773,32 +1001,14 @@ def learn_statistics(
     >>> torch.allclose(at_once.covariance, in_parts.covariance, atol=1e-6)
     True
     """
-    n, origin = 0, None
     keys = torch.zeros(0, dtype=torch.int64) if keys is None else keys
+    sums, n, highest = None, 0, None
     for block in blocks:
-        k, n1, n2 = block.shape[1:]
-        if origin is None:
-            origin = block.mean((0, 2, 3))  # near the data, where squares do not cancel
-            total = torch.zeros(n1 * n2, k, dtype=torch.float64)
-            squares = torch.zeros(n1 * n2, k, k, dtype=torch.float64)
-            inpainter = LinearInpainter(k, n1, n2, gamma=gamma)
-            order = torch.argsort(keys, stable=True)[: inpainter.capacity]
-            inpainter.memory = inpainter.memory.new_empty(n1 * n2, len(order), k)
-        rows = (block.flatten(2) - origin[:, None]).permute(2, 0, 1)  # (places, n, k)
-        rank = torch.nonzero((order >= n) & (order < n + len(block)))[:, 0]
-        inpainter.memory[:, rank] = halved(rows[:, order[rank] - n].cpu())
-        total += rows.sum(1, dtype=torch.float64).cpu()
-        squares += (rows.transpose(1, 2) @ rows).cpu()
+        if sums is None:
+            sums = Sums(block.mean((0, 2, 3)).cpu(), *block.shape[2:])
+            highest = lowest_keys(keys, sums.capacity)[-1:]
+        sums.add(block, keys[n : n + len(block)], highest)
         n += len(block)
-    if origin is None:
+    if sums is None:
         raise ValueError("blocks must hold at least one image. Got none.")
-    inpainter.keys = keys[order]
-    inpainter.n_images = inpainter.n_images + n
-    mean = total / n
-    inpainter.origin = origin.cpu()
-    inpainter.mean = (mean + origin.double().cpu()).float()
-    for place in range(len(mean)):
-        inpainter.covariance[place] = (
-            squares[place] / n - torch.outer(mean[place], mean[place])
-        ).float()
-    return inpainter.solve().measure()
+    return sums.inpainter(gamma)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import operator
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -38,6 +40,10 @@ __all__ = [
 
 CALIBRATION_PIXELS = 2**26
 _IMPORTED_IN = os.getpid()
+# Copies on a device, with what they were made of.
+_PLACED: WeakKeyDictionary[nn.Module, tuple[str, list[int | None], list[Tensor], nn.Module]] = (
+    WeakKeyDictionary()
+)
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
@@ -407,8 +413,24 @@ def calibration_rows(rows: NDArray[np.int64], height: int, width: int) -> NDArra
 
 
 def placed(network: _Network, device: str) -> _Network:
-    """Return a network on a device; on a GPU a copy, so that a pickle opens anywhere."""
-    return network if device == "cpu" else copy.deepcopy(network).to(device)
+    """Return a network on a device; on a GPU a copy, so that a pickle opens anywhere.
+
+    The copy is kept as long as the network, for the next call: frames of a camera come one by one.
+    """
+    if device == "cpu":
+        return network
+    tensors = [*network.parameters(), *network.buffers()]
+    # Torch counts changes in place.
+    versions = [None if one.is_inference() else one._version for one in tensors]  # noqa: SLF001
+    kept = _PLACED.get(network)
+    if (
+        kept is None
+        or kept[:2] != (device, versions)
+        or not all(map(operator.is_, kept[2], tensors))
+    ):
+        kept = device, versions, tensors, copy.deepcopy(network).to(device)
+        _PLACED[network] = kept
+    return cast(_Network, kept[3])
 
 
 def digest(*networks: nn.Module) -> str:
