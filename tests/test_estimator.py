@@ -554,8 +554,8 @@ def test_a_refused_fit_says_why_and_leaves_a_fitted_detector_as_it_was(fitted, c
     [
         "skavid.components.check_parameters",
         "skavid.fitting.train",
-        "skavid.estimator.AVIDDetector._keep",
-        "skavid.estimator.AVIDDetector._calibrate",
+        "skavid.fitting.keep",
+        "skavid.fitting.set_thresholds",
     ],
 )
 def test_a_fit_that_fails_at_any_step_leaves_a_fitted_detector_as_it_was(

