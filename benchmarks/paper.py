@@ -81,14 +81,20 @@ def stacked(train, test, **rest):
     )
 
 
-def video(load, folder, size):
-    """Stack the frames of Sec. 3.5; clips stay apart, their first frames are repeated."""
+def video(load, folder, size, n_clips=None):
+    """Stack the frames of Sec. 3.5; clips stay apart, their first frames are repeated.
+
+    With ``n_clips`` only the first clips train.
+    """
 
     def read(data, arguments):
         shape = tuple(arguments.size or size)
         train, test = (
             load(data / folder, subset=subset, size=shape) for subset in ("train", "test")
         )
+        if n_clips is not None:
+            kept = np.isin(train.clips, np.unique(train.clips)[:n_clips])
+            train.frames, train.clips = train.frames[kept], train.clips[kept]
         whole = load(data / folder, subset="test") if test.get("masks") is not None else None
         return stacked(
             train,
@@ -102,7 +108,8 @@ def video(load, folder, size):
                 f"frames of {shape[0]} x {shape[1]}, stacked; all test frames count, the first "
                 "ones of a clip repeat its first frame; micro (all frames in one curve), scores "
                 "not normalised by clip; masks at the frames' own size"
-            ),
+            )
+            + (f"; the first {n_clips} training clips alone" if n_clips else ""),
         )
 
     return read, folder
@@ -283,6 +290,7 @@ def still(train, test, parameters, protocol):
 SETS = {
     "ped1": video(datasets.load_ucsd_ped1, "ucsd_ped1/UCSDped1", (120, 180)),
     "ped2": video(datasets.load_ucsd_ped2, "ucsd_ped2/UCSDped2", (120, 180)),
+    "ped2_two_clips": video(datasets.load_ucsd_ped2, "ucsd_ped2/UCSDped2", (120, 180), n_clips=2),
     "umn": video(datasets.load_umn, "umn", (120, 160)),
     "avenue": video(datasets.load_avenue, "avenue", (120, 214)),
     "shanghaitech": video(datasets.load_shanghaitech, "shanghaitech", (120, 214)),
