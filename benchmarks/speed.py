@@ -221,7 +221,7 @@ def corruption():
     generator = torch.Generator().manual_seed(0)
 
     def corrupt(family):
-        return lambda: family(batch, gamma=0.4, sigma=1.0, generator=generator)
+        return lambda: family(batch, gamma=0.4, generator=generator)
 
     made = seconds(
         REPETITIONS, *(corrupt(family) for family in (noise, masking, synthetic_anomalies))

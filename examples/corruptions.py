@@ -37,7 +37,7 @@ def main():
     figure, axes = pyplot.subplots(9, 4, figsize=(6, 13), layout="constrained")
     rows = iter(axes)
     for name, corrupt in CORRUPTIONS.items():
-        made = corrupt(images, gamma=0.4, sigma=1.0, generator=generator)
+        made = corrupt(images, gamma=0.4, generator=generator)
         busiest = made.where.sum((1, 2)).argsort(descending=True)[:3].tolist()
         for index in busiest if name == "synthetic" else range(3):
             row = next(rows)

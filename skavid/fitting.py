@@ -300,7 +300,6 @@ def _train_on_features(
 def _settings(detector: Any, n_epochs: int) -> dict[str, Any]:
     return {
         "gamma": detector.gamma,
-        "sigma": 1.0,
         "learning_rate": detector.learning_rate,
         "batch_size": detector.batch_size,
         "max_epochs": n_epochs,
@@ -382,7 +381,6 @@ def masking_draws(detector: Any, seed: int) -> Callable[..., Iterator[Corrupted]
         complementary,
         n_draws=detector.component("postprocessing").n_draws,
         gamma=detector.gamma,
-        sigma=1.0,
         seed=seed,
         video=corruption.spacing is not None,
         size=check_sides(corruption.mask_size),

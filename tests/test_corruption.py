@@ -21,7 +21,7 @@ from skavid.core.corruption import (
 from skavid.core.scene import clip_starts, learn_scene
 from skavid.datasets import make_moving_shapes
 
-EQ2 = {"gamma": 0.4, "sigma": 1.0}
+EQ2 = {"gamma": 0.4}
 
 
 def seeded(seed=0):
@@ -87,12 +87,12 @@ def test_one_seed_makes_one_corruption_and_leaves_global_randomness_alone(name, 
     assert not torch.equal(made[0].images, made[2].images)
 
 
-@pytest.mark.parametrize(("gamma", "sigma"), [(0.4, 1.0), (0.1, 0.5), (0.0, 1.0)])
-def test_noise_has_the_spread_of_equation_2_on_every_pixel(gamma, sigma):
+@pytest.mark.parametrize("gamma", [0.4, 0.05, 0.0])
+def test_noise_has_the_spread_of_equation_2_on_every_pixel(gamma):
     images = torch.full((2, 3, 64, 64), 0.5)
-    made = noise(images, gamma=gamma, sigma=sigma, generator=seeded())
+    made = noise(images, gamma=gamma, generator=seeded())
     change = made.images - images
-    assert change.std().item() == pytest.approx(gamma * sigma, rel=0.03)
+    assert change.std().item() == pytest.approx(gamma, rel=0.03)
     assert change.mean().item() == pytest.approx(0, abs=0.02)
     assert made.where.min() == 1
     assert made.masked.max() == 0
@@ -191,7 +191,7 @@ def test_a_hard_negative_changes_the_image_and_is_no_irregularity(monkeypatch):
 def test_an_invisible_anomaly_is_undecided():
     images = torch.full((16, 1, 32, 32), 0.5)
     images[:, :, 0, 0] = 1.0  # some contrast, far from most synthetic anomalies
-    made = synthetic_anomalies(images, gamma=0.0, sigma=1.0, generator=seeded(1))
+    made = synthetic_anomalies(images, gamma=0.0, generator=seeded(1))
     change = (made.images - images).abs().amax(1, keepdim=True)
     unchanged = torch.nn.functional.max_pool2d(change, 5, 1, 2)[:, 0] < 1e-3
     assert (made.weight == 0).any()

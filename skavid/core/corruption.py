@@ -98,7 +98,6 @@ def noise(
     images: Tensor,
     *,
     gamma: float,
-    sigma: float,
     generator: Generator,
     neighbours: Neighbours | None = None,
 ) -> Corrupted:
@@ -109,9 +108,8 @@ def noise(
     images : Tensor of shape (n_images, n_channels, height, width)
         Intensities in [0, 1].
     gamma : float
-        How severely to corrupt; the paper uses 0.4.
-    sigma : float
-        Standard deviation of eta, in intensity units.
+        How severely to corrupt; the paper uses 0.4. The sigma of eta is 1, in units of the
+        range of intensities.
     generator : torch.Generator
         On the CPU; advanced by the call.
     neighbours : Neighbours, optional
@@ -133,11 +131,11 @@ def noise(
     >>> from skavid.core.corruption import noise
     >>> generator = torch.Generator().manual_seed(0)
     >>> x = torch.zeros(1, 1, 100, 100)
-    >>> round(noise(x, gamma=0.4, sigma=0.5, generator=generator).images.std().item(), 2)
-    0.2
+    >>> round(noise(x, gamma=0.4, generator=generator).images.std().item(), 2)
+    0.4
     """
     everywhere = torch.ones_like(images[:, 0])
-    noisy = images + _eta(images, gamma * sigma, generator)
+    noisy = images + _eta(images, gamma, generator)
     return Corrupted(noisy, torch.zeros_like(images), everywhere, everywhere.clone())
 
 
@@ -145,7 +143,6 @@ def masking(
     images: Tensor,
     *,
     gamma: float,
-    sigma: float,
     generator: Generator,
     neighbours: Neighbours | None = None,
     size: tuple[int, int] | None = None,
@@ -156,7 +153,7 @@ def masking(
     ----------
     images : Tensor of shape (n_images, n_channels, height, width)
         Intensities in [0, 1].
-    gamma, sigma : float
+    gamma : float
         Hidden pixels hold the mean of their image plus the noise of Eq. 2.
     generator : torch.Generator
         On the CPU; advanced by the call.
@@ -177,7 +174,7 @@ def masking(
     >>> from skavid.core.corruption import masking
     >>> generator = torch.Generator().manual_seed(0)
     >>> x = torch.rand(2, 1, 32, 32)
-    >>> masked = masking(x, gamma=0.4, sigma=1.0, generator=generator).masked
+    >>> masked = masking(x, gamma=0.4, generator=generator).masked
     >>> masked.shape, masked.unique().tolist()
     (torch.Size([2, 1, 32, 32]), [0.0, 1.0])
     """
@@ -186,7 +183,7 @@ def masking(
     sides = _log_uniform(low, high + 1, (len(images), 1), generator).floor().long()
     masked = _masks(kinds, sides, images.shape[1:], generator).to(images.device)
     where = masked.amax(1)
-    eta = _eta(images, gamma * sigma, generator)
+    eta = _eta(images, gamma, generator)
     return Corrupted(_fill(images, masked, eta), masked, where, torch.ones_like(where))
 
 
@@ -195,7 +192,6 @@ def complementary(
     n_draws: int,
     *,
     gamma: float,
-    sigma: float,
     seed: int,
     video: bool = False,
     size: tuple[int, int] | None = None,
@@ -211,7 +207,7 @@ def complementary(
         Intensities in [0, 1].
     n_draws : int
         How many draws; an odd number is rounded up to the next even one.
-    gamma, sigma : float
+    gamma : float
         Eq. 2's noise, as in `masking`.
     seed : int
         Chooses masks and noise.
@@ -234,7 +230,7 @@ def complementary(
         kinds = torch.tensor([cycle[pair % len(cycle)]])
         side = torch.tensor([[round(low * (high / low) ** ((pair + 0.5) / n_pairs))]])
         mask = _masks(kinds, side, images.shape[1:], generator).to(images.device)
-        eta = _eta(one, gamma * sigma, generator)
+        eta = _eta(one, gamma, generator)
         for half in (mask, 1 - mask):
             masked = half.expand_as(images)
             where = masked.amax(1)
@@ -245,7 +241,6 @@ def synthetic_anomalies(
     images: Tensor,
     *,
     gamma: float,
-    sigma: float,
     generator: Generator,
     neighbours: Neighbours | None = None,
 ) -> Corrupted:
@@ -262,7 +257,7 @@ def synthetic_anomalies(
     ----------
     images : Tensor of shape (n_images, n_channels, height, width)
         Intensities in [0, 1]; pieces come from the other images of the batch.
-    gamma, sigma : float
+    gamma : float
         Eq. 2's noise, for the specks.
     generator : torch.Generator
         On the CPU; advanced by the call.
@@ -281,12 +276,12 @@ def synthetic_anomalies(
     >>> from skavid.core.corruption import synthetic_anomalies
     >>> generator = torch.Generator().manual_seed(0)
     >>> x = torch.rand(8, 1, 32, 32)
-    >>> made = synthetic_anomalies(x, gamma=0.4, sigma=1.0, generator=generator)
+    >>> made = synthetic_anomalies(x, gamma=0.4, generator=generator)
     >>> made.where.shape
     torch.Size([8, 32, 32])
     """
     if neighbours is None or not len(neighbours.scene.moments):
-        return _image_anomalies(images, gamma * sigma, generator)
+        return _image_anomalies(images, gamma, generator)
     return _video_anomalies(images, neighbours, generator)
 
 

@@ -316,7 +316,6 @@ def train_pair(
     value_range: tuple[float, float],
     ignore_mask: NDArray[np.bool_] | None,
     gamma: float,
-    sigma: float,
     pooling: str,
     detector_width: int,
     learning_rate: float,
@@ -348,7 +347,7 @@ def train_pair(
         What is scaled to 0 and 1.
     ignore_mask : ndarray of shape (height, width), bool, or None
         True where pixels do not count.
-    gamma, sigma : float
+    gamma : float
         Eq. 2's noise.
     pooling : {"place", "everywhere"}
         Whether I has statistics for each place, and remembers normal images there, or one set of
@@ -401,7 +400,7 @@ def train_pair(
     if not remembers:
         inpainter = inpainter.pooled()
     origin = inpainter.origin
-    corruptions = _corruptions(gamma, sigma, len(images), groups, scene, spacing)
+    corruptions = _corruptions(gamma, len(images), groups, scene, spacing)
     bank = _make_bank(reader, rows[chosen], geometry, origin, corruptions, seed=seed)
     if known is not None:
         inpainter = known[0].merge(inpainter)
@@ -543,14 +542,14 @@ class Learnt(NamedTuple):
 
 
 def learn_from_sample(
-    reader: Reader, left_out: LeftOut, *, n: int, gamma: float, sigma: float,
+    reader: Reader, left_out: LeftOut, *, n: int, gamma: float,
     detector_width: int, learning_rate: float, batch_size: int, max_epochs: int,
     average_decay: float, seed: int, device: str, callbacks: list[Any] | None, verbose: int,
 ) -> Learnt:  # fmt: skip
     """Train D on all images of a reader, a sample of n images that I has learnt from."""
     features, origin = reader.module, left_out.inpainter.origin
     rows = np.arange(len(reader.images))
-    corruptions = _corruptions(gamma, sigma, n, None, None, None)
+    corruptions = _corruptions(gamma, n, None, None, None)
     bank = _make_bank(reader, rows, aligned(features.region_size), origin, corruptions, seed=seed)
     fold = torch.arange(len(rows)) % 2
     net = _make_net(
@@ -604,12 +603,12 @@ def _generator(seed: int) -> Generator:
 
 
 def _corruptions(
-    gamma: float, sigma: float, n: int, groups: NDArray[Any] | None, scene: Scene | None,
+    gamma: float, n: int, groups: NDArray[Any] | None, scene: Scene | None,
     spacing: int | None,
 ) -> list[Callable[[Tensor, NDArray[np.int64], Generator], Corrupted]]:  # fmt: skip
     """Return what makes each corrupted version: images, their rows and a generator come in."""
     low, high = (math.log(one) for one in STRENGTH)
-    make = functools.partial(synthetic_anomalies, gamma=gamma, sigma=sigma)
+    make = functools.partial(synthetic_anomalies, gamma=gamma)
 
     def still(clean: Tensor, rows: NDArray[np.int64], generator: Generator) -> Corrupted:
         made = make(clean, generator=generator)

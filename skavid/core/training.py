@@ -419,7 +419,7 @@ class AVIDNet(StoppableNet):
         What I restores, see `skavid.core.corruption`.
     detector_corruption : callable or None
         What D finds; None teaches D by I's work alone, as printed.
-    gamma, sigma : float
+    gamma : float
         Eq. 2's noise.
     loss : {"bce", "lsgan", "hinge", "eq3"}
         The adversarial loss, see `skavid.losses`.
@@ -467,7 +467,6 @@ class AVIDNet(StoppableNet):
         inpainter_corruption: Corruption,
         detector_corruption: Corruption | None,
         gamma: float,
-        sigma: float,
         loss: str,
         adversarial_weight: float,
         adversarial_start: float,
@@ -485,7 +484,6 @@ class AVIDNet(StoppableNet):
         self.inpainter_corruption = inpainter_corruption
         self.detector_corruption = detector_corruption
         self.gamma = gamma
-        self.sigma = sigma
         self.loss = loss
         self.adversarial_weight = adversarial_weight
         self.adversarial_start = adversarial_start
@@ -631,7 +629,6 @@ class AVIDNet(StoppableNet):
         return corruption(
             images,
             gamma=self.gamma,
-            sigma=self.sigma,
             generator=self.generator_,
             neighbours=beside,
         )
