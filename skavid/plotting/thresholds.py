@@ -249,8 +249,8 @@ class ThresholdPlaneDisplay:
         if self.in_use is not None:
             self._draw_in_use(ax, self.in_use, limit=max(np.ptp(x), np.ptp(y)))
         ax.set(
-            xlabel="alpha: what I must change",
-            ylabel="zeta: how regular D may find it",
+            xlabel="alpha (threshold on the residual)",
+            ylabel="zeta (threshold on the regularity)",
             xlim=np.exp(x[[0, -1]]),
             ylim=expit(y[[0, -1]]),
         )
