@@ -496,8 +496,8 @@ def test_pictures_of_another_aspect_ratio_are_resized_with_a_note(capsys, place,
     code, _, err = run(capsys, "fit", "mixed", "model", *TINY)
     assert code == 0
     assert (
-        "Note: mixed/z.png has 20 x 20 pixels (width x height); it is resized to the model's 24 x "
-        "16 pixels, which changes its aspect ratio.\n"
+        "Note: 1 of 11 images, which have 2 different sizes, is resized to the model's 24 x 16 "
+        "pixels, which changes the aspect ratio. `skavid fit` takes another size with --size "
     ) in err
 
 
