@@ -340,7 +340,7 @@ masks. It opens in any browser and loads nothing from the network.
         type=whole_number(1),
         default=12,
         metavar="N",
-        help="number of the most irregular images to show (default: 12)",
+        help="number of images to show, of each outcome if there is ground truth (default: 12)",
     )
     add_force(parser)
     add_ground_truth(parser)
