@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from skavid import AVIDDetector, TemporalStacker, __version__, cli
-from skavid.cli import main
+from skavid.cli import main, segment
+from skavid.cli.console import irregular
 from skavid.components import nested
 from skavid.datasets import make_moving_shapes
 from skavid.datasets.sources import list_sources
@@ -675,6 +676,17 @@ def test_average_frames_averages_the_evidence_of_the_frames_before(capsys, place
     np.testing.assert_array_equal(scores, -maps.max(axis=(1, 2)).astype(np.float64))
 
 
+def test_what_is_irregular_as_a_whole_is_said_in_a_sentence():
+    assert irregular(5, 20, "image", {"darker": 2, "another view": 3}) == (
+        "5 of 20 images are irregular; 5 images look unlike the training images as a whole "
+        "(3 another view, 2 darker)"
+    )
+    event = {"source": "cam", "start": 3.0, "end": 4.0, "peak": 2.0, "peak_time": 3.5}
+    lines = segment._text("", [], [event | {"reason": "darker"}, event | {"reason": ""}], [])
+    assert "(peak at 0:03.5, evidence 2.00, camera trouble: darker)\n" in lines
+    assert lines.endswith("(peak at 0:03.5, evidence 2.00)")
+
+
 def test_commands_report_images_that_are_irregular_as_a_whole(capsys, tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(90, 160, (22, 32, 32)).astype(np.uint8)
@@ -686,7 +698,7 @@ def test_commands_report_images_that_are_irregular_as_a_whole(capsys, tmp_path):
     whole = [row["as_a_whole"] for row in csv.DictReader(out.splitlines())]
     assert whole == ["False", "False", "True"]
     code, out, _ = run(capsys, "score", "model", "new", "--output", "new.csv")
-    assert "(as a whole: 1 blank or covered)" in out
+    assert "; 1 image looks unlike the training images as a whole (blank or covered)" in out
     code, out, _ = run(capsys, "segment", "model", "new", "--coco", "boxes.json", "--json")
     assert json.loads(out)["as_a_whole"] == 1
     pictures = json.loads((tmp_path / "boxes.json").read_text())["images"]
@@ -769,7 +781,7 @@ def test_irregular_pictures_are_listed_by_name_and_unreadable_ones_make_the_exit
     listed = re.findall(r"^    (\S+)  \(score ", said, re.MULTILINE)
     assert (code, listed) == (1, worst)
     assert "black/000.png  (score -" in said
-    assert ", as a whole blank or covered)" in said
+    assert ", unlike the training images as a whole: blank or covered)" in said
 
 
 def test_where_no_picture_can_be_read_the_command_fails(capsys, place, tmp_path):

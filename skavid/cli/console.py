@@ -231,9 +231,14 @@ def _reworded(text: str) -> str:
 
 
 def irregular(n: int, total: int, unit: str, reasons: Mapping[str, int]) -> str:
-    """Write "3 of 20 images are irregular (as a whole: 1 darker)", for example."""
+    """Write how many images are irregular, and how many of them as a whole, for which reasons."""
     text = f"{n:,} of {counted(total, unit)} {'is' if total == 1 else 'are'} irregular"
     if reasons:
         most = sorted(reasons.items(), key=lambda item: -item[1])
-        text += f" (as a whole: {', '.join(f'{number:,} {reason}' for reason, number in most)})"
+        named = ", ".join(f"{number:,} {reason}" for reason, number in most)
+        n_whole = sum(reasons.values())
+        text += (
+            f"; {counted(n_whole, unit)} {'looks' if n_whole == 1 else 'look'} unlike the "
+            f"training {unit}s as a whole ({most[0][0] if len(most) == 1 else named})"
+        )
     return text

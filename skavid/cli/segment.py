@@ -293,7 +293,7 @@ def _text(
         lines += [
             f"    {clock(event['start'])} to {clock(event['end'])}  {event['source']}  "
             f"(peak at {clock(event['peak_time'])}, evidence {event['peak']:.2f}"
-            f"{event['reason'] and ': as a whole ' + event['reason']})"
+            f"{event['reason'] and ', camera trouble: ' + event['reason']})"
             for event in events[:MAX_LISTED]
         ]
     if written:
