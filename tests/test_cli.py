@@ -264,7 +264,7 @@ def test_info_describes_a_model(capsys, place):
         "Parameters other than the defaults: features='pixels', inpainter__width=4, "
         "detector__width=4."
     )
-    assert ", for a false alarm rate of 0.4; calibrated on 12 frames in 2 clips held" in out
+    assert ", for a false alarm rate of 0.4; calibrated on 12 frames in 2 pieces of video (" in out
     told = json.loads(run(capsys, "info", place / "model", "--json")[1])
     assert told["parameters"] == {
         "features": "pixels",
@@ -305,7 +305,10 @@ def test_fit_describes_the_thresholds_and_the_next_steps(capsys, place, tmp_path
     assert (
         " on 60 frames, 12 of which were held out to find the thresholds, at 24 x 16 pixels" in out
     )
-    assert "calibrated on 12 frames in 2 clips held out of the training. With a" in out
+    assert (
+        "calibrated on 12 frames in 2 pieces of video (about 6 frames each) held out of the "
+        "training. With a"
+    ) in out
     assert "skavid segment model today.mp4 --overlay odd.mp4" in out
     assert err.splitlines()[1] == (
         "Training on 60 frames, at 24 x 16 pixels (width x height), grey, 3 frames stacked per "
@@ -1168,7 +1171,7 @@ def test_calibrate_writes_thresholds_and_trains_nothing(capsys, place):
         "Note: the model was also trained on a source named normal.mp4; thresholds that are "
         "found on training data are too strict.\n"
     ) in err
-    assert "There are 2 clips: with a probability" in err
+    assert "There are 2 pieces of video: with a probability" in err
     before, after = AVIDDetector.load(place / "model"), AVIDDetector.load("other")
     images = stacks(load_frames(place / "normal.mp4", size=(16, 24)).frames)
     with pytest.warns(UserWarning, match="X holds 2 clips"):
@@ -1178,7 +1181,10 @@ def test_calibrate_writes_thresholds_and_trains_nothing(capsys, place):
     assert (after.alpha_, after.zeta_) == (found.alpha, found.zeta)
     assert after.extra_ == {**before.extra_, "calibrated_on": ["normal.mp4"]}
     assert (after.alpha, after.zeta) == ("auto", "auto")
-    assert "on 60 frames in 2 clips given to calibrate." in run(capsys, "info", "other")[1]
+    assert (
+        "on 60 frames in 2 pieces of video (about 30 frames each) given to calibrate."
+        in run(capsys, "info", "other")[1]
+    )
     assert after.calibration_["n_images"] == 60
     for ours, theirs in zip(
         before.detector_.parameters(), after.detector_.parameters(), strict=True
@@ -1298,20 +1304,32 @@ def test_masks_of_pictures_that_cannot_be_read_are_left_out(capsys, odd_pictures
         assert code == 1, err
 
 
-def test_calibrate_chooses_the_largest_f1_on_labels(capsys, odd_pictures):
+def test_calibrate_chooses_the_largest_balanced_accuracy_on_labels(capsys, odd_pictures):
     words = ["calibrate", "parts", "new", "--labels", "folders", "-o", "tuned"]
     code, out, _ = run(capsys, *words)
     assert code == 1  # one image cannot be read
-    assert "chosen on labels: the largest F1, " in out
+    assert "chosen on labels: the largest balanced accuracy, " in out
+    shares = r"\d of 3 irregular images found, (\d) of 2 normal ones flagged"
+    assert re.search(
+        rf"^The largest balanced accuracy on these labels: {shares} \(taken\)\.$",
+        out,
+        re.MULTILINE,
+    )
+    assert re.search(rf"^The largest F1 on these labels: {shares}\.$", out, re.MULTILINE)
     assert "They are not calibrated for a false alarm rate." in run(capsys, "info", "tuned")[1]
     told = json.loads(run(capsys, "evaluate", "tuned", "new", "--labels", "folders", "--json")[1])
     note = AVIDDetector.load("tuned").extra_["chosen_on_labels"]
-    assert (note["criterion"], note["n_images"], note["n_irregular"]) == ("f1", 5, 3)
-    assert told["f1"] == pytest.approx(note["value"])
+    assert (note["criterion"], note["n_images"], note["n_irregular"]) == (
+        "balanced-accuracy",
+        5,
+        3,
+    )
+    balanced = (told["recall"] + 1 - told["false_alarms"]) / 2
+    assert balanced == pytest.approx(note["value"])
     before = json.loads(
         run(capsys, "evaluate", "parts", "new", "--labels", "folders", "--json")[1]
     )
-    assert told["f1"] >= before["f1"]
+    assert balanced >= (before["recall"] + 1 - before["false_alarms"]) / 2
     assert told["auc"] == before["auc"]  # the cut moves along the ray
     assert run(capsys, "calibrate", "tuned", "normal", "--target-fpr", "0.1")[0] == 0
     assert (
@@ -1548,8 +1566,8 @@ def test_a_report_after_calibrate_describes_the_calibration_data(capsys, place):
     assert run(capsys, *words, "--output", "other")[0] == 0
     assert run(capsys, "report", "other", place / "today.mp4")[0] == 0
     page = Path("report.html").read_text()
-    assert "60 normal frames of 2 clips given for calibration" in page
-    assert "of 2 clips held out of the training" not in page
+    assert "60 normal frames in 2 pieces of video given for calibration" in page
+    assert "held out of the training, for target" not in page
 
 
 def test_a_report_of_a_data_set_of_pictures_names_their_files(capsys, place, tmp_path):

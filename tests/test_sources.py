@@ -52,6 +52,7 @@ def test_pieces_follow_each_other_and_never_reach_across_clips(lengths, fps):
 @pytest.mark.parametrize(
     ("n_frames", "fps", "n_pieces"),
     [
+        (300, 25, 3),
         (30, 25, 2),  # something is to be held out, however little there is
         (1000, 25, 10),  # pieces of 100 frames
         (15_000, 25, 20),  # ten minutes

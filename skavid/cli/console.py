@@ -26,6 +26,8 @@ REWORDED = (
     ("X has 1 ", "There is 1 "),
     ("X has ", "There are "),
     ("target_fpr=", "--target-fpr "),
+    (" clips: with a probability", " pieces of video: with a probability"),
+    (" clips held out: with a probability", " pieces of video held out: with a probability"),
     ("X holds ", "There are "),
     ("he same fit goes on", "he same command goes on"),
     ("pass size=(height, width)", "give --size HEIGHT WIDTH"),

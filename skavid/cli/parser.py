@@ -274,7 +274,8 @@ them with --alpha and --zeta, such as those that a report proposes. The networks
     add(
         "--criterion",
         choices=("f1", "balanced-accuracy"),
-        help="what is largest at the thresholds chosen by --labels (default: f1)",
+        help="what is largest at the thresholds chosen by --labels (default: balanced-accuracy, "
+        "which does not depend on the share of irregular images)",
     )
     add("--alpha", type=positive_number, metavar="A", help="threshold on the residual")
     add("--zeta", type=share, metavar="Z", help="threshold on the regularity, between 0 and 1")

@@ -711,8 +711,8 @@ def load_images(
 def split_clips(ids: NDArray[np.int64], fps: float | None) -> NDArray[np.int64]:
     """Split a few long clips into consecutive pieces, so that some can be held out.
 
-    A piece has at least 100 frames and lasts at most one minute, if the clips allow it. There
-    are 20 pieces if there are enough frames.
+    Pieces have about 100 frames or more and last about one minute at most; there are 20 of them
+    if the frames allow it, and at least two.
     """
     lengths = np.bincount(ids)
     if len(lengths) >= MOST_PIECES // 2:
