@@ -331,6 +331,9 @@ def test_fit_estimates_its_time_and_prints_lines_where_there_is_no_terminal(
     assert re.fullmatch(r"The training takes about \d+ s, by its first 2 steps\.", estimate)
     told = [re.fullmatch(r"(\d+) of 18 steps(, about \d+ s left)?\.", line) for line in lines]
     assert any(told)
+    assert lines.index("The training has ended; finding the thresholds ...") > lines.index(
+        estimate
+    )
     assert not set("\r\x1b") & set(err)
     assert not run(capsys, "fit", place / "normal.mp4", "quiet", *words, "--quiet")[2]
 
@@ -343,6 +346,7 @@ def test_the_estimate_does_not_count_the_preparation(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("skavid.cli.console.time.monotonic", lambda: now[0])
     progress = Progress(SimpleNamespace(quiet=True, bar=None), 100, "step", "Preparing")
+    assert progress.describe() == "Preparing: 0 s so far."
     now[0] = 600.0
     assert (progress.describe(), progress.seconds_left()) == ("Preparing: 10 min so far.", None)
     for _ in range(11):
@@ -350,6 +354,31 @@ def test_the_estimate_does_not_count_the_preparation(monkeypatch):
         progress.update()
     assert progress.seconds_left() == 2.0 * 89
     assert progress.describe() == "11 of 100 steps, about 3 min left."
+    progress.begin("Finding the thresholds")
+    now[0] += 40.0
+    assert progress.describe() == "Finding the thresholds: 40 s so far."
+
+
+def test_fit_on_features_names_its_phases_and_estimates_the_last_one(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("skavid.cli.console.EVERY", 0.02)
+    monkeypatch.setattr("skavid.cli.fit.FIRST_STEPS", 2)
+    rng = np.random.default_rng(0)
+    write_pictures(tmp_path / "good", rng.integers(90, 160, (24, 32, 32)).astype(np.uint8))
+    words = ["--epochs", "4", "--set", "batch_size=4"]
+    code, _, err = run(capsys, "fit", "good", "model", *words)
+    assert code == 0
+    phases = (
+        r"Reading 1 source \.\.\.",
+        r"Computing features and the statistics of the inpainter: \d+ s so far\.",
+        r"The training takes about \d+ s, by its first 2 steps; finding the thresholds then takes "
+        r"about \d+ s\.",
+        r"The training has ended; finding the thresholds \.\.\.",
+        r"Finding the thresholds: \d+ s so far\.",
+    )
+    places = [re.search(phase, err).start() for phase in phases]
+    assert places == sorted(places)
 
 
 def test_fit_gives_the_same_model_for_the_same_seed(place):
