@@ -259,7 +259,7 @@ def _training_progress(detector: AVIDDetector, n_images: int, console: Console) 
                 if not self.has_estimated and bar.n > FIRST_STEPS and seconds is not None:
                     self.has_estimated = True
                     rest = self.seconds_of_rest
-                    then = f"; finding the thresholds then takes about {roughly(rest)}"
+                    then = f"; finding the thresholds then takes about {roughly(max(1.0, rest))}"
                     console.log(
                         f"The training takes about {roughly(seconds)}, by its first "
                         f"{FIRST_STEPS} steps{then if rest else ''}."
