@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from skavid import AVIDDetector, TemporalStacker, __version__, cli
-from skavid.cli import main
+from skavid.cli import main, segment
+from skavid.cli.console import irregular
 from skavid.components import nested
 from skavid.datasets import make_moving_shapes
 from skavid.datasets.sources import list_sources
@@ -263,7 +264,7 @@ def test_info_describes_a_model(capsys, place):
         "Parameters other than the defaults: features='pixels', inpainter__width=4, "
         "detector__width=4."
     )
-    assert ", for a false alarm rate of 0.4; calibrated on 12 frames in 2 clips held" in out
+    assert ", for a false alarm rate of 0.4; calibrated on 12 frames in 2 pieces of video (" in out
     told = json.loads(run(capsys, "info", place / "model", "--json")[1])
     assert told["parameters"] == {
         "features": "pixels",
@@ -304,7 +305,10 @@ def test_fit_describes_the_thresholds_and_the_next_steps(capsys, place, tmp_path
     assert (
         " on 60 frames, 12 of which were held out to find the thresholds, at 24 x 16 pixels" in out
     )
-    assert "calibrated on 12 frames in 2 clips held out of the training. With a" in out
+    assert (
+        "calibrated on 12 frames in 2 pieces of video (about 6 frames each) held out of the "
+        "training. With a"
+    ) in out
     assert "skavid segment model today.mp4 --overlay odd.mp4" in out
     assert err.splitlines()[1] == (
         "Training on 60 frames, at 24 x 16 pixels (width x height), grey, 3 frames stacked per "
@@ -327,6 +331,9 @@ def test_fit_estimates_its_time_and_prints_lines_where_there_is_no_terminal(
     assert re.fullmatch(r"The training takes about \d+ s, by its first 2 steps\.", estimate)
     told = [re.fullmatch(r"(\d+) of 18 steps(, about \d+ s left)?\.", line) for line in lines]
     assert any(told)
+    assert lines.index("The training has ended; finding the thresholds ...") > lines.index(
+        estimate
+    )
     assert not set("\r\x1b") & set(err)
     assert not run(capsys, "fit", place / "normal.mp4", "quiet", *words, "--quiet")[2]
 
@@ -339,6 +346,7 @@ def test_the_estimate_does_not_count_the_preparation(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("skavid.cli.console.time.monotonic", lambda: now[0])
     progress = Progress(SimpleNamespace(quiet=True, bar=None), 100, "step", "Preparing")
+    assert progress.describe() == "Preparing: 0 s so far."
     now[0] = 600.0
     assert (progress.describe(), progress.seconds_left()) == ("Preparing: 10 min so far.", None)
     for _ in range(11):
@@ -346,6 +354,31 @@ def test_the_estimate_does_not_count_the_preparation(monkeypatch):
         progress.update()
     assert progress.seconds_left() == 2.0 * 89
     assert progress.describe() == "11 of 100 steps, about 3 min left."
+    progress.begin("Finding the thresholds")
+    now[0] += 40.0
+    assert progress.describe() == "Finding the thresholds: 40 s so far."
+
+
+def test_fit_on_features_names_its_phases_and_estimates_the_last_one(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("skavid.cli.console.EVERY", 0.02)
+    monkeypatch.setattr("skavid.cli.fit.FIRST_STEPS", 2)
+    rng = np.random.default_rng(0)
+    write_pictures(tmp_path / "good", rng.integers(90, 160, (24, 32, 32)).astype(np.uint8))
+    words = ["--epochs", "4", "--set", "batch_size=4"]
+    code, _, err = run(capsys, "fit", "good", "model", *words)
+    assert code == 0
+    phases = (
+        r"Reading 1 source \.\.\.",
+        r"Computing features and the statistics of the inpainter: \d+ s so far\.",
+        r"The training takes about \d+ s, by its first 2 steps; finding the thresholds then takes "
+        r"about \d+ s\.",
+        r"The training has ended; finding the thresholds \.\.\.",
+        r"Finding the thresholds: \d+ s so far\.",
+    )
+    places = [re.search(phase, err).start() for phase in phases]
+    assert places == sorted(places)
 
 
 def test_fit_gives_the_same_model_for_the_same_seed(place):
@@ -496,8 +529,8 @@ def test_pictures_of_another_aspect_ratio_are_resized_with_a_note(capsys, place,
     code, _, err = run(capsys, "fit", "mixed", "model", *TINY)
     assert code == 0
     assert (
-        "Note: mixed/z.png has 20 x 20 pixels (width x height); it is resized to the model's 24 x "
-        "16 pixels, which changes its aspect ratio.\n"
+        "Note: 1 of 11 images, which have 2 different sizes, is resized to the model's 24 x 16 "
+        "pixels, which changes the aspect ratio. `skavid fit` takes another size with --size "
     ) in err
 
 
@@ -675,6 +708,17 @@ def test_average_frames_averages_the_evidence_of_the_frames_before(capsys, place
     np.testing.assert_array_equal(scores, -maps.max(axis=(1, 2)).astype(np.float64))
 
 
+def test_what_is_irregular_as_a_whole_is_said_in_a_sentence():
+    assert irregular(5, 20, "image", {"darker": 2, "another view": 3}) == (
+        "5 of 20 images are irregular; 5 images look unlike the training images as a whole "
+        "(3 another view, 2 darker)"
+    )
+    event = {"source": "cam", "start": 3.0, "end": 4.0, "peak": 2.0, "peak_time": 3.5}
+    lines = segment._text("", [], [event | {"reason": "darker"}, event | {"reason": ""}], [])
+    assert "(peak at 0:03.5, evidence 2.00, camera trouble: darker)\n" in lines
+    assert lines.endswith("(peak at 0:03.5, evidence 2.00)")
+
+
 def test_commands_report_images_that_are_irregular_as_a_whole(capsys, tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(90, 160, (22, 32, 32)).astype(np.uint8)
@@ -686,7 +730,7 @@ def test_commands_report_images_that_are_irregular_as_a_whole(capsys, tmp_path):
     whole = [row["as_a_whole"] for row in csv.DictReader(out.splitlines())]
     assert whole == ["False", "False", "True"]
     code, out, _ = run(capsys, "score", "model", "new", "--output", "new.csv")
-    assert "(as a whole: 1 blank or covered)" in out
+    assert "; 1 image looks unlike the training images as a whole (blank or covered)" in out
     code, out, _ = run(capsys, "segment", "model", "new", "--coco", "boxes.json", "--json")
     assert json.loads(out)["as_a_whole"] == 1
     pictures = json.loads((tmp_path / "boxes.json").read_text())["images"]
@@ -769,7 +813,7 @@ def test_irregular_pictures_are_listed_by_name_and_unreadable_ones_make_the_exit
     listed = re.findall(r"^    (\S+)  \(score ", said, re.MULTILINE)
     assert (code, listed) == (1, worst)
     assert "black/000.png  (score -" in said
-    assert ", as a whole blank or covered)" in said
+    assert ", unlike the training images as a whole: blank or covered)" in said
 
 
 def test_where_no_picture_can_be_read_the_command_fails(capsys, place, tmp_path):
@@ -1156,7 +1200,7 @@ def test_calibrate_writes_thresholds_and_trains_nothing(capsys, place):
         "Note: the model was also trained on a source named normal.mp4; thresholds that are "
         "found on training data are too strict.\n"
     ) in err
-    assert "There are 2 clips: with a probability" in err
+    assert "There are 2 pieces of video: with a probability" in err
     before, after = AVIDDetector.load(place / "model"), AVIDDetector.load("other")
     images = stacks(load_frames(place / "normal.mp4", size=(16, 24)).frames)
     with pytest.warns(UserWarning, match="X holds 2 clips"):
@@ -1166,7 +1210,10 @@ def test_calibrate_writes_thresholds_and_trains_nothing(capsys, place):
     assert (after.alpha_, after.zeta_) == (found.alpha, found.zeta)
     assert after.extra_ == {**before.extra_, "calibrated_on": ["normal.mp4"]}
     assert (after.alpha, after.zeta) == ("auto", "auto")
-    assert "on 60 frames in 2 clips given to calibrate." in run(capsys, "info", "other")[1]
+    assert (
+        "on 60 frames in 2 pieces of video (about 30 frames each) given to calibrate."
+        in run(capsys, "info", "other")[1]
+    )
     assert after.calibration_["n_images"] == 60
     for ours, theirs in zip(
         before.detector_.parameters(), after.detector_.parameters(), strict=True
@@ -1286,20 +1333,32 @@ def test_masks_of_pictures_that_cannot_be_read_are_left_out(capsys, odd_pictures
         assert code == 1, err
 
 
-def test_calibrate_chooses_the_largest_f1_on_labels(capsys, odd_pictures):
+def test_calibrate_chooses_the_largest_balanced_accuracy_on_labels(capsys, odd_pictures):
     words = ["calibrate", "parts", "new", "--labels", "folders", "-o", "tuned"]
     code, out, _ = run(capsys, *words)
     assert code == 1  # one image cannot be read
-    assert "chosen on labels: the largest F1, " in out
+    assert "chosen on labels: the largest balanced accuracy, " in out
+    shares = r"\d of 3 irregular images found, (\d) of 2 normal ones flagged"
+    assert re.search(
+        rf"^The largest balanced accuracy on these labels: {shares} \(taken\)\.$",
+        out,
+        re.MULTILINE,
+    )
+    assert re.search(rf"^The largest F1 on these labels: {shares}\.$", out, re.MULTILINE)
     assert "They are not calibrated for a false alarm rate." in run(capsys, "info", "tuned")[1]
     told = json.loads(run(capsys, "evaluate", "tuned", "new", "--labels", "folders", "--json")[1])
     note = AVIDDetector.load("tuned").extra_["chosen_on_labels"]
-    assert (note["criterion"], note["n_images"], note["n_irregular"]) == ("f1", 5, 3)
-    assert told["f1"] == pytest.approx(note["value"])
+    assert (note["criterion"], note["n_images"], note["n_irregular"]) == (
+        "balanced-accuracy",
+        5,
+        3,
+    )
+    balanced = (told["recall"] + 1 - told["false_alarms"]) / 2
+    assert balanced == pytest.approx(note["value"])
     before = json.loads(
         run(capsys, "evaluate", "parts", "new", "--labels", "folders", "--json")[1]
     )
-    assert told["f1"] >= before["f1"]
+    assert balanced >= (before["recall"] + 1 - before["false_alarms"]) / 2
     assert told["auc"] == before["auc"]  # the cut moves along the ray
     assert run(capsys, "calibrate", "tuned", "normal", "--target-fpr", "0.1")[0] == 0
     assert (
@@ -1536,8 +1595,8 @@ def test_a_report_after_calibrate_describes_the_calibration_data(capsys, place):
     assert run(capsys, *words, "--output", "other")[0] == 0
     assert run(capsys, "report", "other", place / "today.mp4")[0] == 0
     page = Path("report.html").read_text()
-    assert "60 normal frames of 2 clips given for calibration" in page
-    assert "of 2 clips held out of the training" not in page
+    assert "60 normal frames in 2 pieces of video given for calibration" in page
+    assert "held out of the training, for target" not in page
 
 
 def test_a_report_of_a_data_set_of_pictures_names_their_files(capsys, place, tmp_path):

@@ -99,16 +99,13 @@ KINDS = np.where(np.arange(24) % 2, "good", np.where(np.arange(24) % 4, "dot", "
 
 
 def shown_rows(detector):
-    """Return the order of the page, the slow way: errors by distance in turns, then all others."""
+    """Return the order of the page, the slow way: misses, false alarms, detections, others."""
     scores = detector.score_samples(X)
     by_score = sorted(range(len(X)), key=lambda row: scores[row])
+    hits = [row for row in by_score if Y[row] == -1 and scores[row] <= 0]
     misses = [row for row in reversed(by_score) if Y[row] == -1 and scores[row] > 0]
     alarms = [row for row in by_score if Y[row] == 1 and scores[row] <= 0]
-    errors = []
-    while misses or alarms:
-        errors += misses[:1] + alarms[:1]
-        misses, alarms = misses[1:], alarms[1:]
-    return errors + [row for row in by_score if row not in errors]
+    return misses + alarms + hits + [r for r in by_score if Y[r] == 1 and scores[r] > 0]
 
 
 class Page(HTMLParser):
@@ -224,15 +221,48 @@ def test_misses_and_false_alarms_come_first_where_there_is_ground_truth(
     n = is_error.sum()
     assert n >= 1
     assert is_error[shown[:n]].all()
-    assert (np.diff(scores[shown[n:]]) >= 0).all()
     outcomes = [text for tag, text in page.texts if tag == "p" and text in
                 ("miss", "false alarm", "detection", "correctly normal")]  # fmt: skip
     expected = {(-1, True): "detection", (-1, False): "miss", (1, True): "false alarm",
                 (1, False): "correctly normal"}  # fmt: skip
     assert outcomes == [expected[given[row], bool(scores[row] <= 0)] for row in shown]
     words = page.words()
-    assert "Misses and false alarms first" in words
+    n_missed = int(((given == -1) & (scores > 0)).sum())
+    assert f"Missed: {n_missed} of 12 irregular images; all are shown" in words
     assert f"F1 {f1_score(given == -1, scores <= 0):.3f} , precision" in words
+
+
+def test_each_outcome_is_shown_with_its_number_however_many_are_missed(
+    detector, tmp_path, drawn_once
+):
+    scores = detector.score_samples(X)
+    order = np.argsort(scores)
+    middle = -scores[order[5:7]].mean()  # six are flagged
+    twin = detector.with_thresholds(*move_thresholds(detector.alpha_, detector.zeta_, middle))
+    y = np.ones(24, int)
+    y[order[:3]] = y[order[10:20]] = -1
+    page = written(twin, tmp_path, X, y=y, n_worst=6)
+    headings = [text for tag, text in page.texts if tag == "h3" and "shown" in text]
+    assert headings == [
+        "Missed: 10 of 13 irregular images; the 2 with the highest scores are shown",
+        "False alarms: 3 of 11 normal images; the 2 with the lowest scores are shown",
+        "Detected: 3 of 13 irregular images; the one with the lowest score is shown",
+        "Correctly normal: 8 of 11 normal images; the one with the lowest score is shown",
+    ]
+    outcomes = [text for tag, text in page.texts if text in sum(report.OUTCOMES, ())]
+    assert outcomes == ["miss"] * 2 + ["false alarm"] * 2 + ["detection", "correctly normal"]
+
+
+def test_images_that_are_irregular_as_a_whole_say_why(tmp_path, drawn_once):
+    images = RNG.integers(90, 160, (22, 32, 32)).astype(np.uint8)
+    detector = AVIDDetector(max_epochs=1, random_state=0).fit(images[:20])
+    new = np.stack([images[20], 0 * images[0], 0 * images[0]])
+    page = written(detector, tmp_path, new, groups=[0, 0, 0], n_worst=2)
+    words = page.words()
+    assert words.count("unlike the training frames as a whole: blank or covered") == 2
+    assert "frames look unlike the training frames as a whole: 2 frames: blank or cov" in words
+    facts = [one["facts"] for one in page.data()["strip"]["frames"]]
+    assert ["blank or covered" in one for one in facts] == [False, True, True]
 
 
 def test_positions_and_proportions_are_those_of_the_original(detector, tmp_path, drawn_once):
@@ -249,6 +279,7 @@ def test_positions_and_proportions_are_those_of_the_original(detector, tmp_path,
     assert "in pixels of the original" in words
     styles = {one["style"] for one in page.all("img") if "style" in one}
     assert styles == {"aspect-ratio: 2.0"}
+    assert decoded(first_picture(page)).shape[:2] == (16, 32)  # of 16 x 16
     assert page.data()["images"][0]["areaFactor"] == 8
 
 
@@ -549,8 +580,8 @@ def test_embedded_margins_are_the_detectors_in_steps_rounded_down(
     ("fusion", "disabled", "words"),
     [
         ("mean", [], "the mean of both margins decides"),
-        ("inpainter", ["zeta"], "Only alpha has an effect, because I alone decides."),
-        ("detector", ["alpha"], "Only zeta has an effect, because D alone decides."),
+        ("inpainter", ["zeta"], "has an effect, because the inpainter alone decides."),
+        ("detector", ["alpha"], "because the detector network alone decides."),
     ],
 )
 def test_a_threshold_without_effect_cannot_be_moved(
@@ -569,7 +600,7 @@ def test_the_page_leaves_out_a_blind_discriminator_as_the_detector_does(
     twin._is_blind = True
     page = written(twin, tmp_path, X)
     assert page.data()["rule"]["fusion"] == "inpainter"
-    assert "I alone decides" in page.words()
+    assert "the inpainter alone decides" in page.words()
 
 
 def test_controls_have_labels_for_screen_readers(detector, tmp_path, drawn_once):

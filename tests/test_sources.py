@@ -52,6 +52,7 @@ def test_pieces_follow_each_other_and_never_reach_across_clips(lengths, fps):
 @pytest.mark.parametrize(
     ("n_frames", "fps", "n_pieces"),
     [
+        (300, 25, 3),
         (30, 25, 2),  # something is to be held out, however little there is
         (1000, 25, 10),  # pieces of 100 frames
         (15_000, 25, 20),  # ten minutes
@@ -87,6 +88,39 @@ def test_large_pictures_are_brought_to_a_size_and_keep_their_shape(tmp_path):
     assert choose_reading(clips, size=None, grey=True, spacing=None).color is False
     video = list_sources([str(tmp_path)], stacked=True)
     assert choose_reading(video, size=None, grey=False, spacing=2).size == (120, 205)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "size"),
+    [
+        ([(16, 24)] + [(24, 16)] * 2, (24, 16)),  # most are portrait, the first is not
+        ([(16, 24)] * 3 + [(24, 16), (40, 20), (30, 30)], (20, 24)),  # the median of each side
+        ([(300, 512)] + [(512, 300)] * 2, (256, 150)),
+    ],
+)
+def test_the_usual_size_of_pictures_is_taken_whatever_the_first_one_has(tmp_path, shapes, size):
+    for number, shape in enumerate(shapes):
+        write_pictures(tmp_path / f"{number}", 1, shape=shape)
+    clips = list_sources([str(tmp_path)], stacked=False)
+    reading = choose_reading(clips, size=None, grey=False, spacing=None)
+    assert reading.size == size
+    with pytest.warns(UserWarning, match=f"have {len(set(shapes))} different sizes, ") as warned:
+        assert len(list(read_source(clips[0], reading))) == len(shapes)
+    (message,) = (str(one.message) for one in warned)
+    n_apart = sum(h * size[1] != w * size[0] for h, w in shapes)
+    verb = "is" if n_apart == 1 else "are"
+    assert message.startswith(f"{n_apart} of {len(shapes)} images, ")
+    assert f" {verb} resized to the model's {size[1]} x {size[0]} pixels, " in message
+    for advice in ("--size", "--crop", "--set inpainter__pooling=everywhere"):
+        assert advice in message
+
+
+def test_pictures_of_different_sizes_and_one_shape_are_resized_without_a_note(tmp_path):
+    write_pictures(tmp_path / "a", 1, shape=(20, 30))
+    write_pictures(tmp_path / "b", 2, shape=(40, 60))
+    (clip,) = list_sources([str(tmp_path)], stacked=False)
+    reading = choose_reading([clip], size=None, grey=False, spacing=None)
+    assert (reading.size, len(list(read_source(clip, reading)))) == ((40, 60), 3)
 
 
 def test_pictures_of_two_folders_have_names_of_their_own(tmp_path):
@@ -161,10 +195,10 @@ def test_display_images_are_converted_on_request_only(tmp_path, monkeypatch, dis
     write_pictures(tmp_path, 2, shape=(40, 24))
     (clip,) = list_sources([str(tmp_path)], stacked=False)
     message = (
-        f"{tmp_path / '0.png'} has 24 x 40 pixels (width x height); it is resized to the model's "
-        "24 x 16 pixels, which changes its aspect ratio."
+        "2 of 2 images, which have 24 x 40 pixels (width x height), are resized to the model's "
+        "24 x 16 pixels, which changes the aspect ratio. `skavid fit` takes"
     )
-    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as warned:
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}") as warned:
         samples = list(read_source(clip, Reading((16, 24), False, None), display=display))
     assert len(warned) == 1
     assert [sample.image.shape for sample in samples] == [(16, 24)] * 2

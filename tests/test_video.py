@@ -517,6 +517,20 @@ def test_an_overlay_outlines_masks_heats_the_irregular_and_plots_scores(tmp_path
     assert (strip[:, :80].std(axis=(0, 1)) < 60).all()
 
 
+@pytest.mark.parametrize("shape", [(40, 60), (240, 320), (480, 640)])
+def test_a_note_is_written_into_the_strip_of_its_frame_alone(tmp_path, shape):
+    path = tmp_path / "seen.mp4"
+    with OverlayWriter(path) as writer:
+        for note in ("", "blank or covered", ""):
+            writer.write(np.zeros(shape, np.uint8), score=1.0, note=note)
+    before, noted, after = load_frames(path, color=True).frames.astype(int)
+    assert abs(noted - before)[: shape[0]].max() < 8  # the image is as it was
+    left = np.abs(noted - before)[shape[0] : -4, : shape[1] // 2].max(axis=2)
+    assert (left > 60).mean() > 0.02
+    assert abs(noted - before)[-(shape[0] // 12) :].max() < 60
+    assert abs(after - before)[..., :-6, :].max() < 60
+
+
 def test_a_picture_is_drawn_on_around_its_mask_alone():
     image = RNG.integers(0, 256, size=(20, 30, 3)).astype(np.uint8)
     mask = np.zeros((20, 30), dtype=bool)

@@ -94,6 +94,16 @@ def test_frames_that_are_irregular_as_a_whole_are_events_of_their_own():
     assert ended == [(0.0, 0.0, ""), (1.0, 3.0, "darker"), (4.0, 4.0, "")]
 
 
+def test_an_event_is_named_by_most_of_its_frames_not_by_its_peak():
+    events = Events(2.0)
+    told = []
+    for at, reason in enumerate(["darker", *["blank or covered"] * 3]):
+        told += list(events.push(float(at), -5.0 if reason == "darker" else -1.0, reason))
+    assert [phase for phase, _ in told] == ["begin", "peak"]
+    ((_, event),) = events.close()
+    assert (event.reason, event.peak, event.peak_time) == ("blank or covered", 5.0, 0.0)
+
+
 def test_a_lost_camera_is_tried_again_and_its_stacks_begin_anew(monkeypatch):
     monkeypatch.setattr("skavid.cli.feed.FIRST_PAUSE", 0.01)
     calls = []

@@ -13,6 +13,7 @@ from skavid.cli import scoring
 from skavid.cli.console import SUCCESS, Console, CtrlC
 from skavid.cli.ground_truth import check_ground_truth, read_ground_truth
 from skavid.cli.models import (
+    CRITERIA,
     MAX_NAMES,
     check_model_target,
     check_number,
@@ -140,11 +141,10 @@ def _choose_on_labels(
     assert truth.labels is not None
     irregular = truth.labels == -1
     evaluation.check_kinds(irregular, reading.unit)
-    criterion = arguments.criterion or "f1"
+    criterion = arguments.criterion or "balanced-accuracy"
     every_score = np.concatenate(scores)
     cut, value = evaluation.best_cut(every_score, truth.labels, criterion)
     chosen = detector.with_thresholds(*move_thresholds(detector.alpha_, detector.zeta_, -cut))
-    found_at = evaluation.decisions(every_score <= cut, irregular)
     notes = {
         "criterion": criterion,
         "value": value,
@@ -152,14 +152,20 @@ def _choose_on_labels(
         "n_irregular": int(irregular.sum()),
         "sources": _names(found),
     }
-    counts = found_at["confusion"]
-    line = (
-        f"On these labels: {counts['true_positives']} of {irregular.sum()} irregular "
-        f"{reading.unit}s and {counts['false_positives']} of {(~irregular).sum()} normal ones are "
-        "flagged. New images usually give worse figures than those that the thresholds were "
+    lines = []
+    for name, words in CRITERIA.items():
+        flagged = every_score <= evaluation.best_cut(every_score, truth.labels, name)[0]
+        hits, alarms = (flagged & irregular).sum(), (flagged & ~irregular).sum()
+        lines.append(
+            f"The largest {words} on these labels: {hits} of {irregular.sum()} irregular "
+            f"{reading.unit}s found, {alarms} of {(~irregular).sum()} normal ones flagged"
+            f"{' (taken)' * (name == criterion)}."
+        )
+    lines.append(
+        f"New {reading.unit}s usually give worse figures than those that the thresholds were "
         "chosen on."
     )
-    return chosen, {"chosen_on_labels": notes}, [line]
+    return chosen, {"chosen_on_labels": notes}, lines
 
 
 def _names(found: list[Source]) -> list[str]:

@@ -26,6 +26,8 @@ REWORDED = (
     ("X has 1 ", "There is 1 "),
     ("X has ", "There are "),
     ("target_fpr=", "--target-fpr "),
+    (" clips: with a probability", " pieces of video: with a probability"),
+    (" clips held out: with a probability", " pieces of video held out: with a probability"),
     ("X holds ", "There are "),
     ("he same fit goes on", "he same command goes on"),
     ("pass size=(height, width)", "give --size HEIGHT WIDTH"),
@@ -96,7 +98,7 @@ class Console:
 
     @contextmanager
     def progress(self, total: int | None, unit: str, preparing: str = "") -> Iterator[Progress]:
-        """Show the progress of a loop; ``preparing`` says what happens before its first step."""
+        """Show the progress of a loop; ``preparing`` names the phase before its first step."""
         progress = Progress(self, total, unit, preparing)
         with progress.told_regularly():
             yield progress
@@ -112,14 +114,24 @@ class Progress:
         self.console = console
         self.total = total
         self.unit = unit
-        self.preparing = preparing
+        self.has_phases = bool(preparing)
         self.n = 0
-        self._started = time.monotonic()
+        self.begin(preparing)
         self._first: tuple[float, int] | None = None  # when the first step ended, and its number
+
+    def begin(self, phase: str) -> None:
+        """Begin a phase whose steps are not counted; the next step ends it."""
+        self._phase = phase
+        self._started = time.monotonic()
+
+    def seconds_of_phase(self) -> float:
+        """Return for how long the present phase has lasted."""
+        return time.monotonic() - self._started
 
     def update(self, n: int = 1) -> None:
         """Count steps."""
         self.n += n
+        self._phase = ""
         if self._first is not None:
             if self.console.bar is not None:
                 self.console.bar.update(n)
@@ -142,9 +154,8 @@ class Progress:
 
     def describe(self) -> str:
         """Return a line about the present state."""
-        if self.n == 0:
-            so_far = roughly(time.monotonic() - self._started)
-            return f"{self.preparing or 'Starting'}: {so_far} so far."
+        if self._phase or self.n == 0:
+            return f"{self._phase or 'Starting'}: {roughly(self.seconds_of_phase())} so far."
         total = "" if self.total is None else f" of {self.total:,}"
         left = self.seconds_left()
         rest = "" if left is None else f", about {roughly(left)} left"
@@ -162,7 +173,7 @@ class Progress:
 
         thread = threading.Thread(target=tell, daemon=True)
         # A camera has no total: it would fill a log file.
-        is_told = not self.console.quiet and (self.total is not None or self.preparing)
+        is_told = not self.console.quiet and (self.total is not None or self.has_phases)
         if is_told:
             thread.start()
         try:
@@ -231,9 +242,14 @@ def _reworded(text: str) -> str:
 
 
 def irregular(n: int, total: int, unit: str, reasons: Mapping[str, int]) -> str:
-    """Write "3 of 20 images are irregular (as a whole: 1 darker)", for example."""
+    """Write how many images are irregular, and how many of them as a whole, for which reasons."""
     text = f"{n:,} of {counted(total, unit)} {'is' if total == 1 else 'are'} irregular"
     if reasons:
         most = sorted(reasons.items(), key=lambda item: -item[1])
-        text += f" (as a whole: {', '.join(f'{number:,} {reason}' for reason, number in most)})"
+        named = ", ".join(f"{number:,} {reason}" for reason, number in most)
+        n_whole = sum(reasons.values())
+        text += (
+            f"; {counted(n_whole, unit)} {'looks' if n_whole == 1 else 'look'} unlike the "
+            f"training {unit}s as a whole ({most[0][0] if len(most) == 1 else named})"
+        )
     return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
@@ -11,11 +11,16 @@ __all__: list[str] = []  # a part of the command line: nothing here is promised 
 class Event:
     """A period of time with irregular frames."""
 
-    def __init__(self, number: int, start: float, peak: float, reason: str) -> None:
+    def __init__(self, number: int, start: float, peak: float) -> None:
         self.number = number
-        self.reason = reason
+        self.reasons: Counter[str] = Counter()  # of its frames
         self.start = self.end = self.peak_time = start
         self.peak = peak
+
+    @property
+    def reason(self) -> str:
+        """The most frequent reason so far; "" if its frames are irregular in places alone."""
+        return self.reasons.most_common(1)[0][0]
 
 
 class Events:
@@ -46,14 +51,17 @@ class Events:
             if len(times) < self.needed:
                 return
             self.count += 1
-            self.open = Event(self.count, times[0], -score, reason)
+            self.open = Event(self.count, times[0], -score)
             self.open.peak_time = time
+            self.open.reasons[reason] += 1
             yield "begin", self.open
             yield "peak", self.open
-        elif -score > self.open.peak:
-            self.open.peak, self.open.peak_time, self.open.reason = -score, time, reason
-            yield "peak", self.open
+            return
         self.open.end = time
+        self.open.reasons[reason] += 1
+        if -score > self.open.peak:
+            self.open.peak, self.open.peak_time = -score, time
+            yield "peak", self.open
 
     def close(self) -> Iterator[tuple[str, Event]]:
         """End the open event, if there is one."""

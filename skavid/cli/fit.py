@@ -27,7 +27,8 @@ from skavid.cli.models import (
     thresholds_text,
 )
 from skavid.cli.outputs import check_targets, temporary_folder
-from skavid.components import COMPONENTS, VIDEO, check_device
+from skavid.components import COMPONENTS, VIDEO, check_device, is_over_pixels
+from skavid.core.feature_training import BANK_IMAGES, N_VERSIONS
 from skavid.datasets import sources
 from skavid.datasets.clips import is_normal
 from skavid.datasets.sources import Reading, Source
@@ -219,7 +220,7 @@ def _train(
         + ("." if checkpoint is None else "; the same command then continues the training.")
     )
     try:
-        with _training_progress(detector, console):
+        with _training_progress(detector, len(data.images), console):
             detector.fit(data.images, groups=data.groups)
     except DivergedError as error:
         raise ValueError(str(error)) from error
@@ -227,16 +228,21 @@ def _train(
 
 
 @contextmanager
-def _training_progress(detector: AVIDDetector, console: Console) -> Iterator[None]:
-    with console.progress(None, "step", "Preparing the networks") as bar:
+def _training_progress(detector: AVIDDetector, n_images: int, console: Console) -> Iterator[None]:
+    over_pixels = is_over_pixels(detector)
+    first = "Computing features and the statistics of the inpainter"
+    with console.progress(None, "step", "Preparing the networks" if over_pixels else first) as bar:
 
         class Progress(Callback):  # type: ignore[misc]
-            """Count the steps, and estimate how long all of them take by the first ones."""
+            """Count the steps, estimate how long the rest takes, and name the last phase."""
 
             n_before: int | None = None
             has_estimated = False
+            seconds_of_rest = 0.0  # after the training
 
             def on_train_begin(self, net: Any, **_: Any) -> None:
+                if not over_pixels:
+                    self.seconds_of_rest = bar.seconds_of_phase() * _share_of_rest(n_images)
                 self.n_before = len(net.history)
                 n_left = detector.max_epochs - self.n_before
                 bar.total = net.n_steps_ * n_left // detector.max_epochs
@@ -252,10 +258,16 @@ def _training_progress(detector: AVIDDetector, console: Console) -> Iterator[Non
                 seconds = bar.seconds_left()
                 if not self.has_estimated and bar.n > FIRST_STEPS and seconds is not None:
                     self.has_estimated = True
+                    rest = self.seconds_of_rest
+                    then = f"; finding the thresholds then takes about {roughly(max(1.0, rest))}"
                     console.log(
                         f"The training takes about {roughly(seconds)}, by its first "
-                        f"{FIRST_STEPS} steps."
+                        f"{FIRST_STEPS} steps{then if rest else ''}."
                     )
+
+            def on_train_end(self, net: Any, **_: Any) -> None:
+                bar.begin("Finding the thresholds")
+                console.log("The training has ended; finding the thresholds ...")
 
             def on_epoch_end(self, net: Any, **_: Any) -> None:
                 if console.verbose:
@@ -271,6 +283,17 @@ def _training_progress(detector: AVIDDetector, console: Console) -> Iterator[Non
     if progress.n_before is None:
         path = detector.component("training").checkpoint
         console.log(f"The training in {path} was finished already; the model was made from it.")
+
+
+def _share_of_rest(n: int) -> float:
+    """Return how long finding the thresholds takes, in units of the preparation.
+
+    D learns from up to BANK_IMAGES images, of which the preparation computes the features in each
+    version as well; the features of all others are computed again at the end. The tenth more was
+    measured on 120 and 400 images.
+    """
+    n_bank = min(n, BANK_IMAGES)
+    return 0.1 + (n - n_bank) / (n + (N_VERSIONS + 1) * n_bank)
 
 
 def _text(detector: AVIDDetector, reading: Reading, result: dict[str, Any]) -> str:

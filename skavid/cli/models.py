@@ -22,6 +22,7 @@ from skavid.writing import check_parent
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
 MIN_IMAGES = 10  # fewer say nothing about what is normal
+CRITERIA = {"balanced-accuracy": "balanced accuracy", "f1": "F1"}
 MAX_NAMES = 1000  # sources whose names are saved with a model
 
 
@@ -159,7 +160,7 @@ def thresholds_text(detector: AVIDDetector) -> str:
     calibration = detector.calibration_
     chosen = getattr(detector, "extra_", {}).get("chosen_on_labels")
     if chosen is not None:
-        criterion = {"f1": "F1"}.get(chosen["criterion"], chosen["criterion"].replace("-", " "))
+        criterion = CRITERIA.get(chosen["criterion"], chosen["criterion"])
         return (
             f"{text}, chosen on labels: the largest {criterion}, {chosen['value']:.3f}, on "
             f"{counted(chosen['n_images'], 'image')}, {chosen['n_irregular']:,} of them "
@@ -170,7 +171,9 @@ def thresholds_text(detector: AVIDDetector) -> str:
     n, n_clips = calibration["n_images"], calibration["n_clips"]
     text += f", for a false alarm rate of {detector.target_fpr:g}; calibrated on "
     text += counted(n, "image" if n_clips is None else "frame")
-    text += "" if n_clips is None else f" in {counted(n_clips, 'clip')}"
+    if n_clips is not None:
+        pieces = counted(n_clips, "piece of video", "pieces of video")
+        text += f" in {pieces} (about {counted(round(n / n_clips), 'frame')} each)"
     is_new_data = "calibrated_on" in getattr(detector, "extra_", {})
     known = getattr(detector, "_trained_on", {})
     if is_new_data:

@@ -274,7 +274,8 @@ them with --alpha and --zeta, such as those that a report proposes. The networks
     add(
         "--criterion",
         choices=("f1", "balanced-accuracy"),
-        help="what is largest at the thresholds chosen by --labels (default: f1)",
+        help="what is largest at the thresholds chosen by --labels (default: balanced-accuracy, "
+        "which does not depend on the share of irregular images)",
     )
     add("--alpha", type=positive_number, metavar="A", help="threshold on the residual")
     add("--zeta", type=share, metavar="Z", help="threshold on the regularity, between 0 and 1")
@@ -340,7 +341,7 @@ masks. It opens in any browser and loads nothing from the network.
         type=whole_number(1),
         default=12,
         metavar="N",
-        help="number of the most irregular images to show (default: 12)",
+        help="number of images to show, of each outcome if there is ground truth (default: 12)",
     )
     add_force(parser)
     add_ground_truth(parser)

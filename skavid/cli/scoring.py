@@ -96,7 +96,7 @@ class Totals:
             f"{counted(len(rows), 'irregular image')}{order}:",
             *(
                 f"    {row['source']}  (score {row['score']:.3g}"
-                f"{row['reason'] and ', as a whole ' + row['reason']})"
+                f"{row['reason'] and ', unlike the training images as a whole: ' + row['reason']})"
                 for row in rows[:MAX_LISTED]
             ),
         ]

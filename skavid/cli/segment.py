@@ -98,6 +98,8 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         )
     else:
         check_file("--overlay", overlay, ".mp4")
+        if overlay is not None:
+            import_pillow()
     for folder in folders:
         if folder is not None:
             import_pillow()
@@ -207,7 +209,10 @@ def _video_writer(
         mask = outputs.in_original(maps.evidence[row] >= 0, sample)
         regularity = outputs.in_original(maps.regularity[row], sample, fill=1)
         score = float(maps.scores[row])
-        video.write(sample.display_image, mask=mask, regularity=regularity, score=score, time=last)
+        video.write(
+            sample.display_image, mask=mask, regularity=regularity, score=score, time=last,
+            note=maps.why[row],
+        )  # fmt: skip
 
     return write
 
@@ -293,7 +298,7 @@ def _text(
         lines += [
             f"    {clock(event['start'])} to {clock(event['end'])}  {event['source']}  "
             f"(peak at {clock(event['peak_time'])}, evidence {event['peak']:.2f}"
-            f"{event['reason'] and ': as a whole ' + event['reason']})"
+            f"{event['reason'] and ', camera trouble: ' + event['reason']})"
             for event in events[:MAX_LISTED]
         ]
     if written:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -52,6 +53,7 @@ LONGEST_SIDE = 256
 ASSUMED_FPS = 25.0  # of pictures that are frames of a video
 SMALLEST_VISIBLE = 3  # pixels of a reduced image
 DISTORTED = 0.05  # relative change of the aspect ratio
+MOST_MEASURED = 300  # images whose sizes decide about that of the model
 PIECE, MOST_PIECES, LONGEST_PIECE = 100, 20, 60.0  # frames, pieces, seconds
 
 
@@ -397,6 +399,8 @@ def choose_reading(
     frame, display_image = next(read_pairs(example, value_range=value_range))
     height, width = (frame.image if crop is None else cut(frame.image, crop, example)).shape
     if size is None:
+        if crop is None and first.kind == "pictures":
+            height, width = _usual_shape(found)
         limit = VIDEO_HEIGHT / height if stack else LONGEST_SIDE / max(height, width)
         if long_side is not None:
             limit = long_side / max(height, width)
@@ -408,6 +412,19 @@ def choose_reading(
     if not grey and stack is None:
         has_color = _has_color(display_image) or _is_any_colored(found, value_range)
     return Reading(size, has_color, stack, value_range, crop, normalize)
+
+
+def _usual_shape(found: Sequence[Source]) -> tuple[int, int]:
+    """Return the size that most images have, else the median height and width, from headers."""
+    shapes: Counter[tuple[int, int]] = Counter()
+    for path in spread([path for source in found for path in source.pictures], MOST_MEASURED):
+        with suppress(OSError):
+            shapes[next(page_shapes(path))] += 1
+    (shape, n), *_ = shapes.most_common(1)
+    if 2 * n > shapes.total():
+        return shape
+    height, width = np.median(list(shapes.elements()), axis=0).round().astype(int).tolist()
+    return height, width
 
 
 def _deep_range(found: Sequence[Source]) -> Range | None:
@@ -539,8 +556,8 @@ def _read_pictures(source: Source, reading: Reading, display: bool) -> Iterator[
     size = _size(source, reading)
     read: dict[str, Any] = {"size": reading.decoded_size, "color": reading.color}
     read["value_range"] = _range_of(source, reading)
-    has_warned = False
-    index = 0
+    index = n_distorted = 0
+    shapes = set()
     broken = []
     for path, n in zip(source.pictures, source.n_pages, strict=True):
         try:
@@ -550,8 +567,8 @@ def _read_pictures(source: Source, reading: Reading, display: bool) -> Iterator[
             for page, (frame, own) in enumerate(frames):
                 display_image = own if display else None
                 shape = own.shape if display else own
-                if reading.crop is None:
-                    has_warned = has_warned or _warn_if_distorted(path, shape, size)
+                shapes.add(shape[:2])
+                n_distorted += reading.crop is None and _is_distorted(shape, size)
                 name = source.name_of(path, page if n > 1 else None)
                 image = reading.prepare(frame.image, path)
                 box = reading.crop or (0, 0, shape[1], shape[0])
@@ -559,6 +576,8 @@ def _read_pictures(source: Source, reading: Reading, display: bool) -> Iterator[
         except BrokenVideoError:
             broken.append(source.name_of(path))
         index += n
+    if n_distorted:
+        _warn_of_distorted(n_distorted, sum(source.n_pages), shapes, size)
     if broken:
         warnings.warn(UnreadableWarning(broken, sum(source.n_pages)), stacklevel=3)
 
@@ -593,7 +612,12 @@ def _read_video(source: Source, reading: Reading, display: bool) -> Iterator[Sam
         shape = picture_shape(Path(source.path))
         if box is None:
             box = (0, 0, shape[1], shape[0])
-            _warn_if_distorted(Path(source.path), shape, size)
+            if _is_distorted(shape, size):
+                warnings.warn(
+                    f"{source.path} has {pixels_of(shape)} (width x height); it is resized to the "
+                    f"model's {pixels_of(size)}, which changes its aspect ratio.",
+                    stacklevel=3,
+                )
         read["value_range"] = _range_of(source, reading) if _deep_range([source]) else None
     frames: Iterator[tuple[Frame, NDArray[np.uint8] | None]] = (
         read_pairs(source.path, **read)
@@ -631,18 +655,26 @@ def _size(source: Source, reading: Reading) -> tuple[int, int]:
     return reading.size
 
 
-def _warn_if_distorted(path: Path, shape: tuple[int, ...], size: tuple[int, int]) -> bool:
+def _is_distorted(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Return whether resizing changes the aspect ratio by more than rounding does."""
     distortion = (size[0] / shape[0]) / (size[1] / shape[1])
-    # A difference of one pixel is rounding.
     tolerance = 1 + DISTORTED + 1 / min(size)
-    if 1 / tolerance <= distortion <= tolerance:
-        return False
+    return not 1 / tolerance <= distortion <= tolerance
+
+
+def _warn_of_distorted(
+    n: int, total: int, shapes: Collection[tuple[int, ...]], size: tuple[int, int]
+) -> None:
+    sizes = f"have {len(shapes):,} different sizes"
+    if len(shapes) == 1:
+        sizes = f"{'has' if total == 1 else 'have'} {pixels_of(*shapes)} (width x height)"
     warnings.warn(
-        f"{path} has {pixels_of(shape)} (width x height); it is resized to the model's "
-        f"{pixels_of(size)}, which changes its aspect ratio.",
+        f"{n:,} of {counted(total, 'image')}, which {sizes}, {'is' if n == 1 else 'are'} resized "
+        f"to the model's {pixels_of(size)}, which changes the aspect ratio. `skavid fit` takes "
+        "another size with --size HEIGHT WIDTH, a box of each image with --crop, and objects or "
+        "textures without a fixed place with --set inpainter__pooling=everywhere.",
         stacklevel=4,
     )
-    return True
 
 
 def load_images(
@@ -679,8 +711,8 @@ def load_images(
 def split_clips(ids: NDArray[np.int64], fps: float | None) -> NDArray[np.int64]:
     """Split a few long clips into consecutive pieces, so that some can be held out.
 
-    A piece has at least 100 frames and lasts at most one minute, if the clips allow it. There
-    are 20 pieces if there are enough frames.
+    Pieces have about 100 frames or more and last about one minute at most; there are 20 of them
+    if the frames allow it, and at least two.
     """
     lengths = np.bincount(ids)
     if len(lengths) >= MOST_PIECES // 2:

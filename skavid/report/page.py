@@ -13,10 +13,11 @@ import os
 import platform
 import shlex
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata, resources
-from itertools import zip_longest
+from itertools import chain
 from numbers import Integral, Real
 from pathlib import Path
 from reprlib import Repr
@@ -132,9 +133,9 @@ def write_report(
     title : str, default=None
         Headline. By default "skavid report".
     n_worst : int, default=12
-        Number of images to show: misses and false alarms where there is ground truth, then those
-        with the lowest scores. Frames of one clip that are shown
-        keep some distance in time.
+        Number of images to show: those with the lowest scores. With ground truth, misses, false
+        alarms, detections and normal images take turns. Frames of one clip that are shown keep
+        some distance in time.
 
     Returns
     -------
@@ -195,11 +196,19 @@ def write_report(
 
 
 class _Scored(NamedTuple):
-    """Scores and alarms of all images, and their evidence where it is needed."""
+    """Scores and alarms of all images, and their evidence where it is needed.
+
+    ``why`` says how an image that is irregular as a whole differs, "" for the others.
+    """
 
     scores: NDArray[np.float64]
     alarms: NDArray[np.bool_]
     evidence: NDArray[np.float32] | None
+    why: list[str]
+
+    def outcome(self, label: int, row: int) -> str:
+        """Compare the alarm of an image with its label."""
+        return OUTCOMES[int(label == -1)][int(self.alarms[row])]
 
 
 class _Image(NamedTuple):
@@ -220,39 +229,49 @@ def _score(detector: AVIDDetector, images: NDArray[Any], *, keep_evidence: bool)
     """Score all images in one pass; evidence that metrics need is kept in a temporary file."""
     scores = np.empty(len(images))
     maps = None
+    why: list[str] = []
     if keep_evidence:
         with tempfile.TemporaryFile() as file:  # the mapping stays valid after the file is closed
             maps = np.memmap(file, np.float32, "w+", shape=images.shape[:3])
     for rows, part in detector.iter_maps(images, inpainted=False):
         scores[rows] = part.scores
+        why += part.why
         if maps is not None:
             maps[rows] = part.evidence
-    return _Scored(scores, scores < detector.offset_, maps)
+    return _Scored(scores, scores < detector.offset_, maps, why)
 
 
-def _worst(scored: _Scored, given: Given, n_worst: int) -> list[int]:
-    """Choose misses and false alarms, then the images with the lowest scores.
+def _worst(scored: _Scored, given: Given, n_worst: int) -> dict[str, list[int]]:
+    """Choose the images to show, by their outcome; without ground truth they have none, "".
 
-    Misses and false alarms take turns; frames of one clip keep some distance.
+    The outcomes take turns until ``n_worst`` images are chosen, of misses those with the highest
+    scores, otherwise those with the lowest. Frames of one clip keep some distance.
     """
-    scores, clips = scored.scores, given.groups
-    apart = _apart(len(scores), n_worst, clips)
-    order = np.argsort(scores, kind="stable")
-    errors: list[int] = []
+    clips = given.groups
+    apart = _apart(len(scored.scores), n_worst, clips)
+    order = np.argsort(scored.scores, kind="stable").tolist()
+    waiting: dict[str, list[int]] = {"": order}
     if given.labels is not None:
-        misses = order[(given.labels[order] == -1) & ~scored.alarms[order]][::-1].tolist()
-        alarms = order[(given.labels[order] == 1) & scored.alarms[order]].tolist()
-        errors = [row for pair in zip_longest(misses, alarms) for row in pair if row is not None]
-    chosen: list[int] = []
-    for row in dict.fromkeys([*errors, *order.tolist()]):
-        if all(
-            abs(row - other) >= apart or (clips is not None and clips[row] != clips[other])
-            for other in chosen
-        ):
-            chosen.append(row)
-        if len(chosen) == n_worst:
-            break
-    return chosen
+        waiting = {outcome: [] for outcome in ("miss", "false alarm", "detection", OUTCOMES[0][0])}
+        for row in order:
+            waiting[scored.outcome(given.labels[row], row)].append(row)
+        waiting["miss"].reverse()
+    chosen: dict[str, list[int]] = {outcome: [] for outcome in waiting}
+    taken: list[int] = []
+    rows = {outcome: iter(some) for outcome, some in waiting.items()}
+    while rows and len(taken) < n_worst:
+        for outcome in list(rows)[: n_worst - len(taken)]:
+            for row in rows[outcome]:
+                if all(
+                    abs(row - other) >= apart or (clips is not None and clips[row] != clips[other])
+                    for other in taken
+                ):
+                    chosen[outcome].append(row)
+                    taken.append(row)
+                    break
+            else:
+                del rows[outcome]
+    return {outcome: some for outcome, some in chosen.items() if some}
 
 
 def _apart(n: int, n_worst: int, clips: NDArray[Any] | None) -> int:
@@ -286,10 +305,11 @@ def _show(
             )  # fmt: skip
             height, width = evidence[index].shape
             box = (0, 0, width, height) if given.boxes is None else given.boxes[row]
+            ratio = float(box[2] / box[3])
             data: dict[str, Any] = {
                 "height": -(-height // reduced),
                 "width": -(-width // reduced),
-                "ratio": float(box[2] / box[3]),
+                "ratio": ratio,
                 "areaFactor": float(box[2] * box[3] / (width * height)),
             }
             masks = given.masks
@@ -299,8 +319,8 @@ def _show(
                 data["groundTruth"] = pack_mask(most_irregular(masks[row], masks[row], reduced))
             found = most_irregular(evidence[index] >= 0, evidence[index], reduced)
             shown[row] = _Image(
-                picture=_picture(detector, images, images[row], reduced),
-                restored=_picture(detector, images, restored[index], reduced),
+                picture=_picture(detector, images, images[row], reduced, ratio),
+                restored=_picture(detector, images, restored[index], reduced, ratio),
                 overlay=overlay(found),
                 data=data,
                 spans={
@@ -336,8 +356,9 @@ def _reduction(images: NDArray[Any]) -> int:
 
 
 def _picture(
-    detector: AVIDDetector, images: NDArray[Any], image: NDArray[Any], reduced: int
+    detector: AVIDDetector, images: NDArray[Any], image: NDArray[Any], reduced: int, ratio: float
 ) -> str:
+    """Return an image as PNG, stretched to the ratio of width to height of its original."""
     from PIL import Image
 
     low, high = intensity_range(images, detector.value_range_)
@@ -345,7 +366,10 @@ def _picture(
     grey = image.shape[-1] != 3 or detector.component("corruption").spacing is not None
     pixels = scaled[..., -1] if grey else scaled  # the newest frame of stacked video
     picture = Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8))
-    return png(picture.reduce(reduced) if reduced > 1 else picture)
+    picture = picture.reduce(reduced) if reduced > 1 else picture
+    width, height = picture.size
+    size = max(width, round(height * ratio)), max(height, round(width / ratio))
+    return png(picture.resize(size))
 
 
 # --- the page ---------------------------------------------------------------------------------
@@ -363,8 +387,9 @@ def _page(
 ) -> str:
     """Render the page."""
     worst = _worst(scored, given, n_worst)
+    n_apart = _apart(len(images), n_worst, given.groups)
     strip = [] if given.groups is None else _strip_rows(scored.scores, images[0, ..., 0].size)
-    rows = list(dict.fromkeys([*worst, *strip]))
+    rows = list(dict.fromkeys([*chain.from_iterable(worst.values()), *strip]))
     fusion = detector.rule_.fusion  # "inpainter" where D was found to be blind
     shown = _show(detector, images, rows, given)
     index_of = {row: index for index, row in enumerate(rows)}
@@ -390,12 +415,19 @@ def _page(
         over_pixels=is_over_pixels(detector),
         has_boxes=given.boxes is not None,
         ranges=_ranges(detector, shown),
-        n_apart=_apart(len(images), n_worst, given.groups),
+        n_apart=n_apart,
+        reasons=Counter(reason for reason in scored.why if reason).most_common(),
         has_ground_truth=given.labels is not None,
         has_masks=given.masks is not None,
         timeline=timeline,
         n_strip=len(strip),
-        worst=[_card(given, scored, row, shown[row], index_of[row]) for row in worst],
+        worst=[
+            (
+                _heading(given, scored, outcome, len(some)),
+                [_card(given, scored, row, shown[row], index_of[row]) for row in some],
+            )
+            for outcome, some in worst.items()
+        ],
         clips=clips[:CLIPS],
         n_clips=len(clips),
         data={
@@ -541,7 +573,11 @@ def _figures(detector: AVIDDetector, given: Given, scored: _Scored) -> list[tupl
         (7, 6),
         n_axes=3,
     )
-    drawn.append((svg, "Training history, with the epochs that I and D were kept from."))
+    caption = (
+        "Training history of the inpainter (I) and the detector network (D), with the epochs that "
+        "they were kept from."
+    )
+    drawn.append((svg, caption))
     return drawn
 
 
@@ -619,13 +655,10 @@ def _card(given: Given, scored: _Scored, row: int, image: _Image, index: int) ->
     label = (
         None if given.labels is None else ("irregular" if given.labels[row] == -1 else "normal")
     )
-    outcomes = (
-        ("miss", "detection") if label == "irregular" else ("correctly normal", "false alarm")
-    )
     return {
         "index": index,
         "label": label,
-        "outcome": outcomes[int(scored.alarms[row])],
+        "outcome": None if given.labels is None else scored.outcome(given.labels[row], row),
         "ratio": image.data["ratio"],
         "is_scaled": image.data["areaFactor"] != 1,
         "name": given.names[row],
@@ -635,7 +668,29 @@ def _card(given: Given, scored: _Scored, row: int, image: _Image, index: int) ->
         "overlay": image.overlay,
         "restored": image.restored,
         "findings": image.findings,
+        "reason": scored.why[row],
     }
+
+
+def _heading(given: Given, scored: _Scored, outcome: str, n_shown: int) -> str:
+    """Count the images of an outcome, and say which of them are shown."""
+    if given.labels is None:
+        return ""
+    is_irregular = outcome in OUTCOMES[1]
+    here = given.labels == (-1 if is_irregular else 1)
+    n = int((scored.alarms[here] == (outcome in ("detection", "false alarm"))).sum())
+    words = {"miss": "Missed", "detection": "Detected", "false alarm": "False alarms"}
+    kind = f"{'irregular' if is_irregular else 'normal'} {given.kind}"
+    which = "all are shown"
+    if n_shown < n:
+        end = "highest" if outcome == "miss" else "lowest"
+        which = f"the {n_shown} with the {end} scores are shown"
+        if n_shown == 1:
+            which = f"the one with the {end} score is shown"
+    return (
+        f"{words.get(outcome, 'Correctly normal')}: {n:,} of {counted(int(here.sum()), kind)}; "
+        f"{which}"
+    )
 
 
 def _ground_truth(given: Given, row: int) -> str:
@@ -646,6 +701,8 @@ def _ground_truth(given: Given, row: int) -> str:
 
 def _facts(given: Given, scored: _Scored, row: int) -> str:
     facts = f"score {scored.scores[row]:.3g}"
+    if scored.why[row]:
+        facts += f", unlike the training {given.kind}s as a whole: {scored.why[row]}"
     if given.groups is not None and given.frame_rate is not None:
         facts += f", at {clock(float(frame_numbers(given.groups)[row]) / given.frame_rate)}"
     return facts

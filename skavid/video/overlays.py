@@ -23,6 +23,7 @@ from skavid.core.images import check_ignored, resize
 from skavid.sklearn_private import Interval, validated
 from skavid.video.decoding import import_av
 from skavid.video.frames import Frame
+from skavid.video.pictures import import_pillow
 from skavid.wording import pixels_of
 from skavid.writing import beside
 
@@ -42,7 +43,7 @@ class OverlayWriter:
     Irregular pixels are tinted yellow, the more, the lower their regularity is, and regular ones
     stay as they are; the mask is outlined in white with a black rim; ignored pixels are hatched.
     A strip below shows the scores of the last frames, as many as the frame is wide, relative to
-    the threshold; those at or below it are orange.
+    the threshold; those at or below it are orange. A ``note`` is written into it, on the left.
 
     Use it in a ``with`` block. The file is complete once the block ends; if the block raises, or
     no frame was written, an existing file is left unchanged.
@@ -162,6 +163,7 @@ class OverlayWriter:
         regularity: ArrayLike | None = None,
         score: float | None = None,
         time: float | None = None,
+        note: str = "",
     ) -> None:
         """Write the next frame.
 
@@ -179,6 +181,8 @@ class OverlayWriter:
             When the frame is shown, in seconds, so that a video of variable frame rate keeps its
             times. None shows it ``1 / fps`` after the frame before it, and so does a time that
             does not follow that of the frame before it.
+        note : str, default=""
+            A few words to write into the strip below this frame, such as "blank or covered".
 
         Raises
         ------
@@ -187,6 +191,8 @@ class OverlayWriter:
             first, or it has a score but the first frame had none.
         OSError
             If the file cannot be written, for example because the disk is full.
+        ImportError
+            If there is a note, and Pillow is not installed.
         """
         if self._exits is None:
             raise ValueError("An OverlayWriter must be used in a with block.")
@@ -205,7 +211,7 @@ class OverlayWriter:
                 "score was given after frames without one; give the first frame a score, NaN if "
                 "it has none."
             )
-        picture = self._draw(frame, mask, regularity, score)
+        picture = self._draw(frame, mask, regularity, score, note)
         odd = np.array(picture.shape[:2]) % 2
         picture = np.pad(picture, [(0, odd[0]), (0, odd[1]), (0, 0)], mode="edge")
         shown = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
@@ -246,6 +252,7 @@ class OverlayWriter:
         mask: ArrayLike | None,
         regularity: ArrayLike | None,
         score: float | None,
+        note: str,
     ) -> NDArray[np.uint8]:
         picture = draw_overlay(
             frame,
@@ -264,7 +271,10 @@ class OverlayWriter:
         strip = _strip(
             self._scores, frame.shape[1], self._strip_height, self._range, self.threshold
         )
-        return np.concatenate([picture, strip.repeat(self.zoom, axis=1)])
+        strip = strip.repeat(self.zoom, axis=1)
+        if note:
+            _write_note(strip, note)
+        return np.concatenate([picture, strip])
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
@@ -431,6 +441,25 @@ def _hatched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     period = max(8, picture.shape[0] // 30)
     stripes = np.where((rows + columns) % period < period // 4, *_STRIPES)
     return np.asarray(0.4 * picture + 0.6 * stripes[..., None]).astype(np.uint8)
+
+
+def _write_note(strip: NDArray[np.uint8], note: str) -> None:
+    """Write a note on a dark ground at the upper left, as large as fits, but at most half as high.
+
+    A font of one size is enlarged by whole pixels, since older Pillow has no other.
+    """
+    from PIL import ImageDraw, ImageFont
+
+    Image = import_pillow()
+    font = ImageFont.load_default()
+    left, top, right, bottom = map(round, font.getbbox(note))
+    text = Image.new("L", (right - left + 4, bottom - top + 4))
+    ImageDraw.Draw(text).text((2 - left, 2 - top), note, fill=255, font=font)
+    factor = max(1, min(strip.shape[1] // text.width, strip.shape[0] // (2 * text.height)))
+    share = np.asarray(text).repeat(factor, axis=0).repeat(factor, axis=1)[..., None] / 255
+    height, width = (min(pair) for pair in zip(strip.shape, share.shape[:2], strict=False))
+    share = share[:height, :width]
+    strip[:height, :width] = np.rint((1 - share) * _STRIP + share * _LINE)
 
 
 def _strip(
