@@ -43,7 +43,7 @@ from skavid.sklearn_private import (
     parameter_constraints,
     validate_parameter_constraints,
 )
-from skavid.storage import from_arrays, is_recalled, to_arrays
+from skavid.storage import from_arrays, is_recalled, placeholders, to_arrays
 from skavid.writing import check_target, replace
 
 __all__: list[str] = []  # internal to AVIDDetector.save and load
@@ -389,10 +389,11 @@ def _feature_sizes(
 
 
 def _stored(network: nn.Module, sizes: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the arrays of a network that a file holds."""
+    """Return the arrays of a network that a file holds, or their shapes on the device "meta"."""
     if not isinstance(network, LinearInpainter):
         return dict(network.state_dict())
-    return to_arrays(network, **{name: sizes[name] for name in _FORM})
+    made = placeholders if network.mean.is_meta else to_arrays
+    return made(network, **{name: sizes[name] for name in _FORM})
 
 
 def _model_card(parameters: dict[str, Any], fitted: dict[str, Any]) -> dict[str, Any]:

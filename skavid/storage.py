@@ -34,7 +34,7 @@ def is_recalled(inpainter: LinearInpainter) -> bool:
 
 
 def to_arrays(inpainter: LinearInpainter, *, recalled: bool, compact: bool) -> dict[str, Tensor]:
-    """Return the arrays that a file holds, or their shapes, for an inpainter without memory."""
+    """Return the arrays that a file holds."""
     arrays: dict[str, Tensor] = dict(inpainter.state_dict())
     if recalled:
         del arrays["mean"], arrays["covariance"]
@@ -51,6 +51,26 @@ def to_arrays(inpainter: LinearInpainter, *, recalled: bool, compact: bool) -> d
         step = (high - low) / LEVELS
         codes = ((memory - low) / step.clamp(min=TINY)).round()
         arrays |= {"codes": codes.to(torch.uint8), "lowest": low[:, 0], "step": step[:, 0]}
+    return arrays
+
+
+def placeholders(
+    inpainter: LinearInpainter, *, recalled: bool, compact: bool
+) -> dict[str, Tensor]:
+    """Return what `to_arrays` returns, without numbers."""
+    # Not by `to_arrays` on the device "meta": reductions there import sympy, for half a second.
+    arrays: dict[str, Tensor] = dict(inpainter.state_dict())
+    n_places, n_remembered, k = inpainter.memory.shape
+    if recalled:
+        del arrays["mean"], arrays["covariance"]
+    elif compact:
+        del arrays["covariance"]
+        arrays["spread"] = _nothing(n_places, k)
+        arrays["correlation"] = _nothing(n_places, k * (k - 1) // 2, dtype=torch.float16)
+    if compact and n_remembered:
+        del arrays["memory"]
+        arrays["codes"] = _nothing(n_places, n_remembered, k, dtype=torch.uint8)
+        arrays["lowest"] = arrays["step"] = _nothing(n_places, k)
     return arrays
 
 
@@ -82,5 +102,9 @@ def from_arrays(
 def _triangle(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows and columns below the diagonal."""
     k = covariance.shape[-1]
-    row, column = torch.tril_indices(k, k, -1, device=covariance.device)
+    row, column = torch.tril_indices(k, k, -1)
     return row, column
+
+
+def _nothing(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")

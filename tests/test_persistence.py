@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import re
+import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -391,6 +392,16 @@ def test_a_compact_file_is_small_and_scores_nearly_as_the_detector(
     spread = detector.inpainter_.covariance.diagonal(dim1=1, dim2=2).sqrt()
     apart = (loaded.inpainter_.covariance - detector.inpainter_.covariance).abs()
     assert (apart <= 0.02 * spread[:, None] * spread[:, :, None] + 1e-6).all()
+
+
+def test_loading_does_not_import_the_symbolic_mathematics_of_torch(on_features, tmp_path):
+    on_features.save(tmp_path / "model.skavid", compact=True)
+    code = (
+        "import sys; from skavid import AVIDDetector; "
+        f"AVIDDetector.load({str(tmp_path / 'model.skavid')!r}); print('sympy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_a_compact_file_of_a_detector_on_pixels_is_the_same(fitted, written):

@@ -160,7 +160,7 @@ class LinearInpainter(nn.Module):
         memory = torch.zeros(places, n_remembered, n_features, dtype=torch.float16)
         self.register_buffer("memory", memory)
         self.register_buffer("origin", torch.zeros(n_features))
-        self.register_buffer("keys", torch.arange(n_remembered))
+        self.register_buffer("keys", torch.zeros(n_remembered, dtype=torch.int64))
         self.register_buffer("typical", torch.ones(n_rows, n_columns))
         for name in ("scale", "whitening", "remembered", "squares", "offset"):
             self.register_buffer(name, torch.empty(0), persistent=False)
@@ -270,7 +270,7 @@ class LinearInpainter(nn.Module):
             matrices = self._scaled(part)
             matrices.diagonal(dim1=1, dim2=2).add_(self._ridge)
             factor = torch.linalg.cholesky(matrices, out=matrices)
-            white = math.sqrt(self._ridge) * _inverse(factor)
+            white = _inverse(factor).mul_(math.sqrt(self._ridge))
             apart = (self.mean[part, None] - self.origin) / self.scale
             offset = -apart @ white.mT
             rows = self.memory[part].float() / self.scale
@@ -523,7 +523,8 @@ def _inverse(factor: Tensor) -> Tensor:
     k = factor.shape[-1]
     if k <= SMALL:
         eye = torch.eye(k).expand_as(factor)
-        return torch.linalg.solve_triangular(factor, eye, upper=False)
+        small: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False)
+        return small
     inverse = torch.zeros_like(factor)
     above, below = slice(k // 2), slice(k // 2, k)
     inverse[:, above, above] = _inverse(factor[:, above, above])
