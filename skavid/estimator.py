@@ -770,8 +770,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             once the new one is complete.
         compact : bool, default=False
             Round the remembered features of normal images to 8 bits, and covariances to half
-            precision where they do not follow from these: the file is about half as large, or a
-            third, and scores change a little. Only for detectors on a feature map (`features`
+            precision where they do not follow from these: the file is about half as large, and
+            scores change a little. Only for detectors on a feature map (`features`
             other than "pixels"); others are written as they are.
 
         Raises
