@@ -101,10 +101,12 @@ def write(kept):
     lines = [
         "# Growth",
         "",
-        "Written by `python benchmarks/growth.py`: uint8 noise, `features=\"auto\"`, one epoch, a "
-        "detector network of four channels. Seconds are processor time; MiB are the peak of "
+        "Written by `python benchmarks/growth.py`: uint8 noise, the default features, one epoch, "
+        "a detector network of four channels. Seconds are processor time; MiB are the peak of "
         "the process beyond what it has before the fit, and before scoring. "
-        "The slope is the exponent of growth between the two largest sizes: 1 is proportional.",
+        "The slope is the exponent of growth between the two largest sizes: 1 is proportional. "
+        "Scoring compares each image with the remembered ones, so that it grows faster than the "
+        "images while a fit on more of them remembers more.",
     ]  # fmt: skip
     for name, rows in kept["sweeps"].items():
         lines += ["", f"## {name.capitalize()}", ""]
@@ -116,7 +118,7 @@ def write(kept):
             lines.append("| " + " | ".join(cells) + " |")
         slopes = [f"{slope(name, rows, figure):.2f}" for figure in FIGURES]
         lines.append("| slope | | | " + " | ".join(slopes) + " |")
-    lines += ["", "*{machine}, {threads} threads, torch {torch}, skavid {skavid}*".format(**kept)]
+    lines += ["", "*{machine}, threads: {threads}, torch {torch}, skavid {skavid}*".format(**kept)]
     (KEPT / "growth.md").write_text("\n".join(lines) + "\n")
 
 
