@@ -43,14 +43,15 @@ from skavid.sklearn_private import (
     parameter_constraints,
     validate_parameter_constraints,
 )
+from skavid.storage import from_arrays, is_recalled, placeholders, to_arrays
 from skavid.writing import check_target, replace
 
 __all__: list[str] = []  # internal to AVIDDetector.save and load
 
 # Incremented when the meaning of a file changes. Additions of a newer release may be missing in
 # older files: a parameter takes its default, and an attribute must be in OPTIONAL.
-FORMAT = 3
-READABLE = (1, 2, 3)
+FORMAT = 4
+READABLE = (1, 2, 3, 4)
 # Limits for the content of a file.
 MOST_HEADER = 2**22  # bytes of JSON, most of them names of features
 MOST_BYTES = 2**31
@@ -125,6 +126,8 @@ _FEATURE_SIZES: dict[str, dict[str, list[Any]]] = {
         "n_columns": _MAPS,
         "gamma": _GAMMA,
         "n_remembered": [Interval(Integral, 0, 2**24, closed="both")],
+        "recalled": ["boolean"],
+        "compact": ["boolean"],
     },
     "detector": {
         "n_features": _MAPS,
@@ -134,6 +137,8 @@ _FEATURE_SIZES: dict[str, dict[str, list[Any]]] = {
     },
     "whole": {"n_features": _MAPS, "gamma": _GAMMA},
 }
+_FORM = {"recalled": False, "compact": False}
+"""How a file holds the inpainter over a feature map; these values up to format 3."""
 _BUILDERS: dict[str, Any] = {
     "inpainter": LinearInpainter,
     "detector": ResidualDetector,
@@ -151,7 +156,9 @@ _KINDS = {
     "I32": np.dtype(np.int32), "I64": np.dtype(np.int64),
     "F16": np.dtype(np.float16), "F32": np.dtype(np.float32), "F64": np.dtype(np.float64),
 }  # fmt: skip
-_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
+_DTYPES = {
+    torch.float32: "F32", torch.float16: "F16", torch.int64: "I64", torch.uint8: "U8",
+}  # fmt: skip
 _KIND_OF = {dtype: kind for kind, dtype in _KINDS.items()}
 _ODD_FLOATS = ("nan", "inf", "-inf")
 
@@ -177,11 +184,13 @@ def save_model(
     parameters: Mapping[str, Any],
     attributes: Mapping[str, Any],
     constraints: Mapping[str, list[Any]],
+    *,
+    compact: bool = False,
 ) -> None:
     """Write a model to a file; an existing file is replaced at the end, or left unchanged."""
     path = Path(path)
     check_target(path)
-    data = pack(parameters, attributes, constraints)
+    data = pack(parameters, attributes, constraints, compact=compact)
     replace(path, data)
 
 
@@ -209,11 +218,14 @@ def pack(
     parameters: Mapping[str, Any],
     attributes: Mapping[str, Any],
     constraints: Mapping[str, list[Any]],
+    *,
+    compact: bool = False,
 ) -> bytes:
     """Serialise a model, and check that the result can be loaded.
 
     The bytes are in the safetensors format, with the state other than arrays as JSON in its
-    metadata. Callbacks, checkpoint, memory and a RandomState become None.
+    metadata. Callbacks, checkpoint, memory and a RandomState become None. A compact model over a
+    feature map has rounded statistics.
     """
     write = _import_safetensors().numpy.save
     arrays: dict[str, NDArray[Any]] = {}
@@ -229,10 +241,11 @@ def pack(
     on_pixels = parameters["features"] == "pixels"
     parts = _SIZES if on_pixels else _FEATURE_SIZES
     networks = {part: attributes[f"{part}_"] for part in parts}
+    sizes = _sizes(**networks) if on_pixels else _feature_sizes(**networks, compact=compact)
     state = {
         "format": FORMAT,
         "versions": versions(),
-        "networks": _sizes(**networks) if on_pixels else _feature_sizes(**networks),
+        "networks": sizes,
         "parameters": kept,
         "fitted": fitted,
         "model_card": _model_card(kept, fitted),
@@ -240,7 +253,7 @@ def pack(
     for part, network in networks.items():
         if part == "features":
             continue  # without weights, or with those of a package
-        for name, tensor in network.state_dict().items():
+        for name, tensor in _stored(network, sizes[part]).items():
             arrays[f"{part}.{name}"] = np.array(tensor.cpu().numpy(), order="C")
     text = json.dumps(state, allow_nan=False)
     data: bytes = write(arrays, {"skavid": text, "sha256": _checksum(text, arrays)})
@@ -340,7 +353,9 @@ def _feature_sizes(
     inpainter: LinearInpainter,
     detector: ResidualDetector,
     whole: WholeImage,
+    compact: bool,
 ) -> dict[str, dict[str, Any]]:
+    recalled = inpainter.remembers_all if compact else is_recalled(inpainter)
     statistics = whole.inpainter
     return {
         "features": {
@@ -357,6 +372,8 @@ def _feature_sizes(
             "n_columns": inpainter.n_columns,
             "gamma": float(inpainter.gamma),
             "n_remembered": len(inpainter.keys),
+            "recalled": recalled,
+            "compact": compact,
         },
         "detector": {
             "n_features": detector.n_features,
@@ -369,6 +386,14 @@ def _feature_sizes(
             "gamma": float(statistics.gamma),
         },
     }
+
+
+def _stored(network: nn.Module, sizes: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the arrays of a network that a file holds, or their shapes on the device "meta"."""
+    if not isinstance(network, LinearInpainter):
+        return dict(network.state_dict())
+    made = placeholders if network.mean.is_meta else to_arrays
+    return made(network, **{name: sizes[name] for name in _FORM})
 
 
 def _model_card(parameters: dict[str, Any], fitted: dict[str, Any]) -> dict[str, Any]:
@@ -442,6 +467,13 @@ def _audit(
     n_bytes = sum(_n_bytes(kind, shape) for kind, shape in expected.values())
     if len(head) + n_bytes > MOST_BYTES:
         raise ValueError(f"its arrays have {n_bytes:,} bytes, but a file may have {MOST_BYTES:,}.")
+    n_unpacked = sum(
+        tensor.nbytes for network in networks.values() for tensor in network.state_dict().values()
+    )
+    if n_unpacked > MOST_BYTES:
+        raise ValueError(
+            f"its networks would have {n_unpacked:,} bytes, but may have {MOST_BYTES:,}."
+        )
     if len(head) + n_bytes != size:
         raise ValueError(
             f"it has {size:,} bytes, but its header describes {len(head) + n_bytes:,}; it was "
@@ -469,7 +501,7 @@ def _audit(
     parameters = _checked_parameters(parameters, constraints)
     _check_fitted(fitted, state["networks"])
     for part, network in networks.items():
-        fitted[f"{part}_"] = _filled(part, network, arrays)
+        fitted[f"{part}_"] = _filled(part, network, arrays, state["networks"][part])
     if features is not None:
         fitted["features_"] = _own_features(features, fitted["image_shape_"], map_of)
     elif map_of["kind"] is not None:
@@ -545,13 +577,18 @@ def _promised(state: dict[str, Any]) -> tuple[dict[str, nn.Module], Expected]:
     for part, known in parts.items():
         if not isinstance(sizes[part], dict):
             raise ValueError(f"the {part} must have sizes. Got {sizes[part]!r}.")
+        if part == "inpainter" and parts is _FEATURE_SIZES and state["format"] < 4:
+            sizes[part] |= _FORM
         _check_names(f"size of the {part}", sizes[part], set(known), set(known))
         validate_parameter_constraints(known, sizes[part], part)
     geometry = _geometry(state["fitted"].get("geometry_"))
     networks: dict[str, nn.Module]
     with torch.device("meta"):
         if parts is _FEATURE_SIZES:
-            networks = {part: build(**sizes[part]) for part, build in _BUILDERS.items()}
+            networks = {
+                part: build(**{name: n for name, n in sizes[part].items() if name not in _FORM})
+                for part, build in _BUILDERS.items()
+            }
         else:
             networks = {
                 "inpainter": Inpainter(**sizes["inpainter"]),
@@ -560,7 +597,7 @@ def _promised(state: dict[str, Any]) -> tuple[dict[str, nn.Module], Expected]:
     expected = {
         f"{part}.{name}": (_DTYPES[tensor.dtype], tuple(tensor.shape))
         for part, network in networks.items()
-        for name, tensor in network.state_dict().items()
+        for name, tensor in _stored(network, sizes[part]).items()
     }
     for section in ("parameters", "fitted"):
         for name, kind, shape in _marked(state[section]):
@@ -751,11 +788,20 @@ def _features(
     return ImageNetFeatures(enlarge=enlarge)
 
 
-def _filled(part: str, network: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
-    weights = {name: torch.from_numpy(arrays[f"{part}.{name}"]) for name in network.state_dict()}
+def _filled(
+    part: str,
+    network: nn.Module,
+    arrays: Mapping[str, NDArray[Any]],
+    sizes: Mapping[str, Any],
+) -> nn.Module:
+    names = _stored(network, sizes)
+    weights = {name: torch.from_numpy(arrays[f"{part}.{name}"]) for name in names}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
         raise ValueError(f"the {part} has weights that are not finite.")
-    network.load_state_dict(weights, assign=True)
+    if isinstance(network, LinearInpainter):
+        from_arrays(network, weights, recalled=sizes["recalled"])
+    else:
+        network.load_state_dict(weights, assign=True)
     if not isinstance(network, Inpainter | Detector):
         try:
             for module in network.modules():

@@ -198,7 +198,8 @@ def test_partial_fit_gives_the_statistics_of_all_images_in_any_order():
             found, expected = (
                 getattr(one.inpainter_, name).numpy() for one in (detector, at_once)
             )
-            np.testing.assert_allclose(found, expected, atol=1e-4)
+            # Remembered features are rounded to half precision, about the origin of each part.
+            np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_pixels_that_do_not_count_change_nothing():

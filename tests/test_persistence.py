@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import re
+import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -311,6 +312,104 @@ def test_a_detector_of_the_first_release_scores_as_it_did():
     assert np.ptp(scores) > 0.1
 
 
+# --- models over a feature map -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def on_features():
+    """A detector that remembers each of its training images."""
+    return AVIDDetector(**nested(ON_PATCHES)).fit(NORMAL)
+
+
+ON_PATCHES = {
+    "max_epochs": 1, "inpainter__pooling": "place", "detector__width": 4, "random_state": 0,
+}  # fmt: skip
+
+
+def few_remembered(monkeypatch):
+    monkeypatch.setattr("skavid.core.linear.REMEMBERED", 10 * 16**2 * 66)
+    detector = AVIDDetector(**nested(ON_PATCHES)).fit(NORMAL)
+    assert len(detector.inpainter_.keys) == 10
+    return detector
+
+
+def names_in(data):
+    return {name for name in split(data)[0] if name.startswith("inpainter.")}
+
+
+def loaded_from(data):
+    return AVIDDetector()._restore(*unpack(data, AVIDDetector._parameter_constraints))
+
+
+@pytest.mark.parametrize("remembers", ["all images", "few images", "none"])
+def test_a_model_over_features_is_equal_to_the_last_bit(on_features, remembers, monkeypatch):
+    detector = on_features
+    if remembers == "few images":
+        detector = few_remembered(monkeypatch)
+    elif remembers == "none":
+        detector = AVIDDetector(**nested({**ON_PATCHES, "inpainter__pooling": "everywhere"})).fit(
+            NORMAL
+        )
+    data = packed(detector)
+    assert ("inpainter.covariance" in names_in(data)) == (remembers != "all images")
+    assert_same_model(detector, loaded_from(data))
+    assert_array_equal(loaded_from(data).score_samples(ODD), detector.score_samples(ODD))
+    assert split(packed(loaded_from(data)))[1:] == split(data)[1:]
+
+
+def test_statistics_that_an_older_release_computed_are_kept(on_features, tmp_path):
+    older = copy.deepcopy(on_features)
+    older.inpainter_.covariance *= 1.0001
+    data = packed(older)
+    assert "inpainter.covariance" in names_in(data)
+
+    def to_format_3(state):
+        state["format"] = 3
+        assert not state["networks"]["inpainter"].pop("recalled")
+        assert not state["networks"]["inpainter"].pop("compact")
+
+    loaded = loaded_from(with_state(data, to_format_3))
+    assert_same_model(loaded, older)
+
+
+@pytest.mark.parametrize("remembers", ["all images", "few images"])
+def test_a_compact_file_is_small_and_scores_nearly_as_the_detector(
+    on_features, remembers, monkeypatch, tmp_path
+):
+    detector = on_features if remembers == "all images" else few_remembered(monkeypatch)
+    sizes = []
+    for compact in (False, True):
+        detector.save(tmp_path / "model.skavid", compact=compact)
+        sizes.append((tmp_path / "model.skavid").stat().st_size)
+    assert sizes[1] < 0.7 * sizes[0]
+    loaded = AVIDDetector.load(tmp_path / "model.skavid")
+    scores, expected = loaded.score_samples(NORMAL), detector.score_samples(NORMAL)
+    assert 0 < abs(scores - expected).max() < 0.1 * expected.std()
+    assert_allclose(loaded.score_samples(ODD[:3]), detector.score_samples(ODD[:3]), rtol=0.01)
+    memory, exact = (one.inpainter_.memory.float() for one in (loaded, detector))
+    step = (exact.amax(1) - exact.amin(1)) / 255
+    assert ((memory - exact).abs().amax(1) <= 0.51 * step + 2e-3 * exact.abs().amax(1)).all()
+    spread = detector.inpainter_.covariance.diagonal(dim1=1, dim2=2).sqrt()
+    apart = (loaded.inpainter_.covariance - detector.inpainter_.covariance).abs()
+    assert (apart <= 0.02 * spread[:, None] * spread[:, :, None] + 1e-6).all()
+
+
+def test_loading_does_not_import_the_symbolic_mathematics_of_torch(on_features, tmp_path):
+    on_features.save(tmp_path / "model.skavid", compact=True)
+    code = (
+        "import sys; from skavid import AVIDDetector; "
+        f"AVIDDetector.load({str(tmp_path / 'model.skavid')!r}); print('sympy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_compact_file_of_a_detector_on_pixels_is_the_same(fitted, written):
+    constraints = fitted._parameter_constraints
+    data = pack(fitted.get_params(), vars(fitted), constraints, compact=True)
+    assert split(data)[1:] == split(written)[1:]
+
+
 # --- what a loaded detector does -----------------------------------------------------------------
 
 
@@ -522,7 +621,9 @@ def join(header, text, body, *, checksum=True):
     entries = {key: value for key, value in header.items() if key != "__metadata__"}
     if checksum:
         found = hashlib.sha256(text.encode())
-        kinds = {"F32": "<f4", "I64": "<i8", "BOOL": "|b1", "F64": "<f8"}
+        kinds = {
+            "F32": "<f4", "F16": "<f2", "U8": "|u1", "I64": "<i8", "BOOL": "|b1", "F64": "<f8",
+        }  # fmt: skip
         for name in sorted(entries):
             start, stop = entries[name]["data_offsets"]
             kind = kinds.get(entries[name]["dtype"], "?")
@@ -631,12 +732,12 @@ BAD_FILES = {
         "its description is not JSON; it was changed.",
     ),
     "a later format": (
-        put("format", value=4),
-        "it has the format 4, but skavid 0.1.0 reads formats up to 3; update skavid.",
+        put("format", value=5),
+        "it has the format 5, but skavid 0.1.0 reads formats up to 4; update skavid.",
     ),
     "no format": (
         drop("format"),
-        "it has the format None, but skavid 0.1.0 reads formats up to 3; update skavid.",
+        "it has the format None, but skavid 0.1.0 reads formats up to 4; update skavid.",
     ),
     "an entry of a later release": (
         put("more", value={}),
@@ -840,6 +941,41 @@ def test_a_file_that_cannot_be_is_refused_in_one_sentence(written, case, tmp_pat
     assert peak < 2 * MOST_HEADER + 2**20
     assert type(outcome) is ValueError
     assert re.match(f"{re.escape(str(path))} cannot be loaded: {reason}$", str(outcome))
+
+
+BAD_FEATURE_FILES = {
+    "statistics are missing": (
+        lambda data: with_array(data, "inpainter.n_images", np.int64(99)),
+        "its statistics are missing, but not all images are remembered.",
+    ),
+    "a giant from few numbers": (
+        lambda data: with_state(data, lambda state: state["networks"]["inpainter"].update(
+            n_features=4096, n_rows=4096
+        )),
+        r"its (arrays|networks would) have [\d,]+ bytes, but .* have 2,147,483,648\.",
+    ),
+    "an unknown form": (
+        put("networks", "inpainter", "compact", value="very"),
+        "the 'compact' parameter of inpainter must be .* Got 'very' instead.",
+    ),
+    "no form": (
+        drop("networks", "inpainter", "recalled"),
+        "the size of the inpainter 'recalled' is missing; it was changed.",
+    ),
+}  # fmt: skip
+
+
+def with_array(data, name, value):
+    header, text, body = split(data)
+    start, stop = header[name]["data_offsets"]
+    return join(header, text, body[:start] + value.tobytes() + body[stop:])
+
+
+@pytest.mark.parametrize("case", BAD_FEATURE_FILES)
+def test_a_model_over_features_that_cannot_be_is_refused(on_features, case):
+    change, message = BAD_FEATURE_FILES[case]
+    with pytest.raises(ValueError, match=f"^This model cannot be loaded: {message}$"):
+        loaded_from(change(packed(on_features)))
 
 
 def test_the_files_above_are_only_refused_for_what_was_changed(fitted, written):

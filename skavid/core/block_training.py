@@ -176,13 +176,15 @@ class _SumUp:
     origin_of_whole: Tensor
     grid: tuple[int, int]
     highest: Tensor | None
+    remembers_all: bool
     sample: NDArray[np.int64]
 
     def __call__(self, start: int, block: Any) -> _Summed:
         reader = self.reading.reader(block)
         rows = np.arange(len(reader.images))
         keys = None if self.highest is None else reader.keys(rows)
-        places, whole = Sums(self.origin, *self.grid), Sums(self.origin_of_whole, 1, 1)
+        places = Sums(self.origin, *self.grid, remembers_all=self.remembers_all)
+        whole = Sums(self.origin_of_whole, 1, 1)
         described = []
         for part in reader.parts(rows):
             features = reader.features(part)
@@ -310,13 +312,15 @@ def train_on_blocks(
     sample = evenly(n, bank_size(n_numbers, n))
     calibrating = evenly(n, max(1, CALIBRATION_PIXELS // (shape[0] * shape[1])))
 
-    highest = None
+    highest, remembers_all = None, False
     if pooling == "place":
-        n_remembered = Sums(origin, *grid).capacity
-        highest = torch.tensor([torch.iinfo(torch.int64).max])  # all, where they are few
-        if n > n_remembered:
+        n_remembered = Sums(origin, *grid, remembers_all=True).capacity
+        remembers_all = n <= n_remembered
+        highest = torch.tensor([torch.iinfo(torch.int64).max])
+        if not remembers_all:
             highest = run(_FindLowest(reading, n_remembered), merge).keys[-1:]
-    summed = run(_SumUp(reading, origin, origin_of_whole, grid, highest, sample), merge)
+    sum_up = _SumUp(reading, origin, origin_of_whole, grid, highest, remembers_all, sample)
+    summed = run(sum_up, merge)
     inpainter = summed.places.inpainter(gamma)
     if pooling != "place":
         inpainter = inpainter.pooled()

@@ -27,7 +27,8 @@ __all__ = [
 LEAST_SPREAD = 1e-3  # of a feature: what changes less than this is rounding
 LEAST_LEVEL = 1e-3  # what I changes at a place where nothing ever changed
 MOST_LEVERAGE = 0.95
-BLOCK = 2**24  # numbers of a block of covariances that are factorised at once
+BLOCK = 2**21  # numbers of a block of covariances that are factorised at once
+SMALL = 16  # rows of a triangular matrix that is inverted at once
 REMEMBERED = 2**26  # numbers of normal features that are remembered, in half precision
 MEASURED = 64  # remembered images that tell how much is typically changed
 PLACES = 64  # looked at together: what they need stays in the cache of a processor
@@ -159,7 +160,7 @@ class LinearInpainter(nn.Module):
         memory = torch.zeros(places, n_remembered, n_features, dtype=torch.float16)
         self.register_buffer("memory", memory)
         self.register_buffer("origin", torch.zeros(n_features))
-        self.register_buffer("keys", torch.arange(n_remembered))
+        self.register_buffer("keys", torch.zeros(n_remembered, dtype=torch.int64))
         self.register_buffer("typical", torch.ones(n_rows, n_columns))
         for name in ("scale", "whitening", "remembered", "squares", "offset"):
             self.register_buffer(name, torch.empty(0), persistent=False)
@@ -173,6 +174,11 @@ class LinearInpainter(nn.Module):
     def capacity(self) -> int:
         """How many normal images are remembered at most."""
         return _capacity(self.mean.numel())
+
+    @property
+    def remembers_all(self) -> bool:
+        """Whether each image that the statistics rest on is remembered."""
+        return 0 < len(self.keys) == int(self.n_images)
 
     # --- learning --------------------------------------------------------------------------------
 
@@ -209,10 +215,18 @@ class LinearInpainter(nn.Module):
             (Chan, Golub and LeVeque, 1983).
         """
         both = LinearInpainter(self.n_features, self.n_rows, self.n_columns, gamma=self.gamma)
+        both.n_images = self.n_images + other.n_images
+        keys = torch.cat([self.keys, other.keys])
+        lowest = torch.argsort(keys, stable=True)[: self.capacity]
+        both.keys = keys[lowest]
+        both.origin = self.origin.clone()
+        theirs_moved = halved(other.memory.float() + (other.origin - self.origin))
+        both.memory = torch.cat([self.memory, theirs_moved], 1)[:, lowest]
+        if both.remembers_all:
+            return both.recall().solve().measure()
         n, m = int(self.n_images), int(other.n_images)
         mine, theirs = n / (n + m), m / (n + m)
         apart = (other.mean - self.mean).double()
-        both.n_images = self.n_images + other.n_images
         both.mean = (self.mean.double() + theirs * apart).float()
         for place in range(len(apart)):  # one place at a time: they are large
             both.covariance[place] = (
@@ -220,13 +234,24 @@ class LinearInpainter(nn.Module):
                 + theirs * other.covariance[place].double()
                 + mine * theirs * torch.outer(apart[place], apart[place])
             ).float()
-        keys = torch.cat([self.keys, other.keys])
-        lowest = torch.argsort(keys, stable=True)[: self.capacity]
-        both.keys = keys[lowest]
-        both.origin = self.origin.clone()
-        theirs_moved = halved(other.memory.float() + (other.origin - self.origin))
-        both.memory = torch.cat([self.memory, theirs_moved], 1)[:, lowest]
         return both.solve().measure()
+
+    def recall(self) -> LinearInpainter:
+        """Compute mean and covariance from the remembered images, where these are all images.
+
+        Returns
+        -------
+        self : LinearInpainter
+            With the statistics of a fit, to the last bit, as that calls this method, too.
+        """
+        for start in range(0, len(self.mean), PLACES):
+            part = slice(start, start + PLACES)
+            rows = self.memory[part].float()
+            mean = rows.mean(1, keepdim=True)
+            apart = rows - mean
+            self.mean[part] = mean[:, 0] + self.origin
+            self.covariance[part] = apart.mT @ apart / rows.shape[1]
+        return self
 
     def solve(self) -> LinearInpainter:
         """Compute what follows from the statistics.
@@ -239,15 +264,18 @@ class LinearInpainter(nn.Module):
         total = self.covariance.diagonal(dim1=1, dim2=2).mean(0) + self.mean.var(0, correction=0)
         self.scale = total.clamp(min=0).sqrt().clamp(min=LEAST_SPREAD)
         self.whitening = torch.empty_like(self.covariance)
-        ridge = self._ridge * torch.eye(self.n_features)
+        self.offset = torch.empty_like(self.mean[:, None])
+        self.remembered = torch.empty(self.memory.shape)
         for part in self._blocks():
-            factor = torch.linalg.cholesky(self._scaled(part) + ridge)
-            root = math.sqrt(self._ridge) * torch.eye(self.n_features).expand_as(factor)
-            self.whitening[part] = torch.linalg.solve_triangular(factor, root, upper=False)
-        apart = (self.mean - self.origin) / self.scale
-        self.offset = -apart[:, None] @ self.whitening.mT
-        rows = self.memory.float() / self.scale
-        self.remembered = torch.baddbmm(self.offset, rows, self.whitening.mT)
+            matrices = self._scaled(part)
+            matrices.diagonal(dim1=1, dim2=2).add_(self._ridge)
+            factor = torch.linalg.cholesky(matrices, out=matrices)
+            white = _inverse(factor).mul_(math.sqrt(self._ridge))
+            apart = (self.mean[part, None] - self.origin) / self.scale
+            offset = -apart @ white.mT
+            rows = self.memory[part].float() / self.scale
+            self.whitening[part], self.offset[part] = white, offset
+            self.remembered[part] = torch.baddbmm(offset, rows, white.mT)
         self.squares = self.remembered.square().sum(2)[:, None]
         return self
 
@@ -291,7 +319,7 @@ class LinearInpainter(nn.Module):
 
     def _scaled(self, part: slice) -> Tensor:
         """Return S in units of the features' spread."""
-        return self.covariance[part] / self.scale / self.scale[:, None]
+        return self.covariance[part] / torch.outer(self.scale, self.scale)
 
     def _blocks(self) -> Iterable[slice]:
         size = max(1, BLOCK // self.n_features**2)
@@ -490,6 +518,23 @@ class LinearInpainter(nn.Module):
         return white, white.square().sum(2)
 
 
+def _inverse(factor: Tensor) -> Tensor:
+    """Return the inverse of lower triangular matrices, by halves: most of it are products."""
+    k = factor.shape[-1]
+    if k <= SMALL:
+        eye = torch.eye(k).expand_as(factor)
+        small: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False)
+        return small
+    inverse = torch.zeros_like(factor)
+    above, below = slice(k // 2), slice(k // 2, k)
+    inverse[:, above, above] = _inverse(factor[:, above, above])
+    inverse[:, below, below] = _inverse(factor[:, below, below])
+    inverse[:, below, above] = (
+        -inverse[:, below, below] @ factor[:, below, above] @ inverse[:, above, above]
+    )
+    return inverse
+
+
 def _from_nearest(white: Tensor, distances: Tensor, remembered: Tensor, is_own: Tensor) -> Tensor:
     """Return x - m(x), where no image is its own nearest: training images may be scored, too."""
     nearest = distances.argmin(2, keepdim=True)
@@ -518,6 +563,9 @@ class Sums:
         Near the data, where squares do not cancel; the same one in all sums that are merged.
     n_rows, n_columns : int
         Places of the grid.
+    remembers_all : bool, default=False
+        Whether the images of all sums together are so few that each is remembered. Then nothing
+        is added up, as the statistics follow from what is remembered.
 
     Examples
     --------
@@ -531,9 +579,12 @@ class Sums:
     True
     """
 
-    def __init__(self, origin: Tensor, n_rows: int, n_columns: int) -> None:
-        k, places = len(origin), n_rows * n_columns
+    def __init__(
+        self, origin: Tensor, n_rows: int, n_columns: int, *, remembers_all: bool = False
+    ) -> None:
+        k, places = len(origin), 0 if remembers_all else n_rows * n_columns
         self.origin, self.grid, self.n_images = origin, (n_rows, n_columns), 0
+        self.remembers_all = remembers_all
         self.total = torch.zeros(places, k, dtype=torch.float64)
         self.squares = torch.zeros(places, k, k, dtype=torch.float64)
         self.memory: list[Tensor] = []  # (places, n, k) each, in half precision
@@ -542,7 +593,7 @@ class Sums:
     @property
     def capacity(self) -> int:
         """How many normal images are remembered at most."""
-        return _capacity(self.total.numel())
+        return _capacity(math.prod(self.grid) * len(self.origin))
 
     def add(
         self, features: Tensor, keys: Tensor | None = None, highest: Tensor | None = None
@@ -566,9 +617,10 @@ class Sums:
         """
         rows = (features.flatten(2) - self.origin.to(features.device)[:, None]).permute(2, 0, 1)
         self.n_images += len(features)
-        exact = rows.double()
-        self.total += exact.sum(1).cpu()
-        self.squares += (exact.transpose(1, 2) @ exact).cpu()
+        if not self.remembers_all:
+            exact = rows.double()
+            self.total += exact.sum(1).cpu()
+            self.squares += (exact.transpose(1, 2) @ exact).cpu()
         if keys is not None and highest is not None and len(keys):
             low = keys <= highest
             if low.any():
@@ -589,7 +641,7 @@ class Sums:
         sums : Sums
             In any order the same, to the rounding of double precision.
         """
-        both = Sums(self.origin, *self.grid)
+        both = Sums(self.origin, *self.grid, remembers_all=self.remembers_all)
         both.n_images = self.n_images + other.n_images
         both.total, both.squares = self.total + other.total, self.squares + other.squares
         both.memory, both.keys = self.memory + other.memory, self.keys + other.keys
@@ -615,7 +667,7 @@ class Sums:
         rank = torch.full_like(keys, -1)
         rank[order] = torch.arange(len(order))
         inpainter.memory = inpainter.memory.new_empty(
-            len(self.total), len(order), len(self.origin)
+            math.prod(self.grid), len(order), len(self.origin)
         )
         for part, ranks in zip(
             self.memory, torch.split(rank, [len(k) for k in self.keys]), strict=True
@@ -623,8 +675,10 @@ class Sums:
             inpainter.memory[:, ranks[ranks >= 0]] = part[:, ranks >= 0]
         inpainter.keys = keys[order]
         inpainter.n_images = inpainter.n_images + self.n_images
-        mean = self.total / self.n_images
         inpainter.origin = self.origin
+        if inpainter.remembers_all:
+            return inpainter.recall().solve().measure()
+        mean = self.total / self.n_images
         inpainter.mean = (mean + self.origin.double()).float()
         for place in range(len(mean)):  # one at a time: they are large
             inpainter.covariance[place] = (
@@ -983,8 +1037,8 @@ def learn_statistics(
     Returns
     -------
     inpainter : LinearInpainter
-        Ready to restore, on the CPU. Sums are kept in double precision: 8 bytes for each place
-        and pair of features.
+        Ready to restore, on the CPU. Where not all images are remembered, sums are kept in double
+        precision: 8 bytes for each place and pair of features.
 
     Raises
     ------
@@ -1005,8 +1059,10 @@ def learn_statistics(
     sums, n, highest = None, 0, None
     for block in blocks:
         if sums is None:
-            sums = Sums(block.mean((0, 2, 3)).cpu(), *block.shape[2:])
-            highest = lowest_keys(keys, sums.capacity)[-1:]
+            origin, grid = block.mean((0, 2, 3)).cpu(), block.shape[2:]
+            n_remembered = _capacity(block[0].numel())
+            highest = lowest_keys(keys, n_remembered)[-1:]
+            sums = Sums(origin, *grid, remembers_all=0 < len(keys) <= n_remembered)
         sums.add(block, keys[n : n + len(block)], highest)
         n += len(block)
     if sums is None:

@@ -13,7 +13,6 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import ndimage
-from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -315,6 +314,8 @@ def _threshold(
     if np.ptp(changes) < 1e-6:
         return 1.0
     ends = np.array([[changes.min()], [changes.max()]])
+    from sklearn.cluster import KMeans  # a fit needs it, a loaded model does not
+
     centres = KMeans(2, init=ends, n_init=1).fit(changes).cluster_centers_
     return float(max(centres.mean(), 1e-3))
 
