@@ -604,7 +604,7 @@ TARGETS = {
 
 def command(place, target, model="video", source="frames", folder=""):
     verb, option, name = TARGETS[target]
-    return [verb, place / model, place / source, option, Path(folder) / name, "--quiet"]
+    return [verb, place / model, place / source, option, Path(folder) / name, "--force", "--quiet"]
 
 
 def old(name):
@@ -730,9 +730,9 @@ def test_fit_tells_of_a_full_disk_and_of_a_checkpoint_in_no_folder(capsys, place
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["export", "old.onnx"], "old.onnx"),
+        (["export", "old.onnx", "--force"], "old.onnx"),
         (["calibrate", "frames", "--output", "new"], r".*/\.new\..*/images\.npy"),
-        (["report", "frames", "--output", "old.html"], r".*/\.old\.html\..*/images\.npy"),
+        (["report", "frames", "--force", "--output", "old.html"], r".*/\.old\.html\..*/images\.npy"),
     ],
 )
 def test_other_commands_tell_of_a_full_disk(capsys, place, words, named):
