@@ -81,30 +81,30 @@ def test_the_overview_prefers_full_runs():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_run_is_kept_and_not_run_again(real_data, tmp_path, capsys):
+def test_a_run_is_kept_and_not_run_again(tmp_path, capsys):
     pytest.importorskip("matplotlib").use("Agg")
     import paper
 
     command = [
-        "--data", str(real_data), "--sets", "ped2", "--size", "40", "60", "--name", "small",
+        "--data", str(tmp_path), "--sets", "shapes_slow", "--reduced", "--name", "small",
         "--results", str(tmp_path), "--threads", "1", "--set", "max_epochs=1",
         "features=pixels", "inpainter_width=4", "detector_width=8", "crop_size=40",
     ]  # fmt: skip
     paper.main(command)
-    path = tmp_path / "ped2-small-seed0.json"
+    path = tmp_path / "shapes_slow-small-seed0.json"
     kept = path.read_text()
     run = json.loads(kept)
     assert run["parameters"]["max_epochs"] == 1
     for level in ("frame", "pixel"):
         for judge in ("I alone", "D alone", "both"):
             assert 0 < run["levels"][level][judge]["eer"] < 1
-    assert {path.name for path in tmp_path.glob("ped2-small*.png")} == {
-        "ped2-small.png", "ped2-small-curves.png",
+    assert {path.name for path in tmp_path.glob("shapes_slow-small*.png")} == {
+        "shapes_slow-small.png", "shapes_slow-small-curves.png",
     }  # fmt: skip
-    assert "ped2, small" in (tmp_path / "tables.md").read_text()
+    assert "shapes_slow, small" in (tmp_path / "tables.md").read_text()
     capsys.readouterr()
     paper.main(command)
-    assert "ped2-small-seed0.json is kept from an earlier run." in capsys.readouterr().out
+    assert "shapes_slow-small-seed0.json is kept from an earlier run." in capsys.readouterr().out
     assert path.read_text() == kept
     # D's and I's figures of each epoch stand beside the choice that was made without labels.
     assert len(run["by_epoch"]) == run["parameters"]["max_epochs"]
