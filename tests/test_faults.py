@@ -732,7 +732,10 @@ def test_fit_tells_of_a_full_disk_and_of_a_checkpoint_in_no_folder(capsys, place
     [
         (["export", "old.onnx", "--force"], "old.onnx"),
         (["calibrate", "frames", "--output", "new"], r".*/\.new\..*/images\.npy"),
-        (["report", "frames", "--force", "--output", "old.html"], r".*/\.old\.html\..*/images\.npy"),
+        (
+            ["report", "frames", "--force", "--output", "old.html"],
+            r".*/\.old\.html\..*/images\.npy",
+        ),
     ],
 )
 def test_other_commands_tell_of_a_full_disk(capsys, place, words, named):
