@@ -96,8 +96,11 @@ class HistoryDisplay:
         self.axes_ = axes = np.ravel(axes)
         self.figure_ = axes[0].figure
         epochs = self._column("epoch")
-        for letter, name, style in (("I", "inpainter_loss", "-"), ("D", "detector_loss", "--")):
-            axes[0].plot(epochs, self._column(name), style, marker=".", label=letter)
+        for network, name, style in (
+            ("inpainter", "inpainter_loss", "-"),
+            ("detector", "detector_loss", "--"),
+        ):
+            axes[0].plot(epochs, self._column(name), style, marker=".", label=network)
         axes[0].legend()
         self._draw_validation(axes[1], "inpainter", "valid_inpainter", "C0", "-")
         self._draw_validation(axes[2], "detector", "valid_detector_auc", "C1", "--")
@@ -106,8 +109,8 @@ class HistoryDisplay:
         unit = "epoch" if len(epochs) == 1 else "epochs"
         axes[0].set_title(f"{len(epochs)} {unit} in {seconds:.0f} s", loc="left")
         axes[0].set_ylabel("loss in training")
-        axes[1].set_ylabel("error of I,\nheld out")
-        axes[2].set(ylabel="AUC of D,\nheld out", xlabel="epoch")
+        axes[1].set_ylabel("error of the inpainter,\nheld out")
+        axes[2].set(ylabel="AUC of the detector,\nheld out", xlabel="epoch")
         axes[2].locator_params(axis="x", integer=True, min_n_ticks=1)
         for ax in axes:
             ax.ticklabel_format(useOffset=False)
