@@ -594,8 +594,8 @@ def test_a_history_is_drawn_as_it_is_with_the_moments_that_were_kept():
     titles = [ax.get_title(loc="left") for ax in display.axes_]
     assert titles == [
         "6 epochs in 12 s",
-        "I kept from epoch 4 (star); dots: the best so far",
-        "D kept from epoch 5 (star); dots: the best so far; shaded: blind",
+        "inpainter kept from epoch 4 (star); dots: the best so far",
+        "detector kept from epoch 5 (star); dots: the best so far; shaded: blind",
     ]
 
 

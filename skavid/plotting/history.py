@@ -131,7 +131,7 @@ class HistoryDisplay:
         star = {"color": colour, "markeredgecolor": neutral(ax), "markersize": 14}
         ax.plot(np.full(len(at), kept), at, "*", **star)
         ax.margins(y=0.15)  # room for the star
-        ax.set_title(f"{letter} kept from epoch {kept} (star); dots: the best so far", loc="left")
+        ax.set_title(f"{network} kept from epoch {kept} (star); dots: the best so far", loc="left")
 
     def _draw_blind(self, ax: Any, first: float) -> None:
         ax.axhline(self.blind_auc, color=neutral(ax), linestyle=":", linewidth=1.2)
