@@ -143,7 +143,8 @@ def _choose_on_labels(
     evaluation.check_kinds(irregular, reading.unit)
     criterion = arguments.criterion or "balanced-accuracy"
     every_score = np.concatenate(scores)
-    cut, value = evaluation.best_cut(every_score, truth.labels, criterion)
+    best = {name: evaluation.best_cut(every_score, truth.labels, name) for name in CRITERIA}
+    cut, value = best[criterion]
     chosen = detector.with_thresholds(*move_thresholds(detector.alpha_, detector.zeta_, -cut))
     notes = {
         "criterion": criterion,
@@ -154,7 +155,7 @@ def _choose_on_labels(
     }
     lines = []
     for name, words in CRITERIA.items():
-        flagged = every_score <= evaluation.best_cut(every_score, truth.labels, name)[0]
+        flagged = every_score <= best[name][0]
         hits, alarms = (flagged & irregular).sum(), (flagged & ~irregular).sum()
         lines.append(
             f"The largest {words} on these labels: {hits} of {irregular.sum()} irregular "

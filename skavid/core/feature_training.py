@@ -133,12 +133,17 @@ def judge(
     judged : Judged
         Where an image is odd as a whole, both maps say so, see `WholeImage`.
     """
-    changes = inpainter.changes(features)
-    read = _seen_by_detector(detector, inpainter, changes, features)
-    maps = detector.weigh(
-        _length(detector, read), changes.size / evenness(inpainter), detector(read)
-    )
+    maps = _judge_places(features, inpainter.changes(features), inpainter, detector)
     return judge_whole(*maps, whole.change(features), whole)
+
+
+def _judge_places(
+    features: Tensor, changes: Changes, inpainter: LinearInpainter, detector: ResidualDetector
+) -> tuple[Tensor, Tensor]:
+    """Return what both networks say of each place, given what I changes."""
+    read = _seen_by_detector(detector, inpainter, changes, features)
+    size = changes.size / evenness(inpainter)
+    return detector.weigh(_length(detector, read), size, detector(read))
 
 
 def judge_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeImage) -> Judged:
@@ -521,10 +526,7 @@ def judge_left_out(
     features: Tensor, left_out: LeftOut, indices: NDArray[np.int64], detector: ResidualDetector
 ) -> tuple[Tensor, Tensor]:
     """Return what both networks say of training images that D did not learn from."""
-    changes = left_out(features, indices)
-    read = _seen_by_detector(detector, left_out.inpainter, changes, features)
-    size = changes.size / evenness(left_out.inpainter)
-    return detector.weigh(_length(detector, read), size, detector(read))
+    return _judge_places(features, left_out(features, indices), left_out.inpainter, detector)
 
 
 class Learnt(NamedTuple):
