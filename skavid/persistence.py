@@ -34,9 +34,10 @@ from skavid.core.features import (
     make_features,
 )
 from skavid.core.images import check_value_range
-from skavid.core.linear import LinearInpainter, WholeImage
+from skavid.core.linear import LinearInpainter
 from skavid.core.networks import Detector, Inpainter, ResidualDetector
 from skavid.core.regions import PAPER_GEOMETRY, Geometry
+from skavid.core.whole_image import WholeImage
 from skavid.sklearn_private import (
     Interval,
     StrOptions,
@@ -50,8 +51,10 @@ __all__: list[str] = []  # internal to AVIDDetector.save and load
 
 # Incremented when the meaning of a file changes. Additions of a newer release may be missing in
 # older files: a parameter takes its default, and an attribute must be in OPTIONAL.
-FORMAT = 4
-READABLE = (1, 2, 3, 4)
+FORMAT = 5
+READABLE = (1, 2, 3, 4, 5)
+# Arrays of networks that older files lack: since which format, and what stands for them.
+ADDED = {"whole.nearness": (5, np.array([0, 1, 0, 0], np.float32))}
 # Limits for the content of a file.
 MOST_HEADER = 2**22  # bytes of JSON, most of them names of features
 MOST_BYTES = 2**31
@@ -500,6 +503,7 @@ def _audit(
         parameters["features"] = features
     parameters = _checked_parameters(parameters, constraints)
     _check_fitted(fitted, state["networks"])
+    arrays = {name: array for name, (_, array) in ADDED.items()} | arrays
     for part, network in networks.items():
         fitted[f"{part}_"] = _filled(part, network, arrays, state["networks"][part])
     if features is not None:
@@ -599,6 +603,9 @@ def _promised(state: dict[str, Any]) -> tuple[dict[str, nn.Module], Expected]:
         for part, network in networks.items()
         for name, tensor in _stored(network, sizes[part]).items()
     }
+    for name, (since, _) in ADDED.items():
+        if state["format"] < since:
+            expected.pop(name, None)
     for section in ("parameters", "fitted"):
         for name, kind, shape in _marked(state[section]):
             if name in expected:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from skavid.core.linear import LinearInpainter, Sums, WholeImage, learn_statistics
+from skavid.core.linear import LinearInpainter, Sums, learn_statistics
 
 GAMMA = 0.4
 
@@ -103,6 +104,35 @@ def test_images_that_are_left_out_together_are_not_remembered(seed):
         rest.memory, rest.keys = inpainter.memory[:, kept], inpainter.keys[kept]
         expected = rest.solve().left_out(features[row, None], keys[row, None])
         assert_allclose(found.size[row], expected.size[0], rtol=1e-5)
+
+
+@given(st.integers(2, 9), st.booleans())
+def test_how_far_each_remembered_image_is_as_a_whole_is_a_mean_over_all_places(n, is_left_out):
+    features = normal_features(n + 2, k=3, n1=3, n2=2, seed=n).half().float()
+    keys = torch.arange(n + 2)
+    inpainter = learn_statistics([features], gamma=GAMMA, keys=keys)
+    rest, ridge, looked_at = inpainter, GAMMA**2, normal_features(1, k=3, n1=3, n2=2, seed=99)
+    found = inpainter.changes(looked_at).apart
+    if is_left_out:
+        rest, looked_at = learn_statistics([features[1:]], gamma=GAMMA, keys=keys[1:]), features
+        ridge = GAMMA**2 * (n + 2) / (n + 1)
+        found = inpainter.left_out(features, keys).apart
+        assert (found[0, :, 0] == math.inf).all()
+        found = found[:, :, 1:]
+    expected = torch.zeros(4, len(rest.keys), dtype=torch.float64)
+    for place in range(6):
+        quarter = 2 * (place // 2 > 1) + place % 2  # the middle one of three rows is above
+        for image in range(len(rest.keys)):
+            square = nearest_by_brute_force(
+                looked_at[0].flatten(1).double().numpy(), place,
+                SimpleNamespace(
+                    covariance=rest.covariance, origin=rest.origin,
+                    memory=rest.memory[:, image : image + 1],
+                ),
+                inpainter.scale, ridge, lambda at: [at],
+            )  # fmt: skip
+            expected[quarter, image] += square**2 / 6
+    assert_allclose(found[0], expected, rtol=5e-3, atol=1e-3)
 
 
 def test_what_is_near_one_of_several_kinds_of_normal_images_is_normal():
@@ -235,38 +265,12 @@ def test_one_or_two_images_and_features_that_never_change_give_finite_numbers(n)
     inpainter = learn_statistics([features], gamma=GAMMA, keys=keys)
     assert torch.isfinite(inpainter(features + 1)).all()
     assert all(torch.isfinite(one).all() for one in inpainter.changes(features + 1))
-    assert all(torch.isfinite(one).all() for one in inpainter.left_out(features, keys))
+    assert all(torch.isfinite(one).all() for one in inpainter.left_out(features, keys)[:2])
 
 
 def test_no_image_is_refused():
     with pytest.raises(ValueError, match="at least one image"):
         learn_statistics([], gamma=GAMMA)
-
-
-def test_a_whole_image_counts_where_its_statistics_are_beyond_those_of_all_training_images():
-    features = normal_features(n=60, n1=8, n2=8)
-    whole = WholeImage(5)
-    whole.inpainter = learn_statistics([whole.statistics(features)], gamma=whole.inpainter.gamma)
-    left_out = whole.inpainter.left_out(whole.statistics(features), torch.arange(60))
-    left_out = left_out.size[:, 0, 0].log()
-    places = torch.linspace(-1, 1, 60)
-    whole.align(left_out, places, places)
-    assert (whole.residual(left_out) == 0).all()
-    assert whole.residual(whole.change(features[:1] * 0.2)) > math.e
-    assert whole.logits(whole.change(features[:1] * 0.2)) < -1
-
-
-@pytest.mark.parametrize("n", [2, 10, 99, 400])
-def test_a_clip_of_the_same_kind_is_rarely_irregular_as_a_whole_however_few_were_seen(n):
-    # Frames of n + 1 clips whose changes have exponential tails.
-    change = torch.from_numpy(np.random.default_rng(n).exponential(size=(n + 1, 50, 500))).float()
-    exceeds = []
-    for frames in change.unbind(2):
-        whole = WholeImage(5)
-        seen = frames[:-1].flatten()
-        whole.align(seen, seen, seen, torch.arange(n).repeat_interleave(50))
-        exceeds.append(bool(frames[-1].max() > whole.farthest))
-    assert 0 < np.mean(exceeds) < 0.03
 
 
 def test_an_inpainter_that_is_built_anew_from_its_statistics_is_equal_to_the_last_bit():

@@ -27,13 +27,15 @@ from skavid.core.feature_training import (
     judge_left_out,
     judge_whole,
     learn_from_sample,
+    note_nearness,
 )
 from skavid.core.features import FeatureMap
 from skavid.core.images import check_images
-from skavid.core.linear import Moments, Sums, WholeImage, log_change, lowest_keys
+from skavid.core.linear import Sums, log_change, lowest_keys
 from skavid.core.networks import ResidualDetector
 from skavid.core.pair import CALIBRATION_PIXELS
 from skavid.core.scene import evenly
+from skavid.core.whole_image import Moments, WholeImage
 
 __all__: list[str] = []  # a part of AVIDDetector: nothing here is promised to users
 
@@ -229,7 +231,7 @@ class _Judge:
 
     reading: _Reading
     inpainter: Any
-    whole: Any
+    whole: WholeImage
     detector: ResidualDetector
     sample: NDArray[np.int64]
     calibrating: NDArray[np.int64]
@@ -246,8 +248,9 @@ class _Judge:
         for part in reader.parts(np.arange(len(rows))):
             features = reader.features(rows[part])
             statistics = WholeImage.statistics(features)
-            change = log_change(self.whole.left_out(statistics, keys[part]).size[:, 0, 0])
-            found.append((change, *judge_left_out(features, left_out, part, self.detector)))
+            change = self.whole.inpainter.left_out(statistics, keys[part]).size[:, 0, 0]
+            maps = judge_left_out(features, left_out, part, self.detector, self.whole)
+            found.append((log_change(change), *maps))
         change, residual, logits = (torch.cat(one) for one in zip(*found, strict=True))
         return _Judged.of(rows + start, change, residual, logits, self.calibrating)
 
@@ -337,9 +340,11 @@ def train_on_blocks(
     parts = reader.parts(np.arange(len(images)))
     statistics = torch.cat([WholeImage.statistics(reader.features(part)) for part in parts])
     change = log_change(whole.inpainter.left_out(statistics, keys).size[:, 0, 0])
-    judged = _Judged.of(sample, change, learnt.residual, learnt.logits, calibrating)
+    note_nearness(whole, learnt.normal, learnt.residual, learnt.logits, learnt.region_auc)
+    maps = whole.lift(learnt.residual, learnt.logits, learnt.normal.distance)
+    judged = _Judged.of(sample, change, *maps, calibrating)
     if len(sample) < n:
-        judge = _Judge(reading, inpainter, whole.inpainter, learnt.detector, sample, calibrating)
+        judge = _Judge(reading, inpainter, whole, learnt.detector, sample, calibrating)
         judged = judged.merge(run(judge, merge))
     of_change, of_residual, of_doubt = judged.peaks.split()
     whole.align(of_change, of_residual, of_doubt)

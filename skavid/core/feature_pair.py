@@ -15,12 +15,13 @@ from skavid.caching import cached
 from skavid.core import anomaly_maps, block_training
 from skavid.core.feature_training import Pair, ResidualNet, judge, train_pair, warn_if_blind
 from skavid.core.features import FeatureMap, FrozenFeatures, MotionFeatures
-from skavid.core.linear import LinearInpainter, WholeImage
+from skavid.core.linear import LinearInpainter
 from skavid.core.networks import ResidualDetector
 from skavid.core.pair import Look, Scale, Trained, calibration_rows, digest, placed, to_pixels
 from skavid.core.regions import Geometry, aligned
 from skavid.core.scene import Scene
 from skavid.core.training import InterruptedTraining, Split
+from skavid.core.whole_image import WholeImage
 from skavid.exceptions import InterruptedTrainingWarning
 
 __all__ = ["FeaturePair", "measure", "train"]

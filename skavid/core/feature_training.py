@@ -27,8 +27,6 @@ from skavid.core.images import to_tensor
 from skavid.core.linear import (
     Changes,
     LinearInpainter,
-    Moments,
-    WholeImage,
     halved,
     learn_statistics,
     log_change,
@@ -44,6 +42,7 @@ from skavid.core.training import (
     region_targets,
     unusual_rate,
 )
+from skavid.core.whole_image import Moments, WholeImage, composite_distances, log_distance
 from skavid.exceptions import CollapseWarning
 
 __all__ = ["judge", "train_pair", "warn_if_blind"]
@@ -133,7 +132,9 @@ def judge(
     judged : Judged
         Where an image is odd as a whole, both maps say so, see `WholeImage`.
     """
-    maps = _judge_places(features, inpainter.changes(features), inpainter, detector)
+    changes = inpainter.changes(features)
+    maps = _judge_places(features, changes, inpainter, detector)
+    maps = whole.lift(*maps, log_distance(changes.apart))
     return judge_whole(*maps, whole.change(features), whole)
 
 
@@ -410,6 +411,7 @@ def train_pair(
     if known is not None:
         inpainter = known[0].merge(inpainter)
         whole.inpainter = known[1].inpainter.merge(whole.inpainter)
+        whole.nearness = known[1].nearness  # of use where few images are new
     blocks = None if groups is None else torch.from_numpy(time_blocks(groups[rows]))
     left = LeftOut(inpainter, keys, blocks)
     fold = torch.arange(len(chosen)) % 2
@@ -420,7 +422,7 @@ def train_pair(
         seed, lr=learning_rate, batch_size=batch_size, device=device, callbacks=callbacks,
         verbose=verbose, max_epochs=max_epochs,
     ) if known is None else copy.deepcopy(known[2])  # fmt: skip
-    detector, bank, sizes = _learn_detector(
+    detector, bank, normal = _learn_detector(
         net, bank, left, chosen, fold, origin, seed, batch_size, max_epochs, device
     )
     region_auc = _region_auc(detector, bank, fold)
@@ -428,11 +430,13 @@ def train_pair(
         move = scene.speed * spacing / features.region_size
         side = scene.size / features.region_size
         region_auc = _watch_movement(detector, inpainter, bank, fold, move, side)
-    residual, logits = torch.empty(2, len(rows), *sizes.shape[1:])
-    residual[chosen], logits[chosen] = _judge_bank(detector, bank, fold, sizes)
+    residual, logits = torch.empty(2, len(rows), *normal.sizes.shape[1:])
+    of_chosen = _judge_bank(detector, bank, fold, normal.sizes)
+    note_nearness(whole, normal, *of_chosen, region_auc)
+    residual[chosen], logits[chosen] = whole.lift(*of_chosen, normal.distance)
     for others in reader.parts(np.setdiff1d(np.arange(len(rows)), chosen)):
         residual[others], logits[others] = judge_left_out(
-            reader.features(rows[others]), left, others, detector
+            reader.features(rows[others]), left, others, detector, whole
         )
     change = _change_of_whole(whole, torch.cat(statistics), keys, blocks)
     history = _history(net, float(residual.mean()), begun)
@@ -515,18 +519,41 @@ class LeftOut:
     def __call__(
         self, features: Tensor, indices: NDArray[np.int64], corrupted: Tensor | None = None
     ) -> Changes:
-        alike = None
-        if self.blocks is not None and len(self.remembered) > 1:
-            alike = self.blocks[indices][:, None] == self.remembered
+        alike, blocks = None, self.blocks_of(indices)
+        if blocks is not None and len(self.remembered) > 1:
+            alike = blocks[:, None] == self.remembered
         return self.inpainter.left_out(features, self.keys[indices], corrupted, alike)
+
+    def blocks_of(self, indices: NDArray[np.int64]) -> Tensor | None:
+        return None if self.blocks is None else self.blocks[indices]
 
 
 @torch.inference_mode()
 def judge_left_out(
-    features: Tensor, left_out: LeftOut, indices: NDArray[np.int64], detector: ResidualDetector
-) -> tuple[Tensor, Tensor]:
+    features: Tensor, left_out: LeftOut, indices: NDArray[np.int64], detector: ResidualDetector,
+    whole: WholeImage,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return what both networks say of training images that D did not learn from."""
-    return _judge_places(features, left_out(features, indices), left_out.inpainter, detector)
+    changes = left_out(features, indices)
+    maps = _judge_places(features, changes, left_out.inpainter, detector)
+    return whole.lift(*maps, log_distance(changes.apart))
+
+
+class Normal(NamedTuple):
+    """What I says of normal images that it never saw."""
+
+    sizes: Tensor  # of what it changes at each place, (n, n1, n2)
+    distance: Tensor  # from the nearest normal image as a whole, (n,)
+    composite: Tensor  # the same of composites, (n_composites,)
+
+
+def note_nearness(
+    whole: WholeImage, normal: Normal, residual: Tensor, logits: Tensor,
+    region_auc: tuple[float, float],
+) -> None:  # fmt: skip
+    """Note what the distance from the nearest normal image counts beside both networks."""
+    peaks = log_change(residual.amax((1, 2))), -logits.amin((1, 2))
+    whole.note_nearness(normal.distance, normal.composite, *peaks, region_auc)
 
 
 class Learnt(NamedTuple):
@@ -534,6 +561,7 @@ class Learnt(NamedTuple):
 
     detector: ResidualDetector
     net: ResidualNet
+    normal: Normal
     residual: Tensor  # of the images of the sample, (n, n1, n2)
     logits: Tensor
     region_auc: tuple[float, float]
@@ -559,25 +587,25 @@ def learn_from_sample(
         batch_size=batch_size, device=device, callbacks=callbacks, verbose=verbose,
         max_epochs=max_epochs,
     )  # fmt: skip
-    detector, bank, sizes = _learn_detector(
+    detector, bank, normal = _learn_detector(
         net, bank, left_out, rows, fold, origin, seed, batch_size, max_epochs, device
     )
     if net.n_trained_ < max_epochs and net.stopped_by_ is None:
         raise KeyboardInterrupt
-    of_sample = _judge_bank(detector, bank, fold, sizes)
-    return Learnt(detector, net, *of_sample, _region_auc(detector, bank, fold))
+    of_sample = _judge_bank(detector, bank, fold, normal.sizes)
+    return Learnt(detector, net, normal, *of_sample, _region_auc(detector, bank, fold))
 
 
 def _learn_detector(
     net: ResidualNet, bank: _Bank, left_out: LeftOut, chosen: NDArray[np.int64], fold: Tensor,
     origin: Tensor, seed: int, batch_size: int, max_epochs: int, device: str,
-) -> tuple[Any, _Bank, Tensor]:  # fmt: skip
-    """Return D, what it reads of the bank, and how much I changes of the bank's clean images."""
-    bank, sizes = _to_changes(bank, left_out, net.detector_, chosen, origin)
+) -> tuple[Any, _Bank, Normal]:  # fmt: skip
+    """Return D, what it reads of the bank, and what I says of the bank's clean images."""
+    bank, normal = _to_changes(bank, left_out, net.detector_, chosen, origin)
     maps = _Maps(bank, fold, batch_size, _generator(seed + 5 + len(net.history)))
     _fit_detector(net, maps, max_epochs, device)
     detector: Any = copy.deepcopy(net.averaged_.module)
-    return detector.eval().requires_grad_(False), bank, sizes
+    return detector.eval().requires_grad_(False), bank, normal
 
 
 def _change_of_whole(
@@ -670,10 +698,10 @@ def _intact(clean: Tensor, rows: NDArray[np.int64], generator: Generator) -> Cor
 def _to_changes(
     bank: _Bank, left_out: LeftOut, detector: ResidualDetector, chosen: NDArray[np.int64],
     origin: Tensor,
-) -> tuple[_Bank, Tensor]:  # fmt: skip
+) -> tuple[_Bank, Normal]:  # fmt: skip
     """Replace features by what D reads, in place where it fits; unseen anomalies are undecided.
 
-    Also return the size of what I changes of the clean images.
+    Also return what I says of the clean images.
     """
     inpainter = left_out.inpainter
     even = evenness(inpainter)
@@ -682,12 +710,14 @@ def _to_changes(
     read = bank.features
     if detector.sees_features:
         read = read.new_empty(n_versions, n, 2 * k, n1, n2)
-    sizes = []
-    for start in range(0, n, BATCH):
-        part = slice(start, start + BATCH)
+    sizes, distance, composite = torch.empty(n, n1, n2), torch.empty(n), []
+    n_batches = -(-n // BATCH)
+    for first in range(n_batches):
+        part = np.arange(first, n, n_batches)  # images of all blocks of time
         clean = bank.features[0, part].float() + origin[:, None, None]
         normal = left_out(clean, chosen[part])
-        sizes.append(normal.size / even)
+        sizes[part], distance[part] = normal.size / even, log_distance(normal.apart)
+        composite.append(composite_distances(normal.apart, left_out.blocks_of(chosen[part])))
         read[0, part] = _seen_by_detector(detector, inpainter, normal, clean).half()
         for version in range(1, n_versions):
             other = bank.features[version, part].float() + origin[:, None, None]
@@ -696,7 +726,7 @@ def _to_changes(
             hidden = (bank.regular[version, part] < 0.5) & ~seen
             bank.weight[version, part] *= ~hidden
             read[version, part] = _seen_by_detector(detector, inpainter, changes, other).half()
-    return bank._replace(features=read), torch.cat(sizes)
+    return bank._replace(features=read), Normal(sizes, distance, torch.cat(composite))
 
 
 def _make_net(

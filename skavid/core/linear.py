@@ -17,7 +17,6 @@ __all__ = [
     "Changes",
     "LinearInpainter",
     "Sums",
-    "WholeImage",
     "halved",
     "learn_statistics",
     "log_change",
@@ -33,11 +32,6 @@ REMEMBERED = 2**26  # numbers of normal features that are remembered, in half pr
 MEASURED = 64  # remembered images that tell how much is typically changed
 PLACES = 64  # looked at together: what they need stays in the cache of a processor
 SAME = 0.01  # spreads apart, in the mean over the features: an image that looks at itself
-DIM = 0.02  # of the value range: differences in darker images are noise
-LEAST_APART = 0.03  # spread of brightness, contrast and sharpness, about 3 %
-FAR_APART = 3.0  # spreads
-BEYOND = 0.01  # the share of normal clips or images whose statistics may lie beyond the limit
-BLANK = math.log(5)  # an image with a fifth of the usual spread of intensities shows nothing
 TOLERANCE = 1  # places that a normal feature may stand apart from where it is looked for
 
 
@@ -52,19 +46,24 @@ class Changes(NamedTuple):
     size : Tensor of shape (n_images, n1, n2)
         The root of the mean of their squares, ``sqrt((x - m(x))^T (x - I(x)) / n_features)``:
         how much I changes, in all features together.
+    apart : Tensor of shape (n_images, 4, n_remembered)
+        How far each remembered image is as a whole: the squares of that change, with that image
+        for m(x) at each place, summed over a quarter of the grid and divided by the number of
+        all places, so that the quarters add up to the mean. Infinite for images left out.
 
     Examples
     --------
     >>> import torch
     >>> from skavid.core.linear import learn_statistics
     >>> features = torch.rand(20, 3, 4, 5)
-    >>> changes = learn_statistics([features], gamma=0.4).changes(features)
-    >>> changes.white.shape, changes.size.shape
-    (torch.Size([20, 3, 4, 5]), torch.Size([20, 4, 5]))
+    >>> changes = learn_statistics([features], gamma=0.4, keys=torch.arange(20)).changes(features)
+    >>> changes.white.shape, changes.size.shape, changes.apart.shape
+    (torch.Size([20, 3, 4, 5]), torch.Size([20, 4, 5]), torch.Size([20, 4, 20]))
     """
 
     white: Tensor
     size: Tensor
+    apart: Tensor
 
 
 class _Own(NamedTuple):
@@ -412,7 +411,7 @@ class LinearInpainter(nn.Module):
     def _changes(
         self, features: Tensor, own: Tensor | None, keys: Tensor | None,
         back: Tensor | None = None, alike: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Look for the nearest at all places of a block and those beside them.
 
         A place q has the statistics; what is looked at there comes from a place p beside it.
@@ -436,6 +435,8 @@ class LinearInpainter(nn.Module):
         which = torch.arange(len(shifts), device=rows.device)
         is_own = torch.tensor([not (below or beside) for below, beside in shifts])
         is_own = is_own.to(rows.device).repeat_interleave(rows.shape[1])
+        apart = rows.new_zeros(4, n, len(self.keys) if self._remembers else 0)
+        quarter = 2 * (y >= height / 2) + (x >= width / 2)
         for start in range(0, size, PLACES):
             block = slice(start, start + PLACES)
             own_there = None
@@ -443,9 +444,12 @@ class LinearInpainter(nn.Module):
                 own_there = self._own(self._whiten(mine[block], block), block, keys, alike)
             p = from_place[block]
             beside_each_other = rows[p].flatten(1, 2)  # (places, shifts * n, k)
-            change, lengths = self._apart(
+            change, lengths, distances = self._apart(
                 self._whiten(beside_each_other, block), block, own_there, is_own
             )
+            if self._remembers:
+                for i, total in enumerate(apart):
+                    total += distances[quarter[block] == i].sum(0)
             if back is not None:
                 change = change @ back[block]
             found[which, p] = change.reshape(len(p), len(shifts), -1, k)
@@ -454,7 +458,7 @@ class LinearInpainter(nn.Module):
         found = found[:, :size].gather(0, nearest[None, ..., None].expand(1, -1, -1, k))[0]
         found = found.reshape(height, width, n, k).permute(2, 3, 0, 1)
         least = least.reshape(height, width, n).permute(2, 0, 1)
-        return found, (least / k).sqrt()
+        return found, (least / k).sqrt(), apart.transpose(0, 1) / (size * k)
 
     def _shifts(self) -> list[tuple[int, int]]:
         far = TOLERANCE if self._remembers else 0
@@ -492,12 +496,14 @@ class LinearInpainter(nn.Module):
 
     def _apart(
         self, white: Tensor, block: slice, own: _Own | None, is_own: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return x - m(x), and its squared length; where own is given, as without these images.
 
         The images stand there once for each place that they come from; is_own is True where
-        this is the place itself.
+        this is the place itself. Also return the squared distances of all remembered images
+        from what stands there.
         """
+        all_distances = white
         times = white.shape[1] // own.white.shape[1] if own is not None else 1
         mine = None if own is None else own.white.repeat(1, times, 1)
         if self._remembers:
@@ -509,13 +515,15 @@ class LinearInpainter(nn.Module):
             # Squared distances, but for what is the same for all remembered images.
             remembered = self.remembered[block]
             distances = torch.baddbmm(squares, turned, remembered.mT, alpha=-2)
+            lengths = (turned * white).sum(2, keepdim=True)[:, is_own]
+            all_distances = (distances[:, is_own] + lengths).clamp(min=0)
             white = _from_nearest(white, distances, remembered, is_own)
         elif mine is not None:
             white = white + mine / (int(self.n_images) - 1)
         if own is not None and mine is not None:
             root = own.root.repeat(1, times, 1)
             white = white + root * (mine * white).sum(2, keepdim=True) * mine
-        return white, white.square().sum(2)
+        return white, white.square().sum(2), all_distances
 
 
 def _inverse(factor: Tensor) -> Tensor:
@@ -710,266 +718,6 @@ def lowest_keys(keys: Tensor, n: int) -> Tensor:
     tensor([3, 5])
     """
     return keys.sort().values[:n]
-
-
-class Moments(NamedTuple):
-    """How numbers are spread, mergeable.
-
-    Parameters
-    ----------
-    n : int
-        How many there are.
-    mean, squares : Tensor of shape (...)
-        Their mean, and the sum of squares of what differs from it.
-    largest : Tensor of shape (...)
-        The largest.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skavid.core.linear import Moments
-    >>> both = Moments.of(torch.tensor([1.0, 2.0])).merge(Moments.of(torch.tensor([6.0])))
-    >>> float(both.mean), float(both.largest)
-    (3.0, 6.0)
-    """
-
-    n: int
-    mean: Tensor
-    squares: Tensor
-    largest: Tensor
-
-    @classmethod
-    def of(cls, numbers: Tensor) -> Moments:
-        """Return the moments of numbers, (n, ...)."""
-        mean = numbers.double().mean(0)
-        squares = (numbers.double() - mean).square().sum(0)
-        return cls(len(numbers), mean, squares, numbers.amax(0))
-
-    def merge(self, other: Moments) -> Moments:
-        """Return the moments of both sets (Chan, Golub and LeVeque, 1983)."""
-        n = self.n + other.n
-        apart = other.mean - self.mean
-        return Moments(
-            n,
-            self.mean + apart * (other.n / n),
-            self.squares + other.squares + apart.square() * (self.n * other.n / n),
-            self.largest.maximum(other.largest),
-        )
-
-    def split(self) -> list[Moments]:
-        """Return the moments of each column of numbers of shape (n, n_columns)."""
-        columns = zip(self.mean, self.squares, self.largest, strict=True)
-        return [Moments(self.n, *column) for column in columns]
-
-    def std(self, correction: int = 1) -> Tensor:
-        """Return the standard deviation, as torch defines it."""
-        return (self.squares / (self.n - correction)).sqrt()
-
-
-class WholeImage(nn.Module):
-    """Judge an image by its own statistics: the mean and spread of each feature over all places.
-
-    What covers a whole image (less light, less contrast, another scene) is no outlier anywhere.
-    An I with so large a gamma that it takes nearly everything back restores these statistics: it
-    changes them by their distance from the mean, in units of their spread, so that an image may
-    not go far beyond the range of normal ones even where those vary most. How much it changes is
-    brought to the scale of both maps, so that an image counts as irregular as a whole where it is
-    farther from normal than every training image was, and than a further clip or image is
-    expected to be (a prediction limit, which matters where there are few), by as much as its
-    most irregular place would have to be.
-
-    Parameters
-    ----------
-    n_features : int
-        Length of the vector of a place.
-    gamma : float, default=1000
-        Of Eq. 2.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skavid.core.linear import WholeImage, learn_statistics
-    >>> features = torch.rand(30, 3, 8, 8)
-    >>> whole = WholeImage(3)
-    >>> whole.inpainter = learn_statistics([whole.statistics(features)], gamma=1000)
-    >>> bool(whole.change(features[:1] / 2) > whole.change(features).max())
-    True
-    """
-
-    to_residual: Tensor
-    to_doubt: Tensor
-    farthest: Tensor
-    usual: Tensor
-    appearance: Tensor
-
-    def __init__(self, n_features: int, *, gamma: float = 1000.0) -> None:
-        super().__init__()
-        self.inpainter = LinearInpainter(2 * n_features, 1, 1, gamma=gamma)
-        # log R and -logit that a whole image has, as offset + slope * log of its residual.
-        self.register_buffer("to_residual", torch.tensor([-math.inf, 0.0]))
-        self.register_buffer("to_doubt", torch.tensor([-math.inf, 0.0]))
-        # The limit of normal images, and the most that I changed at any place of one.
-        self.register_buffer("farthest", torch.zeros(()))
-        self.register_buffer("usual", torch.zeros(()))
-        # Mean and spread of what `describe` says of training images.
-        self.register_buffer("appearance", torch.tensor([[0.0] * 3, [1.0] * 3]))
-
-    @staticmethod
-    def statistics(features: Tensor) -> Tensor:
-        """Return the mean and spread of each feature over the places.
-
-        Parameters
-        ----------
-        features : Tensor of shape (n_images, n_features, n1, n2)
-            Of a feature map.
-
-        Returns
-        -------
-        statistics : Tensor of shape (n_images, 2 * n_features, 1, 1)
-            Means, then spreads.
-        """
-        spread = features.std((2, 3), correction=0)
-        return torch.cat([features.mean((2, 3)), spread], 1)[..., None, None]
-
-    @staticmethod
-    def describe(images: Tensor) -> Tensor:
-        """Measure the brightness, contrast and sharpness of images.
-
-        Parameters
-        ----------
-        images : Tensor of shape (n_images, n_channels, height, width)
-            Intensities about [0, 1].
-
-        Returns
-        -------
-        described : Tensor of shape (n_images, 3)
-            Logarithms: of the mean intensity, of the spread relative to it, and of the mean
-            difference between neighbours relative to the spread.
-        """
-        grey = images.mean(1)
-        light = grey.mean((1, 2)).abs() + DIM
-        spread = grey.std((1, 2), correction=0) + DIM / 10
-        edges = (grey - F.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)).abs().mean((1, 2))
-        return torch.stack([light, spread / light, (edges + DIM / 100) / spread], 1).log()
-
-    def note_appearance(self, described: Moments) -> None:
-        """Note the usual brightness, contrast and sharpness.
-
-        Parameters
-        ----------
-        described : Moments
-            Of what `describe` says of training images.
-        """
-        both = [described.mean, described.std(correction=0)]
-        self.appearance = torch.stack(both).float()
-
-    def explain(self, images: Tensor) -> Tensor:
-        """Say in which respect images differ most from the training images.
-
-        Parameters
-        ----------
-        images : Tensor of shape (n_images, n_channels, height, width)
-            Intensities about [0, 1].
-
-        Returns
-        -------
-        reasons : Tensor of shape (n_images,), uint8
-            1 has almost no contrast, 2 and 3 are darker and brighter, 4 and 5 have less and
-            more contrast, 6 and 7 are less and more sharp; 8 differs in none of these respects.
-        """
-        mean, spread = self.appearance
-        apart = self.describe(images) - mean
-        is_far = apart.abs() > FAR_APART * spread.clamp(min=LEAST_APART)
-        # Blur and noise change the contrast, too, but contrast does not change the sharpness.
-        weight = apart.new_tensor([1.0, 1.0, 2.0])
-        most, which = (weight * apart.abs() * is_far).max(1)
-        up = (apart.gather(1, which[:, None])[:, 0] > 0).long()
-        reasons = torch.where(most > 0, 2 + 2 * which + up, 8)
-        return torch.where(apart[:, :2].sum(1) < -BLANK, 1, reasons).to(torch.uint8)
-
-    def change(self, features: Tensor) -> Tensor:
-        """Return how much I changes the statistics of each image.
-
-        Parameters
-        ----------
-        features : Tensor of shape (n_images, n_features, n1, n2)
-            Of a feature map.
-
-        Returns
-        -------
-        change : Tensor of shape (n_images,)
-            Its logarithm.
-        """
-        return log_change(self.inpainter.changes(self.statistics(features)).size[:, 0, 0])
-
-    def align(
-        self,
-        change: Tensor | Moments,
-        residual: Tensor | Moments,
-        doubt: Tensor | Moments,
-        blocks: Tensor | None = None,
-    ) -> None:
-        """Bring whole images to the scale of places, so that on normal images both end alike.
-
-        Parameters
-        ----------
-        change : Tensor of shape (n_images,) or Moments
-            Of training images that were left out, as `change` returns it.
-        residual, doubt : Tensor of shape (n_images,) or Moments
-            The largest log R, and the largest -logit, of the places of each of them.
-        blocks : Tensor of shape (n_images,), int, default=None
-            Numbers of the blocks of time that were left out together. None left out each image.
-        """
-        own, *both = (
-            one if isinstance(one, Moments) else Moments.of(one)
-            for one in (change, residual, doubt)
-        )
-        n = own.n if blocks is None else int(blocks.max()) + 1
-        spread = float(own.std()) if own.n > 1 else 0.0
-        # A further one exceeds the largest of n with probability 1 / (n + 1); beyond it, the tail
-        # falls as that of an exponential distribution.
-        self.farthest = own.largest + spread * max(0.0, -math.log(BEYOND * (n + 1)))
-        for name, places in zip(("to_residual", "to_doubt"), both, strict=True):
-            slope = float(places.std()) / max(spread, 1e-3) if own.n > 1 else 1.0
-            offset = float(places.largest) - slope * float(self.farthest)
-            setattr(self, name, torch.tensor([offset, slope]))
-        self.usual = both[0].largest.exp()
-
-    def residual(self, change: Tensor) -> Tensor:
-        """Convert the change of each whole image to the residual of an equally irregular place.
-
-        Parameters
-        ----------
-        change : Tensor of shape (n_images,)
-            From `change`.
-
-        Returns
-        -------
-        least : Tensor of shape (n_images,)
-            What the image's most irregular place has at least; 0 for an image that is no farther
-            from normal than a training image.
-        """
-        offset, slope = self.to_residual
-        least = torch.exp(offset + slope * change)
-        return torch.where(change > self.farthest, least, 0.0)
-
-    def logits(self, change: Tensor) -> Tensor:
-        """Return the logit of D for such a place.
-
-        Parameters
-        ----------
-        change : Tensor of shape (n_images,)
-            From `change`.
-
-        Returns
-        -------
-        most : Tensor of shape (n_images,)
-            What the image's most irregular place has at most; infinite for an image that is no
-            farther from normal than a training image.
-        """
-        offset, slope = self.to_doubt
-        most = -(offset + slope * change)
-        return torch.where(change > self.farthest, most, math.inf)
 
 
 def log_change(change: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ from skavid.core.features import (
     displacements,
     window_reach,
 )
-from skavid.core.linear import SAME, LinearInpainter, WholeImage
+from skavid.core.linear import SAME, LinearInpainter
 from skavid.core.networks import ResidualDetector
+from skavid.core.whole_image import USUAL, WholeImage
 
 __all__: list[str] = []
 
@@ -57,7 +58,7 @@ def judge(g: Graph, detector: Any, images: str, size: tuple[str, str]) -> tuple[
     """
     inpainter: LinearInpainter = detector.inpainter_
     features = _features(g, detector, images, size)
-    white, change = _changes(g, inpainter, features)
+    white, change, apart = _changes(g, inpainter, features)
     even = evenness(inpainter)
     residual = g("Div", change, even)
     seen = g("Min", g("Div", g("Abs", white), even), MOST_CHANGE)
@@ -69,6 +70,7 @@ def judge(g: Graph, detector: Any, images: str, size: tuple[str, str]) -> tuple[
     logits = g("Squeeze", g("Mean", *members), [1])
     if detector.detector_.sees_features:
         residual, logits = _weigh(g, detector.detector_, seen, residual, logits)
+    residual, logits = _lift(g, detector.whole_, residual, logits, apart)
     far = _whole(g, detector.whole_, features)
     return _with_whole(g, detector.whole_, residual, logits, far)
 
@@ -222,14 +224,14 @@ def _block(g: Graph, block: Any, images: str) -> str:
     return str(g("Add", images, maps)) if block.is_residual else maps
 
 
-def _changes(g: Graph, inpainter: LinearInpainter, features: str) -> tuple[str, str]:
-    """Follow LinearInpainter.changes: (n, k, n1, n2) and (n, n1, n2)."""
+def _changes(g: Graph, inpainter: LinearInpainter, features: str) -> tuple[str, str, str]:
+    """Follow LinearInpainter.changes: (n, k, n1, n2), (n, n1, n2) and the sum of (n, 4, m)."""
     k, whitening = inpainter.n_features, inpainter.whitening.mT.contiguous()
     remembered = None
     if inpainter._remembers:  # in half precision on disk, computed once when it is read
         rows = g("Div", g("Cast", inpainter.memory, to=FLOAT), inpainter.scale)
         remembered = g("Add", g("MatMul", rows, whitening), inpainter.offset)
-    least = found = ""
+    least = found = apart = ""
     for below, beside in inpainter._shifts():
         moved = features
         if below or beside:
@@ -242,7 +244,10 @@ def _changes(g: Graph, inpainter: LinearInpainter, features: str) -> tuple[str, 
             rows = g("Reshape", rows, g("Concat", [-1], _length(g, rows, 2), [k], axis=0))
             change = g("Add", g("MatMul", rows, whitening), inpainter.offset)
             if remembered:
-                change = _from_nearest(g, inpainter, change, remembered, bool(below or beside))
+                change, distances = _from_nearest(
+                    g, inpainter, change, remembered, bool(below or beside)
+                )
+                apart = distances or apart
             grid = [inpainter.n_rows], [inpainter.n_columns], _length(g, rows, 1), [k]
             change = g("Reshape", change, g("Concat", *_named(g, grid), axis=0))
         squares = g("ReduceSum", g("Mul", change, change), [3], keepdims=1)  # (n1, n2, n, 1)
@@ -258,12 +263,13 @@ def _changes(g: Graph, inpainter: LinearInpainter, features: str) -> tuple[str, 
     return (
         g("Transpose", found, perm=[2, 3, 0, 1]),
         g("Transpose", size, perm=[2, 0, 1]),
+        apart and g("Div", apart, float(len(inpainter.mean) * k)),
     )
 
 
 def _from_nearest(
     g: Graph, inpainter: LinearInpainter, white: str, remembered: str, is_beside: bool
-) -> str:
+) -> tuple[str, str]:
     cross = g("MatMul", white, g("Transpose", remembered, perm=[0, 2, 1]))
     distances = g("Sub", g("Mul", inpainter.squares, 0.5), cross)  # halves of them
     shape = g("Shape", white)
@@ -273,12 +279,30 @@ def _from_nearest(
         return str(g("Sub", white, near))
 
     if is_beside:
-        return without(g("ArgMin", distances, axis=2, keepdims=1))
+        return without(g("ArgMin", distances, axis=2, keepdims=1)), ""
     two = f"{g('TopK', distances, [2], axis=2, largest=0)}_places"
     change = without(g("Slice", two, [0], [1], [2]))
     same = g("ReduceMean", g("Mul", change, change), axes=[2], keepdims=1)
-    return str(
-        g("Where", g("Less", same, SAME**2), without(g("Slice", two, [1], [2], [2])), change)
+    change = g("Where", g("Less", same, SAME**2), without(g("Slice", two, [1], [2], [2])), change)
+    length = g("ReduceSum", g("Mul", white, white), [2], keepdims=1)
+    full = g("Max", g("Add", g("Mul", distances, 2.0), length), 0.0)  # (places, n, m)
+    return change, g("ReduceSum", full, [0], keepdims=0)
+
+
+def _lift(g: Graph, whole: WholeImage, residual: str, logits: str, apart: str) -> tuple[str, str]:
+    """Follow WholeImage.lift and log_distance."""
+    mean, spread, on_residual, on_doubt = whole.nearness.tolist()
+    if not apart or not (on_residual or on_doubt):
+        return residual, logits
+    two = g("TopK", apart, [2], axis=1, largest=0)
+    nearest, second = (g("Slice", two, [i], [i + 1], [1]) for i in range(2))
+    least = g("Where", g("Less", nearest, SAME**2), second, nearest)
+    distance = g("Log", g("Max", g("Sqrt", least), 1e-6))
+    far = g("Sub", g("Div", g("Sub", distance, mean), spread), USUAL)
+    far = g("Unsqueeze", g("Max", far, 0.0), [2])  # (n, 1, 1)
+    return (
+        g("Mul", residual, g("Exp", g("Mul", far, on_residual))),
+        g("Sub", logits, g("Mul", far, on_doubt)),
     )
 
 

@@ -1,0 +1,157 @@
+"""An image as a whole: its own statistics, and how far it is from every normal image."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from scipy.stats import norm
+
+from skavid import AVIDDetector
+from skavid.core.linear import learn_statistics
+from skavid.core.whole_image import WholeImage, composite_distances, log_distance
+from tests.test_linear import normal_features
+
+GAMMA = 0.4
+
+
+def images_of_two_kinds(n, seed, spread=0.05):
+    """Draw features whose places all follow the kind of the image."""
+    rng = np.random.default_rng(seed)
+    kind = np.arange(n) % 2
+    noise = spread * rng.normal(size=(n, 3, 4, 4))
+    return torch.from_numpy(kind[:, None, None, None] + noise).float()
+
+
+def left_out(features):
+    keys = torch.arange(len(features))
+    inpainter = learn_statistics([features], gamma=GAMMA, keys=keys)
+    return inpainter, inpainter.left_out(features, keys).apart
+
+
+def test_a_whole_image_counts_where_its_statistics_are_beyond_those_of_all_training_images():
+    features = normal_features(n=60, n1=8, n2=8)
+    whole = WholeImage(5)
+    whole.inpainter = learn_statistics([whole.statistics(features)], gamma=whole.inpainter.gamma)
+    left_out = whole.inpainter.left_out(whole.statistics(features), torch.arange(60))
+    left_out = left_out.size[:, 0, 0].log()
+    places = torch.linspace(-1, 1, 60)
+    whole.align(left_out, places, places)
+    assert (whole.residual(left_out) == 0).all()
+    assert whole.residual(whole.change(features[:1] * 0.2)) > math.e
+    assert whole.logits(whole.change(features[:1] * 0.2)) < -1
+
+
+@pytest.mark.parametrize("n", [2, 10, 99, 400])
+def test_a_clip_of_the_same_kind_is_rarely_irregular_as_a_whole_however_few_were_seen(n):
+    # Frames of n + 1 clips whose changes have exponential tails.
+    change = torch.from_numpy(np.random.default_rng(n).exponential(size=(n + 1, 50, 500))).float()
+    exceeds = []
+    for frames in change.unbind(2):
+        whole = WholeImage(5)
+        seen = frames[:-1].flatten()
+        whole.align(seen, seen, seen, torch.arange(n).repeat_interleave(50))
+        exceeds.append(bool(frames[-1].max() > whole.farthest))
+    assert 0 < np.mean(exceeds) < 0.03
+
+
+def test_no_image_is_its_own_nearest():
+    features = images_of_two_kinds(12, 0)
+    inpainter, apart = left_out(features)
+    scored = log_distance(inpainter.changes(features).apart)
+    assert_allclose(scored, log_distance(apart), atol=0.15)
+
+
+def test_without_another_image_there_is_no_distance():
+    assert log_distance(torch.rand(3, 4, 0)).tolist() == [math.inf] * 3
+
+
+@pytest.mark.parametrize("halved", ["above and below", "left and right"])
+def test_a_composite_is_as_far_as_the_image_that_is_put_together(halved):
+    features = images_of_two_kinds(16, 1)
+    inpainter = learn_statistics([features], gamma=GAMMA, keys=torch.arange(16))
+    new = images_of_two_kinds(2, 2)
+    found = composite_distances(inpainter.changes(new).apart).reshape(2, 2)
+    together = new.clone()
+    if halved == "above and below":
+        together[:, :, 2:] = new.flip(0)[:, :, 2:]
+    else:
+        together[..., 2:] = new.flip(0)[..., 2:]
+    expected = log_distance(inpainter.changes(together).apart)
+    assert_allclose(found[int(halved != "above and below")], expected, rtol=1e-4)
+
+
+def test_a_grid_of_one_row_has_only_left_and_right_halves():
+    features = torch.randn(6, 3, 1, 4, generator=torch.Generator().manual_seed(0))
+    assert len(composite_distances(left_out(features)[1])) == 6 * 5
+    assert len(composite_distances(left_out(features[..., :1])[1])) == 0
+
+
+def test_no_composite_is_made_within_a_block_of_time():
+    apart = left_out(images_of_two_kinds(6, 0))[1]
+    blocks = torch.tensor([0, 0, 0, 1, 1, 1])
+    assert len(composite_distances(apart, blocks)) == 2 * 2 * 9
+    assert len(composite_distances(apart, torch.zeros(6))) == 0
+
+
+def weights_of(features, region_auc=(0.9, 0.99)):
+    whole, apart = WholeImage(3), left_out(features)[1]
+    peaks = torch.linspace(0, 1, len(features))
+    composite = composite_distances(apart)
+    whole.note_nearness(log_distance(apart), composite, peaks, 2 * peaks, region_auc)
+    return whole.nearness.tolist()[2:]
+
+
+def test_the_distance_counts_only_where_normal_images_have_something_in_common_as_a_whole():
+    in_common = weights_of(images_of_two_kinds(40, 0))
+    independent = torch.randn(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert min(in_common) > 3 * max(weights_of(independent))
+
+
+def test_the_distance_never_weighs_more_than_a_network():
+    peaks = torch.linspace(0, 1, 50)
+    whole = WholeImage(3)
+    whole.note_nearness(peaks, peaks + 5, peaks, 2 * peaks, (0.6, 0.9))
+    assert_allclose(whole.nearness[2:], [peaks.std(), 2 * peaks.std()], rtol=1e-5)
+
+
+def test_the_distance_weighs_as_detectability_indices_say():
+    distance = torch.from_numpy(norm.ppf(np.linspace(0.001, 0.999, 500)))
+    whole, peaks = WholeImage(3), torch.linspace(0, 1, 500)
+    whole.note_nearness(distance, distance + 1, peaks, peaks, (0.8, 0.98))
+    of_distance = norm.ppf(norm.cdf(1 / math.sqrt(2)))  # AUC of two normal spreads that far apart
+    expected = float(peaks.std()) * of_distance / norm.ppf([0.8, 0.98])
+    assert_allclose(whole.nearness[2:], expected, rtol=0.02)
+
+
+def test_an_image_no_farther_than_usual_keeps_its_maps_and_another_rises_everywhere():
+    whole = WholeImage(3)
+    whole.nearness = torch.tensor([-1.0, 0.5, 0.2, 0.4])
+    maps = torch.rand(4, 2, 3), torch.randn(4, 2, 3)
+    residual, logits = whole.lift(*maps, torch.tensor([-3.0, -0.5, 0.5, math.inf]))
+    for mine, before in zip((residual, logits), maps, strict=True):
+        assert torch.equal(mine[[0, 1, 3]], before[[0, 1, 3]])
+    # Two spreads beyond the one that is usual.
+    assert_allclose(residual[2], maps[0][2] * math.exp(0.4), rtol=1e-6)
+    assert_allclose(logits[2], maps[1][2] - 0.8, rtol=1e-6)
+
+
+def test_an_image_put_together_from_two_kinds_of_normal_ones_is_more_irregular():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32]
+    kinds = np.stack([120 + 60 * np.sin(x / 2), 120 + 60 * np.sin(y / 2)])
+
+    def images(kind):
+        return kinds[kind] + rng.normal(scale=4, size=(len(kind), 32, 32))
+
+    normal = images(np.arange(40) % 2)
+    put_together = images(np.arange(10) % 2)
+    put_together[:, :, 16:] = images(np.arange(1, 11) % 2)[:, :, 16:]
+    detector = AVIDDetector(max_epochs=4, value_range=(0, 255), random_state=0).fit(normal)
+    scores = detector.score_samples(put_together)
+    assert scores.max() < detector.score_samples(images(np.arange(20) % 2)).min()
+    detector.whole_.nearness[2:] = 0
+    assert (detector.score_samples(put_together) > scores).all()
