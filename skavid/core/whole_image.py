@@ -21,6 +21,7 @@ LEAST_APART = 0.03  # spread of brightness, contrast and sharpness, about 3 %
 FAR_APART = 3.0  # spreads
 BEYOND = 0.01  # the share of normal clips or images whose statistics may lie beyond the limit
 USUAL = 1.0  # spread: an image that is no farther than this from its nearest is as normal as any
+LEAST_PEAK = 1e-6  # so that a ratio can be taken
 LARGEST_AUC = 0.999  # what makes no error on few images has no infinite worth
 LEAST_AUC = 0.51  # nor is anything worth infinitely more than what is at chance
 BLANK = math.log(5)  # an image with a fifth of the usual spread of intensities shows nothing
@@ -332,7 +333,7 @@ class WholeImage(nn.Module):
         self.nearness = torch.cat([shift, peaks * torch.from_numpy(weights)]).float()
 
     def lift(self, residual: Tensor, logits: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """Raise both maps of an image that is unusually far from every normal image.
+        """Raise the most irregular places of an image that is far from every normal image.
 
         Parameters
         ----------
@@ -345,12 +346,18 @@ class WholeImage(nn.Module):
         -------
         residual, logits : Tensor of the same shapes
             As they were for an image that is no farther away than left-out normal images are,
-            give or take one spread of theirs.
+            give or take one spread of theirs. Other places rise as far as they are irregular
+            beside the most irregular one, by the ratio of R and of the odds of D; all keep their
+            order.
         """
         mean, spread, on_residual, on_doubt = self.nearness
         far = ((distance - mean) / spread - USUAL).clamp(min=0)
         far = torch.where(distance.isfinite(), far, 0.0)[:, None, None]
-        return residual * torch.exp(on_residual * far), logits - on_doubt * far
+        peak, lowest = residual.amax((1, 2), keepdim=True), logits.amin((1, 2), keepdim=True)
+        return (
+            residual * torch.exp(on_residual * far * residual / peak.clamp(min=LEAST_PEAK)),
+            logits - on_doubt * far * torch.exp(lowest - logits),
+        )
 
     def align(
         self,

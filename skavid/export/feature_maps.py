@@ -27,7 +27,7 @@ from skavid.core.features import (
 )
 from skavid.core.linear import SAME, LinearInpainter
 from skavid.core.networks import ResidualDetector
-from skavid.core.whole_image import USUAL, WholeImage
+from skavid.core.whole_image import LEAST_PEAK, USUAL, WholeImage
 
 __all__: list[str] = []
 
@@ -300,9 +300,13 @@ def _lift(g: Graph, whole: WholeImage, residual: str, logits: str, apart: str) -
     distance = g("Log", g("Max", g("Sqrt", least), 1e-6))
     far = g("Sub", g("Div", g("Sub", distance, mean), spread), USUAL)
     far = g("Unsqueeze", g("Max", far, 0.0), [2])  # (n, 1, 1)
+    peak = g("Max", g("ReduceMax", residual, axes=[1, 2]), LEAST_PEAK)
+    doubt = g("Neg", logits)
+    odds = g("Exp", g("Sub", doubt, g("ReduceMax", doubt, axes=[1, 2])))
+    rise = g("Mul", g("Mul", far, on_residual), g("Div", residual, peak))
     return (
-        g("Mul", residual, g("Exp", g("Mul", far, on_residual))),
-        g("Sub", logits, g("Mul", far, on_doubt)),
+        g("Mul", residual, g("Exp", rise)),
+        g("Sub", logits, g("Mul", g("Mul", far, on_doubt), odds)),
     )
 
 
