@@ -12,7 +12,9 @@ compared and not networks. Figures are kept in a JSON file per set, map and seed
 are there, and not measured again; --again does, and --again detector keeps those of the rivals.
 
 The sets are described in docs/rivals.md; the command line of the test suite finds them by the
-environment variable SKAVID_DATA.
+environment variable SKAVID_DATA. "--features inversion" is D alone over pixels, which learns from
+inverted blots (docs/user_guide/corruption.rst). It is for images of two levels, and measured on
+--sets "deeppcb, 320 px".
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.svm import OneClassSVM
 
 from skavid import AVIDDetector, datasets
+from skavid.components import AdversarialTraining, Corruption, InpainterNetwork
 from skavid.core.anomaly_maps import evidence, smooth
 from skavid.core.features import make_features
 from skavid.core.images import to_tensor
@@ -44,6 +47,12 @@ KEPT = Path(__file__).resolve().parent / "results" / "images"
 SIDE = 32  # px: images are reduced to this side for methods that score rows of pixels
 CORESET = 0.1  # share of all places that PatchCore remembers, drawn at random
 SANITY = ("tiles", "aitex", "bsdata", "elpv")
+# Beside the feature maps: D over pixels, for images of two levels.
+INVERSION = {
+    "features": "pixels", "fusion": "detector", "max_epochs": 20,
+    "corruption": Corruption(detector="inversion"), "inpainter": InpainterNetwork(width=4),
+    "training": AdversarialTraining(crop_size=96),
+}  # fmt: skip
 FUSIONS = {
     "mean": "both", "min": "both, Eq. 4", "inpainter": "I alone", "detector": "D alone",
 }  # fmt: skip
@@ -104,6 +113,7 @@ SETS = {
     "bsdata": folder("bsdata", (104, 256), True),
     "elpv": elpv,
     "deeppcb": folder("deeppcb", (160, 160), False),
+    "deeppcb, 320 px": folder("deeppcb", (320, 320), False),
     **{f"digit {digit}": digits([digit]) for digit in range(10)},
     "digits but 3": digits([digit for digit in range(10) if digit != 3]),
 }
@@ -237,7 +247,8 @@ def timed(learn, test):
 
 def detector_figures(train, test, labels, masks, features, seed, with_sanity):
     begun = time.process_time()
-    detector = AVIDDetector(features=features, random_state=seed).fit(train)
+    chosen = INVERSION if features == "inversion" else {"features": features}
+    detector = AVIDDetector(**chosen, random_state=seed).fit(train)
     fitted = time.process_time()
     scores = detector.score_samples(test)
     seconds = {"fit": fitted - begun, "score": time.process_time() - fitted}
@@ -245,7 +256,7 @@ def detector_figures(train, test, labels, masks, features, seed, with_sanity):
     for fusion, name in FUSIONS.items():
         maps = evidence(
             seen.residual, logit(seen.regularity), alpha=detector.alpha_, zeta=detector.zeta_,
-            fusion=fusion, balance=detector.balance_,
+            fusion=detector.fusion if name == "both" else fusion, balance=detector.balance_,
         )  # fmt: skip
         found[name] = figures(labels, masks, maps.max(axis=(1, 2)), maps) | seconds
     found["both"] |= figures(labels, None, -scores, None)
@@ -295,11 +306,13 @@ def measure(name, features, seed, root, again):
     found = detector_figures(train, test, labels, masks, features, seed, name in SANITY)
     both = found["both"]
     print(name, features, seed, {k: round(v, 1) for k, v in both.items()}, flush=True)
-    module = make_features(features, train.shape[1:])
-    methods = {
-        "PaDiM, same map": lambda: padim(train, module),
-        "PatchCore, same map": lambda: patchcore(train, module, seed),
-    }
+    methods = {}
+    if features != "inversion":
+        module = make_features(features, train.shape[1:])
+        methods = {
+            "PaDiM, same map": lambda: padim(train, module),
+            "PatchCore, same map": lambda: patchcore(train, module, seed),
+        }
     if features == "patches":
         methods |= {
             rival: lambda learn=learn: learn(train, seed)
@@ -335,7 +348,7 @@ def tables():
         "",
     ]
     for figure, title in (("auc", "Image AUC"), ("aupro", "Pixel AUPRO (limit 0.3)")):
-        for features in ("patches", "imagenet"):
+        for features in ("patches", "imagenet", "inversion"):
             chosen = [run for run in runs if run["features"] == features]
             chosen = [run for run in chosen if figure in run["figures"]["both"]]
             names = [name for name in SETS if name in {run["set"] for run in chosen}]
@@ -366,12 +379,15 @@ def tables():
               "| set | features | false alarms | found | fit, s | PaDiM's fit, s | score, s | "
               + " | ".join(ODD) + " |", "|---" * (7 + len(ODD)) + "|"]  # fmt: skip
     for name in SETS:
-        for features in ("patches", "imagenet"):
+        for features in ("patches", "imagenet", "inversion"):
             some = [r["figures"] for r in runs if (r["set"], r["features"]) == (name, features)]
             if some:
                 row = [spread([one["both"][key] for one in some])
                        for key in ("false_alarms", "found", "fit")]  # fmt: skip
-                row.append(spread([one["PaDiM, same map"]["fit"] for one in some]))
+                of_padim = [
+                    one["PaDiM, same map"]["fit"] for one in some if len(one) > len(FUSIONS)
+                ]
+                row.append(spread(of_padim) if of_padim else "")
                 row.append(spread([one["both"]["score"] for one in some]))
                 checked = [one["sanity"] for one in some if "sanity" in one]
                 sanity = [spread([one[odd] for one in checked]) if checked else "" for odd in ODD]
@@ -382,7 +398,8 @@ def tables():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=os.environ.get("SKAVID_DATA"))
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    usual = [name for name in SETS if name != "deeppcb, 320 px"]
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=usual)
     parser.add_argument("--features", nargs="+", default=["patches"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--again", nargs="?", const="all", choices=("all", "detector"),

@@ -67,14 +67,16 @@ class Corruption(_Component):
 
     Parameters
     ----------
-    inpainter : {"noise", "masking", "synthetic"} or callable, default="synthetic"
+    inpainter : {"noise", "masking", "inversion", "synthetic"} or callable, default="synthetic"
         What I learns to restore; see `skavid.core.corruption`. "masking" serves images of many
         alike objects better, such as puzzles of digits: set `mask_size` then.
-    detector : {"noise", "masking", "synthetic"}, callable or None, default="synthetic"
-        What D learns to find. None leaves D to what I makes, as the paper prints it.
+    detector : {"noise", "masking", "inversion", "synthetic"} or callable, default="synthetic"
+        What D learns to find. "inversion" serves images of two levels, such as circuit boards.
+        None leaves D to what I makes, as the paper prints it.
     mask_size : tuple (smallest, largest), default=None
-        Sides in pixels of what "masking" masks at once; about half of an object serves best.
-        None takes 4 pixels to a quarter of the image.
+        Sides in pixels of what "masking" masks or "inversion" inverts at once; about half of an
+        object serves masking best. None takes 4 pixels to a quarter of the image, or 3 pixels to
+        a sixth of it.
     spacing : int, default=None
         For stacked video, over pixels and on feature maps: frames between two channels, as in
         `TemporalStacker`. Synthetic anomalies are then cut from what moves and move at other
@@ -637,7 +639,7 @@ def ignored_pixels(ignore_mask: Any, size: tuple[int, ...]) -> NDArray[np.bool_]
 
 
 def check_sides(size: Any) -> tuple[int, int] | None:
-    """Check the sides of what "masking" masks at once."""
+    """Check the sides of what is masked or inverted at once."""
     if size is None:
         return None
     if len(size) != 2 or not all(isinstance(side, Integral) for side in size):

@@ -65,7 +65,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         training images. uint8 images are always 0 to 255. Never clipped.
     gamma : float, default=0.4
         Strength of the noise of Eq. 2 in every corruption, where the value range has length 1.
-    corruption : Corruption or {"noise", "masking", "synthetic"}, default=None
+    corruption : Corruption or {"noise", "masking", "inversion", "synthetic"}, default=None
         What the networks over pixels learn from; a string is what both do, None ``"synthetic"``.
     inpainter : InpainterNetwork, default=None
         How I is built. None takes the defaults of the component, here and in the next two.

@@ -28,7 +28,7 @@ from skavid.components import (
 )
 from skavid.core import block_training, calibration, feature_pair, pixel_pair
 from skavid.core.anomaly_maps import DecisionRule
-from skavid.core.corruption import CORRUPTIONS, Corrupted, complementary, masking
+from skavid.core.corruption import CORRUPTIONS, Corrupted, complementary, inversion, masking
 from skavid.core.features import make_features
 from skavid.core.images import check_ignored, check_images, check_value_range, value_range
 from skavid.core.pair import NetworkPair, Scale, Trained
@@ -324,8 +324,9 @@ def pixel_settings(detector: Any, n_epochs: int) -> dict[str, Any]:
     )
 
     def named(chosen: Any) -> Any:
-        if chosen in MASKING:
-            return partial(masking, size=check_sides(corruption.mask_size))
+        for with_sides in (masking, inversion):
+            if chosen in (with_sides.__name__, with_sides):
+                return partial(with_sides, size=check_sides(corruption.mask_size))
         return CORRUPTIONS[chosen] if isinstance(chosen, str) else chosen
 
     return _settings(detector, n_epochs) | {

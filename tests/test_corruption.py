@@ -1,12 +1,15 @@
-"""The three families of corruption: Eq. 2, masking, synthetic anomalies with hard negatives."""
+"""The families of corruption: Eq. 2, masking, inversion, synthetic anomalies."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 
 from skavid import TemporalStacker
 from skavid.core import corruption
@@ -14,6 +17,7 @@ from skavid.core.corruption import (
     CORRUPTIONS,
     Neighbours,
     complementary,
+    inversion,
     masking,
     noise,
     synthetic_anomalies,
@@ -109,6 +113,21 @@ def test_masking_keeps_visible_pixels_and_says_nothing_of_hidden_ones():
     again = masking(other, **EQ2, generator=seeded(1)).images - other.mean((2, 3), True)
     torch.testing.assert_close(filled[~visible], again[~visible])
     assert 0.3 < made.masked.mean() < 0.7
+
+
+@given(st.integers(0, 99), st.integers(3, 9), st.integers(0, 6))
+def test_inversion_turns_bright_and_dark_around_within_blots_of_the_given_sizes(seed, low, more):
+    images = torch.rand(4, 2, 60, 40, generator=seeded(seed))
+    made = inversion(images, **EQ2, generator=seeded(seed), size=(low, low + more))
+    inside = made.where[:, None].expand_as(images) > 0
+    assert_allclose(made.images[inside], 1 - images[inside])
+    assert torch.equal(made.images[~inside], images[~inside])
+    assert not made.masked.any()
+    assert (made.weight == 1).all()
+    # Three blots, each within a circle that is a little larger than its diameter.
+    most = 3 * math.pi * (1.5 * (low + more) ** 2 / 4) * 1.3
+    assert (made.where.sum((1, 2)) <= most).all()
+    assert made.where.any()
 
 
 def test_masking_knows_blocks_stripes_and_in_video_whole_channels():

@@ -147,7 +147,7 @@ def test_the_residual_is_what_the_inpainter_changed(fitted):
 
 
 @pytest.mark.parametrize("family", ["noise", "masking", "synthetic", noise])
-@pytest.mark.parametrize("lesson", ["noise", "masking", "synthetic", None])
+@pytest.mark.parametrize("lesson", ["noise", "masking", "inversion", "synthetic", None])
 def test_either_network_takes_any_family_of_corruption(family, lesson):
     parameters = {**TINY, "max_epochs": 1, "training__adversarial_weight": 0.1}
     with warnings.catch_warnings():

@@ -21,12 +21,16 @@ __all__ = [
     "Corrupted",
     "Neighbours",
     "complementary",
+    "inversion",
     "masking",
     "noise",
     "synthetic_anomalies",
 ]
 
 N_PIECES = 4  # pieces that are pasted into an image at the most
+
+N_BLOTS = 3  # that are inverted in an image
+GRAIN_OF_BLOTS = 4  # pixels
 
 HARD_NEGATIVE_SHARE = 0.15  # of the pieces of images
 VIDEO_HARD_NEGATIVES = True  # every second piece of video is a hard negative
@@ -187,6 +191,64 @@ def masking(
     return Corrupted(_fill(images, masked, eta), masked, where, torch.ones_like(where))
 
 
+def inversion(
+    images: Tensor,
+    *,
+    gamma: float,
+    generator: Generator,
+    neighbours: Neighbours | None = None,
+    size: tuple[int, int] | None = None,
+) -> Corrupted:
+    """Invert images within a few blots: what is bright becomes dark there, and dark bright.
+
+    In images of two levels, such as circuit boards, prints and silhouettes, this is what missing
+    or additional material looks like: gaps, bridges, pinholes, notches and spurs.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n_images, n_channels, height, width)
+        Intensities in [0, 1].
+    gamma : float
+        Without effect; corruptions are all called alike.
+    generator : torch.Generator
+        On the CPU; advanced by the call.
+    neighbours : Neighbours, optional
+        Without effect.
+    size : tuple (smallest, largest), optional
+        Diameters of blots, in pixels; from 3 pixels to a sixth of the image when None.
+
+    Returns
+    -------
+    corrupted : Corrupted
+        Corrupted within the blots.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skavid.core.corruption import inversion
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> made = inversion(torch.zeros(2, 1, 32, 32), gamma=0.4, generator=generator)
+    >>> bool((made.images[:, 0] == made.where).all()), made.where.unique().tolist()
+    (True, [0.0, 1.0])
+    """
+    n, _, height, width = images.shape
+    low, high = size or (3, max(3, min(height, width) // 6))
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    coarse = (n, 1, -(-height // GRAIN_OF_BLOTS), -(-width // GRAIN_OF_BLOTS))
+    rough = F.interpolate(
+        torch.rand(coarse, generator=generator), (height, width), mode="bilinear"
+    )
+    where = torch.zeros(n, height, width)
+    for _ in range(N_BLOTS):
+        radius = _log_uniform(low, high, (n, 1, 1), generator) / 2
+        y, x = (_uniform(0, side, (n, 1, 1), generator) for side in (height, width))
+        squares = ((rows - y) ** 2 + (columns - x) ** 2) / radius**2
+        where = where.maximum((squares < 0.5 + rough[:, 0]).float())
+    where = where.to(images.device)
+    inverted = torch.where(where[:, None] > 0, 1 - images, images)
+    return Corrupted(inverted, torch.zeros_like(images), where, torch.ones_like(where))
+
+
 def complementary(
     images: Tensor,
     n_draws: int,
@@ -339,6 +401,7 @@ def _judge(images: Tensor, pasted: Tensor, irregular: Tensor) -> Corrupted:
 CORRUPTIONS: dict[str, Corruption] = {
     "noise": noise,
     "masking": masking,
+    "inversion": inversion,
     "synthetic": synthetic_anomalies,
 }
 
