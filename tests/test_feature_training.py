@@ -351,6 +351,8 @@ def test_onnx_says_what_the_detector_says(features, shape, pooling, tmp_path):
     detector = AVIDDetector(
         **nested(dict(**MOMENT, features=features, inpainter__pooling=pooling))
     ).fit(images)
+    # Each image is farther from the nearest one than usual, so that the distance counts.
+    detector.whole_.nearness = torch.tensor([-9.0, 1.0, 0.05, 0.1])
     to_onnx(detector, tmp_path / "model.onnx")
     worst = verify_onnx(detector, tmp_path / "model.onnx", images)
     assert worst.mask == 0

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from skavid.core.linear import SAME, LinearInpainter, log_change
 
-__all__ = ["Moments", "WholeImage", "composite_distances", "log_distance"]
+__all__ = ["WholeImage", "composite_distances", "log_distance"]
 
 DIM = 0.02  # of the value range: differences in darker images are noise
 LEAST_APART = 0.03  # spread of brightness, contrast and sharpness, about 3 %
