@@ -19,7 +19,6 @@ import pytest
 from skavid import AVIDDetector, TemporalStacker, __version__, cli
 from skavid.cli import main, segment
 from skavid.cli.console import irregular
-from skavid.components import nested
 from skavid.datasets import make_moving_shapes
 from skavid.datasets.sources import list_sources
 from skavid.report.evaluation import read_masks
@@ -1771,29 +1770,20 @@ def test_the_demo_refuses_a_folder_that_is_there(capsys, place, tmp_path):
 
 
 def test_the_demo_goes_the_whole_way(capsys, tmp_path, monkeypatch):
-    real = make_moving_shapes
-    monkeypatch.setattr(
-        "skavid.datasets.make_moving_shapes",
-        lambda n, _, **more: real(n, 8 if n > 1 else 40, size=(32, 48), **more),
-    )
-    monkeypatch.setattr(
-        "skavid.cli.fit.VIDEO",
-        nested(
-            {
-                "corruption__spacing": 2,
-                "features": "pixels",
-                "inpainter__width": 4,
-                "detector__width": 4,
-            }
-        ),
-    )
+    for name, value in {"N_NORMAL": 12, "N_NEW": 3, "N_PER_FAULT": 1, "SIDE": 48}.items():
+        monkeypatch.setattr(f"skavid.cli.demo.{name}", value)
     code, out, err = run(capsys, "demo", "--epochs", "1")
     assert code == 0
-    made = sorted(path.name for path in (tmp_path / "skavid-demo").iterdir())
-    assert made == ["model", "normal", "odd.mp4", "today.mp4"]
-    assert "$ skavid segment skavid-demo/model skavid-demo/today.mp4" in err
-    assert "Ground truth: the cart is visible from " in err
-    assert "of 40 frames are irregular." in out
+    folder = tmp_path / "skavid-demo"
+    made = sorted(path.name for path in folder.iterdir())
+    assert made == ["marked", "model", "new", "new-masks", "normal", "report.html"]
+    assert "$ skavid segment skavid-demo/model skavid-demo/new" in err
+    masks = list((folder / "new-masks").rglob("*.png"))
+    assert len(masks) == 4
+    assert all(np.asarray(Image.open(path)).any() for path in masks)
+    assert len(list((folder / "marked").rglob("*.png"))) == 7
+    assert "7 images, 4 of them irregular" in out
+    assert "have no mask" not in err
 
 
 def test_the_module_is_no_more_than_its_command():

@@ -418,9 +418,8 @@ def _add_demo(commands: Any) -> None:
     parser = _command(
         commands,
         "demo",
-        "run fit and segment on a synthetic scene, in a few minutes",
-        "Draw normal videos of a walkway and one with a cart, train on the normal ones, and find "
-        "the cart\nin the other.",
+        "train on drawn pictures of a fabric, and find the faults of others",
+        "Draw pictures of a fabric, train on faultless ones, and find the faults in others.",
         """\
   skavid demo
   skavid demo elsewhere --epochs 20""",
@@ -434,8 +433,8 @@ def _add_demo(commands: Any) -> None:
         metavar="FOLDER",
         help="new folder to write to (default: skavid-demo)",
     )
-    help_epochs = "number of epochs (default: 8)"
-    add("--epochs", type=whole_number(1), default=8, metavar="N", help=help_epochs)
+    help_epochs = "number of epochs (default: as in fit)"
+    add("--epochs", type=whole_number(1), metavar="N", help=help_epochs)
 
 
 def _add_info(commands: Any) -> None:

@@ -169,11 +169,15 @@ def _tell_unmarked_defects(
 
 
 def _tell_unmatched(path: Path, pictures: list[Path], found: list[Path | None]) -> None:
-    """Warn about masks of no picture, and pictures without a mask."""
+    """Warn about masks of no picture, and pictures without a mask outside of normal folders."""
     used = {*found, *pictures}
     masks = [mask for folder in walk_folders(path) for mask in list_pictures(folder)]
     left = [mask for mask in masks if mask not in used]
-    lacking = [picture for picture, mask in zip(pictures, found, strict=True) if mask is None]
+    lacking = [
+        picture
+        for picture, mask in zip(pictures, found, strict=True)
+        if mask is None and not is_normal(picture.parent.name)
+    ]
     if left:
         warnings.warn(
             f"{counted(len(left), 'mask')} in {path} {'belongs' if len(left) == 1 else 'belong'} "
