@@ -358,21 +358,18 @@ def test_the_estimate_does_not_count_the_preparation(monkeypatch):
     assert progress.describe() == "Finding the thresholds: 40 s so far."
 
 
-def test_fit_on_features_names_its_phases_and_estimates_the_last_one(
-    capsys, tmp_path, monkeypatch
-):
+def test_fit_on_features_estimates_all_of_it_and_names_its_phases(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("skavid.cli.console.EVERY", 0.02)
-    monkeypatch.setattr("skavid.cli.fit.FIRST_STEPS", 2)
     rng = np.random.default_rng(0)
     write_pictures(tmp_path / "good", rng.integers(90, 160, (24, 32, 32)).astype(np.uint8))
     words = ["--epochs", "4", "--set", "batch_size=4"]
     code, _, err = run(capsys, "fit", "good", "model", *words)
     assert code == 0
     phases = (
+        r"The whole fit takes about \d+ s, by a trial on the first 16 images\.",
         r"Reading 1 source \.\.\.",
         r"Computing features and the statistics of the inpainter: \d+ s so far\.",
-        r"The training takes about \d+ s, by its first 2 steps; finding the thresholds then takes "
-        r"about \d+ s\.",
+        r"\d+ of 40 steps",
         r"The training has ended; finding the thresholds \.\.\.",
         r"Finding the thresholds: \d+ s so far\.",
     )
