@@ -1758,6 +1758,20 @@ def test_export_writes_a_graph_and_compares_it(capsys, place):
     assert told["dtype"] == "uint8"
 
 
+def test_labels_by_name_serve_evaluate_and_calibrate(capsys, place, tmp_path):
+    labels = ["irregular", *["normal"] * 19]
+    names = sorted(path.name for path in (place / "pictures").iterdir())
+    text = "\n".join(f"{name};{label}" for name, label in zip(names, labels, strict=True))
+    (tmp_path / "labels.csv").write_text("name;label\n" + text)
+    words = [place / "picture-model", place / "pictures", "--labels", "labels.csv"]
+    code, out, _ = run(capsys, "evaluate", *words)
+    assert code == 0
+    assert "20 images, 1 of them irregular" in out
+    code, out, _ = run(capsys, "calibrate", *words, "--output", "chosen")
+    assert code == 0
+    assert "on 20 images, 1 of them irregular" in out
+
+
 # --- demo ----------------------------------------------------------------------------------------
 
 

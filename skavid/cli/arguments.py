@@ -136,8 +136,9 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=Path,
         metavar="FILE|folders",
-        help="text file with one label per line, normal or irregular (or 1 and -1); or the word "
-        "folders: images in folders called good, ok, okay, normal, regular or free are normal, "
+        help="text file with one label per line, normal or irregular (or 1 and -1), or with the "
+        "name of an image and its label (NAME,LABEL); or the word folders: images in folders "
+        "called good, ok, okay, normal, regular or free are normal, "
         "all others irregular",
     )
 

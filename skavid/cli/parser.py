@@ -302,7 +302,8 @@ Measure a model on data with ground truth: labels or masks.
   skavid evaluate model UCSDped2/ --dataset ucsd-ped2
   skavid evaluate model test/ --masks ground_truth/      masks named like their images
   skavid evaluate model today.mp4 --masks masks/         one mask per frame
-  skavid evaluate model today.mp4 --labels labels.txt    one label per line""",
+  skavid evaluate model today.mp4 --labels labels.txt    one label per line
+  skavid evaluate model test/ --labels labels.csv        name of an image, label""",
     )
     add_inputs(parser)
     add_ground_truth(parser)
