@@ -377,6 +377,23 @@ def test_fit_on_features_estimates_all_of_it_and_names_its_phases(capsys, tmp_pa
     assert places == sorted(places)
 
 
+def test_a_compact_model_is_smaller_and_stays_compact_when_it_is_calibrated(place, tmp_path):
+    rng = np.random.default_rng(0)
+    write_pictures(tmp_path / "good", rng.integers(90, 160, (24, 32, 32)).astype(np.uint8))
+    words = ["--epochs", "1", "--quiet"]
+    assert main(["fit", "good", "whole", *words]) == 0
+    assert main(["fit", "good", "small", *words, "--compact"]) == 0
+    size = (tmp_path / "small").stat().st_size
+    assert size < 0.8 * (tmp_path / "whole").stat().st_size
+    assert main(["calibrate", "small", "--alpha", "0.9", "--output", "moved", "--quiet"]) == 0
+    moved = AVIDDetector.load("moved")
+    assert moved.alpha_ == 0.9
+    assert abs((tmp_path / "moved").stat().st_size - size) < 100
+    same = AVIDDetector.load("small").with_thresholds(0.9, moved.zeta_)
+    images = rng.integers(90, 160, (4, 32, 32)).astype(np.uint8)
+    assert np.allclose(moved.score_samples(images), same.score_samples(images), atol=1e-3)
+
+
 def test_fit_gives_the_same_model_for_the_same_seed(place):
     first = AVIDDetector.load(place / "model")
     words = ["fit", place / "normal.mp4", "again", *TINY, *SIZE, "--target-fpr", "0.4", "--quiet"]

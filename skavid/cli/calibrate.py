@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     kept = getattr(detector, "extra_", {})
     dropped = ("calibrated_on", "chosen_on_labels")
     calibrated.extra_ = {name: kept[name] for name in kept if name not in dropped} | notes
-    calibrated.save(target)
+    calibrated.save(target, compact=kept.get("compact", False))
     before = {"alpha": detector.alpha_, "zeta": detector.zeta_}
     result = {**model_facts(calibrated), "before": before, "model": str(target)}
     text = [

@@ -95,8 +95,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "reading": reading._asdict(),
         "fps": None if data.fps is None else round(data.fps, 4),
         "trained_on": [source.file_name() for source in found[:MAX_NAMES]] or [arguments.dataset],
+        **({"compact": True} if arguments.compact else {}),
     }
-    detector.save(model)
+    detector.save(model, compact=arguments.compact)
     result = model_facts(detector) | {
         "model": str(model),
         "n_images": len(data.images),

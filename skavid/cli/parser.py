@@ -162,6 +162,12 @@ processed.""",
         help="save the state of the training after each epoch; after Ctrl-C or a crash the same "
         "command continues from it",
     )
+    add(
+        "--compact",
+        action="store_true",
+        help="write a model about half as large, whose scores change a little: features of normal "
+        "images are rounded to 8 bits",
+    )
     add_target_fpr(parser)
     add("--seed", type=whole_number(0), default=0, metavar="N", help="random seed (default: 0)")
     add(
