@@ -388,7 +388,7 @@ def test_a_compact_model_is_smaller_and_stays_compact_when_it_is_calibrated(plac
     assert main(["calibrate", "small", "--alpha", "0.9", "--output", "moved", "--quiet"]) == 0
     moved = AVIDDetector.load("moved")
     assert moved.alpha_ == 0.9
-    assert abs((tmp_path / "moved").stat().st_size - size) < 100
+    assert abs((tmp_path / "moved").stat().st_size - size) < 1000
     same = AVIDDetector.load("small").with_thresholds(0.9, moved.zeta_)
     images = rng.integers(90, 160, (4, 32, 32)).astype(np.uint8)
     assert np.allclose(moved.score_samples(images), same.score_samples(images), atol=1e-3)
