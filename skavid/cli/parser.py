@@ -14,15 +14,13 @@ from skavid.cli.arguments import (
     Parser,
     add_average_frames,
     add_dataset,
-    add_device,
     add_events,
     add_force,
-    add_fps,
     add_ground_truth,
-    add_ignore,
     add_inputs,
     add_labels,
     add_model,
+    add_reading,
     add_target_fpr,
     positive_number,
     share,
@@ -178,9 +176,7 @@ processed.""",
         help="set a parameter of AVIDDetector; may be given several times",
     )
     add_force(parser)
-    add_fps(parser)
-    add_ignore(parser)
-    add_device(parser)
+    add_reading(parser)
 
 
 def _add_score(commands: Any) -> None:
@@ -390,9 +386,7 @@ lost, it is opened again. A file is played at its own speed.""",
     add("--as-fast-as-possible", action="store_true", help="play a file without waiting")
     add_events(parser)
     add_average_frames(parser)
-    add_fps(parser)
-    add_ignore(parser)
-    add_device(parser)
+    add_reading(parser)
 
 
 def _add_export(commands: Any) -> None:
