@@ -394,6 +394,16 @@ def test_a_compact_model_is_smaller_and_stays_compact_when_it_is_calibrated(plac
     assert np.allclose(moved.score_samples(images), same.score_samples(images), atol=1e-3)
 
 
+def test_a_fit_on_a_data_set_is_estimated_once_it_is_read(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(90, 160, (12, 32, 32)).astype(np.uint8)
+    write_pictures(tmp_path / "bottle" / "train" / "good", images)
+    words = ["--dataset", "mvtec", "--size", "32", "32", "--epochs", "1"]
+    code, _, err = run(capsys, "fit", "bottle", "model", *words)
+    assert code == 0
+    assert re.match(r"The whole fit takes about \d+ s, by a trial on the first 12 images\.", err)
+
+
 def test_fit_gives_the_same_model_for_the_same_seed(place):
     first = AVIDDetector.load(place / "model")
     words = ["fit", place / "normal.mp4", "again", *TINY, *SIZE, "--target-fpr", "0.4", "--quiet"]

@@ -84,9 +84,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         )
     has_epochs = arguments.epochs is not None or "max_epochs" in settings
     with temporary_folder(model) as folder:
-        _estimate(detector, found, reading, has_epochs, console)
+        n = sum(source.n_images() or 0 for source in found)
+        if n >= MIN_IMAGES:
+            _estimate(detector, *_first_images(found, reading), n, reading, has_epochs, console)
         data = _load(arguments, found, reading, Path(folder), console)
         check_number(len(data.images), reading.unit, "train on")
+        if n < MIN_IMAGES:  # a data set, or a video that does not say how long it is
+            first = np.asarray(data.images[:BATCH])
+            _estimate(detector, first, 0.0, len(data.images), reading, has_epochs, console)
         if not has_epochs:
             detector.max_epochs = _n_epochs(len(data.images))
         start = time.monotonic()
@@ -198,27 +203,33 @@ def _n_epochs(n_images: int) -> int:
     return min(MAX_EPOCHS, max(MIN_EPOCHS, round(TRAINING_IMAGES / n_images)))
 
 
-def _estimate(
-    detector: AVIDDetector, found: list[Source], reading: Reading, has_epochs: bool,
-    console: Console,
-) -> None:  # fmt: skip
-    """Estimate how long the whole fit on feature maps takes, by a trial on the first images."""
-    n = sum(source.n_images() or 0 for source in found)
-    if n < MIN_IMAGES or is_over_pixels(detector) or console.quiet:
-        return
+def _first_images(found: list[Source], reading: Reading) -> tuple[NDArray[Any], float]:
+    """Read a batch of images; also return the seconds per image."""
     begun = time.monotonic()
     samples = itertools.chain.from_iterable(sources.read_source(one, reading) for one in found)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # told when all are read
-        images = np.stack([sample.image for sample in itertools.islice(samples, BATCH)])
-    seconds = n * (time.monotonic() - begun) / len(images)
-    if len(images) < 2 or not np.isfinite(images).all():
+        images = [sample.image for sample in itertools.islice(samples, BATCH)]
+    alike = [image for image in images if image.shape == images[0].shape]
+    return np.array(alike), (time.monotonic() - begun) / max(1, len(images))
+
+
+def _estimate(
+    detector: AVIDDetector, images: NDArray[Any], seconds_per_image: float, n: int,
+    reading: Reading, has_epochs: bool, console: Console,
+) -> None:  # fmt: skip
+    """Estimate how long the whole fit on feature maps takes, by a trial on the first images."""
+    if is_over_pixels(detector) or console.quiet or len(images) < 2:
+        return
+    if not np.isfinite(images).all():  # which the fit refuses, or ignores
         return
     images = images.reshape(*images.shape[:3], -1)
     settings = feature_settings(detector, detector.max_epochs if has_epochs else _n_epochs(n))
     low, high = (0, 255) if images.dtype == np.uint8 else (images.min(), images.max() + 1)
     settings["features"] = make_features(detector.features, images.shape[1:])
-    seconds += expected_seconds(images, n, value_range=(float(low), float(high)), **settings)
+    seconds = n * seconds_per_image + expected_seconds(
+        images, n, value_range=(float(low), float(high)), **settings
+    )
     console.log(
         f"The whole fit takes about {roughly(max(1.0, seconds))}, by a trial on the first "
         f"{counted(len(images), reading.unit)}."
@@ -236,7 +247,8 @@ def _load(
     stacked = reading.stacking is not None
     fps = None
     if arguments.dataset:
-        images, ids, _ = load_dataset(arguments, reading, "train")
+        with console.progress(None, reading.unit, f"Reading {arguments.dataset}"):
+            images, ids, _ = load_dataset(arguments, reading, "train")
         n_clips = len(np.unique(ids))
     else:
         console.log(f"Reading {counted(len(found), 'clip' if stacked else 'source')} ...")
