@@ -63,6 +63,7 @@ pictures: .venv/installed  ## Redraw the pictures of the documentation (takes so
 	$(BIN)/python examples/digits.py --output docs/images/digits.png
 	$(BIN)/python examples/pictures.py --output docs/images/pictures-
 	$(BIN)/python examples/surfaces.py --output docs/images/surfaces.png  # needs SKAVID_DATA
+	$(BIN)/python examples/hits_and_misses.py bsdata --output docs/images  # needs SKAVID_DATA
 	rm docs/images/pictures-irregularity.png  # no page shows it
 
 bench: .venv/installed  ## Measure speed; results go to benchmarks/results.

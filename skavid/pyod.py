@@ -94,8 +94,8 @@ class AVID(BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array-like of shape (n_images, n_features), (n_images, H, W) or (n_images, H, W, C)
-            Images.
+        X : array-like
+            Images, in a shape that `fit` takes.
 
         Returns
         -------
@@ -110,8 +110,8 @@ class AVID(BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array-like of shape (n_images, n_features), (n_images, H, W) or (n_images, H, W, C)
-            Images.
+        X : array-like
+            Images, in a shape that `fit` takes.
 
         Returns
         -------
@@ -125,8 +125,8 @@ class AVID(BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array-like of shape (n_images, n_features), (n_images, H, W) or (n_images, H, W, C)
-            Images.
+        X : array-like
+            Images, in a shape that `fit` takes.
         y : array-like of shape (n_images,), default=None
             Ignored.
 
@@ -143,8 +143,8 @@ class AVID(BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array-like of shape (n_images, n_features), (n_images, H, W) or (n_images, H, W, C)
-            Images.
+        X : array-like
+            Images, in a shape that `fit` takes.
 
         Returns
         -------

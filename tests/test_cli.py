@@ -19,7 +19,6 @@ import pytest
 from skavid import AVIDDetector, TemporalStacker, __version__, cli
 from skavid.cli import main, segment
 from skavid.cli.console import irregular
-from skavid.components import nested
 from skavid.datasets import make_moving_shapes
 from skavid.datasets.sources import list_sources
 from skavid.report.evaluation import read_masks
@@ -359,26 +358,50 @@ def test_the_estimate_does_not_count_the_preparation(monkeypatch):
     assert progress.describe() == "Finding the thresholds: 40 s so far."
 
 
-def test_fit_on_features_names_its_phases_and_estimates_the_last_one(
-    capsys, tmp_path, monkeypatch
-):
+def test_fit_on_features_estimates_all_of_it_and_names_its_phases(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("skavid.cli.console.EVERY", 0.02)
-    monkeypatch.setattr("skavid.cli.fit.FIRST_STEPS", 2)
     rng = np.random.default_rng(0)
     write_pictures(tmp_path / "good", rng.integers(90, 160, (24, 32, 32)).astype(np.uint8))
     words = ["--epochs", "4", "--set", "batch_size=4"]
     code, _, err = run(capsys, "fit", "good", "model", *words)
     assert code == 0
     phases = (
+        r"The whole fit takes about \d+ s, by a trial on the first 16 images\.",
         r"Reading 1 source \.\.\.",
         r"Computing features and the statistics of the inpainter: \d+ s so far\.",
-        r"The training takes about \d+ s, by its first 2 steps; finding the thresholds then takes "
-        r"about \d+ s\.",
+        r"\d+ of 40 steps",
         r"The training has ended; finding the thresholds \.\.\.",
         r"Finding the thresholds: \d+ s so far\.",
     )
     places = [re.search(phase, err).start() for phase in phases]
     assert places == sorted(places)
+
+
+def test_a_compact_model_is_smaller_and_stays_compact_when_it_is_calibrated(place, tmp_path):
+    rng = np.random.default_rng(0)
+    write_pictures(tmp_path / "good", rng.integers(90, 160, (24, 32, 32)).astype(np.uint8))
+    words = ["--epochs", "1", "--quiet"]
+    assert main(["fit", "good", "whole", *words]) == 0
+    assert main(["fit", "good", "small", *words, "--compact"]) == 0
+    size = (tmp_path / "small").stat().st_size
+    assert size < 0.8 * (tmp_path / "whole").stat().st_size
+    assert main(["calibrate", "small", "--alpha", "0.9", "--output", "moved", "--quiet"]) == 0
+    moved = AVIDDetector.load("moved")
+    assert moved.alpha_ == 0.9
+    assert abs((tmp_path / "moved").stat().st_size - size) < 1000
+    same = AVIDDetector.load("small").with_thresholds(0.9, moved.zeta_)
+    images = rng.integers(90, 160, (4, 32, 32)).astype(np.uint8)
+    assert np.allclose(moved.score_samples(images), same.score_samples(images), atol=1e-3)
+
+
+def test_a_fit_on_a_data_set_is_estimated_once_it_is_read(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(90, 160, (12, 32, 32)).astype(np.uint8)
+    write_pictures(tmp_path / "bottle" / "train" / "good", images)
+    words = ["--dataset", "mvtec", "--size", "32", "32", "--epochs", "1"]
+    code, _, err = run(capsys, "fit", "bottle", "model", *words)
+    assert code == 0
+    assert re.match(r"The whole fit takes about \d+ s, by a trial on the first 12 images\.", err)
 
 
 def test_fit_gives_the_same_model_for_the_same_seed(place):
@@ -1762,6 +1785,20 @@ def test_export_writes_a_graph_and_compares_it(capsys, place):
     assert told["dtype"] == "uint8"
 
 
+def test_labels_by_name_serve_evaluate_and_calibrate(capsys, place, tmp_path):
+    labels = ["irregular", *["normal"] * 19]
+    names = sorted(path.name for path in (place / "pictures").iterdir())
+    text = "\n".join(f"{name};{label}" for name, label in zip(names, labels, strict=True))
+    (tmp_path / "labels.csv").write_text("name;label\n" + text)
+    words = [place / "picture-model", place / "pictures", "--labels", "labels.csv"]
+    code, out, _ = run(capsys, "evaluate", *words)
+    assert code == 0
+    assert "20 images, 1 of them irregular" in out
+    code, out, _ = run(capsys, "calibrate", *words, "--output", "chosen")
+    assert code == 0
+    assert "on 20 images, 1 of them irregular" in out
+
+
 # --- demo ----------------------------------------------------------------------------------------
 
 
@@ -1771,29 +1808,20 @@ def test_the_demo_refuses_a_folder_that_is_there(capsys, place, tmp_path):
 
 
 def test_the_demo_goes_the_whole_way(capsys, tmp_path, monkeypatch):
-    real = make_moving_shapes
-    monkeypatch.setattr(
-        "skavid.datasets.make_moving_shapes",
-        lambda n, _, **more: real(n, 8 if n > 1 else 40, size=(32, 48), **more),
-    )
-    monkeypatch.setattr(
-        "skavid.cli.fit.VIDEO",
-        nested(
-            {
-                "corruption__spacing": 2,
-                "features": "pixels",
-                "inpainter__width": 4,
-                "detector__width": 4,
-            }
-        ),
-    )
+    for name, value in {"N_NORMAL": 12, "N_NEW": 3, "N_PER_FAULT": 1, "SIDE": 48}.items():
+        monkeypatch.setattr(f"skavid.cli.demo.{name}", value)
     code, out, err = run(capsys, "demo", "--epochs", "1")
     assert code == 0
-    made = sorted(path.name for path in (tmp_path / "skavid-demo").iterdir())
-    assert made == ["model", "normal", "odd.mp4", "today.mp4"]
-    assert "$ skavid segment skavid-demo/model skavid-demo/today.mp4" in err
-    assert "Ground truth: the cart is visible from " in err
-    assert "of 40 frames are irregular." in out
+    folder = tmp_path / "skavid-demo"
+    made = sorted(path.name for path in folder.iterdir())
+    assert made == ["marked", "model", "new", "new-masks", "normal", "report.html"]
+    assert "$ skavid segment skavid-demo/model skavid-demo/new" in err
+    masks = list((folder / "new-masks").rglob("*.png"))
+    assert len(masks) == 4
+    assert all(np.asarray(Image.open(path)).any() for path in masks)
+    assert len(list((folder / "marked").rglob("*.png"))) == 7
+    assert "7 images, 4 of them irregular" in out
+    assert "have no mask" not in err
 
 
 def test_the_module_is_no_more_than_its_command():

@@ -148,3 +148,69 @@ def test_labels_0_and_1_are_refused_with_what_to_write(tmp_path):
     (tmp_path / "labels.txt").write_text("0\n1\n0\n")
     with pytest.raises(ValueError, match=r"holds 0 and 1, .* write normal and irregular"):
         evaluation.read_labels(tmp_path / "labels.txt")
+
+
+NAMES = ["good/1.png", "good/2.png", "crack/3.png", "crack/1.png"]
+TRUE = {"good/1.png": 1, "good/2.png": 1, "crack/3.png": -1, "crack/1.png": -1}
+
+
+def read_named(path, text, names=NAMES):
+    path.write_text(text)
+    return evaluation.read_labels(path, names).tolist()
+
+
+@given(
+    order=st.permutations(NAMES),
+    separator=st.sampled_from([",", ";", "\t", "|", " ", "  ", " , "]),
+    header=st.sampled_from(["", "image{}label\n", "file name{}class\n"]),
+    words=st.sampled_from([{1: "normal", -1: "irregular"}, {1: "1", -1: "-1"}]),
+    before=st.sampled_from(["", "./", "parts/test/", "parts\\test\\"]),
+)
+def test_labels_are_found_by_name_in_any_order_and_with_any_separator(
+    tmp_path_factory, order, separator, header, words, before
+):
+    lines = [f"{before}{name}{separator}{words[TRUE[name]]}" for name in order]
+    path = tmp_path_factory.getbasetemp() / "labels.csv"
+    text = header.format(separator) + "\n\n".join(lines)
+    assert read_named(path, text) == list(TRUE.values())
+
+
+def test_folders_may_be_left_out_of_names_that_are_clear(tmp_path):
+    text = "2.png,normal\ngood/1.png,normal\n3.png,irregular\ncrack/1.png,irregular\n"
+    assert read_named(tmp_path / "labels.csv", text) == list(TRUE.values())
+
+
+def test_names_with_spaces_and_quotes_are_read(tmp_path):
+    names = ["a part.png", "b, c.png"]
+    assert read_named(tmp_path / "1", "a part.png normal\nb, c.png irregular", names) == [1, -1]
+    assert read_named(tmp_path / "2", 'a part.png,1\n"b, c.png",-1\n', names) == [1, -1]
+
+
+def test_labels_of_no_image_are_told(tmp_path):
+    text = "".join(f"{name},{label}\n" for name, label in [*TRUE.items(), ("old.png", 1)])
+    with pytest.warns(UserWarning, match=r"1 label in .* is of none of .*, such as that of old"):
+        assert read_named(tmp_path / "labels.csv", text) == list(TRUE.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("good/1.png,1\nx.png,-1", "has no label of 3 of 4 images, such as good/2.png; .* x.png"),
+        ("1.png,normal", "2 images are called so, such as good/1.png and crack/1.png"),
+        ("2.png,1\n2.png,-1", "two different labels of 2.png"),
+        ("2.png,1\ngood/2.png,-1", "two different labels of good/2.png"),
+        ("2.png,0\n3.png,1", "holds 0 and 1, whose meaning differs"),
+        ("2.png,normal\n3.png,odd", "with the name of each image. Got 'odd'"),
+        ("2.png,normal,7\n3.png,normal,7", "Got '2.png,normal,7'"),
+        ("normal\nodd\n", "must hold one label per line, .* Got 'odd'"),
+    ],
+)
+def test_wrong_labels_by_name_are_refused_with_what_was_found(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_named(tmp_path / "labels.csv", text)
+
+
+def test_frames_without_names_need_labels_in_order(tmp_path):
+    assert read_named(tmp_path / "labels.txt", "normal\n-1\n", None) == [1, -1]
+    with pytest.raises(ValueError, match="frames of videos and arrays have none"):
+        read_named(tmp_path / "labels.csv", "a.png,normal\n", None)

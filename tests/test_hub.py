@@ -33,6 +33,20 @@ def test_a_detector_comes_back_with_equal_scores(fitted, tmp_path):
     assert_array_equal(again.score_samples(pictures(5)), fitted.score_samples(pictures(5)))
 
 
+def test_a_compact_folder_is_smaller_and_nearly_the_same(fitted, tmp_path):
+    sizes = []
+    for compact in (False, True):
+        folder = tmp_path / str(compact)
+        save_pretrained(fitted, folder, compact=compact)
+        sizes.append((folder / "model.safetensors").stat().st_size)
+    fitted.save(tmp_path / "file", compact=True)
+    assert sizes[1] == (tmp_path / "file").stat().st_size < sizes[0]
+    again = from_pretrained(tmp_path / "True")
+    spread = fitted.score_samples(pictures(12)).std()
+    change = abs(again.score_samples(pictures(12)) - fitted.score_samples(pictures(12)))
+    assert change.max() < spread
+
+
 def test_the_hub_can_read_the_card(fitted, tmp_path):
     hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
     save_pretrained(fitted, tmp_path, license="cc-by-4.0")

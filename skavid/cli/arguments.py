@@ -102,9 +102,7 @@ def add_inputs(parser: argparse.ArgumentParser, n_sources: str = "+") -> None:
     """Add the model and the sources that it scores, the pixels to ignore and the device."""
     add_model(parser)
     parser.add_argument("sources", nargs=n_sources, metavar="SOURCE", help="images or videos")
-    add_fps(parser)
-    add_ignore(parser)
-    add_device(parser)
+    add_reading(parser)
 
 
 def add_dataset(parser: argparse.ArgumentParser, use: str) -> None:
@@ -136,8 +134,9 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=Path,
         metavar="FILE|folders",
-        help="text file with one label per line, normal or irregular (or 1 and -1); or the word "
-        "folders: images in folders called good, ok, okay, normal, regular or free are normal, "
+        help="text file with one label per line, normal or irregular (or 1 and -1), or with the "
+        "name of an image and its label (NAME,LABEL); or the word folders: images in folders "
+        "called good, ok, okay, normal, regular or free are normal, "
         "all others irregular",
     )
 
@@ -173,29 +172,22 @@ def add_average_frames(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_fps(parser: argparse.ArgumentParser) -> None:
-    """Add --fps."""
-    parser.add_argument(
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add --fps, --ignore and --device."""
+    add = parser.add_argument
+    add(
         "--fps",
         type=positive_number,
         metavar="RATE",
         help="frames per second of folders of images that are frames of a video (default: 25)",
     )
-
-
-def add_ignore(parser: argparse.ArgumentParser) -> None:
-    """Add --ignore."""
-    parser.add_argument(
+    add(
         "--ignore",
         type=Path,
         metavar="MASK.png",
         help="image of the size of the source; pixels that are not black are ignored",
     )
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add --device."""
-    parser.add_argument(
+    add(
         "--device",
         default="auto",
         metavar="DEVICE",

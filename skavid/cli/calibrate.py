@@ -32,6 +32,8 @@ from skavid.wording import counted
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
+Calibrated = tuple[AVIDDetector, dict[str, Any], list[str]]  # notes to keep, lines to print
+
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Find or set the thresholds of a model, and write it."""
@@ -57,7 +59,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     kept = getattr(detector, "extra_", {})
     dropped = ("calibrated_on", "chosen_on_labels")
     calibrated.extra_ = {name: kept[name] for name in kept if name not in dropped} | notes
-    calibrated.save(target)
+    calibrated.save(target, compact=kept.get("compact", False))
     before = {"alpha": detector.alpha_, "zeta": detector.zeta_}
     result = {**model_facts(calibrated), "before": before, "model": str(target)}
     text = [
@@ -91,12 +93,9 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def _calibrate(
-    arguments: argparse.Namespace,
-    detector: AVIDDetector,
-    reading: Reading,
-    found: list[Source],
+    arguments: argparse.Namespace, detector: AVIDDetector, reading: Reading, found: list[Source],
     console: Console,
-) -> tuple[AVIDDetector, dict[str, Any], list[str]]:
+) -> Calibrated:  # fmt: skip
     """Find thresholds on normal images."""
     _note_training_data(found, detector, console)
     total = sum(source.n_images() or 0 for source in found) or None
@@ -118,12 +117,9 @@ def _calibrate(
 
 
 def _choose_on_labels(
-    arguments: argparse.Namespace,
-    detector: AVIDDetector,
-    reading: Reading,
-    found: list[Source],
+    arguments: argparse.Namespace, detector: AVIDDetector, reading: Reading, found: list[Source],
     console: Console,
-) -> tuple[AVIDDetector, dict[str, Any], list[str]]:
+) -> Calibrated:  # fmt: skip
     """Find the thresholds that separate labelled images best, along the ray of both."""
     truth = read_ground_truth(arguments, found, reading, detector)
     scores: list[NDArray[np.float64]] = []

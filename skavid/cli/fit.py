@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import itertools
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from skavid.cli.console import INTERRUPTED, SUCCESS, Console
 from skavid.cli.ground_truth import check_dataset, load_dataset
 from skavid.cli.models import (
     MAX_NAMES,
+    MIN_IMAGES,
     check_model_target,
     check_number,
     model_facts,
@@ -28,12 +31,15 @@ from skavid.cli.models import (
 )
 from skavid.cli.outputs import check_targets, temporary_folder
 from skavid.components import COMPONENTS, VIDEO, check_device, is_over_pixels
-from skavid.core.feature_training import BANK_IMAGES, N_VERSIONS
+from skavid.core.duration import expected_seconds
+from skavid.core.feature_training import BATCH
+from skavid.core.features import make_features
 from skavid.datasets import sources
 from skavid.datasets.clips import is_normal
 from skavid.datasets.sources import Reading, Source
 from skavid.estimator import AVIDDetector
 from skavid.exceptions import DivergedError
+from skavid.fitting import feature_settings
 from skavid.sklearn_private import parameter_constraints, validate_parameters
 from skavid.wording import clock, counted, listed, roughly
 from skavid.writing import check_target
@@ -76,20 +82,27 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         detector.ignore_mask = sources.read_ignore_mask(
             arguments.ignore, size, example, reading.crop
         )
+    has_epochs = arguments.epochs is not None or "max_epochs" in settings
     with temporary_folder(model) as folder:
+        n = sum(source.n_images() or 0 for source in found)
+        if n >= MIN_IMAGES:
+            _estimate(detector, *_first_images(found, reading), n, reading, has_epochs, console)
         data = _load(arguments, found, reading, Path(folder), console)
         check_number(len(data.images), reading.unit, "train on")
-        if arguments.epochs is None and "max_epochs" not in settings:
-            n_epochs = round(TRAINING_IMAGES / len(data.images))
-            detector.max_epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, n_epochs))
+        if n < MIN_IMAGES:  # a data set, or a video that does not say how long it is
+            first = np.asarray(data.images[:BATCH])
+            _estimate(detector, first, 0.0, len(data.images), reading, has_epochs, console)
+        if not has_epochs:
+            detector.max_epochs = _n_epochs(len(data.images))
         start = time.monotonic()
         _train(detector, data, reading, console)
     detector.extra_ = {
         "reading": reading._asdict(),
         "fps": None if data.fps is None else round(data.fps, 4),
         "trained_on": [source.file_name() for source in found[:MAX_NAMES]] or [arguments.dataset],
+        **({"compact": True} if arguments.compact else {}),
     }
-    detector.save(model)
+    detector.save(model, compact=arguments.compact)
     result = model_facts(detector) | {
         "model": str(model),
         "n_images": len(data.images),
@@ -186,6 +199,43 @@ def _choose_reading(
     )  # fmt: skip
 
 
+def _n_epochs(n_images: int) -> int:
+    return min(MAX_EPOCHS, max(MIN_EPOCHS, round(TRAINING_IMAGES / n_images)))
+
+
+def _first_images(found: list[Source], reading: Reading) -> tuple[NDArray[Any], float]:
+    """Read a batch of images; also return the seconds per image."""
+    begun = time.monotonic()
+    samples = itertools.chain.from_iterable(sources.read_source(one, reading) for one in found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # told when all are read
+        images = [sample.image for sample in itertools.islice(samples, BATCH)]
+    alike = [image for image in images if image.shape == images[0].shape]
+    return np.array(alike), (time.monotonic() - begun) / max(1, len(images))
+
+
+def _estimate(
+    detector: AVIDDetector, images: NDArray[Any], seconds_per_image: float, n: int,
+    reading: Reading, has_epochs: bool, console: Console,
+) -> None:  # fmt: skip
+    """Estimate how long the whole fit on feature maps takes, by a trial on the first images."""
+    if is_over_pixels(detector) or console.quiet or len(images) < 2:
+        return
+    if not np.isfinite(images).all():  # which the fit refuses, or ignores
+        return
+    images = images.reshape(*images.shape[:3], -1)
+    settings = feature_settings(detector, detector.max_epochs if has_epochs else _n_epochs(n))
+    low, high = (0, 255) if images.dtype == np.uint8 else (images.min(), images.max() + 1)
+    settings["features"] = make_features(detector.features, images.shape[1:])
+    seconds = n * seconds_per_image + expected_seconds(
+        images, n, value_range=(float(low), float(high)), **settings
+    )
+    console.log(
+        f"The whole fit takes about {roughly(max(1.0, seconds))}, by a trial on the first "
+        f"{counted(len(images), reading.unit)}."
+    )
+
+
 def _load(
     arguments: argparse.Namespace,
     found: list[Source],
@@ -197,7 +247,8 @@ def _load(
     stacked = reading.stacking is not None
     fps = None
     if arguments.dataset:
-        images, ids, _ = load_dataset(arguments, reading, "train")
+        with console.progress(None, reading.unit, f"Reading {arguments.dataset}"):
+            images, ids, _ = load_dataset(arguments, reading, "train")
         n_clips = len(np.unique(ids))
     else:
         console.log(f"Reading {counted(len(found), 'clip' if stacked else 'source')} ...")
@@ -220,7 +271,7 @@ def _train(
         + ("." if checkpoint is None else "; the same command then continues the training.")
     )
     try:
-        with _training_progress(detector, len(data.images), console):
+        with _training_progress(detector, console):
             detector.fit(data.images, groups=data.groups)
     except DivergedError as error:
         raise ValueError(str(error)) from error
@@ -228,21 +279,18 @@ def _train(
 
 
 @contextmanager
-def _training_progress(detector: AVIDDetector, n_images: int, console: Console) -> Iterator[None]:
+def _training_progress(detector: AVIDDetector, console: Console) -> Iterator[None]:
     over_pixels = is_over_pixels(detector)
     first = "Computing features and the statistics of the inpainter"
     with console.progress(None, "step", "Preparing the networks" if over_pixels else first) as bar:
 
         class Progress(Callback):  # type: ignore[misc]
-            """Count the steps, estimate how long the rest takes, and name the last phase."""
+            """Count the steps, estimate how long those over pixels take, name the last phase."""
 
             n_before: int | None = None
-            has_estimated = False
-            seconds_of_rest = 0.0  # after the training
+            has_estimated = not over_pixels  # a trial did
 
             def on_train_begin(self, net: Any, **_: Any) -> None:
-                if not over_pixels:
-                    self.seconds_of_rest = bar.seconds_of_phase() * _share_of_rest(n_images)
                 self.n_before = len(net.history)
                 n_left = detector.max_epochs - self.n_before
                 bar.total = net.n_steps_ * n_left // detector.max_epochs
@@ -258,11 +306,9 @@ def _training_progress(detector: AVIDDetector, n_images: int, console: Console) 
                 seconds = bar.seconds_left()
                 if not self.has_estimated and bar.n > FIRST_STEPS and seconds is not None:
                     self.has_estimated = True
-                    rest = self.seconds_of_rest
-                    then = f"; finding the thresholds then takes about {roughly(max(1.0, rest))}"
                     console.log(
                         f"The training takes about {roughly(seconds)}, by its first "
-                        f"{FIRST_STEPS} steps{then if rest else ''}."
+                        f"{FIRST_STEPS} steps."
                     )
 
             def on_train_end(self, net: Any, **_: Any) -> None:
@@ -283,17 +329,6 @@ def _training_progress(detector: AVIDDetector, n_images: int, console: Console) 
     if progress.n_before is None:
         path = detector.component("training").checkpoint
         console.log(f"The training in {path} was finished already; the model was made from it.")
-
-
-def _share_of_rest(n: int) -> float:
-    """Return how long finding the thresholds takes, in units of the preparation.
-
-    D learns from up to BANK_IMAGES images, of which the preparation computes the features in each
-    version as well; the features of all others are computed again at the end. The tenth more was
-    measured on 120 and 400 images.
-    """
-    n_bank = min(n, BANK_IMAGES)
-    return 0.1 + (n - n_bank) / (n + (N_VERSIONS + 1) * n_bank)
 
 
 def _text(detector: AVIDDetector, reading: Reading, result: dict[str, Any]) -> str:

@@ -106,7 +106,7 @@ def read_ground_truth(
     if arguments.labels == Path(FOLDERS):
         labels = evaluation.labels_of(found)
     elif arguments.labels is not None:
-        labels = evaluation.read_labels(arguments.labels)
+        labels = evaluation.read_labels(arguments.labels, names)
     elif arguments.masks is not None:
         size = reading.size or detector.image_shape_[:2]
         masks = evaluation.read_masks(arguments.masks, found, size, reading.crop)

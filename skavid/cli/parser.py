@@ -14,15 +14,13 @@ from skavid.cli.arguments import (
     Parser,
     add_average_frames,
     add_dataset,
-    add_device,
     add_events,
     add_force,
-    add_fps,
     add_ground_truth,
-    add_ignore,
     add_inputs,
     add_labels,
     add_model,
+    add_reading,
     add_target_fpr,
     positive_number,
     share,
@@ -162,6 +160,12 @@ processed.""",
         help="save the state of the training after each epoch; after Ctrl-C or a crash the same "
         "command continues from it",
     )
+    add(
+        "--compact",
+        action="store_true",
+        help="write a model about half as large, whose scores change a little: features of normal "
+        "images are rounded to 8 bits",
+    )
     add_target_fpr(parser)
     add("--seed", type=whole_number(0), default=0, metavar="N", help="random seed (default: 0)")
     add(
@@ -172,9 +176,7 @@ processed.""",
         help="set a parameter of AVIDDetector; may be given several times",
     )
     add_force(parser)
-    add_fps(parser)
-    add_ignore(parser)
-    add_device(parser)
+    add_reading(parser)
 
 
 def _add_score(commands: Any) -> None:
@@ -302,7 +304,8 @@ Measure a model on data with ground truth: labels or masks.
   skavid evaluate model UCSDped2/ --dataset ucsd-ped2
   skavid evaluate model test/ --masks ground_truth/      masks named like their images
   skavid evaluate model today.mp4 --masks masks/         one mask per frame
-  skavid evaluate model today.mp4 --labels labels.txt    one label per line""",
+  skavid evaluate model today.mp4 --labels labels.txt    one label per line
+  skavid evaluate model test/ --labels labels.csv        name of an image, label""",
     )
     add_inputs(parser)
     add_ground_truth(parser)
@@ -383,9 +386,7 @@ lost, it is opened again. A file is played at its own speed.""",
     add("--as-fast-as-possible", action="store_true", help="play a file without waiting")
     add_events(parser)
     add_average_frames(parser)
-    add_fps(parser)
-    add_ignore(parser)
-    add_device(parser)
+    add_reading(parser)
 
 
 def _add_export(commands: Any) -> None:
@@ -418,9 +419,8 @@ def _add_demo(commands: Any) -> None:
     parser = _command(
         commands,
         "demo",
-        "run fit and segment on a synthetic scene, in a few minutes",
-        "Draw normal videos of a walkway and one with a cart, train on the normal ones, and find "
-        "the cart\nin the other.",
+        "train on drawn pictures of a fabric, and find the faults of others",
+        "Draw pictures of a fabric, train on faultless ones, and find the faults in others.",
         """\
   skavid demo
   skavid demo elsewhere --epochs 20""",
@@ -434,8 +434,8 @@ def _add_demo(commands: Any) -> None:
         metavar="FOLDER",
         help="new folder to write to (default: skavid-demo)",
     )
-    help_epochs = "number of epochs (default: 8)"
-    add("--epochs", type=whole_number(1), default=8, metavar="N", help=help_epochs)
+    help_epochs = "number of epochs (default: as in fit)"
+    add("--epochs", type=whole_number(1), metavar="N", help=help_epochs)
 
 
 def _add_info(commands: Any) -> None:

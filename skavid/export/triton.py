@@ -60,17 +60,14 @@ def write_triton(
 
     Examples
     --------
-    >>> import tempfile
-    >>> from pathlib import Path
+    >>> import os, tempfile
     >>> import numpy as np
-    >>> from skavid import AVIDDetector
-    >>> from skavid.export import write_triton
-    >>> X = np.random.default_rng(0).integers(0, 255, (40, 16, 16), dtype=np.uint8)
-    >>> detector = AVIDDetector(max_epochs=1, random_state=0).fit(X)
-    >>> folder = Path(tempfile.mkdtemp()) / "fabric"
-    >>> write_triton(detector, folder)
-    >>> sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
-    ['1/model.onnx', 'config.pbtxt']
+    >>> from skavid import AVIDDetector, export
+    >>> X = np.random.default_rng(0).normal(size=(40, 16, 16))
+    >>> folder = tempfile.mkdtemp()
+    >>> export.write_triton(AVIDDetector(max_epochs=1).fit(X), folder, dtype="float32")
+    >>> sorted(os.listdir(folder))
+    ['1', 'config.pbtxt']
     """
     if max_batch_size < 1:
         raise ValueError(f"max_batch_size must be at least 1. Got {max_batch_size!r}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,28 +35,115 @@ __all__: list[str] = []  # for the command line and the report alone
 EXACT_PIXELS = 2**24  # for more pixels, AUPRO uses quantiles of the scores as thresholds
 QUANTILES = 1000
 LABELS = {"normal": 1, "1": 1, "irregular": -1, "-1": -1}
+_FORM = (
+    "must hold one label per line, normal or irregular (or 1 and -1), or NAME,LABEL with the name "
+    "of each image"
+)
 
 
-def read_labels(path: Path) -> NDArray[np.int64]:
-    """Read a text file with one label per line."""
+def read_labels(path: Path, names: Sequence[str] | None = None) -> NDArray[np.int64]:
+    """Read a text file with one label per line, or with the name of an image and its label.
+
+    ``names`` are those of the images, in whose order labels by name are returned.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file of labels: {path}.")
     try:
-        words = path.read_text(encoding="utf-8").split()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file; give one label per line.") from error
-    if set(words) == {"0", "1"}:
+        raise ValueError(
+            f"{path} is not a text file; give one label, or a name and a label, per line."
+        ) from error
+    words = text.split()
+    of_names = None
+    if not {word.lower() for word in words} <= {*LABELS, "0"}:
+        of_names = _split_names(path, [line for line in text.splitlines() if line.strip()])
+        words = list(of_names.values())
+    if "0" in words and set(words) <= {"0", "1"}:
         raise ValueError(
             f"{path} holds 0 and 1, whose meaning differs from program to program; write normal "
             "and irregular, or 1 for normal and -1 for irregular."
         )
-    unknown = [word for word in words if word not in LABELS]
+    unknown = [word for word in words if word.lower() not in LABELS]
     if unknown:
+        raise ValueError(f"{path} {_FORM}. Got {unknown[0][:40]!r}.")
+    labels = [LABELS[word.lower()] for word in words]
+    if of_names is None:
+        return np.array(labels, dtype=int)
+    if names is None:
         raise ValueError(
-            f"{path} must hold one label per line, normal or irregular (or 1 and -1). Got "
-            f"{unknown[0][:40]!r}."
+            f"{path} holds names of images, but frames of videos and arrays have none; give one "
+            "label per line, in their order."
         )
-    return np.array([LABELS[word] for word in words], dtype=int)
+    return _in_order(path, dict(zip(of_names, labels, strict=True)), names)
+
+
+def _split_names(path: Path, lines: list[str]) -> dict[str, str]:
+    """Split lines of a name and a label; a first line without a label is the header."""
+    separator = next((one for one in "\t;,|" if all(one in line for line in lines)), None)
+    if separator is None:  # the last space
+        rows = [line.rsplit(None, 1) for line in lines]
+    else:
+        rows = list(csv.reader(lines, delimiter=separator))
+    rows = [[field.strip() for field in row] for row in rows]
+    wrong = [(separator or " ").join(row) for row in rows if len(row) != 2]
+    if wrong:
+        text = next((text for text in wrong if text.lower() not in LABELS), wrong[0])
+        raise ValueError(f"{path} {_FORM}. Got {text[:40]!r}.")
+    if rows[0][1].lower() not in {*LABELS, "0"}:
+        rows = rows[1:]
+    found: dict[str, str] = {}
+    for row in rows:
+        name = row[0].replace("\\", "/").removeprefix("./")
+        if found.setdefault(name, row[1]) != row[1]:
+            raise ValueError(f"{path} holds two different labels of {row[0]}; keep one of them.")
+    return found
+
+
+def _in_order(path: Path, of_names: dict[str, int], names: Sequence[str]) -> NDArray[np.int64]:
+    """Return labels in the order of the images, whose folders may be left out or written in full.
+
+    An image without a label raises an error, and a label of no image a warning.
+    """
+    rows_of: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        for ending in _endings(name):
+            rows_of.setdefault(ending, []).append(row)
+    labels, unknown = np.zeros(len(names), dtype=int), []
+    for name, label in of_names.items():
+        rows = next((rows_of[ending] for ending in _endings(name) if ending in rows_of), [])
+        if len(rows) > 1:
+            raise ValueError(
+                f"{path} holds a label of {name}, but {len(rows)} images are called so, such as "
+                f"{names[rows[0]]} and {names[rows[1]]}; write the names with their folders."
+            )
+        if rows and labels[rows[0]] not in (0, label):
+            raise ValueError(
+                f"{path} holds two different labels of {names[rows[0]]}; keep one of them."
+            )
+        labels[rows] = label
+        if not rows:
+            unknown.append(name)
+    if (labels == 0).any():
+        missing = [name for name, label in zip(names, labels, strict=True) if label == 0]
+        others = f"; it has labels of no image, such as {unknown[0]}" if unknown else ""
+        raise ValueError(
+            f"{path} has no label of {len(missing)} of {counted(len(names), 'image')}, such as "
+            f"{missing[0]}{others}. Add a line for each, or give the labelled images alone."
+        )
+    if unknown:
+        warnings.warn(
+            f"{counted(len(unknown), 'label')} in {path} {'is' if len(unknown) == 1 else 'are'} "
+            f"of none of the images, such as that of {unknown[0]}.",
+            stacklevel=3,
+        )
+    return labels
+
+
+def _endings(name: str) -> list[str]:
+    """Return a/b/c.png, b/c.png and c.png."""
+    parts = name.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def kinds_of(found: Sequence[Source]) -> list[str] | None:
@@ -169,11 +257,15 @@ def _tell_unmarked_defects(
 
 
 def _tell_unmatched(path: Path, pictures: list[Path], found: list[Path | None]) -> None:
-    """Warn about masks of no picture, and pictures without a mask."""
+    """Warn about masks of no picture, and pictures without a mask outside of normal folders."""
     used = {*found, *pictures}
     masks = [mask for folder in walk_folders(path) for mask in list_pictures(folder)]
     left = [mask for mask in masks if mask not in used]
-    lacking = [picture for picture, mask in zip(pictures, found, strict=True) if mask is None]
+    lacking = [
+        picture
+        for picture, mask in zip(pictures, found, strict=True)
+        if mask is None and not is_normal(picture.parent.name)
+    ]
     if left:
         warnings.warn(
             f"{counted(len(left), 'mask')} in {path} {'belongs' if len(left) == 1 else 'belong'} "

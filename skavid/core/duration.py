@@ -1,0 +1,140 @@
+"""How long a fit on a feature map will take, by a trial on its first images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from skavid.core.feature_training import (
+    BATCH,
+    CROP,
+    N_CHECKED,
+    N_VERSIONS,
+    N_WATCHED,
+    STEPS_PER_EPOCH,
+    Reader,
+    bank_size,
+)
+from skavid.core.features import FeatureMap, MotionFeatures
+from skavid.core.linear import MEASURED, LinearInpainter, Sums, learn_statistics
+from skavid.core.networks import ResidualDetector
+
+__all__: list[str] = []  # for the command line alone
+
+Result = TypeVar("Result")
+
+
+def expected_seconds(
+    images: NDArray[Any],
+    n: int,
+    *,
+    features: FeatureMap,
+    value_range: tuple[float, float],
+    gamma: float,
+    pooling: str,
+    detector_width: int,
+    batch_size: int,
+    max_epochs: int,
+    device: str,
+    **_: Any,
+) -> float:
+    """Estimate how long `train_pair` takes for n images, by a trial on a few of them.
+
+    One batch of images goes through the feature map, through I, which is given as many images to
+    remember as it will have, and through a few steps of D. All that is larger is a multiple.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n_first, height, width, n_channels)
+        The first images, at least 2; a batch of them is used.
+    n : int
+        How many images there will be.
+    features, value_range, gamma, pooling, detector_width, batch_size, max_epochs, device
+        As of `skavid.core.feature_training.train_pair`.
+    **_ : Any
+        Its other parameters, which take no time.
+
+    Returns
+    -------
+    seconds : float
+        Without what is done only for video: finding what moves.
+    """
+    reader = Reader(images[:BATCH], features, value_range, None, device)
+    rows = np.arange(len(reader.images))
+    compute, maps = _timed(lambda: reader.features(rows))
+    compute *= BATCH / len(rows)
+    keys = torch.arange(len(rows)) if pooling == "place" else None
+    solve, inpainter = _timed(lambda: learn_statistics([maps], gamma=gamma, keys=keys))
+    if keys is None:
+        inpainter = inpainter.pooled()
+    else:
+        few, _unused = _timed(lambda: inpainter.left_out(maps, keys))
+        solve -= few  # which `measure` took
+        _remember(inpainter, n)
+    own = torch.arange(len(rows))
+    change = _timed(lambda: inpainter.left_out(maps, own))[0] * BATCH / len(rows)
+    add = 0.0
+    if n > inpainter.capacity or keys is None:  # sums in double precision
+        sums = Sums(inpainter.origin, *maps.shape[2:], remembers_all=False)
+        add = _timed(lambda: sums.add(maps))[0] * BATCH / len(rows)
+    step, look = _time_detector(
+        maps, isinstance(features, MotionFeatures), detector_width, batch_size, device
+    )
+    n_learnt = bank_size(maps[0].numel(), n)
+    n_measured = 0 if keys is None else min(n, MEASURED)
+    n_batches = (
+        n * (compute + add)
+        + n_measured * change
+        + n_learnt * (N_VERSIONS + 1) * (compute + change)
+        + (n - n_learnt) * (compute + change)
+    ) / BATCH
+    of_check = 2 * (N_VERSIONS + 1) * look
+    watched, checked = (min(n_learnt / 2, most) for most in (N_WATCHED, N_CHECKED))
+    epoch = STEPS_PER_EPOCH * step + watched * of_check
+    return n_batches + max(0.0, solve) + max_epochs * epoch + checked * of_check + n * look
+
+
+def _timed(function: Callable[[], Result]) -> tuple[float, Result]:
+    begun = time.perf_counter()
+    result = function()
+    return time.perf_counter() - begun, result
+
+
+def _remember(inpainter: LinearInpainter, n: int) -> None:
+    """Let I remember as many images as if it had been fitted on n, by repeating its own."""
+    repeated = torch.arange(min(n, inpainter.capacity)) % len(inpainter.keys)
+    inpainter.remembered = inpainter.remembered[:, repeated]
+    inpainter.squares = inpainter.squares[..., repeated]
+    inpainter.keys = torch.arange(len(repeated))
+    inpainter.n_images = torch.tensor(max(n, 2))
+
+
+def _time_detector(
+    maps: Tensor, sees_features: bool, width: int, batch_size: int, device: str
+) -> tuple[float, float]:
+    """Return the seconds of a step of the training, and of one member's look at one map."""
+    with torch.random.fork_rng(devices=[]):
+        detector: Any = ResidualDetector(maps.shape[1], sees_features=sees_features, width=width)
+    read = torch.cat([maps, maps], 1) if sees_features else maps
+    with torch.inference_mode():
+        look, _ = _timed(lambda: detector.members[0](read))
+    crops = read[torch.arange(batch_size) % len(read), :, :CROP, :CROP].to(device)
+    detector.to(device).train()
+    optimizer = torch.optim.AdamW(detector.parameters())
+
+    def step() -> float:
+        loss = torch.stack([F.softplus(one(crops)).mean() for one in detector.members]).sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss.item()
+
+    step()  # the first one also allocates
+    return _timed(lambda: [step(), step()])[0] / 2, look / len(maps)
