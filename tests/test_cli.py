@@ -456,7 +456,7 @@ def test_a_region_may_be_ignored(place):
         (
             ["{place}/floats.npy", "model", *SIZE],
             "{place}/floats.npy is an array, which is used unchanged; leave out --size, "
-            "--long-side, --grey, --crop and --normalize.",
+            "--long-side, --tiles, --grey, --crop and --normalize.",
         ),
         (["{place}/labels.txt", "model"], "{place}/labels.txt is no video that FFmpeg can read"),
         (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,8 @@ def set_ignore_mask(
     own = None if detector.ignore_mask is None else np.asarray(detector.ignore_mask)
     if arguments.ignore is None:
         return own
+    if reading.tiled:
+        refuse_ignore_mask()
     size = reading.size or detector.image_shape_[:2]
     example = found[0] if found else None
     given = sources.read_ignore_mask(arguments.ignore, size, example, reading.crop)
@@ -109,6 +111,14 @@ def set_ignore_mask(
         raise ValueError(f"{arguments.ignore} and the mask of the model ignore every pixel.")
     detector.set_params(ignore_mask=both)
     return both
+
+
+def refuse_ignore_mask() -> NoReturn:
+    """Raise an error for a mask of pixels to ignore in images that are cut into tiles."""
+    raise ValueError(
+        "--ignore marks fixed places, but the model cuts images into tiles; --crop of `skavid "
+        "fit` takes a box of each image."
+    )
 
 
 def note_kind(
@@ -158,7 +168,11 @@ def thresholds_text(detector: AVIDDetector) -> str:
     """Describe the thresholds and the data that they were calibrated on."""
     text = f"Thresholds: alpha {detector.alpha_:.4g}, zeta {detector.zeta_:.4g}"
     calibration = detector.calibration_
-    chosen = getattr(detector, "extra_", {}).get("chosen_on_labels")
+    extra = getattr(detector, "extra_", {})
+    is_new_data = "calibrated_on" in extra
+    is_tiled = bool((extra.get("reading") or {}).get("tiled"))
+    unit = "tile" if is_tiled and not is_new_data else "image"
+    chosen = extra.get("chosen_on_labels")
     if chosen is not None:
         criterion = CRITERIA.get(chosen["criterion"], chosen["criterion"])
         return (
@@ -170,11 +184,10 @@ def thresholds_text(detector: AVIDDetector) -> str:
         return f"{text}, as given."
     n, n_clips = calibration["n_images"], calibration["n_clips"]
     text += f", for a false alarm rate of {detector.target_fpr:g}; calibrated on "
-    text += counted(n, "image" if n_clips is None else "frame")
+    text += counted(n, unit if n_clips is None else "frame")
     if n_clips is not None:
         pieces = counted(n_clips, "piece of video", "pieces of video")
         text += f" in {pieces} (about {counted(round(n / n_clips), 'frame')} each)"
-    is_new_data = "calibrated_on" in getattr(detector, "extra_", {})
     known = getattr(detector, "_trained_on", {})
     if is_new_data:
         text += " given to calibrate"
@@ -186,7 +199,7 @@ def thresholds_text(detector: AVIDDetector) -> str:
         verb = "supports" if n == 1 else "support"
         return (
             f"{text}, which {verb} a false alarm rate of {calibration['fpr_bound']:.2g} among new "
-            "normal images."
+            f"normal {unit}s."
         )
     return (
         f"{text}. With a probability of up to {calibration['clip_risk']:.2g} more than "
