@@ -25,6 +25,7 @@ from skavid.cli.models import (
     check_model_target,
     check_number,
     model_facts,
+    note_colors,
     refuse_ignore_mask,
     thresholds_text,
 )
@@ -74,6 +75,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     check_targets(targets, found, force=arguments.force or is_continued)
     detector = _make_detector(arguments, settings, stacked)
     reading = _choose_reading(arguments, detector, found, stacked)
+    note_colors(found, None, console)
     if reading.tiled:
         if arguments.ignore is not None:
             refuse_ignore_mask()
@@ -99,6 +101,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         _train(detector, data, reading, console)
     detector.extra_ = {
         "reading": reading._asdict(),
+        "ignores_colors": arguments.grey,
         "fps": None if data.fps is None else round(data.fps, 4),
         "trained_on": [source.file_name() for source in found[:MAX_NAMES]] or [arguments.dataset],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from skavid.components import check_device
 from skavid.datasets import sources
 from skavid.datasets.sources import Reading, Source
 from skavid.estimator import AVIDDetector
+from skavid.video.pictures import see_colors, spread
 from skavid.wording import counted, there_are
 from skavid.writing import check_parent
 
@@ -23,6 +25,7 @@ __all__: list[str] = []  # a part of the command line: nothing here is promised 
 
 MIN_IMAGES = 10  # fewer say nothing about what is normal
 CRITERIA = {"balanced-accuracy": "balanced accuracy", "f1": "F1"}
+MOST_SEEN = 5  # images whose colours are looked at
 MAX_NAMES = 1000  # sources whose names are saved with a model
 
 
@@ -86,6 +89,8 @@ def open_model_and_sources(
     if targets:
         check_targets(targets, found, arguments.model, arguments.force)
     note_kind(found, detector, reading, console)
+    is_told = getattr(detector, "extra_", {}).get("ignores_colors") is True
+    note_colors(found, None if is_told else reading, console)
     return detector, reading, found, set_ignore_mask(arguments, detector, reading, found)
 
 
@@ -147,6 +152,38 @@ def note_kind(
     else:
         how = "scored frame by frame, since the model was trained on single images"
     console.log(f"Note: {names[0]}{others} {'is' if len(names) == 1 else 'are'} {how}.")
+
+
+def note_colors(found: list[Source], reading: Reading | None, console: Console) -> None:
+    """Note what becomes of transparency, and of colours where those of a model are others.
+
+    A few images are looked at. ``reading`` is that of the model, None if it is not trained yet,
+    or if it ignores colours because it was told to.
+    """
+    paths = [path for source in found for path in source.pictures]
+    seen = []
+    for path in spread(paths, MOST_SEEN):
+        with suppress(OSError):
+            seen.append((path, *see_colors(path)))
+    transparent = [path for path, _, is_transparent in seen if is_transparent]
+    if transparent:
+        console.log(
+            f"Note: {transparent[0]} has transparent pixels; transparency is ignored, and the "
+            "colours under it count."
+        )
+    colored = [path for path, is_colored, _ in seen if is_colored]
+    if not seen or reading is None:
+        return
+    if colored and not reading.color:
+        console.log(
+            f"Note: {colored[0]} has colours, but the model was trained on grey images; colours "
+            "are converted to grey (0.299 red + 0.587 green + 0.114 blue)."
+        )
+    elif not colored and reading.color:
+        console.log(
+            f"Note: {seen[0][0]} is grey, but the model was trained on images in colour; its "
+            "grey is taken for red, green and blue."
+        )
 
 
 def model_facts(detector: AVIDDetector) -> dict[str, Any]:

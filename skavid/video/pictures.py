@@ -285,6 +285,15 @@ def _deep_colors(path: Path, picture: Any) -> NDArray[Any] | None:
     return None
 
 
+def see_colors(path: Path) -> tuple[bool, bool]:
+    """Return whether the first image of a file has colours, and pixels that are transparent."""
+    with opened_picture(path) as picture:
+        if picture.mode.startswith("I") or picture.mode == "F":
+            return False, False
+        pixels = np.asarray(picture.convert("RGBA"))
+        return bool((pixels[..., :3] != pixels[..., :1]).any()), bool((pixels[..., 3] < 255).any())
+
+
 def find_range(paths: Sequence[Path]) -> Range | None:
     """Find the values of deep images that become black and white; None if none is deep.
 
