@@ -600,20 +600,20 @@ def _range_of(source: Source, reading: Reading) -> Range | None:
     """Return the range of values that a source is read with; tell one that is not the model's."""
     value_range = _deep_range([source])
     if value_range is None or reading.value_range is not None:
-        if value_range is None and reading.value_range not in (None, (0.0, 65535.0)):
+        if value_range is None and reading.value_range is not None:
             warnings.warn(
-                f"{source.name} holds images of 8 bits, but the model was trained on images of "
-                f"more, read {describe_range(reading.value_range)}; if it shows the same values "
-                "in other units, every image is read too dark or too bright.",
+                f"{source.name} holds images of 8 bits, read from 0 (black) to 255 (white), but "
+                "the model was trained on images of more, read "
+                f"{describe_range(reading.value_range)}; if it shows the same values in other "
+                "units, every image is read too dark or too bright.",
                 stacklevel=4,
             )
         return reading.value_range
-    if value_range != (0.0, 65535.0):
-        warnings.warn(
-            f"{source.name} holds images of more than 8 bits, but the model was trained on "
-            f"images of 8 bits; their values are read {describe_range(value_range)}.",
-            stacklevel=4,
-        )
+    warnings.warn(
+        f"{source.name} holds images of more than 8 bits, but the model was trained on images of "
+        f"8 bits; their values are read {describe_range(value_range)}.",
+        stacklevel=4,
+    )
     return value_range
 
 
@@ -636,7 +636,7 @@ def _read_video(source: Source, reading: Reading, display: bool) -> Iterator[Sam
                     f"model's {pixels_of(size)}, which changes its aspect ratio.",
                     stacklevel=3,
                 )
-        read["value_range"] = _range_of(source, reading) if _deep_range([source]) else None
+        read["value_range"] = _range_of(source, reading)
     frames: Iterator[tuple[Frame, NDArray[np.uint8] | None]] = (
         read_pairs(source.path, **read)
         if display
