@@ -25,6 +25,7 @@ from skavid.datasets.sources import list_sources
 from skavid.report.evaluation import read_masks
 from skavid.temporal import causal_mean
 from skavid.video import load_frames, write_overlay
+from skavid.video.frames import pixel_aspect
 
 pytest.importorskip("av")
 pytest.importorskip("safetensors")
@@ -1981,3 +1982,18 @@ def test_fit_tells_that_transparency_is_ignored(tmp_path, capsys):
     pictures = write_pictures(tmp_path / "new", [GLASS] * 12)
     assert main(["fit", str(pictures), str(tmp_path / "model"), *TINY]) == 0
     assert "0.png has transparent pixels; transparency is ignored" in capsys.readouterr().err
+
+
+def test_a_video_of_pixels_that_are_not_square_keeps_its_proportions(place, tmp_path, capsys):
+    frames = make_moving_shapes(1, 12, size=(32, 48), random_state=2).frames
+    for name, aspect in (("wide", 16 / 11), ("square", 1.0)):
+        write_overlay(tmp_path / f"{name}.mp4", frames, fps=10, pixel_aspect=aspect)
+    wide, overlay = str(tmp_path / "wide.mp4"), tmp_path / "odd.mp4"
+    command = ["segment", str(place / "model"), wide, "--quiet", "--overlay", str(overlay)]
+    assert main([*command, "--masks", str(tmp_path / "masks")]) == 0
+    assert pixel_aspect(overlay) == pytest.approx(16 / 11)
+    masks = sorted((tmp_path / "masks").rglob("*.png"))
+    assert {read_picture(path).shape for path in masks} == {(32, 48)}
+    command[3:3] = [str(tmp_path / "square.mp4"), "--force"]
+    assert main(command) == 2
+    assert "1.45 in wide, 1 in square; segment the videos one by one" in capsys.readouterr().err
