@@ -113,7 +113,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     memory : str or object with the joblib.Memory interface, default=None
         Caches trained networks by the training images and parameters, and their maps of up to
         2**26 pixels of images, so that a search over thresholds trains and scores once per fold.
-        Needs an integer ``random_state``.
+        Needs an integer ``random_state``. A training with callbacks that are not of skorch is not
+        cached, as they may change it.
     warm_start : bool, default=False
         Whether `fit` goes on from the networks of the last call, which keep their sizes and
         their callbacks.
