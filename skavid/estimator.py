@@ -310,8 +310,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             The detector.
         """
         for name in components.COMPONENTS:
-            if name not in params and any(key.startswith(f"{name}__") for key in params):
+            if not any(key.startswith(f"{name}__") for key in params):
+                continue
+            if name not in params:
                 setattr(self, name, clone(self.component(name)))
+            elif params[name] is None or isinstance(params[name], str):
+                params[name] = components.as_component(name, params[name])
         super().set_params(**params)
         return self
 
