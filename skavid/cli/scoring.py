@@ -16,7 +16,7 @@ from skavid.datasets import sources
 from skavid.datasets.sources import Reading, Sample, Source
 from skavid.estimator import AVIDDetector
 from skavid.temporal import causal_mean
-from skavid.wording import counted
+from skavid.wording import counted, visible
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
@@ -96,7 +96,7 @@ class Totals:
         return [
             f"{counted(len(rows), 'irregular image')}{order}:",
             *(
-                f"    {row['source']}  (score {row['score']:.3g}"
+                f"    {visible(row['source'])}  (score {row['score']:.3g}"
                 f"{row['reason'] and ', unlike the training images as a whole: ' + row['reason']})"
                 for row in rows[:MAX_LISTED]
             ),

@@ -33,7 +33,7 @@ from skavid.datasets.sources import Sample, Source
 from skavid.video import OverlayWriter
 from skavid.video.frames import pixel_aspect
 from skavid.video.pictures import import_pillow
-from skavid.wording import clock, counted, listed, pixels_of
+from skavid.wording import clock, counted, listed, pixels_of, visible
 from skavid.writing import check_parent, naming
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
@@ -317,7 +317,7 @@ def _text(
         order += f" ({MAX_LISTED} of them)" if len(events) > MAX_LISTED else ""
         lines.append(f"{counted(len(events), 'event')}{order}:")
         lines += [
-            f"    {clock(event['start'])} to {clock(event['end'])}  {event['source']}  "
+            f"    {clock(event['start'])} to {clock(event['end'])}  {visible(event['source'])}  "
             f"(peak at {clock(event['peak_time'])}, evidence {event['peak']:.2f}"
             f"{event['reason'] and ', camera trouble: ' + event['reason']})"
             for event in events[:MAX_LISTED]

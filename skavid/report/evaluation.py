@@ -41,7 +41,7 @@ def read_labels(path: Path) -> NDArray[np.int64]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file of labels: {path}.")
     try:
-        words = path.read_text(encoding="utf-8").split()
+        words = path.read_text(encoding="utf-8-sig").split()  # Windows writes a mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file; give one label per line.") from error
     if set(words) == {"0", "1"}:
