@@ -49,7 +49,8 @@ FIRST_STEPS = 10  # by which the duration of a training is estimated
 MOST_TILES = 400  # of 256 x 256 pixels: 90 s of one core and 2.1 GB with the default parameters
 SMALL_OBJECT = 8.0  # pixels, below which larger frames help
 NOT_SETTABLE = {
-    "callbacks", "ignore_mask", "image_shape", "memory", "training__checkpoint",
+    "callbacks", "detector", "ignore_mask", "image_shape", "inpainter", "memory", "postprocessing",
+    "training", "training__checkpoint",
 }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from skavid.cli.arguments import (
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
-TILE_SIDE = 256  # pixels
+TILE_SIDE, MOST_SIDE = 256, 2**15  # pixels
 SOURCES = """\
 A source is a video, a folder of videos or of images (including its subfolders), an image, or an
 .npy file of images (n, height, width[, channels]). Each page of a TIFF is an image."""
@@ -132,7 +132,7 @@ epochs, so that about 100,000 images are processed.""",
     size.add_argument(
         "--size",
         nargs=2,
-        type=whole_number(8),
+        type=whole_number(8, MOST_SIDE),
         metavar=("HEIGHT", "WIDTH"),
         help="resize all images to this size, in pixels",
     )

@@ -306,9 +306,17 @@ def _find(given: str, *, stacked: bool) -> Iterator[Source]:
     if "://" in given:
         yield Source(re.sub(r"\W+", "-", given.split("@")[-1]).strip("-"), given, "video")
         return
+    if not given:
+        raise ValueError(
+            "a source is an empty text; give a file or a folder, such as . for this one."
+        )
     path = Path(given).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"There is no file and no folder {path}.")
+    if path.is_fifo():
+        raise ValueError(
+            f"{path} is a named pipe, which can be read only once; give a file or a folder."
+        )
     if not path.is_dir():
         if path.suffix.lower() == ".npy":
             yield Source(readable(path.stem), path, "array")

@@ -166,6 +166,8 @@ def _unusual_pages(path: Path) -> list[NDArray[Any]] | None:
         import tifffile
 
         with tifffile.TiffFile(path) as file:
+            if file.pages.first.colormap is not None:
+                return None  # values of 16 bits that are places in a palette
             pages = [page.asarray() for page in file.pages]
         if all(page.ndim == 2 and page.dtype.kind in "iuf" for page in pages):
             return [
