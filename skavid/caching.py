@@ -1,6 +1,8 @@
 """Caching by `joblib.Memory`: two processes that want the same training share it.
 
-It knows nothing of the rest of skavid.
+Callbacks may change a training. Those of skorch are part of its cache entry; a training with
+others is not cached, since what they do cannot be known from their names. This module knows
+nothing of the rest of skavid.
 """
 
 from __future__ import annotations
@@ -18,18 +20,34 @@ from sklearn.utils.validation import check_memory
 __all__: list[str] = []  # a part of AVIDDetector: nothing here is promised to users
 
 # Parameters of trainings that do not decide over their result, or follow from the others.
-UNIMPORTANT = {"callbacks", "verbose", "scene", "checkpoint", "known"}
+UNIMPORTANT = {"verbose", "scene", "checkpoint", "known"}
 
 
 @contextmanager
-def cached(training: Callable[..., Any], memory: Any, arguments: Any) -> Iterator[Any]:
+def cached(
+    training: Callable[..., Any], memory: Any, arguments: Any, callbacks: list[Any] | None = None
+) -> Iterator[Any]:
     """Cache a training; two processes that want the same one share it."""
     memory = check_memory(memory)
-    if memory.location is None:
+    if memory.location is None or not _are_known(callbacks):
         yield training
         return
     os.makedirs(memory.location, exist_ok=True)
-    lock = os.path.join(memory.location, f"skavid-{joblib.hash(arguments)}.lock")
+    lock = os.path.join(memory.location, f"skavid-{joblib.hash((arguments, callbacks))}.lock")
     with FileLock(lock):
         unimportant = UNIMPORTANT & set(signature(training).parameters)
         yield memory.cache(training, ignore=sorted(unimportant))
+
+
+def _are_known(callbacks: list[Any] | None) -> bool:
+    """Return whether all callbacks are of skorch, and hold nothing that cannot be hashed."""
+    for given in callbacks or []:
+        one = given[1] if isinstance(given, tuple) else given
+        kind = one if isinstance(one, type) else type(one)
+        if not kind.__module__.startswith("skorch."):
+            return False
+    try:
+        joblib.hash(callbacks)
+    except Exception:  # a lambda, a lock, an open file...
+        return False
+    return True

@@ -113,7 +113,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     memory : str or object with the joblib.Memory interface, default=None
         Caches trained networks by the training images and parameters, and their maps of up to
         2**26 pixels of images, so that a search over thresholds trains and scores once per fold.
-        Needs an integer ``random_state``.
+        Needs an integer ``random_state``. A training with callbacks that are not of skorch is not
+        cached, as they may change it.
     warm_start : bool, default=False
         Whether `fit` goes on from the networks of the last call, which keep their sizes and
         their callbacks.
@@ -309,8 +310,12 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             The detector.
         """
         for name in components.COMPONENTS:
-            if name not in params and any(key.startswith(f"{name}__") for key in params):
+            if not any(key.startswith(f"{name}__") for key in params):
+                continue
+            if name not in params:
                 setattr(self, name, clone(self.component(name)))
+            elif params[name] is None or isinstance(params[name], str):
+                params[name] = components.as_component(name, params[name])
         super().set_params(**params)
         return self
 

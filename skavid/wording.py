@@ -28,6 +28,14 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def visible(text: object, *, kept: str = "") -> str:
+    """Escape unprintable characters but ``kept``: control characters, direction marks, bytes."""
+    return "".join(
+        char if char.isprintable() or char in kept else char.encode("unicode_escape").decode()
+        for char in str(text)
+    )
+
+
 def pixels_of(shape: Sequence[int]) -> str:
     """Write the size of an image, (height, width, ...), as width x height."""
     return f"{shape[1]} x {shape[0]} pixels"

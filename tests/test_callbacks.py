@@ -22,7 +22,8 @@ def fit(where, callback, n_epochs=2, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", InterruptedTrainingWarning)
-        return AVIDDetector(**parameters, callbacks=[callback]).fit(X)
+        given = None if callback is None else [callback]
+        return AVIDDetector(**parameters, callbacks=given).fit(X)
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -59,6 +60,32 @@ def test_gradients_can_be_clipped(where):
         fit(where, callbacks.GradientNormClipping(limit)).score_samples(X) for limit in (1e9, 1e-9)
     )
     assert not np.array_equal(plain, clipped)
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_a_training_with_callbacks_that_change_it_shares_no_cache_entry(where, tmp_path):
+    memory = {"memory": str(tmp_path)}
+    plain = fit(where, None, **memory).score_samples(X)
+    clipping = callbacks.GradientNormClipping
+    clipped = fit(where, clipping(1e-9)).score_samples(X)
+    for _ in range(2):  # trained, then from the cache
+        again = fit(where, clipping(1e-9), **memory).score_samples(X)
+        np.testing.assert_array_equal(again, clipped)
+    np.testing.assert_array_equal(fit(where, None, **memory).score_samples(X), plain)
+    assert not np.array_equal(clipped, plain)
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_callbacks_of_your_own_are_called_in_each_training_in_spite_of_a_cache(where, tmp_path):
+    begun = []
+
+    class Count(callbacks.Callback):
+        def on_train_begin(self, net, **kwargs):
+            begun.append(net)
+
+    for callback in (None, Count(), Count()):
+        fit(where, callback, memory=str(tmp_path))
+    assert len(begun) == 2
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from skavid.datasets.sources import list_sources
 from skavid.report.evaluation import read_masks
 from skavid.temporal import causal_mean
 from skavid.video import load_frames, write_overlay
+from skavid.video.frames import pixel_aspect
 
 pytest.importorskip("av")
 pytest.importorskip("safetensors")
@@ -291,7 +292,9 @@ def test_a_video_is_stacked_and_the_model_remembers_how(place):
             "value_range": None,
             "crop": None,
             "normalize": False,
+            "tiled": False,
         },
+        "ignores_colors": False,
         "fps": 10.0,
         "trained_on": ["normal.mp4"],
     }
@@ -479,7 +482,7 @@ def test_a_region_may_be_ignored(place):
         (
             ["{place}/floats.npy", "model", *SIZE],
             "{place}/floats.npy is an array, which is used unchanged; leave out --size, "
-            "--long-side, --grey, --crop and --normalize.",
+            "--long-side, --tiles, --grey, --crop and --normalize.",
         ),
         (["{place}/labels.txt", "model"], "{place}/labels.txt is no video that FFmpeg can read"),
         (
@@ -672,7 +675,9 @@ def test_results_of_a_crop_are_in_pixels_of_the_original(capsys, cropped, tmp_pa
 
 
 def test_a_picture_smaller_than_the_crop_is_refused(capsys, cropped, tmp_path):
-    write_pictures(tmp_path / "small", np.zeros((1, 20, 60, 3), np.uint8))
+    colored = np.zeros((1, 20, 60, 3), np.uint8)
+    colored[..., 0] = 9
+    write_pictures(tmp_path / "small", colored)
     assert refused(capsys, tmp_path, "score", cropped / "model", "small") == (
         "skavid score: small/000.png has 60 x 20 pixels, but the crop needs at least 45 x 29."
     )
@@ -1955,3 +1960,68 @@ def test_masks_of_no_image_and_defects_without_a_mask_are_told(capsys, place, tm
         "2 images outside of OK have no mask or an empty one, such as dent/3.png; they count as "
         "normal."
     ) in err
+
+
+RAMP = np.linspace(40, 200, 16 * 24).reshape(16, 24).astype(np.uint8)
+TINTED = np.stack([RAMP, RAMP // 2, RAMP // 3], axis=-1)
+GLASS = np.dstack([np.repeat(RAMP[..., None], 3, axis=2), np.full_like(RAMP, 99)])
+COLOR_NOTES = [
+    ("grey", TINTED, "0.png has colours, but the model was trained on grey images; colours are"),
+    ("color", RAMP, "0.png is grey, but the model was trained on images in colour; its grey is"),
+    ("grey", GLASS, "0.png has transparent pixels; transparency is ignored, and the colours"),
+]
+
+
+@pytest.fixture(scope="module")
+def color_models(tmp_path_factory):
+    place = tmp_path_factory.mktemp("color-models")
+    noise = np.random.default_rng(0).integers(0, 40, (12, 1, 1), dtype=np.uint8)
+    for name, images, more in (
+        ("grey", RAMP + noise, []),
+        ("color", TINTED + noise[..., None], []),
+        ("told", TINTED + noise[..., None], ["--grey"]),
+    ):
+        write_pictures(place / f"{name}-images", images)
+        command = ["fit", str(place / f"{name}-images"), str(place / name), *TINY, *more]
+        assert main([*command, "--quiet"]) == 0
+    return place
+
+
+@pytest.mark.parametrize(("model", "image", "note"), COLOR_NOTES)
+def test_colours_that_a_model_does_not_know_are_told_once(
+    color_models, tmp_path, capsys, model, image, note
+):
+    pictures = write_pictures(tmp_path / "new", [image] * 3)
+    assert main(["score", str(color_models / model), str(pictures)]) == 0
+    told = capsys.readouterr().err
+    assert told.count(note) == told.count("Note: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "image"), [("grey", RAMP), ("color", TINTED), ("told", TINTED), ("told", RAMP)]
+)
+def test_colours_as_in_the_training_are_not_told(color_models, tmp_path, capsys, model, image):
+    pictures = write_pictures(tmp_path / "new", [image] * 3)
+    assert main(["score", str(color_models / model), str(pictures)]) == 0
+    assert "Note" not in capsys.readouterr().err
+
+
+def test_fit_tells_that_transparency_is_ignored(tmp_path, capsys):
+    pictures = write_pictures(tmp_path / "new", [GLASS] * 12)
+    assert main(["fit", str(pictures), str(tmp_path / "model"), *TINY]) == 0
+    assert "0.png has transparent pixels; transparency is ignored" in capsys.readouterr().err
+
+
+def test_a_video_of_pixels_that_are_not_square_keeps_its_proportions(place, tmp_path, capsys):
+    frames = make_moving_shapes(1, 12, size=(32, 48), random_state=2).frames
+    for name, aspect in (("wide", 16 / 11), ("square", 1.0)):
+        write_overlay(tmp_path / f"{name}.mp4", frames, fps=10, pixel_aspect=aspect)
+    wide, overlay = str(tmp_path / "wide.mp4"), tmp_path / "odd.mp4"
+    command = ["segment", str(place / "model"), wide, "--quiet", "--overlay", str(overlay)]
+    assert main([*command, "--masks", str(tmp_path / "masks")]) == 0
+    assert pixel_aspect(overlay) == pytest.approx(16 / 11)
+    masks = sorted((tmp_path / "masks").rglob("*.png"))
+    assert {read_picture(path).shape for path in masks} == {(32, 48)}
+    command[3:3] = [str(tmp_path / "square.mp4"), "--force"]
+    assert main(command) == 2
+    assert "1.45 in wide, 1 in square; segment the videos one by one" in capsys.readouterr().err

@@ -123,3 +123,10 @@ def test_all_parameters_name_each_one_once():
     assert len(names) == len(set(names))
     assert not set(names) & set(COMPONENTS)
     assert "detector__region_size" in names
+
+
+def test_a_named_corruption_and_its_parameters_can_be_set_together():
+    detector = AVIDDetector().set_params(corruption="noise", corruption__mask_size=3)
+    assert detector.corruption.inpainter == detector.corruption.detector == "noise"
+    assert detector.corruption.mask_size == 3
+    assert AVIDDetector().set_params(inpainter=None, inpainter__width=8).inpainter.width == 8

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from skavid import TemporalStacker
+from skavid.datasets import sources
 from skavid.datasets.sources import (
     Reading,
     check_reading,
@@ -382,13 +383,31 @@ def test_images_of_another_depth_than_those_of_the_training_are_told(tmp_path):
     write_pictures(tmp_path / "8", 1)
     (tmp_path / "16").mkdir()
     Image.fromarray(np.full((16, 24), 900, np.uint16)).save(tmp_path / "16/0.png")
-    for name, value_range, told in (
-        ("16", None, "but the model was trained on images of 8 bits"),
-        ("8", (0.0, 4095.0), "holds images of 8 bits, but the model was trained on images of"),
-    ):
-        (source,) = list_sources([str(tmp_path / name)], stacked=False)
-        with pytest.warns(UserWarning, match=told):
-            list(read_source(source, Reading((16, 24), False, None, value_range)))
+    (tmp_path / "full").mkdir()
+    Image.fromarray(np.full((16, 24), 65535, np.uint16)).save(tmp_path / "full/0.png")
+    more, fewer = "holds images of more than 8 bits, but the model", "holds images of 8 bits, read"
+    for stacked in (False, True):
+        for name, value_range, told in (
+            ("16", None, more),
+            ("full", None, more),
+            ("8", (0.0, 4095.0), fewer),
+            ("8", (0.0, 65535.0), fewer),
+        ):
+            (source,) = list_sources([str(tmp_path / name)], stacked=stacked)
+            stack = STACKING if stacked else None
+            with pytest.warns(UserWarning, match=told):
+                list(read_source(source, Reading((16, 24), False, stack, value_range)))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_the_depth_of_a_source_is_looked_for_once(tmp_path, monkeypatch, stacked):
+    Image.fromarray(np.full((16, 24), 900, np.uint16)).save(tmp_path / "0.png")
+    looked = []
+    monkeypatch.setattr(sources, "find_range", lambda paths: looked.append(paths) or (0.0, 1023.0))
+    (source,) = list_sources([str(tmp_path)], stacked=stacked)
+    reading = Reading((16, 24), False, STACKING if stacked else None, (0.0, 1023.0))
+    list(read_source(source, reading))
+    assert looked == [[tmp_path / "0.png"]]
 
 
 def test_what_becomes_too_small_in_large_images_is_told(tmp_path):

@@ -29,7 +29,7 @@ from skavid.video import (
     read_pairs,
     write_overlay,
 )
-from skavid.video.frames import picture_shape, read_sized
+from skavid.video.frames import picture_shape, pixel_aspect, read_sized
 
 av = pytest.importorskip("av")
 Image = pytest.importorskip("PIL.Image")
@@ -190,6 +190,44 @@ def test_a_video_marked_as_turned_is_turned_upright(tmp_path):
     assert upright.shape == (48, 32)
     assert upright[:, :12].mean() < 40 < 160 < upright[:, 20:].mean()
     assert load_frames(path, size=(12, 8)).frames.shape == (1, 12, 8)
+
+
+@pytest.mark.parametrize("begins", [-10, 0, 7])
+@pytest.mark.parametrize("n_between", [0, 3])
+def test_an_edit_list_cuts_what_it_hides_and_times_begin_at_0(tmp_path, begins, n_between):
+    """Players show an mp4 from time 0 on; what begins later waits in its edit list."""
+    path = tmp_path / "edited.mp4"
+    times = [10 * (begins + index) for index in range(30)]
+    levels = np.arange(0, 240, 8, dtype=np.uint8)
+    frames = np.broadcast_to(levels[:, None, None], (30, 32, 48))
+    write_video(
+        path, frames, codec="libx264", pixels="yuv420p", times=times, g="10", bf=str(n_between)
+    )  # fmt: skip
+    video = load_frames(path)
+    shown = levels[max(0, -begins) :]
+    # Frames between that depend on hidden ones may be missing, too.
+    assert 0 <= len(shown) - len(video.frames) <= (n_between if begins < 0 else 0)
+    assert video.frames.shape[1:] == (32, 48)
+    np.testing.assert_allclose(video.times, np.arange(len(video.times)) / 10, atol=1e-6)
+    np.testing.assert_allclose(
+        video.frames[:, 0, 0].astype(int), shown[len(shown) - len(video.frames) :], atol=3
+    )
+
+
+@pytest.mark.parametrize("aspect", [Fraction(16, 11), Fraction(8, 9), Fraction(1)])
+def test_an_overlay_of_pixels_that_are_not_square_has_the_proportions_of_its_source(
+    tmp_path, aspect
+):
+    source, overlay = tmp_path / "pal.mp4", tmp_path / "odd.mp4"
+    with OverlayWriter(source, pixel_aspect=float(aspect)) as writer:
+        for image in film(4, (32, 48)):
+            writer.write(image)
+    assert pixel_aspect(source) == pytest.approx(float(aspect))
+    assert load_frames(source).frames.shape == (4, 32, 48)  # as they are stored
+    write_overlay(overlay, load_frames(source).frames, pixel_aspect=pixel_aspect(source))
+    with av.open(str(source)) as one, av.open(str(overlay)) as other:
+        shown = [c.streams.video[0].display_aspect_ratio for c in (one, other)]
+    assert shown[0] == shown[1] == Fraction(48, 32) * aspect
 
 
 def test_a_stream_that_is_joined_between_key_frames_begins_at_the_next(tmp_path):
@@ -781,22 +819,38 @@ def test_a_real_video_is_read_whole():
     assert n == 795
 
 
-def test_the_times_of_joined_streams_rise(tmp_path):
-    write_overlay(tmp_path / "one.mp4", film(6, (32, 48)))
+def join_streams(path, *films):
+    """Write films one behind the other into a transport stream, whose clock restarts."""
     parts = []
-    for number in range(2):
-        path = tmp_path / f"{number}.ts"
+    for frames in films:
+        part = path.with_name("part.ts")
+        write_overlay(path.with_name("one.mp4"), frames)
         with (
-            av.open(str(tmp_path / "one.mp4")) as source,
-            av.open(str(path), "w", format="mpegts") as target,
+            av.open(str(path.with_name("one.mp4"))) as source,
+            av.open(str(part), "w", format="mpegts") as target,
         ):
             stream = target.add_stream_from_template(source.streams.video[0])
             for packet in source.demux(video=0):
                 if packet.dts is not None:
                     packet.stream = stream
                     target.mux(packet)
-        parts.append(path.read_bytes())
-    (tmp_path / "joined.ts").write_bytes(b"".join(parts))
+        parts.append(part.read_bytes())
+    path.write_bytes(b"".join(parts))
+
+
+def test_a_stream_that_changes_its_size_is_told_and_keeps_its_first(tmp_path):
+    join_streams(tmp_path / "joined.ts", film(6, (32, 48)), film(6, (64, 48)))
+    with (
+        pytest.warns(UserWarning, match="a packet is damaged or cut off"),  # where they join
+        pytest.warns(UserWarning, match=r"from 48 x 32 pixels .* to 48 x 64 .*the first size"),
+    ):
+        frames = load_frames(tmp_path / "joined.ts", errors="warn").frames
+    assert frames.shape[1:] == (32, 48)
+    assert len(frames) >= 10
+
+
+def test_the_times_of_joined_streams_rise(tmp_path):
+    join_streams(tmp_path / "joined.ts", film(6, (32, 48)), film(6, (32, 48)))
     with pytest.warns(UserWarning, match="a packet is damaged or cut off"):  # where they join
         times = load_frames(tmp_path / "joined.ts", errors="warn").times
     assert len(times) >= 10

@@ -132,6 +132,53 @@ def test_a_lost_camera_is_tried_again_and_its_stacks_begin_anew(monkeypatch):
     ]
 
 
+def test_a_camera_that_returns_in_another_size_is_told_and_watched(monkeypatch):
+    monkeypatch.setattr("skavid.cli.feed.FIRST_PAUSE", 0.01)
+    sides = iter([6, 6, 9])
+
+    def read():
+        side = next(sides)
+        for frame, _ in frames(2):
+            time.sleep(0.05)
+            yield frame, np.zeros((4, side, 3), np.uint8)
+        raise BrokenVideoError("rtsp://gate is broken.")
+
+    watched, logged = feed(monkeypatch, read)
+    shapes = []
+    for sample in watched:
+        shapes += [] if sample is None else [(sample.image.shape, sample.display_image.shape)]
+        if len(shapes) == 6:
+            break
+    assert shapes == 4 * [((4, 6, 3), (4, 6, 3))] + 2 * [((4, 6, 3), (4, 9, 3))]
+    assert [line for line in logged if "now sends" in line] == [
+        "gate now sends 9 x 4 pixels (width x height), no longer 6 x 4 pixels; they are resized "
+        "alike."
+    ]
+
+
+def test_a_clock_that_jumps_back_changes_no_times(monkeypatch):
+    """Times are those of the monotonic clock; the time of day is read once, for their origin."""
+    noon = 1_700_000_000.0
+    monkeypatch.setattr("time.time", lambda: noon)
+
+    def read():
+        for index, pair in enumerate(frames(6)):
+            time.sleep(0.02)
+            if index == 3:
+                monkeypatch.setattr("time.time", lambda: noon - 3600)
+            yield pair
+
+    watched, _ = feed(monkeypatch, read)
+    times = []
+    for sample in watched:
+        if sample is None:
+            break
+        times.append(sample.time)
+    assert len(times) == 6
+    assert (np.diff(times) > 0).all()
+    assert times[-1] < 60
+
+
 def test_a_gap_comes_before_the_frames_behind_it_though_some_are_left_out(monkeypatch):
     monkeypatch.setattr("skavid.cli.feed.FIRST_PAUSE", 0.01)
     calls = []

@@ -55,17 +55,18 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """Return a type of arguments: integers from ``least`` on."""
+def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """Return a type of arguments: integers from ``least`` to ``most``."""
 
     def convert(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least:
+        if not least <= value <= most:
+            limit = "" if most == math.inf else f" and at most {most:,}"
             raise argparse.ArgumentTypeError(
-                f"must be an integer of at least {least}, not {text!r}"
+                f"must be an integer of at least {least}{limit}, not {text!r}"
             )
         return value
 

@@ -23,7 +23,7 @@ from skavid.cli.models import (
     thresholds_text,
 )
 from skavid.cli.outputs import check_targets, temporary_folder
-from skavid.core.calibration import move_thresholds
+from skavid.core import calibration
 from skavid.datasets import sources
 from skavid.datasets.sources import Reading, Source
 from skavid.estimator import AVIDDetector
@@ -98,6 +98,8 @@ def _calibrate(
 ) -> Calibrated:  # fmt: skip
     """Find thresholds on normal images."""
     _note_training_data(found, detector, console)
+    if reading.tiled:
+        return _calibrate_on_scores(arguments, detector, reading, found, console)
     total = sum(source.n_images() or 0 for source in found) or None
     with temporary_folder(arguments.output or arguments.model) as folder:
         with console.progress(total, reading.unit) as bar:
@@ -116,12 +118,28 @@ def _calibrate(
     return calibrated, {"calibrated_on": _names(found)}, []
 
 
-def _choose_on_labels(
+def _calibrate_on_scores(
     arguments: argparse.Namespace, detector: AVIDDetector, reading: Reading, found: list[Source],
     console: Console,
 ) -> Calibrated:  # fmt: skip
-    """Find the thresholds that separate labelled images best, along the ray of both."""
-    truth = read_ground_truth(arguments, found, reading, detector)
+    """Move both thresholds along their ray by the scores of whole images, cut into tiles."""
+    target_fpr = arguments.target_fpr or 0.01
+    scores, _ = _score_all(detector, reading, found, console)
+    n = len(scores)
+    check_number(n, reading.unit, "find thresholds on")
+    cut = float(np.sort(scores)[calibration.conformal_count(n, target_fpr) - 1])
+    basis = calibration.basis(n, None, target_fpr)
+    calibration.warn_if_few(basis, target_fpr)
+    moved = calibration.move_thresholds(detector.alpha_, detector.zeta_, -cut)
+    facts = {"target_fpr": target_fpr, "normal_scores": np.sort(scores) - cut, **basis}
+    calibrated = detector.with_thresholds(*moved, calibration=facts)
+    return calibrated, {"calibrated_on": _names(found)}, []
+
+
+def _score_all(
+    detector: AVIDDetector, reading: Reading, found: list[Source], console: Console
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Return the scores and the names of all images."""
     scores: list[NDArray[np.float64]] = []
     names: list[str] = []
     with CtrlC() as stop:
@@ -132,16 +150,26 @@ def _choose_on_labels(
             names += [sample.name for sample in batch]
     if stop.stopped:
         raise KeyboardInterrupt
+    return np.concatenate(scores), names
+
+
+def _choose_on_labels(
+    arguments: argparse.Namespace, detector: AVIDDetector, reading: Reading, found: list[Source],
+    console: Console,
+) -> Calibrated:  # fmt: skip
+    """Find the thresholds that separate labelled images best, along the ray of both."""
+    truth = read_ground_truth(arguments, found, reading, detector)
+    every_score, names = _score_all(detector, reading, found, console)
     truth = truth.of(names)
     check_ground_truth(arguments, truth, len(names), reading.unit)
     assert truth.labels is not None
     irregular = truth.labels == -1
     evaluation.check_kinds(irregular, reading.unit)
     criterion = arguments.criterion or "balanced-accuracy"
-    every_score = np.concatenate(scores)
     best = {name: evaluation.best_cut(every_score, truth.labels, name) for name in CRITERIA}
     cut, value = best[criterion]
-    chosen = detector.with_thresholds(*move_thresholds(detector.alpha_, detector.zeta_, -cut))
+    moved = calibration.move_thresholds(detector.alpha_, detector.zeta_, -cut)
+    chosen = detector.with_thresholds(*moved)
     notes = {
         "criterion": criterion,
         "value": value,

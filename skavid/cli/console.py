@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from skavid.wording import counted, readable, roughly
+from skavid.wording import counted, readable, roughly, visible
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
@@ -63,9 +63,11 @@ class Console:
 
     def print_result(self, result: dict[str, Any], text: str) -> None:
         """Print the result, as JSON with --json, otherwise as text."""
-        print(json.dumps(result) if self.as_json else readable(text), flush=True)
+        written = json.dumps(result) if self.as_json else visible(readable(text), kept="\n")
+        print(written, flush=True)
 
     def _print(self, text: str) -> None:
+        text = visible(readable(text), kept="\n")
         if self.bar is None:
             print(text, file=sys.stderr, flush=True)
         else:

@@ -44,10 +44,11 @@ class _Scores:
         self._shape: tuple[int, ...] = ()
         self.clip_ids: list[int] = []
 
-    def add(self, maps: AnomalyMaps, clip_id: int) -> None:
-        """Add a batch of one clip."""
-        self._file.write(maps.evidence.tobytes())
-        self._shape = maps.evidence.shape[1:]
+    def add(self, maps: AnomalyMaps, clip_id: int, size: tuple[int, int] | None = None) -> None:
+        """Add a batch of one clip; its evidence is reduced to ``size``."""
+        evidence = maps.evidence if size is None else _reduced(maps.evidence, size)
+        self._file.write(evidence.tobytes())
+        self._shape = evidence.shape[1:]
         self._scores.append(maps.scores)
         self.clip_ids += [clip_id] * len(maps.scores)
 
@@ -75,6 +76,14 @@ class _Scores:
             has_masks=has_masks,
             kinds=kinds,
         )
+
+
+def _reduced(evidence: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Reduce maps so that each pixel is the most irregular one that it covers."""
+    for axis, side in enumerate(size, start=1):
+        firsts = np.arange(side) * evidence.shape[axis] // side
+        evidence = np.maximum.reduceat(evidence, firsts, axis=axis)
+    return evidence
 
 
 def _evaluate_dataset(
@@ -112,7 +121,7 @@ def _evaluate_sources(
         found, scorer, reading, console, stop, display=False
     ):
         clip_id += is_first
-        scores.add(maps, clip_id)
+        scores.add(maps, clip_id, reading.size if reading.tiled else None)
         names += [sample.name for sample in batch]
     if stop.stopped:
         raise KeyboardInterrupt

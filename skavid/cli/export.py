@@ -38,6 +38,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     examples: list[Any] = []
     if found:
         samples = sources.read_source(found[0], reading)
+        if reading.tiled:
+            samples = sources.cut_tiles(samples, reading)
         examples = [sample.image for sample in islice(samples, N_VERIFIED)]
     takes_bytes = reading.size is not None or detector.value_range_ == (0.0, 255.0)
     dtype = "uint8" if takes_bytes else "float32"
@@ -51,7 +53,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     shape = ", ".join(map(str, detector.image_shape_))
     text = f"{output} takes {dtype} images of shape (n, {shape})"
     text += "." if reading.stacking is None else ", frames stacked as in Sec. 3.5."
-    if reading.crop is not None or reading.normalize:
+    if reading.crop is not None or reading.normalize or reading.tiled:
         text += f"\nPrepare them as the model reads images: {reading.describe()}."
     if examples:
         # OpenVINO, another runtime of the same graph, is compared where it is installed.

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from skavid.datasets.sources import ASSUMED_FPS, Reading, Sample
 from skavid.temporal import TemporalStacker
 from skavid.video import BrokenVideoError, read_pairs
+from skavid.wording import pixels_of
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
@@ -102,6 +103,7 @@ class Feed:
         stacking = self.reading.stacking
         stacker = None if stacking is None else TemporalStacker(**stacking)
         n_frames, n_gaps, pause = 0, 0, FIRST_PAUSE
+        shape: tuple[int, ...] | None = None
         while not self._stop.is_set():
             stream = None if stacker is None else stacker.stream()
             try:
@@ -117,6 +119,12 @@ class Feed:
                         return
                     if not self.is_live and not self.fast:
                         self._stop.wait(start + frame.time - time.monotonic())
+                    if shape is not None and display_image.shape != shape:
+                        self.log(
+                            f"{self.name} now sends {pixels_of(display_image.shape)} (width x "
+                            f"height), no longer {pixels_of(shape)}; they are resized alike."
+                        )
+                    shape = display_image.shape
                     seconds = time.monotonic() - start if self.is_live else frame.time
                     image = self.reading.prepare(frame.image, self.name)
                     image = image if stream is None else stream.push(image)

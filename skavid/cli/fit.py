@@ -27,6 +27,8 @@ from skavid.cli.models import (
     check_model_target,
     check_number,
     model_facts,
+    note_colors,
+    refuse_ignore_mask,
     thresholds_text,
 )
 from skavid.cli.outputs import check_targets, temporary_folder
@@ -36,9 +38,9 @@ from skavid.core.feature_training import BATCH
 from skavid.core.features import make_features
 from skavid.datasets import sources
 from skavid.datasets.clips import is_normal
-from skavid.datasets.sources import Reading, Source
+from skavid.datasets.sources import Reading, Sample, Source
 from skavid.estimator import AVIDDetector
-from skavid.exceptions import DivergedError
+from skavid.exceptions import CalibrationWarning, DivergedError
 from skavid.fitting import feature_settings
 from skavid.sklearn_private import parameter_constraints, validate_parameters
 from skavid.wording import clock, counted, listed, roughly
@@ -49,9 +51,11 @@ __all__: list[str] = []  # a part of the command line: nothing here is promised 
 TRAINING_IMAGES = 100_000  # images times epochs: UCSD Ped2 at 40 epochs
 MIN_EPOCHS, MAX_EPOCHS = 4, 40
 FIRST_STEPS = 10  # by which the duration of a training is estimated
+MOST_TILES = 400  # of 256 x 256 pixels: 90 s of one core and 2.1 GB with the default parameters
 SMALL_OBJECT = 8.0  # pixels, below which larger frames help
 NOT_SETTABLE = {
-    "callbacks", "ignore_mask", "image_shape", "memory", "training__checkpoint",
+    "callbacks", "detector", "ignore_mask", "image_shape", "inpainter", "memory", "postprocessing",
+    "training", "training__checkpoint",
 }  # fmt: skip
 
 
@@ -60,6 +64,7 @@ class _TrainingData(NamedTuple):
     groups: NDArray[np.int64] | None
     fps: float | None
     n_clips: int
+    tiles_per_image: float = 1.0
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -76,6 +81,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     check_targets(targets, found, force=arguments.force or is_continued)
     detector = _make_detector(arguments, settings, stacked)
     reading = _choose_reading(arguments, detector, found, stacked)
+    note_colors(found, None, console)
+    if reading.tiled:
+        if arguments.ignore is not None:
+            refuse_ignore_mask()
+        if "inpainter__pooling" not in settings:
+            # Tiles of one position in two images do not show the same place.
+            detector.set_params(inpainter__pooling="everywhere")
     if arguments.ignore is not None:
         size = reading.size or sources.open_array(Path(found[0].path)).shape[1:3]
         example = found[0] if found else None
@@ -85,19 +97,24 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     has_epochs = arguments.epochs is not None or "max_epochs" in settings
     with temporary_folder(model) as folder:
         n = sum(source.n_images() or 0 for source in found)
-        if n >= MIN_IMAGES:
+        estimated = n >= MIN_IMAGES and not reading.tiled
+        if estimated:
             _estimate(detector, *_first_images(found, reading), n, reading, has_epochs, console)
         data = _load(arguments, found, reading, Path(folder), console)
-        check_number(len(data.images), reading.unit, "train on")
-        if n < MIN_IMAGES:  # a data set, or a video that does not say how long it is
+        check_number(len(data.images), _unit(reading), "train on")
+        if not estimated:  # a data set, tiles, or a video that does not say how long it is
             first = np.asarray(data.images[:BATCH])
             _estimate(detector, first, 0.0, len(data.images), reading, has_epochs, console)
+        if reading.tiled:
+            # So that about as many images are flagged as --target-fpr says.
+            detector.target_fpr = float(f"{arguments.target_fpr / data.tiles_per_image:.3g}")
         if not has_epochs:
             detector.max_epochs = _n_epochs(len(data.images))
         start = time.monotonic()
         _train(detector, data, reading, console)
     detector.extra_ = {
         "reading": reading._asdict(),
+        "ignores_colors": arguments.grey,
         "fps": None if data.fps is None else round(data.fps, 4),
         "trained_on": [source.file_name() for source in found[:MAX_NAMES]] or [arguments.dataset],
         **({"compact": True} if arguments.compact else {}),
@@ -110,6 +127,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "seconds": round(time.monotonic() - start, 1),
         "interrupted": console.was_interrupted,
     }
+    if reading.tiled:
+        result["tiles_per_image"] = data.tiles_per_image
     console.print_result(result, _text(detector, reading, result))
     return INTERRUPTED if console.was_interrupted else SUCCESS
 
@@ -181,10 +200,11 @@ def _choose_reading(
     arguments: argparse.Namespace, detector: AVIDDetector, found: list[Source], stacked: bool
 ) -> Reading:
     spacing = detector.component("corruption").spacing if stacked else None
-    options = (arguments.long_side, arguments.crop, arguments.normalize)
+    options = (arguments.long_side, arguments.tiles, arguments.crop, arguments.normalize)
     if arguments.dataset and any(options):
         raise ValueError(
-            "--long-side, --crop and --normalize need SOURCE files; --dataset takes --size."
+            "--long-side, --tiles, --crop and --normalize need SOURCE files; --dataset takes "
+            "--size."
         )
     if arguments.dataset:
         return Reading(
@@ -195,7 +215,7 @@ def _choose_reading(
     return sources.choose_reading(
         found, size=arguments.size, grey=arguments.grey, spacing=spacing,
         long_side=arguments.long_side, crop=arguments.crop and tuple(arguments.crop),
-        normalize=arguments.normalize,
+        normalize=arguments.normalize, tiles=arguments.tiles,
     )  # fmt: skip
 
 
@@ -245,7 +265,7 @@ def _load(
 ) -> _TrainingData:
     """Load the images to train on, in groups some of which can be held out."""
     stacked = reading.stacking is not None
-    fps = None
+    fps, parts, tiles_per_image = None, None, 1.0
     if arguments.dataset:
         with console.progress(None, reading.unit, f"Reading {arguments.dataset}"):
             images, ids, _ = load_dataset(arguments, reading, "train")
@@ -253,11 +273,27 @@ def _load(
     else:
         console.log(f"Reading {counted(len(found), 'clip' if stacked else 'source')} ...")
         total = sum(source.n_images() or 0 for source in found) or None
-        with console.progress(total, reading.unit) as bar:
-            images, ids, fps = sources.load_images(found, reading, folder, lambda _: bar.update())
+        if reading.tiled:
+            found, tiles, tiles_per_image = sources.draw_tiles(
+                found, reading, MOST_TILES, arguments.seed
+            )
+            total = sum(map(len, tiles.values()))
+
+            def parts(sample: Sample) -> Iterator[Sample]:
+                return (sources.cut_tile(sample, box) for box in tiles.get(sample.name, ()))
+
+        with console.progress(total, _unit(reading)) as bar:
+            images, ids, fps = sources.load_images(
+                found, reading, folder, lambda _: bar.update(), parts
+            )
         n_clips = len(found)
     groups = sources.split_clips(ids, fps) if stacked else None
-    return _TrainingData(images, groups, fps, n_clips)
+    return _TrainingData(images, groups, fps, n_clips, tiles_per_image)
+
+
+def _unit(reading: Reading) -> str:
+    """Return the word for what is trained on."""
+    return "tile" if reading.tiled else reading.unit
 
 
 def _train(
@@ -265,13 +301,15 @@ def _train(
 ) -> None:
     checkpoint = detector.component("training").checkpoint
     console.log(
-        f"Training on {counted(len(data.images), reading.unit)}, {reading.describe()}; "
+        f"Training on {counted(len(data.images), _unit(reading))}, {reading.describe()}; "
         f"{counted(detector.max_epochs, 'epoch')}. "
         "After the first epoch Ctrl-C keeps the best networks so far"
         + ("." if checkpoint is None else "; the same command then continues the training.")
     )
     try:
-        with _training_progress(detector, console):
+        with _training_progress(detector, console), warnings.catch_warnings():
+            if reading.tiled:  # the text at the end says it of images, not of tiles
+                warnings.simplefilter("ignore", CalibrationWarning)
             detector.fit(data.images, groups=data.groups)
     except DivergedError as error:
         raise ValueError(str(error)) from error
@@ -340,9 +378,10 @@ def _text(detector: AVIDDetector, reading: Reading, result: dict[str, Any]) -> s
         held_out = f", {calibration['n_images']:,} of which were held out to find the thresholds"
     lines = [
         f"Trained for {counted(detector.n_iter_, 'epoch')} in {clock(result['seconds'])} on "
-        f"{counted(result['n_images'], reading.unit)}{held_out}, {reading.describe()}.",
+        f"{counted(result['n_images'], _unit(reading))}{held_out}, {reading.describe()}.",
         *_motion_lines(detector, reading),
         thresholds_text(detector),
+        *_tile_lines(detector, result),
     ]
     model = result["model"]
     stacked = reading.stacking is not None
@@ -354,6 +393,19 @@ def _text(detector: AVIDDetector, reading: Reading, result: dict[str, Any]) -> s
         f"    skavid calibrate {model} MORE-NORMAL    (thresholds on more normal data)",
     ]
     return "\n".join(lines)
+
+
+def _tile_lines(detector: AVIDDetector, result: dict[str, Any]) -> Sequence[str]:
+    """Say what the rate of false alarms among tiles means for images."""
+    n, calibration = result.get("tiles_per_image"), detector.calibration_
+    if n is None or calibration is None:
+        return []
+    bound = min(1.0, n * calibration["fpr_bound"])
+    return [
+        f"These rates are per tile. With {n:.3g} tiles per image, a false alarm rate of "
+        f"{bound:.2g} among new normal images is what they support; `skavid calibrate` finds "
+        "thresholds on whole normal images."
+    ]
 
 
 def _motion_lines(detector: AVIDDetector, reading: Reading) -> Sequence[str]:

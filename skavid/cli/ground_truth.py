@@ -74,7 +74,7 @@ def load_dataset(
     arguments: argparse.Namespace, reading: Reading, subset: str
 ) -> tuple[NDArray[Any], NDArray[np.int64], Bunch]:
     """Load a data set: images (stacked if they are video), clip numbers, and all other data."""
-    if reading.crop is not None or reading.normalize:
+    if reading.crop is not None or reading.normalize or reading.tiled:
         raise ValueError(
             f"--dataset {arguments.dataset} reads images unchanged, but the model reads them "
             f"{reading.describe()}; give the folder of the images as SOURCE."

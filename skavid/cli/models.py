@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from skavid.components import check_device
 from skavid.datasets import sources
 from skavid.datasets.sources import Reading, Source
 from skavid.estimator import AVIDDetector
+from skavid.video.pictures import see_colors, spread
 from skavid.wording import counted, there_are
 from skavid.writing import check_parent
 
@@ -23,6 +25,7 @@ __all__: list[str] = []  # a part of the command line: nothing here is promised 
 
 MIN_IMAGES = 10  # fewer say nothing about what is normal
 CRITERIA = {"balanced-accuracy": "balanced accuracy", "f1": "F1"}
+MOST_SEEN = 5  # images whose colours are looked at
 MAX_NAMES = 1000  # sources whose names are saved with a model
 
 
@@ -86,6 +89,8 @@ def open_model_and_sources(
     if targets:
         check_targets(targets, found, arguments.model, arguments.force)
     note_kind(found, detector, reading, console)
+    is_told = getattr(detector, "extra_", {}).get("ignores_colors") is True
+    note_colors(found, None if is_told else reading, console)
     return detector, reading, found, set_ignore_mask(arguments, detector, reading, found)
 
 
@@ -101,6 +106,8 @@ def set_ignore_mask(
     own = None if detector.ignore_mask is None else np.asarray(detector.ignore_mask)
     if arguments.ignore is None:
         return own
+    if reading.tiled:
+        refuse_ignore_mask()
     size = reading.size or detector.image_shape_[:2]
     example = found[0] if found else None
     given = sources.read_ignore_mask(arguments.ignore, size, example, reading.crop)
@@ -109,6 +116,14 @@ def set_ignore_mask(
         raise ValueError(f"{arguments.ignore} and the mask of the model ignore every pixel.")
     detector.set_params(ignore_mask=both)
     return both
+
+
+def refuse_ignore_mask() -> NoReturn:
+    """Raise an error for a mask of pixels to ignore in images that are cut into tiles."""
+    raise ValueError(
+        "--ignore marks fixed places, but the model cuts images into tiles; --crop of `skavid "
+        "fit` takes a box of each image."
+    )
 
 
 def note_kind(
@@ -139,6 +154,38 @@ def note_kind(
     console.log(f"Note: {names[0]}{others} {'is' if len(names) == 1 else 'are'} {how}.")
 
 
+def note_colors(found: list[Source], reading: Reading | None, console: Console) -> None:
+    """Note what becomes of transparency, and of colours where those of a model are others.
+
+    A few images are looked at. ``reading`` is that of the model, None if it is not trained yet,
+    or if it ignores colours because it was told to.
+    """
+    paths = [path for source in found for path in source.pictures]
+    seen = []
+    for path in spread(paths, MOST_SEEN):
+        with suppress(OSError):
+            seen.append((path, *see_colors(path)))
+    transparent = [path for path, _, is_transparent in seen if is_transparent]
+    if transparent:
+        console.log(
+            f"Note: {transparent[0]} has transparent pixels; transparency is ignored, and the "
+            "colours under it count."
+        )
+    colored = [path for path, is_colored, _ in seen if is_colored]
+    if not seen or reading is None:
+        return
+    if colored and not reading.color:
+        console.log(
+            f"Note: {colored[0]} has colours, but the model was trained on grey images; colours "
+            "are converted to grey (0.299 red + 0.587 green + 0.114 blue)."
+        )
+    elif not colored and reading.color:
+        console.log(
+            f"Note: {seen[0][0]} is grey, but the model was trained on images in colour; its "
+            "grey is taken for red, green and blue."
+        )
+
+
 def model_facts(detector: AVIDDetector) -> dict[str, Any]:
     """Describe a model as JSON."""
     return {
@@ -158,7 +205,11 @@ def thresholds_text(detector: AVIDDetector) -> str:
     """Describe the thresholds and the data that they were calibrated on."""
     text = f"Thresholds: alpha {detector.alpha_:.4g}, zeta {detector.zeta_:.4g}"
     calibration = detector.calibration_
-    chosen = getattr(detector, "extra_", {}).get("chosen_on_labels")
+    extra = getattr(detector, "extra_", {})
+    is_new_data = "calibrated_on" in extra
+    is_tiled = bool((extra.get("reading") or {}).get("tiled"))
+    unit = "tile" if is_tiled and not is_new_data else "image"
+    chosen = extra.get("chosen_on_labels")
     if chosen is not None:
         criterion = CRITERIA.get(chosen["criterion"], chosen["criterion"])
         return (
@@ -170,11 +221,10 @@ def thresholds_text(detector: AVIDDetector) -> str:
         return f"{text}, as given."
     n, n_clips = calibration["n_images"], calibration["n_clips"]
     text += f", for a false alarm rate of {detector.target_fpr:g}; calibrated on "
-    text += counted(n, "image" if n_clips is None else "frame")
+    text += counted(n, unit if n_clips is None else "frame")
     if n_clips is not None:
         pieces = counted(n_clips, "piece of video", "pieces of video")
         text += f" in {pieces} (about {counted(round(n / n_clips), 'frame')} each)"
-    is_new_data = "calibrated_on" in getattr(detector, "extra_", {})
     known = getattr(detector, "_trained_on", {})
     if is_new_data:
         text += " given to calibrate"
@@ -186,7 +236,7 @@ def thresholds_text(detector: AVIDDetector) -> str:
         verb = "supports" if n == 1 else "support"
         return (
             f"{text}, which {verb} a false alarm rate of {calibration['fpr_bound']:.2g} among new "
-            "normal images."
+            f"normal {unit}s."
         )
     return (
         f"{text}. With a probability of up to {calibration['clip_risk']:.2g} more than "

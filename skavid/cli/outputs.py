@@ -237,11 +237,11 @@ def describe_patches(
     """
     if not findings:
         return []
-    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    labels, n = ndimage.label(mask, structure=np.ones((3, 3)))
     resized = in_original(labels, sample)
     size = original_size(sample)
     place = sample.box or (0, 0, size[1], size[0])
-    boxes = ndimage.find_objects(resized)
+    boxes = ndimage.find_objects(resized, max_label=n)
     rows = []
     for finding in findings:
         label = int(labels[finding.peak_at])

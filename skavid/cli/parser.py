@@ -29,6 +29,7 @@ from skavid.cli.arguments import (
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
+TILE_SIDE, MOST_SIDE = 256, 2**15  # pixels
 SOURCES = """\
 A source is a video, a folder of videos or of images (including its subfolders), an image, or an
 .npy file of images (n, height, width[, channels]). Each page of a TIFF is an image."""
@@ -97,16 +98,17 @@ Train on normal images or videos, and write a model.
 {SOURCES}
 
 Videos are resized to a height of 120 pixels, and images to a longest side of 256 pixels, unless
-they are smaller. Each image of a video consists of three frames (Sec. 3.5 of the paper). A few
-long clips are split into pieces of up to one minute, some of which are held out to find the
-thresholds. The model remembers how its sources were read, and every command reads other sources
-alike. Without --epochs the training takes 4 to 40 epochs, so that about 100,000 images are
-processed.""",
+they are smaller; --tiles keeps the full resolution of large images. Each image of a video consists
+of three frames (Sec. 3.5 of the paper). A few long clips are split into pieces of up to one
+minute, some of which are held out to find the thresholds. The model remembers how its sources were
+read, and every command reads other sources alike. Without --epochs the training takes 4 to 40
+epochs, so that about 100,000 images are processed.""",
         """\
   skavid fit normal.mp4 model                      a video of a fixed camera
   skavid fit monday.mp4 tuesday.mp4 model --ignore clock.png
   skavid fit good-parts/ model --long-side 128     a folder of images
   skavid fit good-parts/ model --crop 40 20 600 400 --normalize
+  skavid fit webs/ model --tiles                   large images in full resolution
   skavid fit frames/ model --video                 images that are frames of a video
   skavid fit UCSDped2/ model --dataset ucsd-ped2   the training part of a data set
   skavid fit mvtec/bottle/ model --dataset mvtec   the training part of one category
@@ -128,7 +130,7 @@ processed.""",
     size.add_argument(
         "--size",
         nargs=2,
-        type=whole_number(8),
+        type=whole_number(8, MOST_SIDE),
         metavar=("HEIGHT", "WIDTH"),
         help="resize all images to this size, in pixels",
     )
@@ -137,6 +139,15 @@ processed.""",
         type=whole_number(8),
         metavar="N",
         help="resize the longest side to N pixels (default: 256 for images), unless it is shorter",
+    )
+    size.add_argument(
+        "--tiles",
+        nargs="?",
+        const=TILE_SIDE,
+        type=whole_number(8),
+        metavar="N",
+        help=f"cut images into tiles of N x N pixels (default: {TILE_SIDE}) in full resolution, "
+        "for small faults in large images whose parts look alike everywhere",
     )
     add(
         "--crop",

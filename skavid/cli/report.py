@@ -19,12 +19,13 @@ from skavid.cli.ground_truth import (
 )
 from skavid.cli.models import open_model_and_sources, set_ignore_mask
 from skavid.cli.outputs import check_file, check_targets, temporary_folder
+from skavid.cli.scoring import score_tiles
 from skavid.core.images import resize
 from skavid.datasets import sources
 from skavid.datasets.sources import Reading, Sample, Source
 from skavid.estimator import AVIDDetector
 from skavid.report.page import write_report
-from skavid.wording import clock, counted
+from skavid.wording import clock, counted, pixels_of
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
@@ -60,9 +61,18 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         )
         truth = read_ground_truth(arguments, found, reading, detector)
         with temporary_folder(output) as folder:
-            images, ids, names, boxes = _load_sources(found, reading, Path(folder), console)
+            images, ids, names, boxes = _load_sources(
+                found, detector, reading, Path(folder), console
+            )
             labels, masks, kinds, _ = truth = truth.of(names)
             check_ground_truth(arguments, truth, len(images), reading.unit)
+            if boxes is not None and reading.tiled:
+                names = [
+                    f"{name}, its most irregular tile, from column {left} and row {top} on"
+                    for name, (left, top, *_) in zip(names, boxes.tolist(), strict=True)
+                ]
+                if masks is not None:
+                    labels, masks = np.where(masks.any(axis=(1, 2)), -1, 1), None
             clip_names = [source.name for source in found]
             data = _Data(images, ids, clip_names, names, labels, masks, kinds, boxes)
             size = _write(arguments, detector, reading, data, console)
@@ -96,9 +106,12 @@ def _dataset_names(root: Path, data: Bunch, ids: NDArray[np.int64]) -> tuple[lis
 
 
 def _load_sources(
-    found: list[Source], reading: Reading, folder: Path, console: Console
+    found: list[Source], detector: AVIDDetector, reading: Reading, folder: Path, console: Console
 ) -> tuple[NDArray[Any], NDArray[np.int64], list[str], NDArray[np.int64] | None]:
-    """Load images, the number of the source of each, their names, and boxes in their originals."""
+    """Load images, the number of the source of each, their names, and boxes in their originals.
+
+    Of images that are cut into tiles, the most irregular tile is loaded.
+    """
     names: list[str] = []
     boxes: list[sources.Box | None] = []
     with_times = {source.name for source in found if source.has_timestamps()}
@@ -112,9 +125,21 @@ def _load_sources(
         boxes.append(sample.box)
         bar.update()
 
+    def worst_tile(sample: Sample) -> list[Sample]:
+        assert reading.size is not None
+        _, tile = score_tiles(detector, sample.image, reading)
+        if tile[:1:-1] != reading.size:
+            raise ValueError(
+                f"{sample.name} is smaller than the tiles of {pixels_of(reading.size)}; a report "
+                "needs images that are larger."
+            )
+        return [sources.cut_tile(sample, tile)]
+
     total = sum(source.n_images() or 0 for source in found) or None
     with console.progress(total, reading.unit) as bar:
-        images, ids, _ = sources.load_images(found, reading, folder, add_name)
+        images, ids, _ = sources.load_images(
+            found, reading, folder, add_name, worst_tile if reading.tiled else None
+        )
     known = None if None in boxes else np.array(boxes)
     return images, ids, names, known
 

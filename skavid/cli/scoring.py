@@ -16,11 +16,12 @@ from skavid.datasets import sources
 from skavid.datasets.sources import Reading, Sample, Source
 from skavid.estimator import AVIDDetector
 from skavid.temporal import causal_mean
-from skavid.wording import counted
+from skavid.wording import counted, visible
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
 BATCH_SIZE, BATCH_BYTES = 64, 2**27
+BATCH_TILES = 16
 MAX_LISTED = 20  # irregular images
 SAME_FRAME_RATE = 1.3  # ratio up to which a model sees the same speeds
 COLUMNS: dict[str, type] = {
@@ -95,7 +96,7 @@ class Totals:
         return [
             f"{counted(len(rows), 'irregular image')}{order}:",
             *(
-                f"    {row['source']}  (score {row['score']:.3g}"
+                f"    {visible(row['source'])}  (score {row['score']:.3g}"
                 f"{row['reason'] and ', unlike the training images as a whole: ' + row['reason']})"
                 for row in rows[:MAX_LISTED]
             ),
@@ -112,6 +113,11 @@ def score_sources(
     display: bool,
 ) -> Iterator[tuple[list[Sample], AnomalyMaps, bool]]:
     """Yield batches of samples, their maps, and whether a batch is the first of its source."""
+    if reading.tiled and scorer.average_frames > 1:
+        raise ValueError(
+            "--average-frames averages frames of one size, but the model cuts images into tiles; "
+            "leave it out."
+        )
     numbers = [source.n_images() for source in found]
     total = None if None in numbers else sum(number or 0 for number in numbers)
     n_read = 0
@@ -119,16 +125,53 @@ def score_sources(
         for source in found:
             scorer.begin()
             is_first = True
-            for batch in _batches(sources.read_source(source, reading, display=display)):
+            samples = sources.read_source(source, reading, display=display)
+            for batch in ([one] for one in samples) if reading.tiled else _batches(samples):
                 if is_first:
                     _note_frame_rate(source, batch, scorer.detector, console)
                 n_read += len(batch)
-                yield batch, scorer.score([sample.image for sample in batch]), is_first
+                if reading.tiled:
+                    maps, _ = score_tiles(scorer.detector, batch[0].image, reading)
+                else:
+                    maps = scorer.score([sample.image for sample in batch])
+                yield batch, maps, is_first
                 is_first = False
                 bar.update(len(batch))
                 if stop.stopped:
                     return
     sources.check_any(n_read, found)
+
+
+def score_tiles(
+    detector: AVIDDetector, image: NDArray[Any], reading: Reading
+) -> tuple[AnomalyMaps, sources.Box]:
+    """Return the maps of an image that is cut into tiles, and its most irregular tile.
+
+    Where tiles overlap, the most irregular one counts, so that the score of the image is that of
+    its most irregular tile. That tile also says whether, and why, it is irregular as a whole.
+    """
+    assert reading.size is not None
+    boxes = sources.tile_boxes(image.shape, reading.size)
+    shape = image.shape[:2]
+    residual, logits = np.zeros(shape, np.float32), np.full(shape, np.inf, np.float32)
+    evidence = np.full(shape, -np.inf, np.float32)
+    worst, reason, lowest = boxes[0], np.uint8(0), np.inf
+    for start in range(0, len(boxes), BATCH_TILES):
+        some = boxes[start : start + BATCH_TILES]
+        places = [np.s_[top : top + high, left : left + wide] for left, top, wide, high in some]
+        maps = detector.maps(np.stack([image[place] for place in places]), inpainted=False)
+        for row, place in enumerate(places):
+            np.maximum(residual[place], maps.residual[row], out=residual[place])
+            np.minimum(logits[place], maps.logits[row], out=logits[place])
+            np.maximum(evidence[place], maps.evidence[row], out=evidence[place])
+        row = int(maps.scores.argmin())
+        if maps.scores[row] < lowest:
+            worst, reason, lowest = some[row], maps.reasons[row], maps.scores[row]
+    joined = AnomalyMaps(
+        residual[None], logits[None], rule=detector.rule_, reasons=np.array([reason]),
+        evidence=evidence[None],
+    )  # fmt: skip
+    return joined, worst
 
 
 def _batches(samples: Iterator[Sample]) -> Iterator[list[Sample]]:

@@ -31,8 +31,9 @@ from skavid.core.anomaly_maps import AnomalyMaps
 from skavid.datasets import sources
 from skavid.datasets.sources import Sample, Source
 from skavid.video import OverlayWriter
+from skavid.video.frames import pixel_aspect
 from skavid.video.pictures import import_pillow
-from skavid.wording import clock, counted, pixels_of
+from skavid.wording import clock, counted, listed, pixels_of, visible
 from skavid.writing import check_parent, naming
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
@@ -110,6 +111,13 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 def _check_one_size(found: list[Source]) -> None:
     """Raise an error for images of several sizes, which one video cannot show."""
     first: tuple[str, tuple[int, ...]] | None = None
+    aspects = {source.name: _pixel_aspect(source) for source in found}
+    if len(set(aspects.values())) > 1:
+        named = listed([f"{one:.3g} in {name}" for name, one in aspects.items()])
+        raise ValueError(
+            "--overlay with .mp4 needs pixels of one shape, but their width relative to their "
+            f"height is {named}; segment the videos one by one."
+        )
     for source in found:
         for name, shape in sources.read_shapes(source):
             first = first or (name, shape)
@@ -119,6 +127,11 @@ def _check_one_size(found: list[Source]) -> None:
                     f"{pixels_of(first[1])}, and {name} has {pixels_of(shape)}; give a folder, "
                     "such as --overlay odd."
                 )
+
+
+def _pixel_aspect(source: Source) -> float:
+    is_film = source.kind == "video" and "://" not in str(source.path)
+    return pixel_aspect(Path(source.path)) if is_film else 1.0
 
 
 def _open_writers(
@@ -147,7 +160,9 @@ def _open_writers(
             rate = frame_rate(batch)
             if ignored is not None:
                 ignored = outputs.in_original(ignored, batch[0], fill=True)
-            writers.append(_video_writer(arguments.overlay, rate, ignored, exits))
+            writers.append(
+                _video_writer(arguments.overlay, rate, _pixel_aspect(found[0]), ignored, exits)
+            )
         else:
             writers.append(_overlay_writer(arguments.overlay, names, ignored, exits))
     return writers
@@ -195,9 +210,15 @@ def _score_writer(path: Path, exits: ExitStack) -> Writer:
 
 
 def _video_writer(
-    path: Path, fps: float, ignored: NDArray[np.bool_] | None, exits: ExitStack
+    path: Path,
+    fps: float,
+    aspect: float,
+    ignored: NDArray[np.bool_] | None,
+    exits: ExitStack,
 ) -> Writer:
-    video = exits.enter_context(OverlayWriter(path, fps=fps, ignore_mask=ignored))
+    video = exits.enter_context(
+        OverlayWriter(path, fps=fps, ignore_mask=ignored, pixel_aspect=aspect)
+    )
     begin, last, source = 0.0, -1 / fps, ""  # of the source, in the overlay
 
     def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
@@ -296,7 +317,7 @@ def _text(
         order += f" ({MAX_LISTED} of them)" if len(events) > MAX_LISTED else ""
         lines.append(f"{counted(len(events), 'event')}{order}:")
         lines += [
-            f"    {clock(event['start'])} to {clock(event['end'])}  {event['source']}  "
+            f"    {clock(event['start'])} to {clock(event['end'])}  {visible(event['source'])}  "
             f"(peak at {clock(event['peak_time'])}, evidence {event['peak']:.2f}"
             f"{event['reason'] and ', camera trouble: ' + event['reason']})"
             for event in events[:MAX_LISTED]

@@ -137,6 +137,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         raise ValueError(
             f"{arguments.model} was trained on arrays, so it cannot be applied to a camera."
         )
+    if reading.tiled:
+        raise ValueError(
+            f"{arguments.model} cuts images into tiles, so it cannot be applied to a camera."
+        )
     feed, found = _open_feed(arguments, reading, console)
     note_kind(found, detector, reading, console)
     set_ignore_mask(arguments, detector, reading, found)

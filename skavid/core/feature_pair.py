@@ -221,7 +221,7 @@ def train(
     known : tuple (LinearInpainter, WholeImage, ResidualNet) or None
         What to go on with.
     **watched : dict
-        ``callbacks`` and ``verbose``, which do not decide over the result, and the ``scene``,
+        ``callbacks``; ``verbose``, which does not decide over the result; and the ``scene``,
         which follows from the images.
 
     Returns
@@ -239,7 +239,7 @@ def train(
             )
         else:
             decisive = (images, rows, held_out, groups, settings)
-            with cached(train_pair, memory, decisive) as training:
+            with cached(train_pair, memory, decisive, watched["callbacks"]) as training:
                 pair = training(images, rows, held_out, groups=groups, **watched, **settings)
     except InterruptedTraining as interrupted:
         pair = interrupted.result

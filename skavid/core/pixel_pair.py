@@ -373,7 +373,7 @@ def train(
     checkpoint : Checkpoint or None
         Of `skavid.checkpoint`.
     **watched : dict
-        ``callbacks`` and ``verbose``, which do not decide over the result.
+        ``callbacks``, and ``verbose``, which does not decide over the result.
 
     Returns
     -------
@@ -387,7 +387,9 @@ def train(
         if net is not None:
             net = train_networks(images, groups, parts, net=net, **watched, **settings)
         else:
-            with cached(train_networks, memory, (images, groups, parts, settings)) as training:
+            with cached(
+                train_networks, memory, (images, groups, parts, settings), watched["callbacks"]
+            ) as training:
                 net = training(images, groups, parts, **watched, **settings)
     except InterruptedTraining as interrupted:
         net = interrupted.result

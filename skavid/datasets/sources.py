@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -67,7 +67,8 @@ class Reading(NamedTuple):
     the parameters of a `TemporalStacker`, or None for single images. ``value_range`` holds the
     values of images of more than 8 bits that become black and white; None if there were none.
     ``crop`` is the box of each original that is used, None for all of it. With ``normalize`` each
-    image is brought to one mean and spread.
+    image is brought to one mean and spread. With ``tiled`` images are read in their own size, and
+    cut into tiles of ``size``.
     """
 
     size: tuple[int, int] | None
@@ -76,18 +77,19 @@ class Reading(NamedTuple):
     value_range: Range | None = None
     crop: Box | None = None
     normalize: bool = False
+    tiled: bool = False
 
     @property
     def decoded_size(self) -> tuple[int, int] | None:
-        """The size to decode images in; None, that of the original, if they are cropped."""
-        return None if self.crop is not None else self.size
+        """The size to decode images in; None, that of the original, if they are cut."""
+        return None if self.crop is not None or self.tiled else self.size
 
     def prepare(self, image: NDArray[np.uint8], name: Any) -> NDArray[np.uint8]:
         """Crop, resize and normalise a decoded image, as the model was trained."""
         if self.crop is not None:
             assert self.size is not None
             cropped = import_pillow().fromarray(np.ascontiguousarray(cut(image, self.crop, name)))
-            image = convert(cropped, self.size, self.color)
+            image = convert(cropped, None if self.tiled else self.size, self.color)
         return normalized(image) if self.normalize else image
 
     @property
@@ -100,7 +102,8 @@ class Reading(NamedTuple):
         text = "from arrays"
         if self.size is not None:
             kind = "in colour" if self.color else "grey"
-            text = f"at {pixels_of(self.size)} (width x height), {kind}"
+            how = "in tiles of" if self.tiled else "at"
+            text = f"{how} {pixels_of(self.size)} (width x height), {kind}"
         if self.crop is not None:
             left, top, width, height = self.crop
             text += f", cropped to {width} x {height} pixels from column {left} and row {top} on"
@@ -124,7 +127,9 @@ def check_reading(kept: Any) -> Reading:
             height, width = size
             size = height, width
         crop, normalize = kept.get("crop"), kept.get("normalize", False)
-        is_valid &= isinstance(normalize, bool)
+        tiled = kept.get("tiled", False)
+        is_valid &= isinstance(normalize, bool) and isinstance(tiled, bool)
+        is_valid &= not tiled or (size is not None and stacking is None)
         if crop is not None:
             left, top, wide, high = crop
             is_valid &= all(type(side) is int and 0 <= side <= 2**15 for side in crop)
@@ -138,7 +143,7 @@ def check_reading(kept: Any) -> Reading:
         is_valid = False
     if not is_valid:
         raise ValueError(f"its entry 'reading' is not valid: {kept!r}.")
-    return Reading(size, color, stacking, value_range, crop, normalize)
+    return Reading(size, color, stacking, value_range, crop, normalize, tiled)
 
 
 class Source(NamedTuple):
@@ -301,9 +306,17 @@ def _find(given: str, *, stacked: bool) -> Iterator[Source]:
     if "://" in given:
         yield Source(re.sub(r"\W+", "-", given.split("@")[-1]).strip("-"), given, "video")
         return
+    if not given:
+        raise ValueError(
+            "a source is an empty text; give a file or a folder, such as . for this one."
+        )
     path = Path(given).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"There is no file and no folder {path}.")
+    if path.is_fifo():
+        raise ValueError(
+            f"{path} is a named pipe, which can be read only once; give a file or a folder."
+        )
     if not path.is_dir():
         if path.suffix.lower() == ".npy":
             yield Source(readable(path.stem), path, "array")
@@ -368,10 +381,12 @@ def choose_reading(
     long_side: int | None = None,
     crop: Box | None = None,
     normalize: bool = False,
+    tiles: int | None = None,
 ) -> Reading:
     """Choose how to read the sources to train on; ``spacing=None`` takes single images.
 
-    ``long_side`` is the length to which the longest side is reduced.
+    ``long_side`` is the length to which the longest side is reduced, and ``tiles`` the side of
+    the tiles that images are cut into instead.
     """
     stack = stacking(spacing)
     arrays = [source for source in found if source.kind == "array"]
@@ -381,13 +396,20 @@ def choose_reading(
                 f"{arrays[0].path} is an array, which is used unchanged, but other sources are "
                 "images or videos; give one kind of source."
             )
-        if any((size, grey, long_side, crop, normalize)):
+        if any((size, grey, long_side, crop, normalize, tiles)):
             raise ValueError(
                 f"{arrays[0].path} is an array, which is used unchanged; leave out --size, "
-                "--long-side, --grey, --crop and --normalize."
+                "--long-side, --tiles, --grey, --crop and --normalize."
             )
         return Reading(None, False, stack)
     first = found[0]
+    if tiles is not None:
+        size = tiles, tiles
+        if stack is not None or first.kind != "pictures":
+            raise ValueError(
+                f"--tiles cuts single images into tiles, but {first.path} is read as a video; "
+                "leave out --tiles."
+            )
     example = first.pictures[0] if first.kind == "pictures" else first.path
     value_range = _deep_range(found)
     if value_range is not None and value_range != (0.0, 65535.0):
@@ -411,7 +433,7 @@ def choose_reading(
     has_color = False
     if not grey and stack is None:
         has_color = _has_color(display_image) or _is_any_colored(found, value_range)
-    return Reading(size, has_color, stack, value_range, crop, normalize)
+    return Reading(size, has_color, stack, value_range, crop, normalize, tiles is not None)
 
 
 def _usual_shape(found: Sequence[Source]) -> tuple[int, int]:
@@ -468,7 +490,7 @@ def _warn_if_small(scale: float, size: tuple[int, int], shape: tuple[int, int]) 
         warnings.warn(
             f"Images of {pixels_of(shape)} (width x height) are reduced to {pixels_of(size)}, so "
             f"that whatever is smaller than about {smallest} pixels can hardly be seen; "
-            "--long-side N keeps more.",
+            "--long-side N keeps more, and --tiles keeps all.",
             stacklevel=3,
         )
 
@@ -501,7 +523,7 @@ def _read_array(source: Source, reading: Reading, display: bool) -> Iterator[Sam
     if reading.size is not None:
         raise ValueError(
             f"{path} is an array, but the model was trained on images of "
-            f"{pixels_of(reading.size)}; give images or a video."
+            f"{pixels_of(reading.size)}; give images{'' if reading.tiled else ' or a video'}."
         )
     array = open_array(path)
     display &= array.dtype == np.uint8 and array.shape[3:] in ((), (3,))
@@ -568,7 +590,7 @@ def _read_pictures(source: Source, reading: Reading, display: bool) -> Iterator[
                 display_image = own if display else None
                 shape = own.shape if display else own
                 shapes.add(shape[:2])
-                n_distorted += reading.crop is None and _is_distorted(shape, size)
+                n_distorted += reading.decoded_size is not None and _is_distorted(shape, size)
                 name = source.name_of(path, page if n > 1 else None)
                 image = reading.prepare(frame.image, path)
                 box = reading.crop or (0, 0, shape[1], shape[0])
@@ -586,25 +608,29 @@ def _range_of(source: Source, reading: Reading) -> Range | None:
     """Return the range of values that a source is read with; tell one that is not the model's."""
     value_range = _deep_range([source])
     if value_range is None or reading.value_range is not None:
-        if value_range is None and reading.value_range not in (None, (0.0, 65535.0)):
+        if value_range is None and reading.value_range is not None:
             warnings.warn(
-                f"{source.name} holds images of 8 bits, but the model was trained on images of "
-                f"more, read {describe_range(reading.value_range)}; if it shows the same values "
-                "in other units, every image is read too dark or too bright.",
+                f"{source.name} holds images of 8 bits, read from 0 (black) to 255 (white), but "
+                "the model was trained on images of more, read "
+                f"{describe_range(reading.value_range)}; if it shows the same values in other "
+                "units, every image is read too dark or too bright.",
                 stacklevel=4,
             )
         return reading.value_range
-    if value_range != (0.0, 65535.0):
-        warnings.warn(
-            f"{source.name} holds images of more than 8 bits, but the model was trained on "
-            f"images of 8 bits; their values are read {describe_range(value_range)}.",
-            stacklevel=4,
-        )
+    warnings.warn(
+        f"{source.name} holds images of more than 8 bits, but the model was trained on images of "
+        f"8 bits; their values are read {describe_range(value_range)}.",
+        stacklevel=4,
+    )
     return value_range
 
 
 def _read_video(source: Source, reading: Reading, display: bool) -> Iterator[Sample]:
     size = _size(source, reading)
+    if reading.tiled:
+        raise ValueError(
+            f"{source.path} is a video, but the model cuts images into tiles; give images."
+        )
     read: dict[str, Any] = {"size": reading.decoded_size, "color": reading.color}
     read |= {"fps": source.fps or ASSUMED_FPS, "value_range": reading.value_range}
     box = reading.crop
@@ -618,7 +644,7 @@ def _read_video(source: Source, reading: Reading, display: bool) -> Iterator[Sam
                     f"model's {pixels_of(size)}, which changes its aspect ratio.",
                     stacklevel=3,
                 )
-        read["value_range"] = _range_of(source, reading) if _deep_range([source]) else None
+        read["value_range"] = _range_of(source, reading)
     frames: Iterator[tuple[Frame, NDArray[np.uint8] | None]] = (
         read_pairs(source.path, **read)
         if display
@@ -677,16 +703,91 @@ def _warn_of_distorted(
     )
 
 
+def tile_boxes(shape: tuple[int, ...], size: tuple[int, int]) -> list[Box]:
+    """Return the places of the fewest tiles of one size that cover an image, row by row.
+
+    They are evenly spread and overlap where the size is no divisor. Along a side that is shorter
+    than a tile there is one tile, as long as the side.
+    """
+    starts = []
+    for length, side in zip(shape[:2], size, strict=True):
+        room = max(0, length - side)
+        n = -(-length // side)
+        starts.append([room * i // max(1, n - 1) for i in range(n)])
+    height, width = np.minimum(shape[:2], size).tolist()
+    return [(left, top, width, height) for top in starts[0] for left in starts[1]]
+
+
+def cut_tiles(samples: Iterable[Sample], reading: Reading) -> Iterator[Sample]:
+    """Cut images into tiles, as `tile_boxes` places them."""
+    assert reading.size is not None
+    for sample in samples:
+        yield from (cut_tile(sample, b) for b in tile_boxes(sample.image.shape, reading.size))
+
+
+def cut_tile(sample: Sample, tile: Box) -> Sample:
+    """Return a tile of an image, with its place in the original."""
+    left, top, width, height = tile
+    inner = sample.image[top : top + height, left : left + width]
+    assert sample.box is not None
+    box = (sample.box[0] + left, sample.box[1] + top, width, height)
+    return sample._replace(image=inner, box=box)
+
+
+def draw_tiles(
+    found: Sequence[Source], reading: Reading, most: int, seed: int
+) -> tuple[list[Source], dict[str, list[Box]], float]:
+    """Draw some of the tiles of all images, from the sizes that the headers of the files state.
+
+    Returns the sources with only those images that a tile was drawn of, the tiles by the names of
+    the images, and the mean number of tiles per image.
+    """
+    assert reading.size is not None
+    names: list[str] = []
+    boxes: list[list[Box]] = []
+    known: dict[tuple[int, ...], list[Box]] = {}  # images of one size share their boxes
+    for source in found:
+        for name, own in read_shapes(source):
+            shape = own[:2] if reading.crop is None else (reading.crop[3], reading.crop[2])
+            if min(np.subtract(shape, reading.size)) < 0:
+                raise ValueError(
+                    f"{name} has {pixels_of(shape)} (width x height), less than the tiles of "
+                    f"{pixels_of(reading.size)}; give --tiles {min(shape)}, or leave it out."
+                )
+            names.append(name)
+            boxes.append(known.setdefault(shape, tile_boxes(shape, reading.size)))
+    check_any(len(names), found)
+    ends = np.cumsum([len(some) for some in boxes])
+    total = int(ends[-1])
+    drawn: dict[str, list[Box]] = {}
+    rows = np.random.default_rng(seed).choice(total, min(most, total), replace=False)
+    for row in np.sort(rows):
+        number = int(np.searchsorted(ends, row, side="right"))
+        drawn.setdefault(names[number], []).append(boxes[number][row - ends[number]])
+    return [_with_pictures(source, drawn) for source in found], drawn, total / len(names)
+
+
+def _with_pictures(source: Source, names: Collection[str]) -> Source:
+    """Return a source with only those files that hold one of the named images."""
+    files = {path for path, page in source.images() if source.name_of(path, page) in names}
+    kept = [(p, n) for p, n in zip(source.pictures, source.n_pages, strict=True) if p in files]
+    return source._replace(
+        pictures=tuple(path for path, _ in kept), n_pages=tuple(n for _, n in kept)
+    )
+
+
 def load_images(
     found: Sequence[Source],
     reading: Reading,
     folder: Path,
     on_sample: Callable[[Sample], None],
+    parts: Callable[[Sample], Iterable[Sample]] | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.int64], float | None]:
     """Write the images of all sources to a file in a folder, and map it into memory.
 
     Returns the images, the number of the source of each, and the frame rate, if videos state it.
-    ``on_sample`` is called for each image.
+    ``on_sample`` is called for each image. ``parts`` returns the parts of an image that are
+    loaded in its place.
     """
     ids: list[int] = []
     steps: list[float] = []
@@ -695,7 +796,7 @@ def load_images(
         for number, source in enumerate(found):
             before: float | None = None
             has_times = source.has_timestamps()
-            for sample in read_source(source, reading):
+            for sample in _parts(read_source(source, reading), parts):
                 ids.append(number)
                 if before is not None and sample.time is not None and sample.time > before:
                     steps.append(sample.time - before)
@@ -706,6 +807,12 @@ def load_images(
 
     array = save_frames(folder / "images.npy", images())
     return array, np.array(ids), 1 / float(np.median(steps)) if steps else None
+
+
+def _parts(
+    samples: Iterator[Sample], parts: Callable[[Sample], Iterable[Sample]] | None
+) -> Iterator[Sample]:
+    return samples if parts is None else (part for sample in samples for part in parts(sample))
 
 
 def split_clips(ids: NDArray[np.int64], fps: float | None) -> NDArray[np.int64]:

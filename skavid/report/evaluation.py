@@ -49,7 +49,7 @@ def read_labels(path: Path, names: Sequence[str] | None = None) -> NDArray[np.in
     if not path.is_file():
         raise FileNotFoundError(f"There is no file of labels: {path}.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")  # Windows writes a mark
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not a text file; give one label, or a name and a label, per line."

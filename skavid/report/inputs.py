@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skavid.core.scene import clip_begins, clip_starts
-from skavid.wording import counted
+from skavid.wording import counted, visible
 
 __all__: list[str] = []  # for the report alone
 
@@ -148,11 +148,3 @@ def _check_masks(masks: Any, shape: tuple[int, ...]) -> NDArray[Any]:
             "masks > 0."
         )
     return checked
-
-
-def visible(text: Any) -> str:
-    """Escape unprintable characters: control characters, direction marks, broken bytes."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in str(text)
-    )

@@ -46,9 +46,9 @@ from skavid.report.embedding import (
     pack_mask,
     png,
 )
-from skavid.report.inputs import Given, check_given, frame_numbers, visible
+from skavid.report.inputs import Given, check_given, frame_numbers
 from skavid.sklearn_private import Interval, validate_params
-from skavid.wording import clock, counted, listed
+from skavid.wording import clock, counted, listed, visible
 from skavid.writing import check_target, replace
 
 __all__ = ["write_report"]

@@ -300,14 +300,22 @@ def _decode(av: Any, container: Any, views: list[View], breaks: _Breaks) -> Deco
     # A reformatter caches its last size, so each view has its own.
     resizers = [av.video.reformatter.VideoReformatter() for _ in views]
     own: tuple[int, int] | None = None
-    n_given = 0
+    n_given, is_told = 0, False
     for frame in _sound_frames(av, container, stream, clock):
         if isinstance(frame, str):
             breaks.add(n_given, clock.next, frame)
             continue
         turns = round(frame.rotation / 90) % 4
-        if own is None:
-            own = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+        shape = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+        own = own or shape
+        if shape != own and not is_told:
+            is_told = True
+            warnings.warn(
+                f"{breaks.name} changes its size at {clock.next:.2f} s from {pixels_of(own)} "
+                f"(width x height) to {pixels_of(shape)}; all frames are resized to the first "
+                "size.",
+                stacklevel=2,
+            )
         images = []
         for resizer, view in zip(resizers, views, strict=True):
             if view is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,7 +142,8 @@ def read_frames(
     is that of 16 bits, and values outside of it.
 
     Images and videos that are marked as rotated are turned upright. A video that changes its size
-    is resized to that of its first frame.
+    is resized to that of its first frame, with a warning. Frames have the pixels that are stored,
+    also if these are not square.
 
     Examples
     --------
@@ -396,6 +398,19 @@ def picture_shape(source: Path) -> tuple[int, ...]:
     """Return the original height and width of an image or a clip, mostly from the header."""
     (shown,), _ = next(open_source(source, [None]))
     return shown.shape
+
+
+def pixel_aspect(source: Path) -> float:
+    """Return the width of a video's pixels relative to their height, upright; 1 if unknown."""
+    if source.is_dir() or is_picture(source):
+        return 1.0
+    av = import_av()
+    with suppress(av.error.FFmpegError), av.open(str(source), **FFMPEG) as container:
+        stream = container.streams.best("video")
+        stored = float((stream and stream.sample_aspect_ratio) or 1)
+        for frame in container.decode(stream):
+            return 1 / stored if round(frame.rotation / 90) % 2 else stored
+    return 1.0
 
 
 def read_sized(

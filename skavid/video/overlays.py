@@ -64,6 +64,9 @@ class OverlayWriter:
     ignore_mask : array-like of shape (h, w), bool, default=None
         True where pixels do not count, as in :class:`skavid.AVIDDetector`. They are hatched and
         show no regularity. The mask is resized to the images.
+    pixel_aspect : float, default=1.0
+        Width of a pixel relative to its height, which players stretch the video by. That of the
+        source keeps its proportions, such as 16 / 11 for widescreen PAL of 720 x 576 pixels.
 
     See Also
     --------
@@ -98,6 +101,7 @@ class OverlayWriter:
         opacity=[Interval(Real, 0, 1, closed="both")],
         zoom=[Interval(Integral, 1, None, closed="left")],
         ignore_mask=["array-like", None],
+        pixel_aspect=[Interval(Real, 0, None, closed="neither")],
     )
     def __init__(
         self,
@@ -108,6 +112,7 @@ class OverlayWriter:
         opacity: float = 0.5,
         zoom: int = 1,
         ignore_mask: ArrayLike | None = None,
+        pixel_aspect: float = 1.0,
     ) -> None:
         self.path = Path(path).expanduser()
         if self.path.suffix.lower() != ".mp4":
@@ -117,6 +122,7 @@ class OverlayWriter:
         self.opacity = opacity
         self.zoom = zoom
         self.ignore_mask = None if ignore_mask is None else check_ignored(ignore_mask)
+        self.pixel_aspect = pixel_aspect
         self._av = import_av()
         self._exits: ExitStack | None = None
 
@@ -244,6 +250,8 @@ class OverlayWriter:
                 pix_fmt="yuv420p",
                 options={"crf": "18", "preset": "veryfast", "g": str(max(1, round(2 * rate)))},
             )
+            aspect = Fraction(self.pixel_aspect).limit_denominator(255)
+            self._stream.codec_context.sample_aspect_ratio = aspect
             self._stream.codec_context.time_base = self._stream.time_base = self._base
 
     def _draw(
@@ -349,6 +357,7 @@ def write_overlay(
     opacity: float = 0.5,
     zoom: int = 1,
     ignore_mask: ArrayLike | None = None,
+    pixel_aspect: float = 1.0,
 ) -> None:
     """Write a video of results, as H.264 in mp4, which browsers can play.
 
@@ -364,7 +373,9 @@ def write_overlay(
         In [0, 1], 1 where the frame is regular, as ``maps`` returns it.
     scores : iterable of float, default=None
         The higher, the more regular, as ``score_samples`` returns them.
-    fps, threshold, opacity, zoom, ignore_mask : float, float, float, int, array-like or None
+    fps, threshold, opacity, zoom : float, float, float, int
+        As in :class:`OverlayWriter`.
+    ignore_mask, pixel_aspect : array-like or None, float
         As in :class:`OverlayWriter`.
 
     Raises
@@ -396,7 +407,13 @@ def write_overlay(
     columns = [repeat(None) if column is None else column for column in given.values()]
     end = object()
     with OverlayWriter(
-        path, fps=fps, threshold=threshold, opacity=opacity, zoom=zoom, ignore_mask=ignore_mask
+        path,
+        fps=fps,
+        threshold=threshold,
+        opacity=opacity,
+        zoom=zoom,
+        ignore_mask=ignore_mask,
+        pixel_aspect=pixel_aspect,
     ) as writer:
         n = 0
         rows = [iter(column) for column in columns]

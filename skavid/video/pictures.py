@@ -166,6 +166,8 @@ def _unusual_pages(path: Path) -> list[NDArray[Any]] | None:
         import tifffile
 
         with tifffile.TiffFile(path) as file:
+            if file.pages.first.colormap is not None:
+                return None  # values of 16 bits that are places in a palette
             pages = [page.asarray() for page in file.pages]
         if all(page.ndim == 2 and page.dtype.kind in "iuf" for page in pages):
             return [
@@ -283,6 +285,15 @@ def _deep_colors(path: Path, picture: Any) -> NDArray[Any] | None:
                 values = frame.to_ndarray(format="rgb48le")
             return values
     return None
+
+
+def see_colors(path: Path) -> tuple[bool, bool]:
+    """Return whether the first image of a file has colours, and pixels that are transparent."""
+    with opened_picture(path) as picture:
+        if picture.mode.startswith("I") or picture.mode == "F":
+            return False, False
+        pixels = np.asarray(picture.convert("RGBA"))
+        return bool((pixels[..., :3] != pixels[..., :1]).any()), bool((pixels[..., 3] < 255).any())
 
 
 def find_range(paths: Sequence[Path]) -> Range | None:
