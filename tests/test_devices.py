@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker
 from skavid.components import nested
-from skavid.core import feature_training
+from skavid.core import detector_training
 from skavid.core.features import make_features
 from skavid.core.pair import placed
 
@@ -113,7 +113,7 @@ def device(monkeypatch):
     # Tensors of inference mode cannot be wrapped.
     monkeypatch.setattr(torch.inference_mode, "__enter__", enter)
     monkeypatch.setattr(torch.inference_mode, "__exit__", leave)
-    monkeypatch.setattr(feature_training, "STEPS_PER_EPOCH", 2)
+    monkeypatch.setattr(detector_training, "STEPS_PER_EPOCH", 2)
     monkeypatch.setattr("skavid.core.threads.torch.get_num_threads", lambda: 1)
     with Factories(), Everywhere():
         yield DEVICE
@@ -177,13 +177,13 @@ def test_a_training_on_a_device_gives_the_scores_of_one_on_the_cpu(device, name)
 def test_a_training_goes_on_where_it_is_told(device, monkeypatch):
     X, _ = images("module")
     there = build("module", device=device).fit(X)
-    seen, step = set(), feature_training.ResidualNet.train_step
+    seen, step = set(), detector_training.ResidualNet.train_step
 
     def watched(net, *args, **kwargs):
         seen.add(next(net.detector_.parameters()).device.type)
         return step(net, *args, **kwargs)
 
-    monkeypatch.setattr(feature_training.ResidualNet, "train_step", watched)
+    monkeypatch.setattr(detector_training.ResidualNet, "train_step", watched)
     there.partial_fit(X)
     assert seen == {DEVICE}
     assert there.net_.device == "cpu"

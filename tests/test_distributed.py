@@ -16,7 +16,7 @@ from sklearn.model_selection import GridSearchCV
 
 from skavid import AVIDDetector, NoveltyKFold, TemporalStacker, distributed, temporal
 from skavid.components import nested
-from skavid.core import feature_training, linear
+from skavid.core import detector_training, linear
 
 dask = pytest.importorskip("dask")
 pytest.importorskip("dask.array")
@@ -270,7 +270,7 @@ def build(name):
 def test_a_fit_on_blocks_gives_the_statistics_thresholds_and_scores_of_one_at_once(
     monkeypatch, X, name
 ):
-    monkeypatch.setattr(feature_training, "BANK_IMAGES", 12)  # D learns from some of the images
+    monkeypatch.setattr(detector_training, "BANK_IMAGES", 12)  # D learns from some of the images
     if name == "a few are remembered":
         monkeypatch.setattr(linear, "REMEMBERED", 7 * 66 * 8 * 8 * 4)
     images = X / 300 if name == "float" else X

@@ -33,8 +33,8 @@ from skavid.cli.models import (
 )
 from skavid.cli.outputs import check_targets, temporary_folder
 from skavid.components import COMPONENTS, VIDEO, check_device, is_over_pixels
+from skavid.core.detector_training import BATCH
 from skavid.core.duration import expected_seconds
-from skavid.core.feature_training import BATCH
 from skavid.core.features import make_features
 from skavid.datasets import sources
 from skavid.datasets.clips import is_normal

@@ -18,17 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skavid.core.feature_training import (
-    BATCH,
-    LeftOut,
-    Pair,
-    Reader,
-    bank_size,
-    judge_left_out,
-    judge_whole,
-    learn_from_sample,
-    note_nearness,
-)
+from skavid.core.detector_training import BATCH, LeftOut, Reader, bank_size, learn_detector
+from skavid.core.feature_training import Pair, judge_left_out, judge_whole, lifted
 from skavid.core.features import FeatureMap
 from skavid.core.images import check_images
 from skavid.core.linear import Sums, log_change, lowest_keys
@@ -333,16 +324,16 @@ def train_on_blocks(
     images = np.stack([summed.sample[row] for row in sample.tolist()])
     del summed
     reader = reading.reader(images)
-    keys = reader.keys(np.arange(len(images)))
-    learnt = learn_from_sample(
-        reader, LeftOut(inpainter, keys, None), n=n, gamma=gamma, device=device, **settings
-    )
-    parts = reader.parts(np.arange(len(images)))
+    rows = np.arange(len(images))
+    keys = reader.keys(rows)
+    left_out = LeftOut(inpainter, keys, None)
+    learnt = learn_detector(reader, rows, left_out, rows, gamma=gamma, device=device, **settings)
+    if learnt.net.n_trained_ < settings["max_epochs"] and learnt.net.stopped_by_ is None:
+        raise KeyboardInterrupt
+    parts = reader.parts(rows)
     statistics = torch.cat([WholeImage.statistics(reader.features(part)) for part in parts])
     change = log_change(whole.inpainter.left_out(statistics, keys).size[:, 0, 0])
-    note_nearness(whole, learnt.normal, learnt.residual, learnt.logits, learnt.region_auc)
-    maps = whole.lift(learnt.residual, learnt.logits, learnt.normal.distance)
-    judged = _Judged.of(sample, change, *maps, calibrating)
+    judged = _Judged.of(sample, change, *lifted(whole, learnt), calibrating)
     if len(sample) < n:
         judge = _Judge(reading, inpainter, whole, learnt.detector, sample, calibrating)
         judged = judged.merge(run(judge, merge))

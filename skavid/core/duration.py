@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from skavid.core.feature_training import (
+from skavid.core.detector_training import (
     BATCH,
     CROP,
     N_CHECKED,

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from skavid.caching import cached
 from skavid.core import anomaly_maps, block_training
-from skavid.core.feature_training import Pair, ResidualNet, judge, train_pair, warn_if_blind
+from skavid.core.detector_training import ResidualNet
+from skavid.core.feature_training import Pair, judge, train_pair, warn_if_blind
 from skavid.core.features import FeatureMap, FrozenFeatures, MotionFeatures
 from skavid.core.linear import LinearInpainter
 from skavid.core.networks import ResidualDetector

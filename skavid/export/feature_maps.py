@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from skavid.core.feature_training import LEAST_CHANGE, MOST_CHANGE, evenness
+from skavid.core.detector_training import MOST_CHANGE, evenness
+from skavid.core.feature_training import LEAST_CHANGE
 from skavid.core.features import (
     CELL,
     DARK,
