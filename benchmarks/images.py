@@ -14,7 +14,7 @@ are there, and not measured again; --again does, and --again detector keeps thos
 The sets are described in docs/rivals.md; the command line of the test suite finds them by the
 environment variable SKAVID_DATA. "--features inversion" is D alone over pixels, which learns from
 inverted blots (docs/user_guide/corruption.rst). It is for images of two levels, and measured on
---sets "deeppcb, 320 px".
+--sets "deeppcb at 320 px".
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ SETS = {
     "bsdata": folder("bsdata", (104, 256), True),
     "elpv": elpv,
     "deeppcb": folder("deeppcb", (160, 160), False),
-    "deeppcb, 320 px": folder("deeppcb", (320, 320), False),
+    "deeppcb at 320 px": folder("deeppcb", (320, 320), False),
     **{f"digit {digit}": digits([digit]) for digit in range(10)},
     "digits but 3": digits([digit for digit in range(10) if digit != 3]),
 }
@@ -398,7 +398,7 @@ def tables():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=os.environ.get("SKAVID_DATA"))
-    usual = [name for name in SETS if name != "deeppcb, 320 px"]
+    usual = [name for name in SETS if name != "deeppcb at 320 px"]
     parser.add_argument("--sets", nargs="+", choices=SETS, default=usual)
     parser.add_argument("--features", nargs="+", default=["patches"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
