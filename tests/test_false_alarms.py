@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from scipy.stats import betabinom
 from sklearn.datasets import load_digits
 
 from skavid import AVIDDetector
@@ -36,7 +37,7 @@ def small_sets():
 
 
 @pytest.mark.slow
-def test_false_alarms_on_twenty_small_sets_stay_within_what_is_stated():
+def test_false_alarms_on_twenty_small_sets_are_those_of_exchangeable_scores():
     rates, stated = [], []
     for images in small_sets():
         with warnings.catch_warnings():
@@ -47,4 +48,9 @@ def test_false_alarms_on_twenty_small_sets_stay_within_what_is_stated():
         stated.append(detector.calibration_["fpr_bound"])
     assert max(stated) <= TARGET
     assert np.mean(rates) < 1.25 * TARGET
-    assert np.sum(np.array(rates) <= 2 * np.array(stated)) >= 19
+    # If new and training images are exchangeable, the rate of one set has this distribution, and
+    # 17 of 20 sets or more lie within its 95th percentile in 98 of 100 cases.
+    n_above = round(stated[0] * (N_TRAIN + 1))
+    most = betabinom(N_NEW, n_above, N_TRAIN + 1 - n_above).ppf(0.95) / N_NEW
+    assert most < 2.1 * TARGET
+    assert np.sum(np.array(rates) <= most) >= 17

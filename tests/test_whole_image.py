@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
 
 from skavid import AVIDDetector
 from skavid.core.linear import learn_statistics
@@ -101,7 +102,9 @@ def weights_of(features, region_auc=(0.9, 0.99)):
     whole, apart = WholeImage(3), left_out(features)[1]
     peaks = torch.linspace(0, 1, len(features))
     composite = composite_distances(apart)
-    whole.note_nearness(log_distance(apart), composite, peaks, 2 * peaks, region_auc)
+    whole.note_nearness(
+        log_distance(apart), composite, peaks, 2 * peaks, region_auc, len(features)
+    )
     return whole.nearness.tolist()[2:]
 
 
@@ -114,15 +117,20 @@ def test_the_distance_counts_only_where_normal_images_have_something_in_common_a
 def test_the_distance_never_weighs_more_than_a_network():
     peaks = torch.linspace(0, 1, 50)
     whole = WholeImage(3)
-    whole.note_nearness(peaks, peaks + 5, peaks, 2 * peaks, (0.6, 0.9))
+    whole.note_nearness(peaks, peaks + 5, peaks, 2 * peaks, (0.6, 0.9), 50)
     assert_allclose(whole.nearness[2:], [peaks.std(), 2 * peaks.std()], rtol=1e-5)
 
 
 def test_the_distance_weighs_as_detectability_indices_say():
     distance = torch.from_numpy(norm.ppf(np.linspace(0.001, 0.999, 500)))
     whole, peaks = WholeImage(3), torch.linspace(0, 1, 500)
-    whole.note_nearness(distance, distance + 1, peaks, peaks, (0.8, 0.98))
-    of_distance = norm.ppf(norm.cdf(1 / math.sqrt(2)))  # AUC of two normal spreads that far apart
+    whole.note_nearness(distance, distance + 1, peaks, peaks, (0.8, 0.98), 500)
+    auc = norm.cdf(1 / math.sqrt(2))  # of two normal spreads that far apart
+    drawn = np.random.default_rng(0).normal(size=(2, 2000, 500)) + [[[0]], [[1]]]
+    error = np.std(
+        [roc_auc_score([0] * 500 + [1] * 500, np.r_[a, b]) for a, b in zip(*drawn, strict=True)]
+    )
+    of_distance = norm.ppf(auc - 2 * error)
     expected = float(peaks.std()) * of_distance / norm.ppf([0.8, 0.98])
     assert_allclose(whole.nearness[2:], expected, rtol=0.02)
 
@@ -150,7 +158,7 @@ def test_an_image_put_together_from_two_kinds_of_normal_ones_is_more_irregular()
     def images(kind):
         return kinds[kind] + rng.normal(scale=4, size=(len(kind), 32, 32))
 
-    normal = images(np.arange(40) % 2)
+    normal = images(np.arange(120) % 2)
     put_together = images(np.arange(10) % 2)
     put_together[:, :, 16:] = images(np.arange(1, 11) % 2)[:, :, 16:]
     detector = AVIDDetector(max_epochs=4, value_range=(0, 255), random_state=0).fit(normal)

@@ -279,6 +279,7 @@ class Normal(NamedTuple):
     sizes: Tensor  # of what it changes at each place, (n, n1, n2)
     distance: Tensor  # from the nearest normal image as a whole, (n,)
     composite: Tensor  # the same of composites, (n_composites,)
+    n_independent: int  # images, or blocks of time that they come from
 
 
 class Learnt(NamedTuple):
@@ -334,7 +335,7 @@ def learn_detector(
         seed, lr=learning_rate, batch_size=batch_size, device=device, callbacks=callbacks,
         verbose=verbose, max_epochs=max_epochs,
     )  # fmt: skip
-    bank, normal = _to_changes(bank, left_out, net.detector_, chosen, inpainter.origin)
+    bank, normal = _to_changes(bank, left_out, net.detector_, chosen, inpainter.origin, seed + 6)
     maps = _Maps(bank, fold, batch_size, _generator(seed + 5 + len(net.history)))
     _fit_detector(net, maps, max_epochs, device)
     detector: Any = copy.deepcopy(net.averaged_.module).eval().requires_grad_(False)
@@ -421,7 +422,7 @@ def _intact(clean: Tensor, rows: NDArray[np.int64], generator: Generator) -> Cor
 
 def _to_changes(
     bank: _Bank, left_out: LeftOut, detector: ResidualDetector, chosen: NDArray[np.int64],
-    origin: Tensor,
+    origin: Tensor, seed: int,
 ) -> tuple[_Bank, Normal]:  # fmt: skip
     """Replace features by what D reads, in place where it fits; unseen anomalies are undecided.
 
@@ -435,9 +436,8 @@ def _to_changes(
     if detector.sees_features:
         read = read.new_empty(n_versions, n, 2 * k, n1, n2)
     sizes, distance, composite = torch.empty(n, n1, n2), torch.empty(n), []
-    n_batches = -(-n // BATCH)
-    for first in range(n_batches):
-        part = np.arange(first, n, n_batches)  # images of all blocks of time
+    # In any order: the images of a batch are put together, and neighbours may be alike.
+    for part in torch.split(torch.randperm(n, generator=_generator(seed)), BATCH):
         clean = bank.features[0, part].float() + origin[:, None, None]
         normal = left_out(clean, chosen[part])
         sizes[part], distance[part] = normal.size / even, log_distance(normal.apart)
@@ -450,7 +450,11 @@ def _to_changes(
             hidden = (bank.regular[version, part] < 0.5) & ~seen
             bank.weight[version, part] *= ~hidden
             read[version, part] = seen_by_detector(detector, inpainter, changes, other).half()
-    return bank._replace(features=read), Normal(sizes, distance, torch.cat(composite))
+    blocks = left_out.blocks_of(chosen)
+    n_independent = n if blocks is None else len(torch.unique(blocks))
+    return bank._replace(features=read), Normal(
+        sizes, distance, torch.cat(composite), n_independent
+    )
 
 
 def _make_net(

@@ -293,7 +293,9 @@ def lifted(whole: WholeImage, learnt: Learnt) -> tuple[Tensor, Tensor]:
     """Note what the distance from the nearest normal image counts, and raise maps by it."""
     residual, logits, normal = learnt.residual, learnt.logits, learnt.normal
     peaks = log_change(residual.amax((1, 2))), -logits.amin((1, 2))
-    whole.note_nearness(normal.distance, normal.composite, *peaks, learnt.region_auc)
+    whole.note_nearness(
+        normal.distance, normal.composite, *peaks, learnt.region_auc, normal.n_independent
+    )
     return whole.lift(residual, logits, normal.distance)
 
 

@@ -27,6 +27,12 @@ LEAST_AUC = 0.51  # nor is anything worth infinitely more than what is at chance
 BLANK = math.log(5)  # an image with a fifth of the usual spread of intensities shows nothing
 
 
+def _standard_error(auc: float, n: int) -> float:
+    """Return that of an AUC on n normal images and as many others (Hanley and McNeil, 1982)."""
+    both_higher = auc / (2 - auc) + 2 * auc**2 / (1 + auc) - 2 * auc**2
+    return math.sqrt(max(0.0, auc * (1 - auc) + (n - 1) * both_higher)) / n
+
+
 class Moments(NamedTuple):
     """How numbers are spread, mergeable.
 
@@ -298,7 +304,7 @@ class WholeImage(nn.Module):
 
     def note_nearness(
         self, distance: Tensor, composite: Tensor, residual: Tensor, doubt: Tensor,
-        region_auc: tuple[float, float],
+        region_auc: tuple[float, float], n_independent: int,
     ) -> None:  # fmt: skip
         """Weigh how far an image is from the nearest normal one as it is worth beside I and D.
 
@@ -312,10 +318,13 @@ class WholeImage(nn.Module):
             The largest log R, and the largest -logit, of the places of these images.
         region_auc : tuple of two float
             How well I and D each tell synthetic anomalies from normal regions.
+        n_independent : int
+            Of these images: their number, or that of the blocks of time that they come from.
 
         Notes
         -----
-        The distance is worth what it tells of composites. In their own spreads, it and a network
+        The distance is worth what it tells of composites, less two standard errors: with few
+        images it counts little. In their own spreads, it and a network
         weigh in proportion to their detectability indices, see
         `skavid.core.calibration.balance_margins`, and it never weighs more than the network.
         """
@@ -326,6 +335,7 @@ class WholeImage(nn.Module):
         distance = distance[known].double()
         labels = [0] * len(distance) + [1] * len(composite)
         auc = roc_auc_score(labels, torch.cat([distance, composite]).numpy())
+        auc -= 2 * _standard_error(auc, n_independent)  # what it is worth at least
         worth = ndtri(np.clip([auc, *region_auc], [0.5, LEAST_AUC, LEAST_AUC], LARGEST_AUC))
         weights = np.minimum(worth[0] / worth[1:], 1)
         peaks = torch.stack([residual, doubt], 1)[known].std(0).double()
