@@ -34,7 +34,7 @@ def main():
     images = torch.from_numpy(data.train[:, None] / 255).float()
     generator = torch.Generator().manual_seed(arguments.seed)
 
-    figure, axes = pyplot.subplots(9, 4, figsize=(6, 13), layout="constrained")
+    figure, axes = pyplot.subplots(3 * len(CORRUPTIONS), 4, figsize=(6, 17), layout="constrained")
     rows = iter(axes)
     for name, corrupt in CORRUPTIONS.items():
         made = corrupt(images, gamma=0.4, generator=generator)
