@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from skavid import AVIDDetector
 from skavid.core.linear import learn_statistics
 from skavid.core.whole_image import WholeImage, composite_distances, log_distance
+from skavid.exceptions import InputMismatchWarning
 from tests.test_linear import normal_features
 
 GAMMA = 0.4
@@ -75,7 +77,7 @@ def test_a_composite_is_as_far_as_the_image_that_is_put_together(halved):
     features = images_of_two_kinds(16, 1)
     inpainter = learn_statistics([features], gamma=GAMMA, keys=torch.arange(16))
     new = images_of_two_kinds(2, 2)
-    found = composite_distances(inpainter.changes(new).apart).reshape(2, 2)
+    found = composite_distances(inpainter.changes(new).apart)[1].reshape(2, 2)
     together = new.clone()
     if halved == "above and below":
         together[:, :, 2:] = new.flip(0)[:, :, 2:]
@@ -87,15 +89,15 @@ def test_a_composite_is_as_far_as_the_image_that_is_put_together(halved):
 
 def test_a_grid_of_one_row_has_only_left_and_right_halves():
     features = torch.randn(6, 3, 1, 4, generator=torch.Generator().manual_seed(0))
-    assert len(composite_distances(left_out(features)[1])) == 6 * 5
-    assert len(composite_distances(left_out(features[..., :1])[1])) == 0
+    assert len(composite_distances(left_out(features)[1])[1]) == 6 * 5
+    assert len(composite_distances(left_out(features[..., :1])[1])[1]) == 0
 
 
 def test_no_composite_is_made_within_a_block_of_time():
     apart = left_out(images_of_two_kinds(6, 0))[1]
     blocks = torch.tensor([0, 0, 0, 1, 1, 1])
-    assert len(composite_distances(apart, blocks)) == 2 * 2 * 9
-    assert len(composite_distances(apart, torch.zeros(6))) == 0
+    assert len(composite_distances(apart, blocks)[1]) == 2 * 2 * 9
+    assert len(composite_distances(apart, torch.zeros(6))[1]) == 0
 
 
 def weights_of(features, region_auc=(0.9, 0.99)):
@@ -114,17 +116,44 @@ def test_the_distance_counts_only_where_normal_images_have_something_in_common_a
     assert min(in_common) > 3 * max(weights_of(independent))
 
 
+@pytest.mark.parametrize("n", [3, 4])
+def test_a_handful_of_images_gives_the_distance_hardly_any_weight(n):
+    nothing = max(weights_of(torch.randn(n, 3, 4, 4, generator=torch.Generator().manual_seed(n))))
+    assert max(nothing, *weights_of(images_of_two_kinds(n, 0))) < 0.2
+
+
+def test_an_image_and_a_composite_of_it_lack_the_same_images():
+    features = images_of_two_kinds(8, 3)
+    inpainter, apart = left_out(features)
+    normal, composite = composite_distances(apart[:2])
+    rest = copy.deepcopy(inpainter)
+    rest.memory, rest.keys = inpainter.memory[:, 2:], inpainter.keys[2:]
+    expected = log_distance(rest.solve().left_out(features[:2], torch.arange(2)).apart)
+    assert_allclose(normal[:2], expected, rtol=1e-4)
+    assert composite.isfinite().all()
+
+
+def test_numbers_far_beyond_those_of_the_training_give_finite_scores():
+    images = np.random.default_rng(0).uniform(size=(30, 32, 32))
+    detector = AVIDDetector(max_epochs=1, value_range=(0, 1), random_state=0).fit(images)
+    detector.whole_.nearness[2:] = 1.0
+    with pytest.warns(InputMismatchWarning):
+        far = detector.score_samples(images[:2] * [[[1e4]], [[1e8]]])
+    assert np.isfinite(far).all()
+    assert far.max() < detector.score_samples(images).min()
+
+
 def test_the_distance_never_weighs_more_than_a_network():
     peaks = torch.linspace(0, 1, 50)
     whole = WholeImage(3)
-    whole.note_nearness(peaks, peaks + 5, peaks, 2 * peaks, (0.6, 0.9), 50)
+    whole.note_nearness(peaks, (peaks, peaks + 5), peaks, 2 * peaks, (0.6, 0.9), 50)
     assert_allclose(whole.nearness[2:], [peaks.std(), 2 * peaks.std()], rtol=1e-5)
 
 
 def test_the_distance_weighs_as_detectability_indices_say():
     distance = torch.from_numpy(norm.ppf(np.linspace(0.001, 0.999, 500)))
     whole, peaks = WholeImage(3), torch.linspace(0, 1, 500)
-    whole.note_nearness(distance, distance + 1, peaks, peaks, (0.8, 0.98), 500)
+    whole.note_nearness(distance, (distance, distance + 1), peaks, peaks, (0.8, 0.98), 500)
     auc = norm.cdf(1 / math.sqrt(2))  # of two normal spreads that far apart
     drawn = np.random.default_rng(0).normal(size=(2, 2000, 500)) + [[[0]], [[1]]]
     error = np.std(

@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     with temporary_folder(model) as folder:
         n = sum(source.n_images() or 0 for source in found)
         estimated = n >= MIN_IMAGES and not reading.tiled
-        if estimated:
+        if estimated and not console.quiet and not is_over_pixels(detector):
             _estimate(detector, *_first_images(found, reading), n, reading, has_epochs, console)
         data = _load(arguments, found, reading, Path(folder), console)
         check_number(len(data.images), _unit(reading), "train on")
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             _estimate(detector, first, 0.0, len(data.images), reading, has_epochs, console)
         if reading.tiled:
             # So that about as many images are flagged as --target-fpr says.
-            detector.target_fpr = float(f"{arguments.target_fpr / data.tiles_per_image:.3g}")
+            detector.target_fpr = float(f"{detector.target_fpr / data.tiles_per_image:.3g}")
         if not has_epochs:
             detector.max_epochs = _n_epochs(len(data.images))
         start = time.monotonic()

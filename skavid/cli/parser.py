@@ -147,7 +147,8 @@ epochs, so that about 100,000 images are processed.""",
         type=whole_number(8),
         metavar="N",
         help=f"cut images into tiles of N x N pixels (default: {TILE_SIDE}) in full resolution, "
-        "for small faults in large images whose parts look alike everywhere",
+        "for small faults in large images whose parts look alike everywhere; without N, write it "
+        "after the sources",
     )
     add(
         "--crop",

@@ -215,7 +215,8 @@ def inversion(
     neighbours : Neighbours, optional
         Without effect.
     size : tuple (smallest, largest), optional
-        Diameters of blots, in pixels; from 3 pixels to a sixth of the image when None.
+        About the diameters of blots, in pixels; from 3 pixels to a sixth of the image when
+        None.
 
     Returns
     -------

@@ -278,7 +278,7 @@ class Normal(NamedTuple):
 
     sizes: Tensor  # of what it changes at each place, (n, n1, n2)
     distance: Tensor  # from the nearest normal image as a whole, (n,)
-    composite: Tensor  # the same of composites, (n_composites,)
+    composite: tuple[Tensor, Tensor]  # of images and of composites, (n_composites,) each
     n_independent: int  # images, or blocks of time that they come from
 
 
@@ -435,13 +435,16 @@ def _to_changes(
     read = bank.features
     if detector.sees_features:
         read = read.new_empty(n_versions, n, 2 * k, n1, n2)
-    sizes, distance, composite = torch.empty(n, n1, n2), torch.empty(n), []
+    sizes, distance = torch.empty(n, n1, n2), torch.empty(n)
+    normals, composites = [], []
     # In any order: the images of a batch are put together, and neighbours may be alike.
     for part in torch.split(torch.randperm(n, generator=_generator(seed)), BATCH):
         clean = bank.features[0, part].float() + origin[:, None, None]
         normal = left_out(clean, chosen[part])
         sizes[part], distance[part] = normal.size / even, log_distance(normal.apart)
-        composite.append(composite_distances(normal.apart, left_out.blocks_of(chosen[part])))
+        both = composite_distances(normal.apart, left_out.blocks_of(chosen[part]))
+        normals.append(both[0])
+        composites.append(both[1])
         read[0, part] = seen_by_detector(detector, inpainter, normal, clean).half()
         for version in range(1, n_versions):
             other = bank.features[version, part].float() + origin[:, None, None]
@@ -453,7 +456,7 @@ def _to_changes(
     blocks = left_out.blocks_of(chosen)
     n_independent = n if blocks is None else len(torch.unique(blocks))
     return bank._replace(features=read), Normal(
-        sizes, distance, torch.cat(composite), n_independent
+        sizes, distance, (torch.cat(normals), torch.cat(composites)), n_independent
     )
 
 

@@ -43,6 +43,7 @@ __all__ = ["judge", "train_pair", "warn_if_blind"]
 
 BLIND_AUC = 0.6
 LEAST_CHANGE = 1e-6  # where I changes nothing, so that a ratio can be taken
+LARGEST_CHANGE = 1e30  # of an image whose numbers are far beyond those of the training
 
 
 class Judged(NamedTuple):
@@ -135,7 +136,7 @@ def judge_whole(residual: Tensor, logits: Tensor, change: Tensor, whole: WholeIm
     is none. They keep their order.
     """
     least, most = whole.residual(change), whole.logits(change)
-    residual = residual.clamp(min=LEAST_CHANGE)
+    residual = residual.clamp(LEAST_CHANGE, LARGEST_CHANGE)
     peak = residual.amax((1, 2))
     places = (residual >= whole.usual) | (peak < whole.usual)[:, None, None]
     lowest = torch.where(places, logits, math.inf).amin((1, 2))
@@ -242,7 +243,7 @@ def train_pair(
     if known is not None:
         inpainter = known[0].merge(inpainter)
         whole.inpainter = known[1].inpainter.merge(whole.inpainter)
-        whole.nearness = known[1].nearness  # of use where few images are new
+        whole.nearness = known[1].nearness  # unless most images are new
     blocks = None if groups is None else torch.from_numpy(time_blocks(groups[rows]))
     left = LeftOut(inpainter, keys, blocks)
     learnt = learn_detector(
@@ -254,7 +255,8 @@ def train_pair(
     )  # fmt: skip
     detector, net = learnt.detector, learnt.net
     residual, logits = torch.empty(2, len(rows), *learnt.residual.shape[1:])
-    residual[chosen], logits[chosen] = lifted(whole, learnt)
+    is_most = known is None or len(rows) > int(known[0].n_images)
+    residual[chosen], logits[chosen] = lifted(whole, learnt, is_noted=is_most)
     for others in reader.parts(np.setdiff1d(np.arange(len(rows)), chosen)):
         residual[others], logits[others] = judge_left_out(
             reader.features(rows[others]), left, others, detector, whole
@@ -289,13 +291,14 @@ def judge_left_out(
     return whole.lift(*maps, log_distance(changes.apart))
 
 
-def lifted(whole: WholeImage, learnt: Learnt) -> tuple[Tensor, Tensor]:
-    """Note what the distance from the nearest normal image counts, and raise maps by it."""
+def lifted(whole: WholeImage, learnt: Learnt, *, is_noted: bool = True) -> tuple[Tensor, Tensor]:
+    """Raise maps by the distance from the nearest normal image, whose weights are noted first."""
     residual, logits, normal = learnt.residual, learnt.logits, learnt.normal
     peaks = log_change(residual.amax((1, 2))), -logits.amin((1, 2))
-    whole.note_nearness(
-        normal.distance, normal.composite, *peaks, learnt.region_auc, normal.n_independent
-    )
+    if is_noted:
+        whole.note_nearness(
+            normal.distance, normal.composite, *peaks, learnt.region_auc, normal.n_independent
+        )
     return whole.lift(residual, logits, normal.distance)
 
 

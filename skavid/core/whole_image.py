@@ -21,6 +21,8 @@ LEAST_APART = 0.03  # spread of brightness, contrast and sharpness, about 3 %
 FAR_APART = 3.0  # spreads
 BEYOND = 0.01  # the share of normal clips or images whose statistics may lie beyond the limit
 USUAL = 1.0  # spread: an image that is no farther than this from its nearest is as normal as any
+FARTHEST = 1e3  # spreads
+LARGEST_LOG = 80.0  # whose exponential single precision can hold
 LEAST_PEAK = 1e-6  # so that a ratio can be taken
 LARGEST_AUC = 0.999  # what makes no error on few images has no infinite worth
 LEAST_AUC = 0.51  # nor is anything worth infinitely more than what is at chance
@@ -29,6 +31,7 @@ BLANK = math.log(5)  # an image with a fifth of the usual spread of intensities 
 
 def _standard_error(auc: float, n: int) -> float:
     """Return that of an AUC on n normal images and as many others (Hanley and McNeil, 1982)."""
+    auc = min(auc, 1 - 1 / (2 * n))  # few images without an error do not say that there is none
     both_higher = auc / (2 - auc) + 2 * auc**2 / (1 + auc) - 2 * auc**2
     return math.sqrt(max(0.0, auc * (1 - auc) + (n - 1) * both_higher)) / n
 
@@ -114,8 +117,8 @@ def log_distance(apart: Tensor) -> Tensor:
     return log_change(torch.where(nearest < SAME**2, second, nearest).sqrt())
 
 
-def composite_distances(apart: Tensor, blocks: Tensor | None = None) -> Tensor:
-    """Return the distances from the nearest image of images that are put together from halves.
+def composite_distances(apart: Tensor, blocks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the distances of normal images and of composites from their nearest images.
 
     One half of a composite comes from one normal image, the other half from another: each place
     is normal, and the image as a whole is not, if normal images have anything in common as a
@@ -130,8 +133,9 @@ def composite_distances(apart: Tensor, blocks: Tensor | None = None) -> Tensor:
 
     Returns
     -------
-    distances : Tensor of shape (n_composites,)
-        As from `log_distance`, for each pair of images and both ways to halve an image.
+    normal, composite : Tensor of shape (n_composites,)
+        As from `log_distance`, for each pair of images and both ways to halve an image: of the
+        first image of the pair, and of the composite. Both lack what either image lacks.
 
     Examples
     --------
@@ -143,22 +147,23 @@ def composite_distances(apart: Tensor, blocks: Tensor | None = None) -> Tensor:
     >>> features = kind[:, None, None, None] + 0.1 * noise
     >>> keys = torch.arange(20)
     >>> inpainter = learn_statistics([features], gamma=0.4, keys=keys)
-    >>> apart = inpainter.left_out(features, keys).apart
-    >>> bool(composite_distances(apart).mean() > log_distance(apart).mean())
+    >>> normal, composite = composite_distances(inpainter.left_out(features, keys).apart)
+    >>> bool(composite.mean() > normal.mean())
     True
     """
     differ = ~torch.eye(len(apart), dtype=torch.bool, device=apart.device)
     if blocks is not None:
         differ &= blocks[:, None] != blocks
     pairs = torch.split(differ.nonzero(), max(1, len(apart)))
-    distances = [apart.new_empty(0)]
+    lacks = torch.where(apart.isinf(), math.inf, 0.0)
+    normal, composite = [apart.new_empty(0)], [apart.new_empty(0)]
     for halves in ((0, 1), (2, 3)), ((0, 2), (1, 3)):
         first, second = (apart[:, half].sum(1) for half in halves)
         if first.any() and second.any():  # a grid of one row has no upper half
-            distances += [
-                log_distance((first[pair[:, 0]] + second[pair[:, 1]])[:, None]) for pair in pairs
-            ]
-    return torch.cat(distances)
+            for one, other in (pair.unbind(1) for pair in pairs):
+                normal.append(log_distance(apart[one] + lacks[other]))
+                composite.append(log_distance((first[one] + second[other])[:, None]))
+    return torch.cat(normal), torch.cat(composite)
 
 
 class WholeImage(nn.Module):
@@ -172,6 +177,10 @@ class WholeImage(nn.Module):
     farther from normal than every training image was, and than a further clip or image is
     expected to be (a prediction limit, which matters where there are few), by as much as its
     most irregular place would have to be.
+
+    An image that is composed of normal places may still be far from every normal image as a
+    whole. `lift` raises its most irregular places by that distance, with the weights that
+    `note_nearness` finds.
 
     Parameters
     ----------
@@ -208,7 +217,7 @@ class WholeImage(nn.Module):
         # Mean and spread of the distances of normal images from their nearest, and how much log R
         # and -logit rise with each further spread.
         self.register_buffer("nearness", torch.tensor([0.0, 1.0, 0.0, 0.0]))
-        # The limit of normal images, and the most that I changed at any place of one.
+        # The limit of normal images, and the largest R of any place of one.
         self.register_buffer("farthest", torch.zeros(()))
         self.register_buffer("usual", torch.zeros(()))
         # Mean and spread of what `describe` says of training images.
@@ -303,16 +312,16 @@ class WholeImage(nn.Module):
         return log_change(self.inpainter.changes(self.statistics(features)).size[:, 0, 0])
 
     def note_nearness(
-        self, distance: Tensor, composite: Tensor, residual: Tensor, doubt: Tensor,
+        self, distance: Tensor, composite: tuple[Tensor, Tensor], residual: Tensor, doubt: Tensor,
         region_auc: tuple[float, float], n_independent: int,
     ) -> None:  # fmt: skip
-        """Weigh how far an image is from the nearest normal one as it is worth beside I and D.
+        """Find the weights of the distance from the nearest normal image beside I and D.
 
         Parameters
         ----------
         distance : Tensor of shape (n_images,)
             Of normal images that were left out, from `log_distance`.
-        composite : Tensor of shape (n_composites,)
+        composite : tuple of two Tensor of shape (n_composites,)
             From `composite_distances` of these images.
         residual, doubt : Tensor of shape (n_images,)
             The largest log R, and the largest -logit, of the places of these images.
@@ -323,18 +332,19 @@ class WholeImage(nn.Module):
 
         Notes
         -----
-        The distance is worth what it tells of composites, less two standard errors: with few
-        images it counts little. In their own spreads, it and a network
-        weigh in proportion to their detectability indices, see
-        `skavid.core.calibration.balance_margins`, and it never weighs more than the network.
+        The area under the ROC curve for composites, less two standard errors, stands for the
+        distance: with few images its weight is small. Divided by their spreads among normal
+        images, the distance and a network have weights in proportion to their detectability
+        indices, see `skavid.core.calibration.balance_margins`. The distance never has a larger
+        weight than the network.
         """
         known = distance.isfinite()
-        composite = composite[composite.isfinite()]
-        if known.sum() < 3 or not len(composite):
+        negative, positive = (some[some.isfinite()] for some in composite)
+        if known.sum() < 3 or not len(negative) or not len(positive):
             return
         distance = distance[known].double()
-        labels = [0] * len(distance) + [1] * len(composite)
-        auc = roc_auc_score(labels, torch.cat([distance, composite]).numpy())
+        labels = [0] * len(negative) + [1] * len(positive)
+        auc = roc_auc_score(labels, torch.cat([negative, positive]).numpy())
         auc -= 2 * _standard_error(auc, n_independent)  # what it is worth at least
         worth = ndtri(np.clip([auc, *region_auc], [0.5, LEAST_AUC, LEAST_AUC], LARGEST_AUC))
         weights = np.minimum(worth[0] / worth[1:], 1)
@@ -362,10 +372,11 @@ class WholeImage(nn.Module):
         """
         mean, spread, on_residual, on_doubt = self.nearness
         far = ((distance - mean) / spread - USUAL).clamp(min=0)
-        far = torch.where(distance.isfinite(), far, 0.0)[:, None, None]
+        far = torch.where(distance.isfinite(), far, 0.0)[:, None, None].clamp(max=FARTHEST)
         peak, lowest = residual.amax((1, 2), keepdim=True), logits.amin((1, 2), keepdim=True)
+        rise = on_residual * far * residual / peak.clamp(min=LEAST_PEAK)
         return (
-            residual * torch.exp(on_residual * far * residual / peak.clamp(min=LEAST_PEAK)),
+            residual * torch.exp(rise.clamp(max=LARGEST_LOG)),
             logits - on_doubt * far * torch.exp(lowest - logits),
         )
 
@@ -417,7 +428,7 @@ class WholeImage(nn.Module):
             from normal than a training image.
         """
         offset, slope = self.to_residual
-        least = torch.exp(offset + slope * change)
+        least = torch.exp((offset + slope * change).clamp(max=LARGEST_LOG))
         return torch.where(change > self.farthest, least, 0.0)
 
     def logits(self, change: Tensor) -> Tensor:

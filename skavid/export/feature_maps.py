@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from skavid.core.detector_training import MOST_CHANGE, evenness
-from skavid.core.feature_training import LEAST_CHANGE
+from skavid.core.feature_training import LARGEST_CHANGE, LEAST_CHANGE
 from skavid.core.features import (
     CELL,
     DARK,
@@ -28,7 +28,7 @@ from skavid.core.features import (
 )
 from skavid.core.linear import SAME, LinearInpainter
 from skavid.core.networks import ResidualDetector
-from skavid.core.whole_image import LEAST_PEAK, USUAL, WholeImage
+from skavid.core.whole_image import FARTHEST, LARGEST_LOG, LEAST_PEAK, USUAL, WholeImage
 
 __all__: list[str] = []
 
@@ -300,11 +300,12 @@ def _lift(g: Graph, whole: WholeImage, residual: str, logits: str, apart: str) -
     least = g("Where", g("Less", nearest, SAME**2), second, nearest)
     distance = g("Log", g("Max", g("Sqrt", least), 1e-6))
     far = g("Sub", g("Div", g("Sub", distance, mean), spread), USUAL)
-    far = g("Unsqueeze", g("Max", far, 0.0), [2])  # (n, 1, 1)
+    far = g("Unsqueeze", g("Clip", far, 0.0, FARTHEST), [2])  # (n, 1, 1)
     peak = g("Max", g("ReduceMax", residual, axes=[1, 2]), LEAST_PEAK)
     doubt = g("Neg", logits)
     odds = g("Exp", g("Sub", doubt, g("ReduceMax", doubt, axes=[1, 2])))
     rise = g("Mul", g("Mul", far, on_residual), g("Div", residual, peak))
+    rise = g("Min", rise, LARGEST_LOG)
     return (
         g("Mul", residual, g("Exp", rise)),
         g("Sub", logits, g("Mul", g("Mul", far, on_doubt), odds)),
@@ -325,9 +326,10 @@ def _with_whole(
 ) -> tuple[str, str]:
     (start, slope), (begin, steep) = whole.to_residual.tolist(), whole.to_doubt.tolist()
     is_far = g("Greater", change, float(whole.farthest))
-    least = g("Where", is_far, g("Exp", g("Add", g("Mul", change, slope), start)), 0.0)
+    least = g("Min", g("Add", g("Mul", change, slope), start), LARGEST_LOG)
+    least = g("Where", is_far, g("Exp", least), 0.0)
     most = g("Where", is_far, g("Neg", g("Add", g("Mul", change, steep), begin)), LARGEST)
-    residual = g("Max", residual, LEAST_CHANGE)
+    residual = g("Clip", residual, LEAST_CHANGE, LARGEST_CHANGE)
     peak = g("ReduceMax", residual, axes=[1, 2])
     usual = float(whole.usual)
     places = g("Or", g("GreaterOrEqual", residual, usual), g("Less", peak, usual))
