@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker
 from skavid.components import nested
-from skavid.core.feature_training import LeftOut, _Bank, _watch_movement
+from skavid.core.detector_training import LeftOut, _Bank, _watch_movement
 from skavid.core.features import LENGTH, FrozenFeatures
 from skavid.core.linear import learn_statistics
 from skavid.core.networks import ResidualDetector
