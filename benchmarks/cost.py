@@ -113,8 +113,8 @@ def main():
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             figures[features][method] = json.loads(done.stdout.splitlines()[-1])
             print(features, method, figures[features][method], flush=True)
-    KEPT.write_text(json.dumps(figures, indent=1) + "\n")
-    write(figures)
+        KEPT.write_text(json.dumps(figures, indent=1) + "\n")
+        write(figures)
 
 
 if __name__ == "__main__":
