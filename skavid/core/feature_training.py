@@ -24,18 +24,10 @@ from skavid.core.detector_training import (
     seen_by_detector,
 )
 from skavid.core.features import FeatureMap
-from skavid.core.linear import (
-    Changes,
-    LinearInpainter,
-    learn_statistics,
-    log_change,
-)
+from skavid.core.linear import Changes, LinearInpainter, learn_statistics, log_change
 from skavid.core.networks import ResidualDetector
 from skavid.core.scene import Scene, evenly, time_blocks
-from skavid.core.training import (
-    InterruptedTraining,
-    unusual_rate,
-)
+from skavid.core.training import InterruptedTraining, unusual_rate
 from skavid.core.whole_image import Moments, WholeImage, log_distance
 from skavid.exceptions import CollapseWarning
 
