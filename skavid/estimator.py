@@ -153,9 +153,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     calibration_ : dict or None
         What "auto" thresholds rest on: ``n_images`` and ``n_clips`` (None without groups) that
         were held out; ``fpr_bound``, the rate of false alarms among new normal images that they
-        support, taken as independent (None with groups); ``clip_risk``, how likely a new clip
-        has a larger share of its frames flagged than `target_fpr` (None without). None where
-        both thresholds were given.
+        support, taken as independent, and ``fpr_limit``, which it exceeds in one calibration of
+        twenty (both None with groups); ``clip_risk``, how likely a new clip has a larger share
+        of its frames flagged than `target_fpr` (None without). None where both thresholds were
+        given.
     normal_scores_ : ndarray of shape (n_held_out,)
         The scores of these held-out images at the thresholds in use, in rising order, which
         `p_values` compares with.
@@ -454,8 +455,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         -------
         thresholds : Bunch
             ``alpha``, ``zeta``, ``target_fpr``, and what they rest on, as in `calibration_`:
-            ``n_images``, ``n_clips``, ``fpr_bound`` (split conformal prediction), ``clip_risk``;
-            and ``normal_scores``, the scores of the images of X with these thresholds.
+            ``n_images``, ``n_clips``, ``fpr_bound`` and ``fpr_limit`` (split conformal
+            prediction), ``clip_risk``; and ``normal_scores``, the scores of the images of X
+            with these thresholds.
 
         Warns
         -----
@@ -516,7 +518,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         copied.set_params(alpha=copied.alpha_, zeta=copied.zeta_, contamination="auto")
         if calibration is not None:
             copied.set_params(alpha="auto", zeta="auto", target_fpr=calibration["target_fpr"])
-            copied.calibration_ = {name: calibration[name] for name in fitting.BASIS}
+            copied.calibration_ = {name: calibration.get(name) for name in fitting.BASIS}
             copied.normal_scores_ = calibration["normal_scores"]
         else:
             fitting.move_normal_scores(copied, self.rule_)

@@ -38,7 +38,7 @@ from skavid.sklearn_private import validate_parameters
 
 __all__: list[str] = []  # a part of AVIDDetector: nothing here is promised to users
 
-BASIS = ("n_images", "n_clips", "fpr_bound", "clip_risk")
+BASIS = ("n_images", "n_clips", "fpr_bound", "fpr_limit", "clip_risk")
 """What thresholds rest on, as `skavid.core.calibration.basis` says it."""
 
 

@@ -29,6 +29,7 @@ from skavid.core.anomaly_maps import (
 )
 from skavid.core.calibration import (
     balance_margins,
+    basis,
     calibrate,
     conformal_count,
     move_thresholds,
@@ -468,6 +469,16 @@ def test_new_normal_images_are_flagged_as_often_as_promised(n, target_fpr):
     ]
     # The bound k / (n + 1) is reached on average; the standard error of the mean is about 0.005.
     assert np.mean(rates) == pytest.approx(conformal_count(n, target_fpr) / (n + 1), abs=0.01)
+
+
+@pytest.mark.parametrize(("n", "target_fpr"), [(49, 0.1), (30, 0.01), (99, 0.05)])
+def test_one_calibration_of_twenty_exceeds_the_limit_of_false_alarms(n, target_fpr):
+    rng = np.random.default_rng(0)
+    k = conformal_count(n, target_fpr)
+    # Of uniform scores, the rate beyond a threshold is the threshold itself.
+    rates = np.sort(rng.uniform(size=(4000, n)), axis=1)[:, k - 1]
+    limit = basis(n, None, target_fpr)["fpr_limit"]
+    assert np.mean(rates > limit) == pytest.approx(0.05, abs=0.01)
 
 
 def test_calibration_does_not_depend_on_blocks_or_order(monkeypatch):

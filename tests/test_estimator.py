@@ -656,7 +656,7 @@ def test_the_sizes_of_video_follow_what_moves():
     assert twice.geometry_.size == 2 * once.geometry_.size
     # The end of each of the four clips is held out.
     assert once.calibration_ == {
-        "n_images": 16, "n_clips": 4, "fpr_bound": None, "clip_risk": 1 / 5,
+        "n_images": 16, "n_clips": 4, "fpr_bound": None, "fpr_limit": None, "clip_risk": 1 / 5,
     }  # fmt: skip
 
 
@@ -669,6 +669,7 @@ def test_a_given_balance_is_used_and_auto_is_learnt():
 def test_calibration_says_what_the_thresholds_rest_on(fitted):
     assert fitted.calibration_ == {
         "n_images": 2, "n_clips": None, "fpr_bound": 1 / 3, "clip_risk": None,
+        "fpr_limit": pytest.approx(1 - 0.05**0.5),  # of the lower one of two uniform numbers
     }  # fmt: skip
     given = AVIDDetector(**nested(dict(**TINY, alpha=0.1, zeta=0.5, fusion="min"))).fit(NORMAL)
     assert given.calibration_ is None
@@ -834,7 +835,8 @@ def test_calibrated_thresholds_count_as_auto(fitted):
     assert (other.alpha, other.zeta, other.target_fpr) == ("auto", "auto", 0.2)
     assert other.alpha_ == found.alpha
     assert other.calibration_ == {
-        name: found[name] for name in ("n_images", "n_clips", "fpr_bound", "clip_risk")
+        name: found[name]
+        for name in ("n_images", "n_clips", "fpr_bound", "fpr_limit", "clip_risk")
     }
 
 

@@ -52,6 +52,7 @@ TRAINING_IMAGES = 100_000  # images times epochs: UCSD Ped2 at 40 epochs
 MIN_EPOCHS, MAX_EPOCHS = 4, 40
 FIRST_STEPS = 10  # by which the duration of a training is estimated
 MOST_TILES = 400  # of 256 x 256 pixels: 90 s of one core and 2.1 GB with the default parameters
+LEAST_SIDE = 8  # pixels, of a box
 SMALL_OBJECT = 8.0  # pixels, below which larger frames help
 NOT_SETTABLE = {
     "callbacks", "detector", "ignore_mask", "image_shape", "inpainter", "memory", "postprocessing",
@@ -211,6 +212,11 @@ def _choose_reading(
             arguments.size or DATASETS[arguments.dataset].size,
             arguments.dataset == "mvtec" and not arguments.grey,
             sources.stacking(spacing),
+        )
+    if arguments.crop and min(arguments.crop[2:]) < LEAST_SIDE:
+        raise ValueError(
+            f"--crop has a box of {arguments.crop[2]} x {arguments.crop[3]} pixels (width x "
+            f"height), but both sides must be at least {LEAST_SIDE}."
         )
     return sources.choose_reading(
         found, size=arguments.size, grey=arguments.grey, spacing=spacing,

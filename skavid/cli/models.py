@@ -234,9 +234,11 @@ def thresholds_text(detector: AVIDDetector) -> str:
         text += " held out of the training"
     if n_clips is None:
         verb = "supports" if n == 1 else "support"
+        most = calibration.get("fpr_limit")  # files of older releases do not say
+        limit = "" if most is None else f" (below {most:.2g} in 19 of 20 cases)"
         return (
             f"{text}, which {verb} a false alarm rate of {calibration['fpr_bound']:.2g} among new "
-            f"normal {unit}s."
+            f"normal {unit}s{limit}."
         )
     return (
         f"{text}. With a probability of up to {calibration['clip_risk']:.2g} more than "

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, ndtri
+from scipy.special import betaincinv, expit, logit, ndtri
 
 from skavid.core.anomaly_maps import (
     LOG_LIMIT,
@@ -45,6 +45,7 @@ BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 LEAST = float(np.finfo(np.float32).tiny)
 LARGEST_AUC = 0.9999  # beyond this it says how many regions there were
 BLOCK_PIXELS = 2**20
+SURE = 0.95  # how often the rate of false alarms shall stay within its limit
 CLIP_RISK = 0.1  # a share of clips with too many false alarms that is worth a warning
 
 
@@ -508,20 +509,31 @@ def basis(n: int, groups: NDArray[Any] | None, target_fpr: float) -> dict[str, A
     -------
     basis : dict
         ``n_images`` and ``n_clips`` (None without groups); ``fpr_bound``, the rate of false
-        alarms among new normal images that they support (None with groups); ``clip_risk``, how
-        likely a new clip has a larger share of its frames flagged (None without).
+        alarms among new normal images that they support, and ``fpr_limit``, which it exceeds in
+        one calibration of twenty (both None with groups); ``clip_risk``, how likely a new clip
+        has a larger share of its frames flagged (None without).
+
+    Notes
+    -----
+    Where k of n images are flagged, the rate among all normal images is spread from one
+    calibration to the next as a beta distribution with the parameters k and n + 1 - k (Vovk,
+    "Conditional validity of inductive conformal predictors", 2012), if images are independent
+    and no two score alike. The bound is its mean, the limit its 95th percentile.
 
     Examples
     --------
     >>> from skavid.core.calibration import basis
-    >>> basis(99, None, 0.05)["fpr_bound"]
-    0.05
+    >>> found = basis(99, None, 0.05)
+    >>> found["fpr_bound"], round(found["fpr_limit"], 3)
+    (0.05, 0.09)
     """
     n_clips = None if groups is None else len(np.unique(groups))
+    k = conformal_count(n, target_fpr)
     return {
         "n_images": n,
         "n_clips": n_clips,
-        "fpr_bound": conformal_count(n, target_fpr) / (n + 1) if n_clips is None else None,
+        "fpr_bound": k / (n + 1) if n_clips is None else None,
+        "fpr_limit": float(betaincinv(k, n + 1 - k, SURE)) if n_clips is None else None,
         "clip_risk": None if n_clips is None else 1 / (n_clips + 1),
     }
 

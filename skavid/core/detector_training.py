@@ -38,6 +38,7 @@ from skavid.core.training import (
     region_targets,
 )
 from skavid.core.whole_image import WholeImage, composite_distances, log_distance
+from skavid.exceptions import DivergedError
 
 __all__: list[str] = []  # a part of AVIDDetector: nothing here is promised to users
 
@@ -99,6 +100,8 @@ class _Check(Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, net: ResidualNet, **kwargs: Any) -> None:
         detector: Any = copy.deepcopy(net.averaged_.module).cpu().eval()
+        if not all(torch.isfinite(one).all() for one in detector.state_dict().values()):
+            net.diverge("weights are no longer finite")
         auc = _region_auc(detector, self.bank, self.fold, N_WATCHED)[1]
         net.history.record("valid_detector_auc", auc)
         net.history.record("valid_loss", 1 - auc)  # the name that callbacks of skorch look for
@@ -187,6 +190,8 @@ class ResidualNet(StoppableNet):
             maps, regular, weight = (part.to(self.device) for part in parts)
             if weight.sum() > 0:
                 loss = loss.to(self.device) + bce(member(maps)[:, 0], regular, weight)
+        if not torch.isfinite(loss):
+            self.diverge(f"loss became {loss.item()}")
         self.optimizer_.zero_grad()
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
@@ -200,6 +205,13 @@ class ResidualNet(StoppableNet):
         self.step_ += 1
         self.history.record_batch("detector_loss", loss.item())
         return {"loss": loss.detach(), "y_pred": None}
+
+    def diverge(self, what: str) -> None:
+        """Refuse to go on with numbers that are not finite."""
+        raise DivergedError(
+            f"The detector's {what} in epoch {len(self.history)}; lower learning_rate (now "
+            f"{self.lr:g})."
+        )
 
 
 class Reader:
