@@ -46,6 +46,7 @@ from skavid.metrics import aupro_score
 KEPT = Path(__file__).resolve().parent / "results" / "images"
 SIDE = 32  # px: images are reduced to this side for methods that score rows of pixels
 CORESET = 0.1  # share of all places that PatchCore remembers, drawn at random
+KINDS = ("patches", "imagenet", "patches+imagenet", "inversion")
 SANITY = ("tiles", "aitex", "bsdata", "elpv")
 # Beside the feature maps: D over pixels, for images of two levels.
 INVERSION = {
@@ -307,7 +308,7 @@ def measure(name, features, seed, root, again):
     both = found["both"]
     print(name, features, seed, {k: round(v, 1) for k, v in both.items()}, flush=True)
     methods = {}
-    if features != "inversion":
+    if features in ("patches", "imagenet"):
         module = make_features(features, train.shape[1:])
         methods = {
             "PaDiM, same map": lambda: padim(train, module),
@@ -348,7 +349,7 @@ def tables():
         "",
     ]
     for figure, title in (("auc", "Image AUC"), ("aupro", "Pixel AUPRO (limit 0.3)")):
-        for features in ("patches", "imagenet", "inversion"):
+        for features in KINDS:
             chosen = [run for run in runs if run["features"] == features]
             chosen = [run for run in chosen if figure in run["figures"]["both"]]
             names = [name for name in SETS if name in {run["set"] for run in chosen}]
@@ -379,7 +380,7 @@ def tables():
               "| set | features | false alarms | found | fit, s | PaDiM's fit, s | score, s | "
               + " | ".join(ODD) + " |", "|---" * (7 + len(ODD)) + "|"]  # fmt: skip
     for name in SETS:
-        for features in ("patches", "imagenet", "inversion"):
+        for features in KINDS:
             some = [r["figures"] for r in runs if (r["set"], r["features"]) == (name, features)]
             if some:
                 row = [spread([one["both"][key] for one in some])

@@ -19,8 +19,9 @@ from sklearn.utils.validation import check_memory
 
 __all__: list[str] = []  # a part of AVIDDetector: nothing here is promised to users
 
-# Parameters of trainings that do not decide over their result, or follow from the others.
-UNIMPORTANT = {"verbose", "scene", "checkpoint", "known"}
+# Parameters of trainings that do not decide over their result, or follow from the others, such as
+# features from their identity.
+UNIMPORTANT = {"verbose", "scene", "checkpoint", "known", "features"}
 
 
 @contextmanager

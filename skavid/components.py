@@ -386,7 +386,10 @@ COMPONENTS: dict[str, type[BaseEstimator]] = {
 """The parameters of `AVIDDetector` that hold a component, and of which class."""
 
 CONSTRAINTS: dict[str, list[Any]] = {
-    "features": [StrOptions({"patches", "motion", "imagenet", "pixels"}), nn.Module],
+    "features": [
+        StrOptions({"patches", "motion", "imagenet", "patches+imagenet", "pixels"}),
+        nn.Module,
+    ],
     "image_shape": [tuple, list, None],
     "value_range": [tuple, list, None],
     "gamma": [Interval(Real, 0, None, closed="left")],
@@ -496,6 +499,12 @@ def is_over_pixels(detector: Any) -> bool:
     return isinstance(detector.features, str) and detector.features == "pixels"
 
 
+def joined_maps(detector: Any) -> list[str]:
+    """Name the feature maps whose findings are joined; none where there is a single map."""
+    names = detector.features.split("+") if isinstance(detector.features, str) else []
+    return names if len(names) > 1 else []
+
+
 # --- checks --------------------------------------------------------------------------------------
 
 
@@ -503,7 +512,8 @@ def check_training(
     detector: Any, images: NDArray[Any], y: Any, *, going_on: bool, stacklevel: int
 ) -> None:
     """Refuse a training that cannot be, and warn where labels say that images are irregular."""
-    if going_on and not hasattr(detector, "net_"):
+    members = getattr(detector, "members_", [detector])
+    if going_on and not all(hasattr(one, "net_") for one in members):
         raise ValueError(
             "This AVIDDetector was loaded from a file without optimisers, so its training "
             "cannot go on; fit it anew with warm_start=False, or keep detectors with joblib "

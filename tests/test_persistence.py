@@ -368,8 +368,9 @@ def test_statistics_that_an_older_release_computed_are_kept(on_features, tmp_pat
         assert not state["networks"]["inpainter"].pop("recalled")
         assert not state["networks"]["inpainter"].pop("compact")
 
-    older.whole_.nearness = torch.tensor([0.0, 1.0, 0.0, 0.0])  # distances counted nothing
-    data = without(packed(older), "whole.nearness")
+    nothing = torch.tensor([0.0, 1.0, 0.0, 0.0])  # whole images counted nothing
+    older.whole_.nearness, older.whole_.oddity = nothing, nothing
+    data = without(without(packed(older), "whole.nearness"), "whole.oddity")
     assert_same_model(loaded_from(with_state(data, to_format_3)), older)
 
 
@@ -742,12 +743,12 @@ BAD_FILES = {
         "its description is not JSON; it was changed.",
     ),
     "a later format": (
-        put("format", value=6),
-        "it has the format 6, but skavid 0.1.0 reads formats up to 5; update skavid.",
+        put("format", value=7),
+        "it has the format 7, but skavid 0.1.0 reads formats up to 6; update skavid.",
     ),
     "no format": (
         drop("format"),
-        "it has the format None, but skavid 0.1.0 reads formats up to 5; update skavid.",
+        "it has the format None, but skavid 0.1.0 reads formats up to 6; update skavid.",
     ),
     "an entry of a later release": (
         put("more", value={}),

@@ -164,11 +164,16 @@ def test_the_distance_weighs_as_detectability_indices_say():
     assert_allclose(whole.nearness[2:], expected, rtol=0.02)
 
 
-def test_an_image_no_farther_than_usual_keeps_its_maps_and_the_peak_of_another_rises():
+@pytest.mark.parametrize("by", ["its distance", "its statistics"])
+def test_an_image_no_farther_than_usual_keeps_its_maps_and_the_peak_of_another_rises(by):
     whole = WholeImage(3)
     whole.nearness = torch.tensor([-1.0, 0.5, 0.2, 0.4])
     maps = torch.rand(4, 2, 3), torch.randn(4, 2, 3)
-    residual, logits = whole.lift(*maps, torch.tensor([-3.0, -0.5, 0.5, math.inf]))
+    distance, change = torch.tensor([-3.0, -0.5, 0.5, math.inf]), torch.zeros(4)
+    if by == "its statistics":
+        whole.nearness, whole.oddity = whole.oddity, whole.nearness
+        distance, change = change, distance
+    residual, logits = whole.lift(*maps, distance, change)
     for mine, before in zip((residual, logits), maps, strict=True):
         assert torch.equal(mine[[0, 1, 3]], before[[0, 1, 3]])
         assert torch.equal(mine[2].flatten().argsort(), before[2].flatten().argsort())
@@ -177,6 +182,46 @@ def test_an_image_no_farther_than_usual_keeps_its_maps_and_the_peak_of_another_r
     assert_allclose(logits[2].min(), maps[1][2].min() - 0.8, rtol=1e-6)
     assert (residual[2] >= maps[0][2]).all()
     assert (logits[2] <= maps[1][2]).all()
+
+
+def test_both_ways_to_be_odd_as_a_whole_add_up():
+    whole = WholeImage(3)
+    whole.nearness = torch.tensor([0.0, 1.0, 0.1, 0.2])
+    whole.oddity = torch.tensor([5.0, 2.0, 0.3, 0.5])
+    residual, logits = whole.lift(
+        torch.ones(1, 1, 1), torch.zeros(1, 1, 1), torch.tensor([3.0]), torch.tensor([8.0])
+    )
+    assert_allclose(residual.log(), 2 * 0.1 + 0.5 * 0.3, rtol=1e-5)
+    assert_allclose(logits, -2 * 0.2 - 0.5 * 0.5, rtol=1e-5)
+
+
+def test_statistics_weigh_as_the_detectability_of_synthetic_anomalies_says():
+    change = torch.from_numpy(norm.ppf(np.linspace(0.001, 0.999, 400)))
+    peaks, found = torch.linspace(0, 1, 400), {}
+    for step in (0.0, 0.5, 1.0, 9.0):
+        whole = WholeImage(3)
+        whole.note_oddity(change, change + step, peaks, 2 * peaks, (0.8, 0.98), 400)
+        found[step] = whole.oddity[2:] / torch.stack([peaks.std(), 2 * peaks.std()])
+    assert found[0.0].tolist() == [0, 0]
+    assert (found[0.5] > 0).all()
+    assert (found[1.0] > found[0.5]).all()
+    assert_allclose(found[9.0], 1, rtol=1e-5)  # never more than a network
+    # In proportion to what each network is worth.
+    assert_allclose(found[0.5][0] / found[0.5][1], norm.ppf(0.98) / norm.ppf(0.8), rtol=1e-4)
+
+
+def test_images_of_another_level_are_odd_by_their_statistics_alone():
+    rng = np.random.default_rng(0)
+    normal = 120 + rng.normal(scale=10, size=(80, 32, 32)) + rng.normal(scale=4, size=(80, 1, 1))
+    detector = AVIDDetector(max_epochs=4, value_range=(0, 255), random_state=0).fit(normal)
+    duller = 120 + 0.97 * (normal - 120)
+    maps = detector.maps(duller, inpainted=False)
+    assert (detector.whole_.oddity[2:] > 0).all()
+    detector.whole_.oddity[2:] = 0
+    without = detector.score_samples(duller)
+    within = ~maps.whole  # beyond the limit, an image is irregular anyway
+    assert (without >= maps.scores)[within].all()
+    assert np.mean((without > maps.scores)[within]) > 0.2
 
 
 def test_an_image_put_together_from_two_kinds_of_normal_ones_is_more_irregular():

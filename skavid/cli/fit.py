@@ -32,7 +32,7 @@ from skavid.cli.models import (
     thresholds_text,
 )
 from skavid.cli.outputs import check_targets, temporary_folder
-from skavid.components import COMPONENTS, VIDEO, check_device, is_over_pixels
+from skavid.components import COMPONENTS, VIDEO, check_device, is_over_pixels, joined_maps
 from skavid.core.detector_training import BATCH
 from skavid.core.duration import expected_seconds
 from skavid.core.features import make_features
@@ -252,10 +252,10 @@ def _estimate(
     images = images.reshape(*images.shape[:3], -1)
     settings = feature_settings(detector, detector.max_epochs if has_epochs else _n_epochs(n))
     low, high = (0, 255) if images.dtype == np.uint8 else (images.min(), images.max() + 1)
-    settings["features"] = make_features(detector.features, images.shape[1:])
-    seconds = n * seconds_per_image + expected_seconds(
-        images, n, value_range=(float(low), float(high)), **settings
-    )
+    seconds = n * seconds_per_image
+    for given in joined_maps(detector) or [detector.features]:
+        settings["features"] = make_features(given, images.shape[1:])
+        seconds += expected_seconds(images, n, value_range=(float(low), float(high)), **settings)
     console.log(
         f"The whole fit takes about {roughly(max(1.0, seconds))}, by a trial on the first "
         f"{counted(len(images), reading.unit)}."

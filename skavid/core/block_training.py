@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skavid.core.detector_training import BATCH, LeftOut, Reader, bank_size, learn_detector
-from skavid.core.feature_training import Pair, judge_left_out, judge_whole, lifted
+from skavid.core.feature_training import (
+    Pair,
+    changes_of_whole,
+    judge_left_out,
+    judge_whole,
+    lifted,
+)
 from skavid.core.features import FeatureMap
 from skavid.core.images import check_images
 from skavid.core.linear import Sums, log_change, lowest_keys
@@ -240,8 +246,9 @@ class _Judge:
             features = reader.features(rows[part])
             statistics = WholeImage.statistics(features)
             change = self.whole.inpainter.left_out(statistics, keys[part]).size[:, 0, 0]
-            maps = judge_left_out(features, left_out, part, self.detector, self.whole)
-            found.append((log_change(change), *maps))
+            change = log_change(change)
+            maps = judge_left_out(features, left_out, part, self.detector, self.whole, change)
+            found.append((change, *maps))
         change, residual, logits = (torch.cat(one) for one in zip(*found, strict=True))
         return _Judged.of(rows + start, change, residual, logits, self.calibrating)
 
@@ -332,8 +339,9 @@ def train_on_blocks(
         raise KeyboardInterrupt
     parts = reader.parts(rows)
     statistics = torch.cat([WholeImage.statistics(reader.features(part)) for part in parts])
-    change = log_change(whole.inpainter.left_out(statistics, keys).size[:, 0, 0])
-    judged = _Judged.of(sample, change, *lifted(whole, learnt), calibrating)
+    change, corrupted = changes_of_whole(whole, statistics, keys, rows, learnt.corrupted)
+    maps = lifted(whole, learnt, change, corrupted)
+    judged = _Judged.of(sample, change, *maps, calibrating)
     if len(sample) < n:
         judge = _Judge(reading, inpainter, whole, learnt.detector, sample, calibrating)
         judged = judged.merge(run(judge, merge))
@@ -344,7 +352,7 @@ def train_on_blocks(
     both = judge_whole(residual, logits, change, whole)
     pair = Pair(
         inpainter, learnt.detector, whole, learnt.net, both.residual.numpy(),
-        both.logits.numpy(), learnt.region_auc,
+        both.logits.numpy(), learnt.auc.region,
         learnt.history(float(judged.residual.mean), begun),
     )  # fmt: skip
     return pair, calibrating

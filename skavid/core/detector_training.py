@@ -102,7 +102,7 @@ class _Check(Callback):  # type: ignore[misc]
         detector: Any = copy.deepcopy(net.averaged_.module).cpu().eval()
         if not all(torch.isfinite(one).all() for one in detector.state_dict().values()):
             net.diverge("weights are no longer finite")
-        auc = _region_auc(detector, self.bank, self.fold, N_WATCHED)[1]
+        auc = _find_anomalies(detector, self.bank, self.fold, N_WATCHED).region[1]
         net.history.record("valid_detector_auc", auc)
         net.history.record("valid_loss", 1 - auc)  # the name that callbacks of skorch look for
 
@@ -294,15 +294,24 @@ class Normal(NamedTuple):
     n_independent: int  # images, or blocks of time that they come from
 
 
+class Aucs(NamedTuple):
+    """How well I and D each find synthetic anomalies in images that they never saw."""
+
+    region: tuple[float, float]  # among normal regions
+    image: tuple[float, float]  # by their most irregular region, among normal images
+
+
 class Learnt(NamedTuple):
     """What D learnt from a sample of the images."""
 
     detector: ResidualDetector
     net: ResidualNet
     normal: Normal
+    corrupted: Tensor  # statistics of whole versions with synthetic anomalies, (v, n, k, 1, 1)
+    is_visible: Tensor  # whether I changes what is irregular, (v, n)
     residual: Tensor  # of the images of the sample, (n, n1, n2)
     logits: Tensor
-    region_auc: tuple[float, float]
+    auc: Aucs
 
     def history(self, error: float, begun: float) -> list[dict[str, Any]]:
         """Tell of each epoch; ``error`` is what I changes on average.
@@ -347,17 +356,21 @@ def learn_detector(
         seed, lr=learning_rate, batch_size=batch_size, device=device, callbacks=callbacks,
         verbose=verbose, max_epochs=max_epochs,
     )  # fmt: skip
-    bank, normal = _to_changes(bank, left_out, net.detector_, chosen, inpainter.origin, seed + 6)
+    bank, normal, corrupted = _to_changes(
+        bank, left_out, net.detector_, chosen, inpainter.origin, seed + 6
+    )
     maps = _Maps(bank, fold, batch_size, _generator(seed + 5 + len(net.history)))
     _fit_detector(net, maps, max_epochs, device)
     detector: Any = copy.deepcopy(net.averaged_.module).eval().requires_grad_(False)
-    region_auc = _region_auc(detector, bank, fold)
+    auc = _find_anomalies(detector, bank, fold)
     if scene is not None and scene.size is not None and spacing is not None:
         move = scene.speed * spacing / features.region_size
         side = scene.size / features.region_size
-        region_auc = _watch_movement(detector, inpainter, bank, fold, move, side)
+        of_frames = _watch_movement(detector, inpainter, bank, fold, move, side)
+        auc = Aucs(of_frames, of_frames)
     of_sample = _judge_bank(detector, bank, fold, normal.sizes)
-    return Learnt(detector, net, normal, *of_sample, region_auc)
+    is_visible = _is_irregular(bank, slice(1, None)).any(-1).any(-1)
+    return Learnt(detector, net, normal, corrupted, is_visible, *of_sample, auc)
 
 
 def bank_size(n_numbers: int, n: int) -> int:
@@ -435,10 +448,10 @@ def _intact(clean: Tensor, rows: NDArray[np.int64], generator: Generator) -> Cor
 def _to_changes(
     bank: _Bank, left_out: LeftOut, detector: ResidualDetector, chosen: NDArray[np.int64],
     origin: Tensor, seed: int,
-) -> tuple[_Bank, Normal]:  # fmt: skip
+) -> tuple[_Bank, Normal, Tensor]:  # fmt: skip
     """Replace features by what D reads, in place where it fits; unseen anomalies are undecided.
 
-    Also return what I says of the clean images.
+    Also return what I says of the clean images, and statistics of the other versions.
     """
     inpainter = left_out.inpainter
     even = evenness(inpainter)
@@ -449,6 +462,7 @@ def _to_changes(
         read = read.new_empty(n_versions, n, 2 * k, n1, n2)
     sizes, distance = torch.empty(n, n1, n2), torch.empty(n)
     normals, composites = [], []
+    corrupted = torch.empty(n_versions - 1, n, 2 * k, 1, 1)
     # In any order: the images of a batch are put together, and neighbours may be alike.
     for part in torch.split(torch.randperm(n, generator=_generator(seed)), BATCH):
         clean = bank.features[0, part].float() + origin[:, None, None]
@@ -460,6 +474,7 @@ def _to_changes(
         read[0, part] = seen_by_detector(detector, inpainter, normal, clean).half()
         for version in range(1, n_versions):
             other = bank.features[version, part].float() + origin[:, None, None]
+            corrupted[version - 1, part] = WholeImage.statistics(other)
             changes = left_out(clean, chosen[part], other)
             seen = (changes.size - normal.size) / even > VISIBLE * typical
             hidden = (bank.regular[version, part] < 0.5) & ~seen
@@ -467,9 +482,8 @@ def _to_changes(
             read[version, part] = seen_by_detector(detector, inpainter, changes, other).half()
     blocks = left_out.blocks_of(chosen)
     n_independent = n if blocks is None else len(torch.unique(blocks))
-    return bank._replace(features=read), Normal(
-        sizes, distance, (torch.cat(normals), torch.cat(composites)), n_independent
-    )
+    both = torch.cat(normals), torch.cat(composites)
+    return bank._replace(features=read), Normal(sizes, distance, both, n_independent), corrupted
 
 
 def _make_net(
@@ -511,12 +525,16 @@ def _fit_detector(net: ResidualNet, maps: _Maps, max_epochs: int, device: str) -
         raise KeyboardInterrupt
 
 
+def _is_irregular(bank: _Bank, *index: Any) -> Tensor:
+    return (bank.weight[index] > 0) & (bank.regular[index] < 0.5)
+
+
 @torch.inference_mode()
-def _region_auc(
+def _find_anomalies(
     detector: ResidualDetector, bank: _Bank, fold: Tensor, n: int = N_CHECKED
-) -> tuple[float, float]:
+) -> Aucs:
     """Let I and D each tell synthetic anomalies from normal regions of images they never saw."""
-    truth, said = [], []
+    truth, said, images, peaks = [], [], [], []
     for i, member in enumerate(detector.members):
         rows = torch.nonzero(fold == i)[:, 0][:n]
         for version in range(len(bank.features)):
@@ -527,7 +545,14 @@ def _region_auc(
                 logits = member(read)[:, 0]
                 truth.append(bank.regular[version, some][weight])
                 said.append(torch.stack([-size[weight], logits[weight]]))
-    labels, scores = torch.cat(truth).numpy(), torch.cat(said, 1).numpy()
+                kept = _is_irregular(bank, version, some).any(-1).any(-1) | (version == 0)
+                images.append(torch.full((int(kept.sum()),), float(version == 0)))
+                peaks.append(torch.stack([-size.amax((1, 2)), logits.amin((1, 2))])[:, kept])
+    return Aucs(_aucs(truth, said), _aucs(images, peaks))
+
+
+def _aucs(regular: list[Tensor], said: list[Tensor]) -> tuple[float, float]:
+    labels, scores = torch.cat(regular).numpy(), torch.cat(said, 1).numpy()
     if not 0 < labels.mean() < 1:
         return 0.5, 0.5
     of_inpainter, of_detector = (float(roc_auc_score(labels, one)) for one in scores)

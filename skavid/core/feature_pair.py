@@ -15,7 +15,7 @@ from skavid.caching import cached
 from skavid.core import anomaly_maps, block_training
 from skavid.core.detector_training import ResidualNet
 from skavid.core.feature_training import Pair, judge, train_pair, warn_if_blind
-from skavid.core.features import FeatureMap, FrozenFeatures, MotionFeatures
+from skavid.core.features import FeatureMap, FrozenFeatures, MotionFeatures, identity
 from skavid.core.linear import LinearInpainter
 from skavid.core.networks import ResidualDetector
 from skavid.core.pair import Look, Scale, Trained, calibration_rows, digest, placed, to_pixels
@@ -157,7 +157,8 @@ class FeaturePair:
         fingerprint : tuple
             Hashes and numbers.
         """
-        return digest(self.inpainter, self.detector), self.geometry, self.filters
+        networks = self.inpainter, self.detector, self.whole
+        return digest(*networks), self.geometry, self.filters
 
 
 def measure(features: FeatureMap, scene: Scene | None = None) -> Scale:
@@ -239,9 +240,12 @@ def train(
                 images, rows, held_out, known=known, groups=groups, **watched, **settings
             )
         else:
-            decisive = (images, rows, held_out, groups, settings)
+            own = identity(settings["features"])
+            decisive = (images, rows, held_out, groups, settings | {"features": own})
             with cached(train_pair, memory, decisive, watched["callbacks"]) as training:
-                pair = training(images, rows, held_out, groups=groups, **watched, **settings)
+                pair = training(
+                    images, rows, held_out, groups=groups, identity=own, **watched, **settings
+                )
     except InterruptedTraining as interrupted:
         pair = interrupted.result
         if pair.net.stopped_by_ is None:

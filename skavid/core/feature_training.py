@@ -107,8 +107,9 @@ def judge(
     """
     changes = inpainter.changes(features)
     maps = _judge_places(features, changes, inpainter, detector)
-    maps = whole.lift(*maps, log_distance(changes.apart))
-    return judge_whole(*maps, whole.change(features), whole)
+    change = whole.change(features)
+    maps = whole.lift(*maps, log_distance(changes.apart), change)
+    return judge_whole(*maps, change, whole)
 
 
 def _judge_places(
@@ -164,6 +165,7 @@ def train_pair(
     scene: Scene | None = None,
     spacing: int | None = None,
     known: tuple[LinearInpainter, WholeImage, ResidualNet] | None = None,
+    identity: Any = None,
 ) -> Pair:
     """Solve for I and train D on the feature maps of normal images.
 
@@ -204,6 +206,8 @@ def train_pair(
         Frames between two channels of stacks.
     known : tuple of LinearInpainter, WholeImage and ResidualNet, optional
         To go on with. Statistics are merged, exactly, in any order; D goes on learning.
+    identity : list, optional
+        From `skavid.core.features.identity`: what stands for the features in a cache.
 
     Returns
     -------
@@ -235,7 +239,8 @@ def train_pair(
     if known is not None:
         inpainter = known[0].merge(inpainter)
         whole.inpainter = known[1].inpainter.merge(whole.inpainter)
-        whole.nearness = known[1].nearness  # unless most images are new
+        # Unless most images are new:
+        whole.nearness, whole.oddity = known[1].nearness, known[1].oddity
     blocks = None if groups is None else torch.from_numpy(time_blocks(groups[rows]))
     left = LeftOut(inpainter, keys, blocks)
     learnt = learn_detector(
@@ -248,12 +253,16 @@ def train_pair(
     detector, net = learnt.detector, learnt.net
     residual, logits = torch.empty(2, len(rows), *learnt.residual.shape[1:])
     is_most = known is None or len(rows) > int(known[0].n_images)
-    residual[chosen], logits[chosen] = lifted(whole, learnt, is_noted=is_most)
+    change, corrupted = changes_of_whole(
+        whole, torch.cat(statistics), keys, chosen, learnt.corrupted, blocks
+    )
+    residual[chosen], logits[chosen] = lifted(
+        whole, learnt, change[chosen], corrupted, is_noted=is_most
+    )
     for others in reader.parts(np.setdiff1d(np.arange(len(rows)), chosen)):
         residual[others], logits[others] = judge_left_out(
-            reader.features(rows[others]), left, others, detector, whole
+            reader.features(rows[others]), left, others, detector, whole, change[others]
         )
-    change = _change_of_whole(whole, torch.cat(statistics), keys, blocks)
     history = learnt.history(float(residual.mean()), begun)
     whole.align(change, log_change(residual.amax((1, 2))), -logits.amin((1, 2)), blocks)
     judged = judge_whole(residual, logits, change, whole)
@@ -265,7 +274,7 @@ def train_pair(
         judged = Judged(*(torch.cat(some) for some in zip(*parts, strict=True)))
     pair = Pair(
         inpainter, detector, whole, net, judged.residual.numpy(), judged.logits.numpy(),
-        learnt.region_auc, history,
+        learnt.auc.region, history,
     )  # fmt: skip
     if net.n_trained_ < max_epochs:
         raise InterruptedTraining(pair)
@@ -275,38 +284,49 @@ def train_pair(
 @torch.inference_mode()
 def judge_left_out(
     features: Tensor, left_out: LeftOut, indices: NDArray[np.int64], detector: ResidualDetector,
-    whole: WholeImage,
+    whole: WholeImage, change: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return what both networks say of training images that D did not learn from."""
     changes = left_out(features, indices)
     maps = _judge_places(features, changes, left_out.inpainter, detector)
-    return whole.lift(*maps, log_distance(changes.apart))
+    return whole.lift(*maps, log_distance(changes.apart), change)
 
 
-def lifted(whole: WholeImage, learnt: Learnt, *, is_noted: bool = True) -> tuple[Tensor, Tensor]:
-    """Raise maps by the distance from the nearest normal image, whose weights are noted first."""
+def lifted(
+    whole: WholeImage, learnt: Learnt, change: Tensor, corrupted: Tensor, *, is_noted: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Raise the maps of images that are odd as a whole, by weights that are noted first."""
     residual, logits, normal = learnt.residual, learnt.logits, learnt.normal
     peaks = log_change(residual.amax((1, 2))), -logits.amin((1, 2))
     if is_noted:
-        whole.note_nearness(
-            normal.distance, normal.composite, *peaks, learnt.region_auc, normal.n_independent
-        )
-    return whole.lift(residual, logits, normal.distance)
+        n = normal.n_independent
+        whole.note_nearness(normal.distance, normal.composite, *peaks, learnt.auc.region, n)
+        whole.note_oddity(change, corrupted[learnt.is_visible], *peaks, learnt.auc.image, n)
+    return whole.lift(residual, logits, normal.distance, change)
 
 
-def _change_of_whole(
-    whole: WholeImage, statistics: Tensor, keys: Tensor, blocks: Tensor | None
-) -> Tensor:
-    """Return how much I changes the statistics of each image that it never saw, logarithms."""
+def changes_of_whole(
+    whole: WholeImage, statistics: Tensor, keys: Tensor, chosen: NDArray[np.int64],
+    corrupted: Tensor, blocks: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return how much I changes the statistics of each image that it never saw, logarithms.
+
+    Also of corrupted versions of the chosen images, (n_versions, n_chosen).
+    """
     if blocks is None or not blocks.any():  # one block, whose number is 0
-        seen = whole.inpainter.left_out(statistics, keys)
-        return log_change(seen.size[:, 0, 0])
-    change = torch.empty(len(statistics))
+        left_out, own = whole.inpainter.left_out, statistics[chosen]
+        seen = [left_out(statistics, keys)]
+        seen += [left_out(own, keys[chosen], version) for version in corrupted]
+        change, *versions = (log_change(one.size[:, 0, 0]) for one in seen)
+        return change, torch.stack(versions)
+    change, found = torch.empty(len(statistics)), torch.empty(corrupted.shape[:2])
     for number in range(int(blocks.max()) + 1):
-        own = blocks == number
-        others = learn_statistics([statistics[~own]], gamma=whole.inpainter.gamma)
-        change[own] = log_change(others.changes(statistics[own]).size[:, 0, 0])
-    return change
+        is_own = blocks == number
+        others = learn_statistics([statistics[~is_own]], gamma=whole.inpainter.gamma)
+        change[is_own] = log_change(others.changes(statistics[is_own]).size[:, 0, 0])
+        for versions, some in zip(found, corrupted[:, is_own[chosen]], strict=True):
+            versions[is_own[chosen]] = log_change(others.changes(some).size[:, 0, 0])
+    return change, found
 
 
 def warn_if_blind(pair: Pair) -> bool:

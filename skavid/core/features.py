@@ -679,6 +679,45 @@ def make_features(features: Any, image_shape: tuple[int, int, int]) -> FeatureMa
     return module
 
 
+def identity(features: nn.Module) -> list[Any]:
+    """List what decides over the maps of a feature map, for a cache.
+
+    Parameters
+    ----------
+    features : Module
+        A feature map.
+
+    Returns
+    -------
+    identity : list
+        For each module inside its name, its type, its attributes and its tensors as arrays: a
+        pickle of tensors differs from one to the next.
+
+    Examples
+    --------
+    >>> import joblib
+    >>> import torch
+    >>> from skavid.core.features import identity
+    >>> network = torch.nn.Conv2d(1, 2, 3)
+    >>> other = torch.nn.Conv2d(1, 2, 3)
+    >>> same = joblib.hash(identity(network)) == joblib.hash(identity(other))
+    >>> other.load_state_dict(network.state_dict())
+    <All keys matched successfully>
+    >>> same, joblib.hash(identity(network)) == joblib.hash(identity(other))
+    (False, True)
+    """
+    of_torch = set(vars(nn.Module()))
+    found: list[Any] = []
+    for name, module in features.named_modules():
+        own = {key: value for key, value in vars(module).items() if key not in of_torch}
+        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        found.append((name, type(module), {
+            key: value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+            for key, value in [*own.items(), *tensors]
+        }))  # fmt: skip
+    return found
+
+
 def _check_channels(n_channels: int) -> None:
     if n_channels not in (1, 3):
         raise ValueError(

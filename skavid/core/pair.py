@@ -100,6 +100,10 @@ class Trained(NamedTuple):
         How well I and D each tell synthetic anomalies from normal regions.
     is_blind : bool, default=False
         Whether D cannot tell them at all.
+    members : tuple, default=()
+        Fitted detectors on one feature map each, whose maps are joined; I and D are theirs.
+    units : ndarray, default=None
+        In which their maps are compared, from `skavid.core.joined_pair.learn_units`.
     """
 
     inpainter: Any
@@ -116,6 +120,8 @@ class Trained(NamedTuple):
     maps: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
     region_auc: tuple[float, float] | None = None
     is_blind: bool = False
+    members: tuple[Any, ...] = ()
+    units: NDArray[np.float64] | None = None
 
 
 class Look(NamedTuple):

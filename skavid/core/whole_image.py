@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import ndtri
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -34,6 +35,27 @@ def _standard_error(auc: float, n: int) -> float:
     auc = min(auc, 1 - 1 / (2 * n))  # few images without an error do not say that there is none
     both_higher = auc / (2 - auc) + 2 * auc**2 / (1 + auc) - 2 * auc**2
     return math.sqrt(max(0.0, auc * (1 - auc) + (n - 1) * both_higher)) / n
+
+
+def _weights(
+    normal: Tensor, irregular: Tensor, of_networks: tuple[float, float], n: int
+) -> NDArray[np.float64]:
+    """Return what a number is worth beside I and D, by the AUC of each."""
+    labels = [0] * len(normal) + [1] * len(irregular)
+    auc = roc_auc_score(labels, torch.cat([normal, irregular]).numpy())
+    auc -= 2 * _standard_error(auc, n)  # what it is worth at least
+    worth = ndtri(np.clip([auc, *of_networks], [0.5, LEAST_AUC, LEAST_AUC], LARGEST_AUC))
+    weights: NDArray[np.float64] = np.minimum(worth[0] / worth[1:], 1)
+    return weights
+
+
+def _lifting(
+    number: Tensor, residual: Tensor, doubt: Tensor, weights: NDArray[np.float64]
+) -> Tensor:
+    """Return the mean and spread of a number, and how much both maps rise with each spread."""
+    number, peaks = number.double(), torch.stack([residual, doubt], 1).std(0).double()
+    shift = torch.stack([number.mean(), number.std().clamp(min=1e-3)])
+    return torch.cat([shift, peaks * torch.from_numpy(weights)]).float()
 
 
 class Moments(NamedTuple):
@@ -178,9 +200,10 @@ class WholeImage(nn.Module):
     expected to be (a prediction limit, which matters where there are few), by as much as its
     most irregular place would have to be.
 
-    An image that is composed of normal places may still be far from every normal image as a
-    whole. `lift` raises its most irregular places by that distance, with the weights that
-    `note_nearness` finds.
+    Within that limit, too, an image may be odd as a whole: its statistics may differ from those
+    of most normal images, and an image that is composed of normal places may still be far from
+    every normal image. `lift` raises the most irregular places by both, with the weights that
+    `note_oddity` and `note_nearness` find.
 
     Parameters
     ----------
@@ -204,6 +227,7 @@ class WholeImage(nn.Module):
     to_residual: Tensor
     to_doubt: Tensor
     nearness: Tensor
+    oddity: Tensor
     farthest: Tensor
     usual: Tensor
     appearance: Tensor
@@ -215,8 +239,9 @@ class WholeImage(nn.Module):
         self.register_buffer("to_residual", torch.tensor([-math.inf, 0.0]))
         self.register_buffer("to_doubt", torch.tensor([-math.inf, 0.0]))
         # Mean and spread of the distances of normal images from their nearest, and how much log R
-        # and -logit rise with each further spread.
+        # and -logit rise with each further spread. The same of what `change` returns.
         self.register_buffer("nearness", torch.tensor([0.0, 1.0, 0.0, 0.0]))
+        self.register_buffer("oddity", torch.tensor([0.0, 1.0, 0.0, 0.0]))
         # The limit of normal images, and the largest R of any place of one.
         self.register_buffer("farthest", torch.zeros(()))
         self.register_buffer("usual", torch.zeros(()))
@@ -342,42 +367,71 @@ class WholeImage(nn.Module):
         negative, positive = (some[some.isfinite()] for some in composite)
         if known.sum() < 3 or not len(negative) or not len(positive):
             return
-        distance = distance[known].double()
-        labels = [0] * len(negative) + [1] * len(positive)
-        auc = roc_auc_score(labels, torch.cat([negative, positive]).numpy())
-        auc -= 2 * _standard_error(auc, n_independent)  # what it is worth at least
-        worth = ndtri(np.clip([auc, *region_auc], [0.5, LEAST_AUC, LEAST_AUC], LARGEST_AUC))
-        weights = np.minimum(worth[0] / worth[1:], 1)
-        peaks = torch.stack([residual, doubt], 1)[known].std(0).double()
-        shift = torch.stack([distance.mean(), distance.std().clamp(min=1e-3)])
-        self.nearness = torch.cat([shift, peaks * torch.from_numpy(weights)]).float()
+        weights = _weights(negative, positive, region_auc, n_independent)
+        self.nearness = _lifting(distance[known], residual[known], doubt[known], weights)
 
-    def lift(self, residual: Tensor, logits: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """Raise the most irregular places of an image that is far from every normal image.
+    def note_oddity(
+        self, change: Tensor, corrupted: Tensor, residual: Tensor, doubt: Tensor,
+        image_auc: tuple[float, float], n_independent: int,
+    ) -> None:  # fmt: skip
+        """Find the weights of an image's own statistics beside I and D.
+
+        Parameters
+        ----------
+        change : Tensor of shape (n_images,)
+            Of normal images that were left out, from `change`.
+        corrupted : Tensor of shape (n_corrupted,)
+            The same of versions of these images with synthetic anomalies.
+        residual, doubt : Tensor of shape (n_images,)
+            As in `note_nearness`.
+        image_auc : tuple of two float
+            How well the largest residual and the largest doubt of I and D each tell images with
+            synthetic anomalies from those without.
+        n_independent : int
+            As in `note_nearness`.
+
+        Notes
+        -----
+        As in `note_nearness`, with the area under the ROC curve for synthetic anomalies.
+        """
+        if len(change) < 3 or not len(corrupted):
+            return
+        weights = _weights(change, corrupted, image_auc, n_independent)
+        self.oddity = _lifting(change, residual, doubt, weights)
+
+    def lift(
+        self, residual: Tensor, logits: Tensor, distance: Tensor, change: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Raise the most irregular places of an image that is odd as a whole.
 
         Parameters
         ----------
         residual, logits : Tensor of shape (n_images, n1, n2)
             What I and D say of each place.
-        distance : Tensor of shape (n_images,)
-            From `log_distance`.
+        distance, change : Tensor of shape (n_images,)
+            From `log_distance` and from `change`.
 
         Returns
         -------
         residual, logits : Tensor of the same shapes
             As they were for an image that is no farther away than left-out normal images are,
-            give or take one spread of theirs. Other places rise as far as they are irregular
+            give or take one spread of theirs, and whose statistics differ no more. Other places
+            rise as far as they are irregular
             beside the most irregular one, by the ratio of R and of the odds of D; all keep their
             order.
         """
-        mean, spread, on_residual, on_doubt = self.nearness
-        far = ((distance - mean) / spread - USUAL).clamp(min=0)
-        far = torch.where(distance.isfinite(), far, 0.0)[:, None, None].clamp(max=FARTHEST)
+        rises = residual.new_zeros(2, len(residual), 1, 1)
+        for number, (mean, spread, *weights) in (
+            (distance, self.nearness), (change, self.oddity),
+        ):  # fmt: skip
+            far = ((number - mean) / spread - USUAL).clamp(0, FARTHEST)
+            far = torch.where(number.isfinite(), far, 0.0)
+            rises += torch.stack(weights)[:, None, None, None] * far[:, None, None]
         peak, lowest = residual.amax((1, 2), keepdim=True), logits.amin((1, 2), keepdim=True)
-        rise = on_residual * far * residual / peak.clamp(min=LEAST_PEAK)
+        rise = rises[0] * residual / peak.clamp(min=LEAST_PEAK)
         return (
             residual * torch.exp(rise.clamp(max=LARGEST_LOG)),
-            logits - on_doubt * far * torch.exp(lowest - logits),
+            logits - rises[1] * torch.exp(lowest - logits),
         )
 
     def align(

@@ -71,9 +71,9 @@ def judge(g: Graph, detector: Any, images: str, size: tuple[str, str]) -> tuple[
     logits = g("Squeeze", g("Mean", *members), [1])
     if detector.detector_.sees_features:
         residual, logits = _weigh(g, detector.detector_, seen, residual, logits)
-    residual, logits = _lift(g, detector.whole_, residual, logits, apart)
-    far = _whole(g, detector.whole_, features)
-    return _with_whole(g, detector.whole_, residual, logits, far)
+    change = _whole(g, detector.whole_, features)
+    residual, logits = _lift(g, detector.whole_, residual, logits, apart, change)
+    return _with_whole(g, detector.whole_, residual, logits, change)
 
 
 def _weigh(
@@ -290,26 +290,32 @@ def _from_nearest(
     return change, g("ReduceSum", full, [0], keepdims=0)
 
 
-def _lift(g: Graph, whole: WholeImage, residual: str, logits: str, apart: str) -> tuple[str, str]:
+def _lift(
+    g: Graph, whole: WholeImage, residual: str, logits: str, apart: str, change: str
+) -> tuple[str, str]:
     """Follow WholeImage.lift and log_distance."""
-    mean, spread, on_residual, on_doubt = whole.nearness.tolist()
-    if not apart or not (on_residual or on_doubt):
+    of_change = g("Reshape", change, [-1, 1, 1])
+    numbers = [(of_change, whole.oddity.tolist())]
+    if apart:
+        two = g("TopK", apart, [2], axis=1, largest=0)
+        nearest, second = (g("Slice", two, [i], [i + 1], [1]) for i in range(2))
+        least = g("Where", g("Less", nearest, SAME**2), second, nearest)
+        distance = g("Unsqueeze", g("Log", g("Max", g("Sqrt", least), 1e-6)), [2])  # (n, 1, 1)
+        numbers.append((distance, whole.nearness.tolist()))
+    rises: list[str] = []  # of log R and of -logit
+    for number, (mean, spread, *weights) in numbers:
+        if any(weights):
+            far = g("Sub", g("Div", g("Sub", number, mean), spread), USUAL)
+            far = g("Clip", far, 0.0, FARTHEST)
+            more = [g("Mul", far, weight) for weight in weights]
+            rises = [g("Add", *both) for both in zip(rises, more, strict=True)] if rises else more
+    if not rises:
         return residual, logits
-    two = g("TopK", apart, [2], axis=1, largest=0)
-    nearest, second = (g("Slice", two, [i], [i + 1], [1]) for i in range(2))
-    least = g("Where", g("Less", nearest, SAME**2), second, nearest)
-    distance = g("Log", g("Max", g("Sqrt", least), 1e-6))
-    far = g("Sub", g("Div", g("Sub", distance, mean), spread), USUAL)
-    far = g("Unsqueeze", g("Clip", far, 0.0, FARTHEST), [2])  # (n, 1, 1)
     peak = g("Max", g("ReduceMax", residual, axes=[1, 2]), LEAST_PEAK)
     doubt = g("Neg", logits)
     odds = g("Exp", g("Sub", doubt, g("ReduceMax", doubt, axes=[1, 2])))
-    rise = g("Mul", g("Mul", far, on_residual), g("Div", residual, peak))
-    rise = g("Min", rise, LARGEST_LOG)
-    return (
-        g("Mul", residual, g("Exp", rise)),
-        g("Sub", logits, g("Mul", g("Mul", far, on_doubt), odds)),
-    )
+    rise = g("Min", g("Mul", rises[0], g("Div", residual, peak)), LARGEST_LOG)
+    return g("Mul", residual, g("Exp", rise)), g("Sub", logits, g("Mul", rises[1], odds))
 
 
 def _whole(g: Graph, whole: WholeImage, features: str) -> str:

@@ -26,6 +26,7 @@ from skavid import __version__
 from skavid.components import ignored_pixels
 from skavid.core.anomaly_maps import LOG_LIMIT, TINY, AnomalyMaps
 from skavid.core.images import RESIDUAL_FLOOR
+from skavid.core.joined_pair import LARGEST_LOG, JoinedPair
 from skavid.core.networks import STEEPNESS, Detector, Inpainter
 from skavid.core.pixel_pair import PixelPair
 from skavid.estimator import AVIDDetector
@@ -321,7 +322,8 @@ def _is_fixed(detector: AVIDDetector) -> bool:
     pair = detector.pair_
     if isinstance(pair, PixelPair):
         return detector.ignore_mask is not None or pair.draws is not None
-    return detector.ignore_mask is not None or not detector.inpainter_.is_pooled
+    pairs: Any = pair.pairs if isinstance(pair, JoinedPair) else [pair]
+    return detector.ignore_mask is not None or not all(one.inpainter.is_pooled for one in pairs)
 
 
 def _import(name: str, function: str) -> Any:
@@ -405,22 +407,14 @@ def _write_judgement(g: _Graph, detector: AVIDDetector, dtype: str) -> None:
         images = g("Where", ignore_mask, 0.5, images)
     size = _length(g, images, 2), _length(g, images, 3)
 
-    # D's logits with their sign turned, so that both maps are the higher the more irregular.
-    if isinstance(pair, PixelPair):
-        change = g("Abs", g("Sub", images, _restore(g, detector, pair, images, size)))
-        reduce = "ReduceMax" if pair.channel_reduction == "max" else "ReduceMean"
-        changed = g(reduce, change, axes=[1], keepdims=0)  # (n, h, w)
-        doubted = g("Neg", _lowest_region(g, detector, _score_regions(g, detector, images), size))
+    if isinstance(pair, JoinedPair):
+        maps = [
+            _judge(g, member, own, images, size, ignore_mask)
+            for member, own in zip(detector.members_, pair.pairs, strict=True)
+        ]
+        changed, doubted = _most_irregular(g, maps, pair.units)
     else:
-        residual, logits = feature_maps.judge(g, detector, images, size)
-        changed, doubted = (
-            g("Neg", _lowest_region(g, detector, scores, size))
-            for scores in (g("Neg", residual), logits)
-        )
-
-    filters = pair.filters
-    changed = _smooth(g, changed, **filters, ignore_mask=ignore_mask)
-    doubted = _smooth(g, doubted, **filters, ignore_mask=ignore_mask)
+        changed, doubted = _judge(g, detector, pair, images, size, ignore_mask)
     if ignore_mask is not None:
         changed = g("Where", ignore_mask, 0.0, changed)
         doubted = g("Where", ignore_mask, -LOG_LIMIT, doubted)
@@ -436,6 +430,47 @@ def _write_judgement(g: _Graph, detector: AVIDDetector, dtype: str) -> None:
     evidence = g("Identity", evidence, name="anomaly_map")
     g("GreaterOrEqual", evidence, 0.0, name="mask")
     g("Sub", 0.0, g("ReduceMax", evidence, axes=[1, 2], keepdims=0), name="score")
+
+
+def _judge(
+    g: _Graph, detector: AVIDDetector, pair: Any, images: str, size: tuple[str, str],
+    ignore_mask: NDArray[np.bool_] | None,
+) -> tuple[str, str]:  # fmt: skip
+    """Return both maps: D's logits with their sign turned, so that both rise with irregularity."""
+    if isinstance(pair, PixelPair):
+        change = g("Abs", g("Sub", images, _restore(g, detector, pair, images, size)))
+        reduce = "ReduceMax" if pair.channel_reduction == "max" else "ReduceMean"
+        changed = g(reduce, change, axes=[1], keepdims=0)  # (n, h, w)
+        doubted = g("Neg", _lowest_region(g, detector, _score_regions(g, detector, images), size))
+    else:
+        residual, logits = feature_maps.judge(g, detector, images, size)
+        changed, doubted = (
+            g("Neg", _lowest_region(g, detector, scores, size))
+            for scores in (g("Neg", residual), logits)
+        )
+    both = [_smooth(g, one, **pair.filters, ignore_mask=ignore_mask) for one in (changed, doubted)]
+    return both[0], both[1]
+
+
+def _most_irregular(
+    g: _Graph, maps: list[tuple[str, str]], units: NDArray[np.float64]
+) -> tuple[str, str]:
+    """Follow joined_pair.join."""
+    logs = [g("Log", g("Max", changed, RESIDUAL_FLOOR)) for changed, _ in maps]
+    found = []
+    for i, some in enumerate((logs, [doubted for _, doubted in maps])):
+        counts = units[:, i, 1] > 0
+        if not counts.any():
+            found.append(some[0])
+            continue
+        mean, spread = units[counts, i].mean(0)
+        apart = [
+            g("Mul", g("Sub", one, float(m)), float(spread / s))
+            for one, (m, s) in zip(some, units[:, i], strict=True)
+            if s > 0
+        ]
+        found.append(g("Add", g("Max", *apart), float(mean)))
+    return g("Exp", g("Min", found[0], LARGEST_LOG)), found[1]
 
 
 def _scale(g: _Graph, detector: AVIDDetector, dtype: str) -> str:

@@ -1,0 +1,227 @@
+"""Several feature maps together: a pixel is as irregular as the map says that finds it most so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skavid.core import anomaly_maps
+from skavid.core.feature_pair import FeaturePair
+from skavid.core.images import RESIDUAL_FLOOR
+from skavid.core.pair import Look
+
+__all__ = ["JoinedPair", "join", "learn_units"]
+
+LEAST_UNIT = 1e-3
+LARGEST_LOG = 80.0  # whose exponential single precision can hold
+
+Maps = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def learn_units(maps: Sequence[Maps], votes: Sequence[bool] | None = None) -> NDArray[np.float64]:
+    """Find the units in which the maps of several pairs of networks can be compared.
+
+    Parameters
+    ----------
+    maps : sequence of tuple of two ndarray of shape (n_images, height, width)
+        Residual and logits of the same held-out normal images, from each pair.
+    votes : sequence of bool, default=None
+        Whether the D of each pair counts. None takes all.
+
+    Returns
+    -------
+    units : ndarray of shape (n_pairs, 2, 2), float64
+        For each pair, for log R and for -logit: the mean and the standard deviation of the most
+        irregular place of an image. The last is 0 where D does not count.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.joined_pair import learn_units
+    >>> residual = np.exp(np.array([1.0, 3.0], np.float32)).reshape(2, 1, 1)
+    >>> learn_units([(residual, np.zeros((2, 1, 1), np.float32))])[0, 0].round(3)
+    array([2., 1.])
+    """
+    units = np.zeros((len(maps), 2, 2))
+    for i, (residual, logits) in enumerate(maps):
+        peaks = _log(residual.max(axis=(1, 2))), -logits.min(axis=(1, 2)).astype(np.float64)
+        for unit, peak in zip(units[i], peaks, strict=True):
+            unit[:] = peak.mean(), max(peak.std(), LEAST_UNIT)
+        if votes is not None and not votes[i]:
+            units[i, 1, 1] = 0
+    return units
+
+
+def join(
+    maps: Sequence[Maps], units: NDArray[np.float64], ignore_mask: NDArray[np.bool_] | None = None
+) -> Maps:
+    """Join the maps of several pairs: I by I and D by D, the most irregular one counts.
+
+    Parameters
+    ----------
+    maps : sequence of tuple of two ndarray of shape (n_images, height, width)
+        Residual and logits of the same images, from each pair.
+    units : ndarray of shape (n_pairs, 2, 2)
+        From `learn_units`.
+    ignore_mask : ndarray of shape (height, width), bool, default=None
+        True where pixels do not count.
+
+    Returns
+    -------
+    residual, logits : ndarray of shape (n_images, height, width), float32
+        Of each pixel the one that lies most standard deviations above what normal images have at
+        most, brought to the mean unit of all pairs, so that thresholds keep their meaning.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.joined_pair import join
+    >>> one, other = np.float32([[[1.0, 4.0]]]), np.float32([[[3.0, 1.0]]])
+    >>> units = np.array([[[0.0, 1.0], [0.0, 1.0]]] * 2)
+    >>> join([(one, -one), (other, -other)], units)[0]
+    array([[[3., 4.]]], dtype=float32)
+    """
+    logs = [_log(residual) for residual, _ in maps]
+    doubts = [-logits.astype(np.float64) for _, logits in maps]
+    log_residual, doubt = (
+        _most_irregular(some, units[:, i]) for i, some in enumerate((logs, doubts))
+    )
+    residual = np.exp(np.minimum(log_residual, LARGEST_LOG)).astype(np.float32)
+    logits = (-doubt).astype(np.float32)
+    if ignore_mask is not None:
+        residual[:, ignore_mask], logits[:, ignore_mask] = 0.0, anomaly_maps.LOG_LIMIT
+    return residual, logits
+
+
+def _log(residual: NDArray[np.float32]) -> NDArray[np.float64]:
+    logs: NDArray[np.float64] = np.log(np.maximum(residual, RESIDUAL_FLOOR, dtype=np.float64))
+    return logs
+
+
+def _most_irregular(
+    maps: Sequence[NDArray[np.float64]], units: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    counts = units[:, 1] > 0
+    if not counts.any():  # no D counts: what they say is not asked
+        return maps[0]
+    mean, spread = units[counts].mean(0)
+    apart = [(one - m) / s for one, (m, s) in zip(maps, units, strict=True) if s > 0]
+    joined: NDArray[np.float64] = mean + spread * np.max(apart, axis=0)
+    return joined
+
+
+@dataclass(frozen=True)
+class JoinedPair:
+    """Pairs of networks over several feature maps.
+
+    Parameters
+    ----------
+    pairs : tuple of FeaturePair
+        I and D over each map; all with the same filters.
+    units : ndarray of shape (n_pairs, 2, 2)
+        From `learn_units`.
+    """
+
+    pairs: tuple[FeaturePair, ...]
+    units: NDArray[np.float64]
+
+    @property
+    def filters(self) -> dict[str, int]:
+        """Sides of the "mean" and the "maximum" filter, in pixels."""
+        return self.pairs[0].filters
+
+    def to(self, device: str) -> JoinedPair:
+        """Return the pairs with their networks on a device.
+
+        Parameters
+        ----------
+        device : str
+            Where to compute.
+
+        Returns
+        -------
+        pair : JoinedPair
+            On a GPU, copies of all networks.
+        """
+        return replace(self, pairs=tuple(pair.to(device) for pair in self.pairs))
+
+    def chunk_size(self, height: int, width: int, device: str) -> int:
+        """Return how many images the networks look at at once.
+
+        Parameters
+        ----------
+        height, width : int
+            Of an image, in pixels.
+        device : str
+            Where to compute.
+
+        Returns
+        -------
+        n : int
+            The least of all pairs.
+        """
+        return min(pair.chunk_size(height, width, device) for pair in self.pairs)
+
+    def check_size(self, size: tuple[int, ...], fitted: tuple[int, ...]) -> None:
+        """Refuse images of a size that the networks cannot look at.
+
+        Parameters
+        ----------
+        size, fitted : tuple (height, width)
+            Of an image and of the training images.
+        """
+        for pair in self.pairs:
+            pair.check_size(size, fitted)
+
+    @torch.inference_mode()
+    def look(
+        self,
+        images: Tensor,
+        n: int,
+        ignore_mask: NDArray[np.bool_] | None,
+        *,
+        restores: bool = True,
+    ) -> Look:
+        """Look at a chunk of images.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, n_channels, height, width)
+            Scaled, on the device of the networks.
+        n : int
+            How many of them count.
+        ignore_mask : ndarray of shape (height, width), bool, or None
+            True where pixels do not count.
+        restores : bool, default=True
+            Whether to look for I(X), which the first pair has.
+
+        Returns
+        -------
+        look : Look
+            Both maps of the first ``n`` images.
+        """
+        looks = [
+            pair.look(images, n, ignore_mask, restores=restores and i == 0)
+            for i, pair in enumerate(self.pairs)
+        ]
+        maps = join([look[:2] for look in looks], self.units, ignore_mask)
+        reasons = looks[0].reasons
+        for look in looks[1:]:
+            reasons = np.where(reasons > 0, reasons, look.reasons)
+        return Look(*maps, reasons, looks[0].inpainted)
+
+    def fingerprint(self) -> tuple[Any, ...]:
+        """Name all that the maps depend on beside the images, for a cache.
+
+        Returns
+        -------
+        fingerprint : tuple
+            Hashes and numbers.
+        """
+        return (*(pair.fingerprint() for pair in self.pairs), self.units.tolist())

