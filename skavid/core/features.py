@@ -12,11 +12,12 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 __all__ = [
     "FrozenFeatures",
@@ -32,6 +33,9 @@ N_RESOLUTIONS = 4  # full, 1/2, 1/4 and 1/8
 MEANS_AT = (2, 3)  # the resolutions whose 3 x 3 neighbourhoods are read as they are
 DARK = 0.01  # of the value range: weaker edges than this are noise to the logarithm
 PATCHES_SHORTEST = 64  # pixels on the shorter side, at least; smaller images are enlarged
+NORM_EPSILON = 1e-3  # of the published network
+NORMS = {"_conv_stem": "_bn0", "_expand_conv": "_bn0", "_depthwise_conv": "_bn1",
+         "_project_conv": "_bn2"}  # fmt: skip
 IMAGENET_SHORTEST = 192
 MATCHED_SIDE = 60  # places on the shorter side of a map of displacements, about
 REACH = 5  # of these places: how far a displacement is sought
@@ -528,7 +532,8 @@ class ImageNetFeatures(FrozenFeatures):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != WEIGHTS_SHA256:
             raise ValueError(f"{path} holds other weights than expected; install it anew.")
-        network.load_state_dict({name: weights[name] for name in network.state_dict()})
+        network.load(weights)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(network, n_channels=3, mean=127 / 255, spread=128 / 255, enlarge=enlarge)
         self.region_size = max(1, 8 // enlarge)
         self.n_features = sum(network.n_maps)
@@ -540,19 +545,23 @@ class ImageNetFeatures(FrozenFeatures):
         if self.enlarge > 8:
             features = F.avg_pool2d(features, self.enlarge // 8)
         n1, n2 = (-(-side // self.region_size) for side in (height, width))
-        return features[..., :n1, :n2]
+        return features[..., :n1, :n2].contiguous()
 
 
 class _SameConv(nn.Conv2d):
-    """A convolution without bias whose output has ``ceil(side / stride)`` places."""
+    """A convolution whose output has ``ceil(side / stride)`` places."""
 
     def forward(self, images: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
-        pads: list[int] = []
-        for side in (images.shape[3], images.shape[2]):
+        pads = []
+        for side in images.shape[2:]:
             total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
-            pads += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(images, pads), self.weight, None, stride, 0, 1, self.groups)
+            pads.append((total // 2, total - total // 2))
+        (above, below), (left, right) = pads
+        around = above, left
+        if (above, left) != (below, right):
+            images, around = F.pad(images, [left, right, above, below]), (0, 0)
+        return F.conv2d(images, self.weight, self.bias, stride, around, 1, self.groups)
 
 
 class _Block(nn.Module):
@@ -562,25 +571,24 @@ class _Block(nn.Module):
         super().__init__()
         wide = n_in * widen
         if widen > 1:
-            self._expand_conv = _SameConv(n_in, wide, 1, bias=False)
-            self._bn0 = nn.BatchNorm2d(wide, eps=1e-3)
-        self._depthwise_conv = _SameConv(wide, wide, kernel, stride, groups=wide, bias=False)
-        self._bn1 = nn.BatchNorm2d(wide, eps=1e-3)
-        self._project_conv = _SameConv(wide, n_out, 1, bias=False)
-        self._bn2 = nn.BatchNorm2d(n_out, eps=1e-3)
+            self._expand_conv = _SameConv(n_in, wide, 1)
+        self._depthwise_conv = _SameConv(wide, wide, kernel, stride, groups=wide)
+        self._project_conv = _SameConv(wide, n_out, 1)
         self.widens, self.is_residual = widen > 1, stride == 1 and n_in == n_out
 
     def forward(self, images: Tensor) -> Tensor:
         maps = images
         if self.widens:
-            maps = F.relu6(self._bn0(self._expand_conv(maps)))
-        maps = F.relu6(self._bn1(self._depthwise_conv(maps)))
-        maps = self._bn2(self._project_conv(maps))
-        return cast(Tensor, images + maps if self.is_residual else maps)
+            maps = F.relu6(self._expand_conv(maps), inplace=True)
+        maps = F.relu6(self._depthwise_conv(maps), inplace=True)
+        maps = self._project_conv(maps)
+        if self.is_residual:
+            maps += images
+        return maps
 
 
 class _EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 up to its eleventh block, under the names of the published weights."""
+    """EfficientNet-Lite0 up to its eleventh block, its batch norms folded into convolutions."""
 
     STAGES = (  # channels, kernel, stride, how much wider inside, blocks
         (16, 3, 1, 1, 1), (24, 3, 2, 6, 2), (40, 5, 2, 6, 2), (80, 3, 2, 6, 3), (112, 5, 1, 6, 3),
@@ -590,8 +598,7 @@ class _EfficientNetLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._conv_stem = _SameConv(3, 32, 3, 2, bias=False)
-        self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
+        self._conv_stem = _SameConv(3, 32, 3, 2)
         blocks, n_in = [], 32
         for n_out, kernel, stride, widen, repeats in self.STAGES:
             for i in range(repeats):
@@ -600,8 +607,24 @@ class _EfficientNetLite0(nn.Module):
                 n_in = n_out
         self._blocks = nn.ModuleList(blocks)
 
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Take the published weights, with each batch norm folded into the convolution before."""
+        for name, module in self.named_modules():
+            if isinstance(module, _SameConv):
+                path, _, own = name.rpartition(".")
+                norm = f"{path}.{NORMS[own]}" if path else NORMS[own]
+                mean, variance, scale, shift = (
+                    weights[f"{norm}.{one}"]
+                    for one in ("running_mean", "running_var", "weight", "bias")
+                )
+                module.weight, module.bias = fuse_conv_bn_weights(
+                    weights[f"{name}.weight"], None, mean, variance, NORM_EPSILON, scale, shift
+                )
+
     def forward(self, images: Tensor) -> list[Tensor]:
-        maps, taken = F.relu6(self._bn0(self._conv_stem(images))), []
+        # Several times quicker on a CPU than channels first.
+        images = images.contiguous(memory_format=torch.channels_last)
+        maps, taken = F.relu6(self._conv_stem(images), inplace=True), []
         for i, block in enumerate(self._blocks):
             maps = block(maps)
             if i in self.TAPS:

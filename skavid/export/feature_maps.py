@@ -198,8 +198,7 @@ def _imagenet(g: Graph, module: FrozenFeatures, images: str) -> str:
     # One channel or three: the first three of what was repeated are right for both.
     images = g("Slice", grey, [0], [3], [1])
     images = g("Div", g("Sub", images, module.mean), module.spread)
-    maps, taken = _layers(g, network._conv_stem, images), []
-    maps = _relu6(g, _layers(g, network._bn0, maps))
+    maps, taken = _relu6(g, _layers(g, network._conv_stem, images)), []
     for i, block in enumerate(network._blocks):
         maps = _block(g, block, maps)
         if i in network.TAPS:
@@ -219,9 +218,9 @@ def _imagenet(g: Graph, module: FrozenFeatures, images: str) -> str:
 def _block(g: Graph, block: Any, images: str) -> str:
     maps = images
     if block.widens:
-        maps = _relu6(g, _layers(g, block._bn0, _layers(g, block._expand_conv, maps)))
-    maps = _relu6(g, _layers(g, block._bn1, _layers(g, block._depthwise_conv, maps)))
-    maps = _layers(g, block._bn2, _layers(g, block._project_conv, maps))
+        maps = _relu6(g, _layers(g, block._expand_conv, maps))
+    maps = _relu6(g, _layers(g, block._depthwise_conv, maps))
+    maps = _layers(g, block._project_conv, maps)
     return str(g("Add", images, maps)) if block.is_residual else maps
 
 
