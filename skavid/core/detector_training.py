@@ -55,7 +55,7 @@ FEW_ALARMS = 0.1  # of normal frames
 LEAST_MOVE = 0.05  # places
 MOST_CHANGE = 1e3
 N_CHECKED = 48  # images that each member of D is checked on at the end
-N_WATCHED = 12  # and after each epoch
+N_WATCHED = 6  # and after each epoch
 
 
 def evenness(inpainter: LinearInpainter) -> Tensor:

@@ -577,7 +577,7 @@ class _Block(nn.Module):
         self.widens, self.is_residual = widen > 1, stride == 1 and n_in == n_out
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = images
+        maps: Tensor = images
         if self.widens:
             maps = F.relu6(self._expand_conv(maps), inplace=True)
         maps = F.relu6(self._depthwise_conv(maps), inplace=True)

@@ -49,7 +49,8 @@ class Changes(NamedTuple):
     apart : Tensor of shape (n_images, 4, n_remembered)
         How far each remembered image is as a whole: the squares of that change, with that image
         for m(x) at each place, summed over a quarter of the grid and divided by the number of
-        all places, so that the quarters add up to the mean. Infinite for images left out.
+        all places, so that the quarters add up to the mean. Infinite for images left out. Empty
+        for corrupted versions, whose distance nobody asks for.
 
     Examples
     --------
@@ -356,7 +357,7 @@ class LinearInpainter(nn.Module):
         residual : Tensor of the same shape
             ``gamma^2 (S + gamma^2 1)^-1 (x - m(x))``.
         """
-        return self._changes(features, None, None, self.whitening)[0]
+        return self._changes(features, None, None, self.whitening, is_whole=False)[0]
 
     def changes(self, features: Tensor) -> Changes:
         """Return what I changes.
@@ -406,16 +407,20 @@ class LinearInpainter(nn.Module):
         looked_at = features if corrupted is None else corrupted
         if (self.is_pooled and features.shape[2:] != (1, 1)) or int(self.n_images) < 2:
             return self.changes(looked_at)
-        return Changes(*self._changes(looked_at, features, keys, alike=alike))
+        is_whole = corrupted is None
+        return Changes(
+            *self._changes(looked_at, features, keys, alike=alike, is_whole=is_whole)
+        )  # fmt: skip
 
     def _changes(
         self, features: Tensor, own: Tensor | None, keys: Tensor | None,
-        back: Tensor | None = None, alike: Tensor | None = None,
+        back: Tensor | None = None, alike: Tensor | None = None, is_whole: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Look for the nearest at all places of a block and those beside them.
 
         A place q has the statistics; what is looked at there comes from a place p beside it.
         The last of the places p is beyond the border. ``back`` takes whitened changes back.
+        ``is_whole`` asks for distances of whole images.
         """
         n, k, height, width = features.shape
         rows, mine = self._rows(features), None if own is None else self._rows(own)
@@ -435,7 +440,8 @@ class LinearInpainter(nn.Module):
         which = torch.arange(len(shifts), device=rows.device)
         is_own = torch.tensor([not (below or beside) for below, beside in shifts])
         is_own = is_own.to(rows.device).repeat_interleave(rows.shape[1])
-        apart = rows.new_zeros(4, n, len(self.keys) if self._remembers else 0)
+        is_whole &= self._remembers
+        apart = rows.new_zeros(4, n, len(self.keys) if is_whole else 0)
         quarter = 2 * (y >= height / 2) + (x >= width / 2)
         for start in range(0, size, PLACES):
             block = slice(start, start + PLACES)
@@ -445,9 +451,9 @@ class LinearInpainter(nn.Module):
             p = from_place[block]
             beside_each_other = rows[p].flatten(1, 2)  # (places, shifts * n, k)
             change, lengths, distances = self._apart(
-                self._whiten(beside_each_other, block), block, own_there, is_own
+                self._whiten(beside_each_other, block), block, own_there, is_own, is_whole
             )
-            if self._remembers:
+            if is_whole:
                 for i, total in enumerate(apart):
                     total += distances[quarter[block] == i].sum(0)
             if back is not None:
@@ -495,13 +501,13 @@ class LinearInpainter(nn.Module):
         return _Own(own, gain, root, squares)
 
     def _apart(
-        self, white: Tensor, block: slice, own: _Own | None, is_own: Tensor
+        self, white: Tensor, block: slice, own: _Own | None, is_own: Tensor, is_whole: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return x - m(x), and its squared length; where own is given, as without these images.
 
         The images stand there once for each place that they come from; is_own is True where
         this is the place itself. Also return the squared distances of all remembered images
-        from what stands there.
+        from what stands there, if ``is_whole``.
         """
         all_distances = white
         times = white.shape[1] // own.white.shape[1] if own is not None else 1
@@ -515,8 +521,9 @@ class LinearInpainter(nn.Module):
             # Squared distances, but for what is the same for all remembered images.
             remembered = self.remembered[block]
             distances = torch.baddbmm(squares, turned, remembered.mT, alpha=-2)
-            lengths = (turned * white).sum(2, keepdim=True)[:, is_own]
-            all_distances = (distances[:, is_own] + lengths).clamp(min=0)
+            if is_whole:
+                lengths = (turned * white).sum(2, keepdim=True)[:, is_own]
+                all_distances = (distances[:, is_own] + lengths).clamp(min=0)
             white = _from_nearest(white, distances, remembered, is_own)
         elif mine is not None:
             white = white + mine / (int(self.n_images) - 1)
