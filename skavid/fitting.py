@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -381,9 +382,8 @@ def _joined(
     aucs = np.mean([trained.region_auc for trained in found], axis=0)  # type: ignore[arg-type]
     region_auc = float(aucs[0]), float(aucs[1])
     history = [
-        row | {"features": member.features}
-        for member, trained in zip(members, found, strict=True)
-        for row in trained.history
+        _mean_row([row for row in rows if row is not None])
+        for rows in zip_longest(*(trained.history for trained in found))
     ]
     checkpoint = {
         part: {"epoch": max(one.checkpoint[part]["epoch"] for one in found), "region_auc": auc}
@@ -396,6 +396,16 @@ def _joined(
         region_auc=region_auc, is_blind=all(trained.is_blind for trained in found),
         members=tuple(members), units=units,
     )  # fmt: skip
+
+
+def _mean_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join what several trainings noted of an epoch: the mean of all figures, the sum of time."""
+    means = {
+        name: float(np.mean([row[name] for row in rows]))
+        for name, value in rows[0].items()
+        if isinstance(value, float)
+    }
+    return rows[0] | means | {"dur": sum(row["dur"] for row in rows)}
 
 
 def _settings(detector: Any, n_epochs: int) -> dict[str, Any]:

@@ -224,3 +224,11 @@ def test_a_search_over_thresholds_trains_each_member_once(tmp_path, monkeypatch)
     for alpha in (0.5, 1.0, 2.0):
         AVIDDetector(**FAST, alpha=alpha, memory=str(tmp_path)).fit(images())
     assert len(trained) == 2
+
+
+def test_the_history_has_one_row_per_epoch_and_the_time_of_both(fitted):
+    rows = [member.history_[0] for member in fitted.members_]
+    (row,) = fitted.history_
+    assert row["dur"] == sum(one["dur"] for one in rows)
+    both = [one["valid_detector_auc"] for one in rows]
+    assert row["valid_detector_auc"] == pytest.approx(np.mean(both))

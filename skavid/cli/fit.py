@@ -325,6 +325,7 @@ def _train(
 @contextmanager
 def _training_progress(detector: AVIDDetector, console: Console) -> Iterator[None]:
     over_pixels = is_over_pixels(detector)
+    n_maps = max(1, len(joined_maps(detector)))
     first = "Computing features and the statistics of the inpainter"
     with console.progress(None, "step", "Preparing the networks" if over_pixels else first) as bar:
 
@@ -332,12 +333,13 @@ def _training_progress(detector: AVIDDetector, console: Console) -> Iterator[Non
             """Count the steps, estimate how long those over pixels take, name the last phase."""
 
             n_before: int | None = None
+            n_left = n_maps
             has_estimated = not over_pixels  # a trial did
 
             def on_train_begin(self, net: Any, **_: Any) -> None:
                 self.n_before = len(net.history)
                 n_left = detector.max_epochs - self.n_before
-                bar.total = net.n_steps_ * n_left // detector.max_epochs
+                bar.total = n_maps * net.n_steps_ * n_left // detector.max_epochs
                 if self.n_before:
                     console.log(
                         f"Continuing after epoch {self.n_before} of {detector.max_epochs}."
@@ -356,8 +358,13 @@ def _training_progress(detector: AVIDDetector, console: Console) -> Iterator[Non
                     )
 
             def on_train_end(self, net: Any, **_: Any) -> None:
-                bar.begin("Finding the thresholds")
-                console.log("The training has ended; finding the thresholds ...")
+                self.n_left -= 1
+                if self.n_left:
+                    bar.begin(first)
+                    console.log("The networks on the first feature map are trained ...")
+                else:
+                    bar.begin("Finding the thresholds")
+                    console.log("The training has ended; finding the thresholds ...")
 
             def on_epoch_end(self, net: Any, **_: Any) -> None:
                 if console.verbose:
