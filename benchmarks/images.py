@@ -386,7 +386,7 @@ def tables():
                 row = [spread([one["both"][key] for one in some])
                        for key in ("false_alarms", "found", "fit")]  # fmt: skip
                 of_padim = [
-                    one["PaDiM, same map"]["fit"] for one in some if len(one) > len(FUSIONS)
+                    one["PaDiM, same map"]["fit"] for one in some if "PaDiM, same map" in one
                 ]
                 row.append(spread(of_padim) if of_padim else "")
                 row.append(spread([one["both"]["score"] for one in some]))
