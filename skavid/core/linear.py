@@ -515,12 +515,13 @@ class LinearInpainter(nn.Module):
         if self._remembers:
             squares, turned = self.squares[block], white
             if own is not None and own.squares is not None and mine is not None:
-                squares = own.squares.repeat(1, times, 1)
+                squares = own.squares
                 along = (mine * white).sum(2, keepdim=True)
                 turned = white + own.gain.repeat(1, times, 1) * along * mine
             # Squared distances, but for what is the same for all remembered images.
             remembered = self.remembered[block]
-            distances = torch.baddbmm(squares, turned, remembered.mT, alpha=-2)
+            distances = torch.bmm(-2 * turned, remembered.mT)
+            distances.view(len(squares), -1, *squares.shape[1:]).add_(squares[:, None])
             if is_whole:
                 lengths = (turned * white).sum(2, keepdim=True)[:, is_own]
                 all_distances = (distances[:, is_own] + lengths).clamp(min=0)
