@@ -46,7 +46,9 @@ def main():
     parser.add_argument("--size", type=int, nargs=2, default=(256, 256), help="height and width")
     parser.add_argument("--color", action="store_true", help="read colour")
     parser.add_argument("--output", default="skavid-surfaces.png", help="the picture to write")
-    parser.add_argument("--features", default="patches", choices=("patches", "imagenet"))
+    parser.add_argument(
+        "--features", default="patches", choices=("patches", "imagenet", "patches+imagenet")
+    )
     parser.add_argument("--epochs", type=int, default=40, help="epochs of ten batches for D")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
