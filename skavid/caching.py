@@ -15,6 +15,7 @@ from typing import Any
 
 import joblib
 from filelock import FileLock
+from sklearn.base import clone
 from sklearn.utils.validation import check_memory
 
 __all__: list[str] = []  # a part of AVIDDetector: nothing here is promised to users
@@ -33,11 +34,21 @@ def cached(
     if memory.location is None or not _are_known(callbacks):
         yield training
         return
+    # As they were built: after a training they hold what they saw.
+    unused = None if callbacks is None else [_unused(one) for one in callbacks]
     os.makedirs(memory.location, exist_ok=True)
-    lock = os.path.join(memory.location, f"skavid-{joblib.hash((arguments, callbacks))}.lock")
+    lock = os.path.join(memory.location, f"skavid-{joblib.hash((arguments, unused))}.lock")
     with FileLock(lock):
         unimportant = UNIMPORTANT & set(signature(training).parameters)
-        yield memory.cache(training, ignore=sorted(unimportant))
+        look_up = memory.cache(training, ignore=sorted(unimportant))
+        yield lambda *args, **kwargs: look_up(*args, **{**kwargs, "callbacks": unused})
+
+
+def _unused(given: Any) -> Any:
+    """Return a copy of a callback as it was built; it may have a name, or be a class."""
+    if isinstance(given, tuple):
+        return given[0], _unused(given[1])
+    return given if isinstance(given, type) else clone(given)
 
 
 def _are_known(callbacks: list[Any] | None) -> bool:

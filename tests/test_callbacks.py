@@ -44,6 +44,23 @@ def test_a_callback_that_ends_the_training_is_named_and_no_interruption(where, t
 
 
 @pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("named", [False, True])
+def test_a_callback_that_was_used_finds_its_training_in_the_cache(
+    where, named, tmp_path, monkeypatch
+):
+    steps = []
+    watch = callbacks.EarlyStopping(patience=5, monitor="valid_loss")
+    given = ("stop", watch) if named else watch
+    first = fit(where, given, memory=str(tmp_path))
+    watch.misses_, watch.dynamic_threshold_ = 3, 0.1  # as after a training
+    for net in ("training.AVIDNet", "detector_training.ResidualNet"):
+        monkeypatch.setattr(f"skavid.core.{net}.train_step", lambda *a, **k: steps.append(1))
+    again = fit(where, given, memory=str(tmp_path))
+    assert not steps
+    assert np.array_equal(again.score_samples(X), first.score_samples(X))
+
+
+@pytest.mark.parametrize("where", WHERE)
 def test_an_interruption_after_a_callback_ended_a_training_is_told(where):
     class Interrupt(callbacks.Callback):
         def on_batch_begin(self, net, **kwargs):
