@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import signature
 from typing import Any
 
@@ -38,10 +38,15 @@ def cached(
     unused = None if callbacks is None else [_unused(one) for one in callbacks]
     os.makedirs(memory.location, exist_ok=True)
     lock = os.path.join(memory.location, f"skavid-{joblib.hash((arguments, unused))}.lock")
-    with FileLock(lock):
-        unimportant = UNIMPORTANT & set(signature(training).parameters)
-        look_up = memory.cache(training, ignore=sorted(unimportant))
-        yield lambda *args, **kwargs: look_up(*args, **{**kwargs, "callbacks": unused})
+    try:
+        with FileLock(lock):
+            unimportant = UNIMPORTANT & set(signature(training).parameters)
+            look_up = memory.cache(training, ignore=sorted(unimportant))
+            yield lambda *args, **kwargs: look_up(*args, **{**kwargs, "callbacks": unused})
+    finally:
+        # Whoever waits holds the file open, and then finds the result of this training.
+        with suppress(OSError):
+            os.unlink(lock)
 
 
 def _unused(given: Any) -> Any:
