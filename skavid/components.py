@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, clone
 from torch import nn
 
 from skavid.core.corruption import CORRUPTIONS, masking
+from skavid.core.features import kind_of
 from skavid.core.images import check_ignored, check_value_range, value_range
 from skavid.core.losses import LOSSES
 from skavid.core.scene import clip_begins
@@ -513,6 +514,8 @@ def check_training(
 ) -> None:
     """Refuse a training that cannot be, and warn where labels say that images are irregular."""
     members = getattr(detector, "members_", [detector])
+    if going_on:
+        _check_same_map(detector)
     if going_on and not all(hasattr(one, "net_") for one in members):
         raise ValueError(
             "This AVIDDetector was loaded from a file without optimisers, so its training "
@@ -538,6 +541,21 @@ def check_training(
                 stacklevel=stacklevel,
             )
     ignored_pixels(detector.ignore_mask, images.shape[1:3])
+
+
+def _check_same_map(detector: Any) -> None:
+    """Refuse to go on with networks on another feature map than the parameter names."""
+    if hasattr(detector, "members_"):
+        before = "+".join(member.features for member in detector.members_)
+    else:
+        before = kind_of(detector.features_) if hasattr(detector, "features_") else "pixels"
+    now = detector.features if isinstance(detector.features, str) else "module"
+    if now != before:
+        shown = "a module" if before == "module" else repr(before)
+        raise ValueError(
+            f"features is {detector.features!r}, but the training to go on with was on {shown}; "
+            "set features back, or fit anew with warm_start=False."
+        )
 
 
 def check_parameters(detector: Any) -> None:

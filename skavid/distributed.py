@@ -454,10 +454,18 @@ def _prepare(function: str, detector: Any, X: Any) -> tuple[Any, tuple[int, ...]
     _check_detector(detector)
     X = _check_array(X)
     shape = detector.as_images(_one(X)).shape[1:]
-    copied = copy.copy(detector)
-    copied.__dict__.pop("net_", None)  # half of the bytes, and no worker trains
-    copied.callbacks = None
+    copied = _for_workers(detector)
+    if hasattr(copied, "members_"):
+        copied.members_ = tuple(_for_workers(member) for member in copied.members_)
     return X, shape, dask.delayed(copied, traverse=False)
+
+
+def _for_workers(detector: Any) -> Any:
+    """Copy a detector without what training alone needs, half of the bytes."""
+    copied = copy.copy(detector)
+    copied.__dict__.pop("net_", None)
+    copied.callbacks = None
+    return copied
 
 
 def _one(X: Any) -> NDArray[Any]:

@@ -145,7 +145,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         The skorch net that trained both networks, or D alone.
     members_ : tuple of AVIDDetector
         Only for ``features="patches+imagenet"``, and then in place of the attributes above: a
-        fitted detector for each map.
+        fitted detector for each map, with thresholds of its own, calibrated without
+        `contamination`.
     units_ : ndarray of shape (2, 2, 2)
         As `members_`: in which units their maps are compared, see
         `skavid.core.joined_pair.learn_units`.
@@ -336,7 +337,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> AVIDDetector:
         """Train both networks on normal images and calibrate the thresholds.
 
-        Interrupting it (Ctrl-C) after the first epoch keeps the best networks so far.
+        Interrupting it (Ctrl-C) after the first epoch keeps the best networks so far; where two
+        feature maps are joined, the one whose turn has not come yet is given one epoch.
 
         Parameters
         ----------

@@ -38,7 +38,7 @@ from skavid.core.features import make_features
 from skavid.core.images import check_ignored, check_images, check_value_range, value_range
 from skavid.core.pair import NetworkPair, Scale, Trained
 from skavid.core.training import Split
-from skavid.exceptions import CalibrationWarning
+from skavid.exceptions import CalibrationWarning, CollapseWarning, InterruptedTrainingWarning
 from skavid.persistence import versions
 from skavid.sklearn_private import validate_parameters
 
@@ -336,10 +336,12 @@ def _train_members(
     names = joined_maps(detector)
     for name in names:  # refuses images that a map cannot take before anything is trained
         make_features(name, detector.image_shape_)
-    members, found = [], []
+    members: list[Any] = []
+    found: list[Trained] = []
     for name, before in zip(names, getattr(detector, "members_", names), strict=True):
         member = copy.copy(detector)
         member.features, scale = name, None
+        member.__dict__.pop("extra_", None)  # notes on an earlier training
         for own in NETWORKS:
             member.__dict__.pop(own, None)
         if goes_on:
@@ -347,15 +349,33 @@ def _train_members(
                 {own: vars(before)[own] for own in NETWORKS if own in vars(before)}
             )
             scale = Scale(*(getattr(before, own) for own in SCALE))
-        trained = train(
-            member, images, clips, parts, n_epochs=n_epochs, seed=seed, scale=scale
-        )  # fmt: skip
+        training = partial(train, member, images, clips, parts, seed=seed, scale=scale)
+        with _named(name):
+            try:
+                trained = training(n_epochs=n_epochs)
+            except KeyboardInterrupt:
+                if not found:
+                    raise
+                # What the others have learnt is kept.
+                trained = training(n_epochs=1)
         _finish_member(member, trained, clips, len(images))
         members.append(member)
         found.append(trained)
         if trained.n_epochs < n_epochs and trained.net.stopped_by_ is None:
             n_epochs = trained.n_epochs  # the user is waiting
     return _joined(members, found, ignored_pixels(detector.ignore_mask, images.shape[1:3]))
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Let warnings of a training say which of several feature maps they are about."""
+    with warnings.catch_warnings(record=True) as told:
+        yield
+    for one in told:
+        text = str(one.message)
+        if issubclass(one.category, CollapseWarning | InterruptedTrainingWarning):
+            text = f"On the feature map {name!r}: {text}"
+        warnings.warn(text, one.category, stacklevel=8)
 
 
 def _finish_member(
@@ -379,8 +399,11 @@ def _joined(
     """Gather what several trainings leave behind."""
     first, maps = found[0], [trained.maps for trained in found]
     units = joined_pair.learn_units(maps, [not trained.is_blind for trained in found])  # type: ignore[arg-type]
-    aucs = np.mean([trained.region_auc for trained in found], axis=0)  # type: ignore[arg-type]
-    region_auc = float(aucs[0]), float(aucs[1])
+    aucs: Any = [trained.region_auc for trained in found]
+    voting = [auc for (_, auc), one in zip(aucs, found, strict=True) if not one.is_blind]
+    if not voting:
+        voting = [auc for _, auc in aucs]
+    region_auc = float(np.mean([auc for auc, _ in aucs])), float(np.mean(voting))
     history = [
         _mean_row([row for row in rows if row is not None])
         for rows in zip_longest(*(trained.history for trained in found))

