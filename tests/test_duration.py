@@ -28,7 +28,7 @@ def every_part_takes_a_second(monkeypatch):
 def test_the_estimate_adds_up_all_batches_and_steps():
     preparation = 2 + 2 + 3 * 2 * 2  # features; what I changes; both of three versions
     look = 1 / 16  # at a map by a member of D
-    epoch = 10 * 0.5 + 2 * 3 * 12 * look  # two steps were timed at once
+    epoch = 10 * 0.5 + 2 * 3 * 6 * look  # two steps were timed at once
     assert estimate(32) == pytest.approx(preparation + 2 * epoch + 2 * 3 * 16 * look + 32 * look)
 
 

@@ -31,6 +31,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:X h:skavid.exceptions.CalibrationWarning"),
     pytest.mark.filterwarnings("ignore::skavid.exceptions.CollapseWarning"),
 ]
+# Checks need outliers among the training images.
+TINY = {"detector__width": 4, "contamination": 0.1}
 FAST = {"features": "patches+imagenet", "max_epochs": 1, "random_state": 0}
 
 
@@ -64,7 +66,7 @@ def fitted(not_enlarged):
 
 
 @pytest.mark.slow
-@parametrize_with_checks([AVIDDetector(**nested({**FAST, "detector__width": 4}))])
+@parametrize_with_checks([AVIDDetector(**nested({**FAST, **TINY}))])
 def test_scikit_learn_check(estimator, check, monkeypatch):
     monkeypatch.setattr("skavid.core.features.IMAGENET_SHORTEST", 8)
     check(estimator)

@@ -126,6 +126,17 @@ class JoinedPair:
         I and D over each map; all with the same filters.
     units : ndarray of shape (n_pairs, 2, 2)
         From `learn_units`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid import AVIDDetector
+    >>> from skavid.core.joined_pair import JoinedPair
+    >>> X = np.random.default_rng(0).normal(size=(40, 16, 16))
+    >>> pair = AVIDDetector(max_epochs=1, random_state=0).fit(X).pair_
+    >>> twice = JoinedPair((pair, pair), np.ones((2, 2, 2)))  # of two maps, usually
+    >>> twice.chunk_size(16, 16, "cpu") == pair.chunk_size(16, 16, "cpu")
+    True
     """
 
     pairs: tuple[FeaturePair, ...]
