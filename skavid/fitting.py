@@ -123,12 +123,7 @@ def fit_blocks(detector: Any, run: block_training.Run, n_images: int) -> None:
         detector.image_shape_ = surveyed.shape
         detector._seed = draw_seed(detector.random_state)
         trained = train_on_blocks(detector, run, surveyed, seed=detector._seed)
-        keep(detector, trained)
-        maps: Any = trained.maps
-        set_thresholds(detector, trained, None, maps, n_given=n_images)
-        rule = make_rule(detector, is_blind=detector._is_blind)
-        detector.normal_scores_ = calibration.normal_scores(maps[0], maps[1], rule)
-        detector._trained_on = note(n_images, None, trained)
+        _finish(detector, trained, None, n_images)
         detector.__dict__.pop("extra_", None)
 
 
@@ -358,7 +353,9 @@ def _train_members(
                     raise
                 # What the others have learnt is kept.
                 trained = training(n_epochs=1)
-        _finish_member(member, trained, clips, len(images))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CalibrationWarning)  # told of all together
+            _finish(member, trained, clips, len(images))
         members.append(member)
         found.append(trained)
         if trained.n_epochs < n_epochs and trained.net.stopped_by_ is None:
@@ -378,19 +375,15 @@ def _named(name: str) -> Iterator[None]:
         warnings.warn(text, one.category, stacklevel=8)
 
 
-def _finish_member(
-    member: Any, trained: Trained, clips: NDArray[Any] | None, n_images: int
-) -> None:
-    """Make a detector on one of several maps complete, so that it can be asked alone."""
-    keep(member, trained)
+def _finish(detector: Any, trained: Trained, clips: NDArray[Any] | None, n_images: int) -> None:
+    """Give a detector the networks of a training that has maps, and thresholds from these."""
+    keep(detector, trained)
     groups = None if clips is None else clips[trained.rows]
     maps: Any = trained.maps
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CalibrationWarning)  # told of all together
-        set_thresholds(member, trained, groups, maps, n_given=n_images)
-    rule = make_rule(member, is_blind=trained.is_blind)
-    member.normal_scores_ = calibration.normal_scores(maps[0], maps[1], rule)
-    member._trained_on = note(n_images, clips, trained)
+    set_thresholds(detector, trained, groups, maps, n_given=n_images)
+    rule = make_rule(detector, is_blind=trained.is_blind)
+    detector.normal_scores_ = calibration.normal_scores(maps[0], maps[1], rule)
+    detector._trained_on = note(n_images, clips, trained)
 
 
 def _joined(
