@@ -391,8 +391,9 @@ def _joined(
 ) -> Trained:
     """Gather what several trainings leave behind."""
     first, maps = found[0], [trained.maps for trained in found]
-    units = joined_pair.learn_units(maps, [not trained.is_blind for trained in found])  # type: ignore[arg-type]
     aucs: Any = [trained.region_auc for trained in found]
+    votes = [not trained.is_blind for trained in found]
+    units = joined_pair.learn_units(maps, votes, aucs)  # type: ignore[arg-type]
     voting = [auc for (_, auc), one in zip(aucs, found, strict=True) if not one.is_blind]
     if not voting:
         voting = [auc for _, auc in aucs]

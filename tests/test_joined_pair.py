@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import hmean, norm
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -19,7 +20,7 @@ from skavid import AVIDDetector
 from skavid.components import nested
 from skavid.core.anomaly_maps import LOG_LIMIT
 from skavid.core.detector_training import STEPS_PER_EPOCH, ResidualNet
-from skavid.core.joined_pair import join, learn_units
+from skavid.core.joined_pair import join, learn_units, mean_unit
 from skavid.distributed import fit_blocks
 from skavid.exceptions import InterruptedTrainingWarning
 
@@ -87,7 +88,7 @@ def test_each_pixel_takes_the_map_that_lies_most_deviations_above_normal_peaks(n
             one = np.log(r) if which == 0 else -z
             apart.append((one - own[which].mean()) / own[which].std())
         mean = np.mean([own[which].mean() for own in peaks])
-        spread = np.mean([own[which].std() for own in peaks])
+        spread = hmean([own[which].std() for own in peaks])
         assert_allclose(joined, mean + spread * np.max(apart, axis=0), rtol=1e-3, atol=1e-3)
 
 
@@ -111,6 +112,30 @@ def test_a_blind_detector_has_no_vote_and_its_inpainter_has():
     residual, logits = join(maps, units)
     assert_allclose(logits, maps[0][1], rtol=1e-5)
     assert_array_equal(residual, join(maps, learn_units(maps))[0])
+
+
+def test_a_network_that_finds_less_needs_more_deviations_to_count():
+    maps, aucs = drawn_maps(2), [(0.9, 0.6), (0.7, 0.95)]
+    plain, weighed = learn_units(maps), learn_units(maps, region_aucs=aucs)
+    index = norm.ppf(aucs)  # of detectability, but for a factor
+    assert_allclose(plain[:, :, 1] / weighed[:, :, 1], index / index.max(0))
+    assert_array_equal(plain[:, :, 0], weighed[:, :, 0])
+
+
+def test_equal_networks_weigh_alike():
+    maps = drawn_maps(3)
+    assert_allclose(learn_units(maps, region_aucs=[(0.8, 0.9)] * 3), learn_units(maps))
+
+
+@pytest.mark.parametrize("worst", [0.0, 0.3, 0.5])
+def test_a_network_at_chance_hardly_counts_and_stretches_no_unit(worst):
+    maps = drawn_maps(2)
+    units = learn_units(maps, region_aucs=[(0.95, 0.95), (worst, worst)])
+    residual, logits = join(maps, units)
+    assert np.isfinite(residual).all()
+    assert np.isfinite(logits).all()
+    for i in (0, 1):
+        assert mean_unit(units[:, i])[1] <= 2 * units[0, i, 1]
 
 
 def test_ignored_pixels_are_regular():
@@ -149,7 +174,7 @@ def test_what_one_map_alone_finds_is_found(fitted, finds):
     detector.members_ = tuple(copy.copy(member) for member in fitted.members_)
     member = detector.members_[finds]
     member.whole_ = copy.deepcopy(member.whole_)
-    member.whole_.nearness = torch.tensor([-99.0, 1.0, 0.02, 0.05])  # all that it sees is odd
+    member.whole_.nearness = torch.tensor([-99.0, 1.0, 0.2, 0.5])  # all that it sees is odd
     assert fitted.predict(X) == 1
     assert fitted.members_[1 - finds].predict(X) == 1
     assert detector.predict(X) == -1

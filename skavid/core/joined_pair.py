@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtri
 from torch import Tensor
 
 from skavid.core import anomaly_maps
@@ -16,15 +17,20 @@ from skavid.core.feature_pair import FeaturePair
 from skavid.core.images import RESIDUAL_FLOOR
 from skavid.core.pair import Look
 
-__all__ = ["JoinedPair", "join", "learn_units"]
+__all__ = ["JoinedPair", "join", "learn_units", "mean_unit"]
 
 LEAST_UNIT = 1e-3
+AUC_RANGE = (0.51, 0.9999)  # no map is worth infinitely more than another one
 LARGEST_LOG = 80.0  # whose exponential single precision can hold
 
 Maps = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
-def learn_units(maps: Sequence[Maps], votes: Sequence[bool] | None = None) -> NDArray[np.float64]:
+def learn_units(
+    maps: Sequence[Maps],
+    votes: Sequence[bool] | None = None,
+    region_aucs: Sequence[tuple[float, float]] | None = None,
+) -> NDArray[np.float64]:
     """Find the units in which the maps of several pairs of networks can be compared.
 
     Parameters
@@ -33,12 +39,17 @@ def learn_units(maps: Sequence[Maps], votes: Sequence[bool] | None = None) -> ND
         Residual and logits of the same held-out normal images, from each pair.
     votes : sequence of bool, default=None
         Whether the D of each pair counts. None takes all.
+    region_aucs : sequence of tuple of two float, default=None
+        How well I and D of each pair tell synthetic anomalies from normal regions, in [0, 1].
+        None takes all as equally good.
 
     Returns
     -------
     units : ndarray of shape (n_pairs, 2, 2), float64
-        For each pair, for log R and for -logit: the mean and the standard deviation of the most
-        irregular place of an image. The last is 0 where D does not count.
+        For each pair, for log R and for -logit: the mean and the unit of the most irregular place
+        of an image. The unit is the standard deviation, and larger where a network is worse than
+        that of another pair: in inverse proportion to its detectability index, as in
+        `skavid.core.calibration.balance_margins`. It is 0 where D does not count.
 
     Examples
     --------
@@ -53,9 +64,39 @@ def learn_units(maps: Sequence[Maps], votes: Sequence[bool] | None = None) -> ND
         peaks = _log(residual.max(axis=(1, 2))), -logits.min(axis=(1, 2)).astype(np.float64)
         for unit, peak in zip(units[i], peaks, strict=True):
             unit[:] = peak.mean(), max(peak.std(), LEAST_UNIT)
-        if votes is not None and not votes[i]:
-            units[i, 1, 1] = 0
+    if region_aucs is not None:
+        worth = ndtri(np.clip(region_aucs, *AUC_RANGE))
+        units[:, :, 1] *= worth.max(axis=0) / worth
+    if votes is not None:
+        units[~np.array(votes), 1, 1] = 0
     return units
+
+
+def mean_unit(units: NDArray[np.float64]) -> tuple[float, float]:
+    """Return what several maps are brought to: the mean of their means, and of their units.
+
+    Parameters
+    ----------
+    units : ndarray of shape (n_pairs, 2)
+        For each pair, mean and unit; those of unit 0 do not count.
+
+    Returns
+    -------
+    mean, unit : float
+        The harmonic mean of the units, so that a map of little worth does not stretch them. 0 and
+        0 where no pair counts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.core.joined_pair import mean_unit
+    >>> mean_unit(np.array([[1.0, 2.0], [3.0, 2.0], [9.0, 0.0]]))
+    (2.0, 2.0)
+    """
+    means, spreads = units[units[:, 1] > 0].T
+    if not len(means):
+        return 0.0, 0.0
+    return float(means.mean()), float(1 / (1 / spreads).mean())
 
 
 def join(
@@ -75,8 +116,8 @@ def join(
     Returns
     -------
     residual, logits : ndarray of shape (n_images, height, width), float32
-        Of each pixel the one that lies most standard deviations above what normal images have at
-        most, brought to the mean unit of all pairs, so that thresholds keep their meaning.
+        Of each pixel the one that lies most units above what normal images have at most, brought
+        to the mean unit of all pairs, so that thresholds keep their meaning.
 
     Examples
     --------
@@ -107,10 +148,9 @@ def _log(residual: NDArray[np.float32]) -> NDArray[np.float64]:
 def _most_irregular(
     maps: Sequence[NDArray[np.float64]], units: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    counts = units[:, 1] > 0
-    if not counts.any():  # no D counts: what they say is not asked
+    mean, spread = mean_unit(units)
+    if spread == 0:  # no D counts: what they say is not asked
         return maps[0]
-    mean, spread = units[counts].mean(0)
     apart = [(one - m) / s for one, (m, s) in zip(maps, units, strict=True) if s > 0]
     joined: NDArray[np.float64] = mean + spread * np.max(apart, axis=0)
     return joined

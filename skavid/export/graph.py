@@ -26,7 +26,7 @@ from skavid import __version__
 from skavid.components import ignored_pixels
 from skavid.core.anomaly_maps import LOG_LIMIT, TINY, AnomalyMaps
 from skavid.core.images import RESIDUAL_FLOOR
-from skavid.core.joined_pair import LARGEST_LOG, JoinedPair
+from skavid.core.joined_pair import LARGEST_LOG, JoinedPair, mean_unit
 from skavid.core.networks import STEEPNESS, Detector, Inpainter
 from skavid.core.pixel_pair import PixelPair
 from skavid.estimator import AVIDDetector
@@ -459,11 +459,10 @@ def _most_irregular(
     logs = [g("Log", g("Max", changed, RESIDUAL_FLOOR)) for changed, _ in maps]
     found = []
     for i, some in enumerate((logs, [doubted for _, doubted in maps])):
-        counts = units[:, i, 1] > 0
-        if not counts.any():
+        mean, spread = mean_unit(units[:, i])
+        if spread == 0:
             found.append(some[0])
             continue
-        mean, spread = units[counts, i].mean(0)
         apart = [
             g("Mul", g("Sub", one, float(m)), float(spread / s))
             for one, (m, s) in zip(some, units[:, i], strict=True)
