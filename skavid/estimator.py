@@ -50,15 +50,18 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    features : {"patches", "imagenet", "patches+imagenet", "motion", "pixels"} or torch Module, \
-            default="patches"
+    features : {"auto", "patches", "imagenet", "patches+imagenet", "motion", "pixels"} or torch \
+            Module, default="auto"
         Where both networks look. "patches": brightness and texture around each place at four
         resolutions, no weights. "motion": for stacked video, the same of the newest moment,
         beside how it changes and moves; `VIDEO` takes it. "imagenet": a frozen EfficientNet-Lite0,
         for surfaces and parts; needs the extra ``features``. "patches+imagenet": both, each with
         an I and a D of its own; a pixel is as irregular as the map says that finds it most so,
-        in units of how normal images vary. It takes as long as both together, and is the choice
-        where you do not know which of them suits your images. A module that returns a map, or a
+        in units of how normal images vary and of how well each network finds synthetic anomalies.
+        It takes as long as both together. "auto": both where the extra ``features`` is installed
+        and the images are grey or have 3 channels and at least 64 pixels on the shorter side;
+        else, and for stacked video and blocks of images, "patches". `members_` tells of both. A
+        module that returns a map, or a
         list of maps, is used as it is, frozen; see `skavid.core.features.FrozenFeatures`. On a
         feature map I is solved in closed form and D judges what I changed. "pixels": two networks
         over the image itself, trained from nothing, as the paper has it; `PAPER` takes it.
@@ -144,7 +147,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     net_ : AVIDNet or ResidualNet
         The skorch net that trained both networks, or D alone.
     members_ : tuple of AVIDDetector
-        Only for ``features="patches+imagenet"``, and then in place of the attributes above: a
+        Only where two feature maps are joined, and then in place of the attributes above: a
         fitted detector for each map, with thresholds of its own, calibrated without
         `contamination`.
     units_ : ndarray of shape (2, 2, 2)
@@ -238,7 +241,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        features: Any = "patches",
+        features: Any = "auto",
         image_shape: tuple[int, ...] | None = None,
         value_range: tuple[float, float] | None = None,
         gamma: float = 0.4,

