@@ -1,6 +1,6 @@
 """Compare the default detector with simple methods, and with PaDiM and PatchCore, on images.
 
-    python benchmarks/images.py --data FOLDER                    # every set, patches, seed 0
+    python benchmarks/images.py --data FOLDER                    # every set, the defaults, seed 0
     python benchmarks/images.py --data FOLDER --seeds 0 1 2 --features patches imagenet
     python benchmarks/images.py --tables                         # only write the page anew
 
@@ -10,6 +10,9 @@ split of the tiles and of the digits, which have no official one, and whatever i
 method. PaDiM and PatchCore see the very feature map that the detector sees, so that methods are
 compared and not networks. Figures are kept in a JSON file per set, map and seed as soon as they
 are there, and not measured again; --again does, and --again detector keeps those of the rivals.
+Where a detector joins two maps, as the default does on images of 64 pixels or more, its members,
+which are the detectors on the single maps, are measured as well; the seconds of a fit are then
+divided in proportion to the time that each training took.
 
 The sets are described in docs/rivals.md; the command line of the test suite finds them by the
 environment variable SKAVID_DATA. "--features inversion" is D alone over pixels, which learns from
@@ -37,7 +40,13 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.svm import OneClassSVM
 
 from skavid import AVIDDetector, datasets
-from skavid.components import AdversarialTraining, Corruption, InpainterNetwork
+from skavid.components import (
+    AdversarialTraining,
+    Corruption,
+    InpainterNetwork,
+    feature_maps,
+    names_of_maps,
+)
 from skavid.core.anomaly_maps import evidence, smooth
 from skavid.core.features import make_features
 from skavid.core.images import to_tensor
@@ -246,13 +255,25 @@ def timed(learn, test):
     return scores, maps, {"fit": fitted - begun, "score": done - fitted}
 
 
-def detector_figures(train, test, labels, masks, features, seed, with_sanity):
+def detectors(train, features, seed):
+    """Fit a detector; return it and its members by the names of their maps, with their seconds."""
     begun = time.process_time()
     chosen = INVERSION if features == "inversion" else {"features": features}
     detector = AVIDDetector(**chosen, random_state=seed).fit(train)
-    fitted = time.process_time()
+    seconds = time.process_time() - begun
+    members = getattr(detector, "members_", ())
+    durations = [sum(row["dur"] for row in member.history_) for member in members]
+    name = features if features == "inversion" else names_of_maps(detector)
+    return {name: (detector, seconds)} | {
+        member.features: (member, seconds * duration / sum(durations))
+        for member, duration in zip(members, durations, strict=True)
+    }
+
+
+def detector_figures(detector, seconds, test, labels, masks, with_sanity):
+    begun = time.process_time()
     scores = detector.score_samples(test)
-    seconds = {"fit": fitted - begun, "score": time.process_time() - fitted}
+    seconds = {"fit": seconds, "score": time.process_time() - begun}
     seen, found = detector.maps(test), {}
     for fusion, name in FUSIONS.items():
         maps = evidence(
@@ -296,18 +317,30 @@ def odd_images(images):
 
 def measure(name, features, seed, root, again):
     KEPT.mkdir(parents=True, exist_ok=True)
-    path = KEPT / f"{name.replace(' ', '_')}-{features}-seed{seed}.json"
-    if path.exists() and not again:
-        return
-    kept = {}
-    if path.exists() and again == "detector":
-        kept = json.loads(path.read_text())["figures"]
     train, test, labels, masks = SETS[name](root, seed)
     train, test = (one if one.ndim == 4 else one[..., None] for one in (train, test))
-    found = detector_figures(train, test, labels, masks, features, seed, name in SANITY)
-    both = found["both"]
-    print(name, features, seed, {k: round(v, 1) for k, v in both.items()}, flush=True)
-    methods = {}
+    if features == "auto":
+        features = "+".join(feature_maps(AVIDDetector(), train.shape[1:]))
+    if path_of(name, features, seed).exists() and not again:
+        return
+    for one, (detector, seconds) in detectors(train, features, seed).items():
+        path, kept = path_of(name, one, seed), {}
+        if path.exists() and again == "detector":
+            kept = json.loads(path.read_text())["figures"]
+        found = detector_figures(detector, seconds, test, labels, masks, name in SANITY)
+        found |= rival_figures(train, test, labels, masks, one, seed, kept)
+        both = found["both"]
+        print(name, one, seed, {k: round(v, 1) for k, v in both.items()}, flush=True)
+        run = {"set": name, "features": one, "seed": seed, "n_train": len(train)}
+        path.write_text(json.dumps(run | {"figures": found}, indent=1))
+
+
+def path_of(name, features, seed):
+    return KEPT / f"{name.replace(' ', '_')}-{features}-seed{seed}.json"
+
+
+def rival_figures(train, test, labels, masks, features, seed, kept):
+    methods, found = {}, {}
     if features in ("patches", "imagenet"):
         module = make_features(features, train.shape[1:])
         methods = {
@@ -325,8 +358,7 @@ def measure(name, features, seed, root, again):
             continue
         scores, maps, seconds = timed(learn, test)
         found[rival] = figures(labels, masks, scores, maps) | seconds
-    path.write_text(json.dumps({"set": name, "features": features, "seed": seed,
-                                "n_train": len(train), "figures": found}, indent=1))  # fmt: skip
+    return found
 
 
 # --- the page ------------------------------------------------------------------------------------
@@ -401,7 +433,7 @@ def main():
     parser.add_argument("--data", type=Path, default=os.environ.get("SKAVID_DATA"))
     usual = [name for name in SETS if name != "deeppcb at 320 px"]
     parser.add_argument("--sets", nargs="+", choices=SETS, default=usual)
-    parser.add_argument("--features", nargs="+", default=["patches"])
+    parser.add_argument("--features", nargs="+", default=["auto"], choices=("auto", *KINDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--again", nargs="?", const="all", choices=("all", "detector"),
                         help="measure what is there already, too")  # fmt: skip

@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, clone
 from torch import nn
 
 from skavid.core.corruption import CORRUPTIONS, masking
-from skavid.core.features import kind_of, suits_imagenet
+from skavid.core.features import kind_of, suits_imagenet, weights_path
 from skavid.core.images import check_ignored, check_value_range, value_range
 from skavid.core.losses import LOSSES
 from skavid.core.scene import clip_begins
@@ -511,8 +511,16 @@ def feature_maps(detector: Any, image_shape: tuple[int, ...]) -> list[Any]:
     if detector.features != "auto":
         return list(detector.features.split("+"))
     is_stacked = detector.component("corruption").spacing is not None
-    joins = suits_imagenet(image_shape) and not is_stacked
-    return ["patches", "imagenet"] if joins else ["patches"]
+    if is_stacked or not suits_imagenet(image_shape) or weights_path() is None:
+        return ["patches"]
+    return ["patches", "imagenet"]
+
+
+def names_of_maps(detector: Any) -> str:
+    """Name the feature maps of a fitted detector, as `features` of `AVIDDetector` would."""
+    if hasattr(detector, "members_"):
+        return "+".join(member.features for member in detector.members_)
+    return kind_of(detector.features_) if hasattr(detector, "features_") else "pixels"
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -554,10 +562,7 @@ def check_training(
 
 def _check_same_map(detector: Any) -> None:
     """Refuse to go on with networks on another feature map than the parameter names."""
-    if hasattr(detector, "members_"):
-        before = "+".join(member.features for member in detector.members_)
-    else:
-        before = kind_of(detector.features_) if hasattr(detector, "features_") else "pixels"
+    before = names_of_maps(detector)
     now = detector.features if isinstance(detector.features, str) else "module"
     if now == "auto":
         now = before if before in ("patches", "patches+imagenet") else now

