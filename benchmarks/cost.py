@@ -1,6 +1,6 @@
 """What fitting and scoring cost: the detector beside simpler methods, in one run.
 
-    python benchmarks/cost.py --data FOLDER            # patches and imagenet, about ten minutes
+    python benchmarks/cost.py --data FOLDER            # each map and both, about 15 minutes
 
 Each method learns from the normal magnetic tiles (128 x 128 pixels) and scores the test tiles, in
 a process of its own and on one thread, with the very code that `benchmarks/images.py` measures
@@ -35,6 +35,8 @@ ON_A_MAP = {"PaDiM, same map": compared.padim, "PatchCore, same map": compared.p
 
 def methods(features):
     """Name the methods; those without a feature map stand beside "patches"."""
+    if "+" in features:
+        return [DETECTOR]
     without = list(compared.WITHOUT_FEATURES) if features == "patches" else []
     return [DETECTOR, BARE, *ON_A_MAP, *without]
 
@@ -45,7 +47,7 @@ def cost(method, features, root):
     warnings.simplefilter("ignore")
     train, test, *_ = compared.tiles(root, 0)
     train, test = (one if one.ndim == 4 else one[..., None] for one in (train, test))
-    module = make_features(features, train.shape[1:])
+    module = None if "+" in features else make_features(features, train.shape[1:])
     before, begun = peak(), time.process_time()
     if method == DETECTOR:
         detector = AVIDDetector(features=features, random_state=0).fit(train)
@@ -80,17 +82,18 @@ def write(figures):
     """Write the page of tables."""
     lines = ["# The cost of fitting and scoring", "", *__doc__.split("\n\n")[2:], ""]
     for features, rows in figures.items():
-        bare = rows[BARE]["scored per second"]
+        bare = rows.get(BARE)
         lines += [
             f'## features="{features}"', "",
             "| | fit, s | scored per second | of the features alone | fit, MiB | "
             "fit and score, MiB |", "|---" * 6 + "|",
         ]  # fmt: skip
         for name, row in rows.items():
-            share = f"{row['scored per second'] / bare:.2f}"
+            share = ""
+            if bare and name not in compared.WITHOUT_FEATURES:
+                share = f"{row['scored per second'] / bare['scored per second']:.2f}"
             cells = [f"{value:.3g}" for value in row.values()]
-            on_the_map = name not in compared.WITHOUT_FEATURES
-            cells.insert(2, share if on_the_map else "")
+            cells.insert(2, share)
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         lines.append("")
     KEPT.with_suffix(".md").write_text("\n".join(lines))
@@ -99,7 +102,7 @@ def write(figures):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=os.environ.get("SKAVID_DATA"))
-    parser.add_argument("--features", nargs="+", default=["patches", "imagenet"])
+    parser.add_argument("--features", nargs="+", default=compared.KINDS[:3])
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
