@@ -70,7 +70,8 @@ def fit(path, n, pooling):
         client.run(lambda: __import__("skavid").AVIDDetector)
         before = [peak(), max(client.run(peak).values())]
         began = time.perf_counter()
-        detector = AVIDDetector(**nested({"inpainter__pooling": pooling, "random_state": 0}))
+        parameters = {"features": "patches", "inpainter__pooling": pooling, "random_state": 0}
+        detector = AVIDDetector(**nested(parameters))
         distributed.fit(detector, da.concatenate(blocks))
         taken = time.perf_counter() - began
         found = {

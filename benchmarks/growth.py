@@ -28,7 +28,7 @@ from skavid.components import nested
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "benchmarks" / "results" / "speed"
 PLOT = ROOT / "docs" / "images" / "growth.png"
-SMALL = {"max_epochs": 1, "detector__width": 4, "random_state": 0}
+SMALL = {"features": "patches", "max_epochs": 1, "detector__width": 4, "random_state": 0}
 # What grows, and the images: (n, side, channels).
 SWEEPS = {
     "images": [(n, 32, 1) for n in (10, 100, 1000)],

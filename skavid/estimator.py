@@ -60,10 +60,10 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         in units of how normal images vary and of how well each network finds synthetic anomalies.
         It takes as long as both together. "auto": both where the extra ``features`` is installed
         and the images are grey or have 3 channels and at least 64 pixels on the shorter side;
-        else, and for stacked video, "patches". `members_` then has both detectors. A module that returns a map, or a
-        list of maps, is used as it is, frozen; see `skavid.core.features.FrozenFeatures`. On a
-        feature map I is solved in closed form and D judges what I changed. "pixels": two networks
-        over the image itself, trained from nothing, as the paper has it; `PAPER` takes it.
+        else, and for stacked video, "patches". A module that returns a map, or a list of maps, is
+        used as it is, frozen; see `skavid.core.features.FrozenFeatures`. On a feature map I is
+        solved in closed form and D judges what I changed. "pixels": two networks over the image
+        itself, trained from nothing, as the paper has it; `PAPER` takes it.
     image_shape : tuple (H, W) or (H, W, C), default=None
         How to read X when it is given as flat rows, as inside a Pipeline.
     value_range : tuple (low, high), default=None
