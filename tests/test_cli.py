@@ -2022,6 +2022,10 @@ def test_a_video_of_pixels_that_are_not_square_keeps_its_proportions(place, tmp_
     assert pixel_aspect(overlay) == pytest.approx(16 / 11)
     masks = sorted((tmp_path / "masks").rglob("*.png"))
     assert {read_picture(path).shape for path in masks} == {(32, 48)}
+    pictures = tmp_path / "odd"
+    assert main([*command[:-1], str(pictures)]) == 0
+    drawn = sorted(pictures.rglob("*.png"))
+    assert {read_picture(path).shape for path in drawn} == {(32, round(48 * 16 / 11), 3)}
     command[3:3] = [str(tmp_path / "square.mp4"), "--force"]
     assert main(command) == 2
     assert "1.45 in wide, 1 in square; segment the videos one by one" in capsys.readouterr().err

@@ -192,6 +192,19 @@ def save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:
     import_pillow().fromarray(picture).save(path, format="PNG")
 
 
+def in_square_pixels(picture: NDArray[np.uint8], aspect: float) -> NDArray[np.uint8]:
+    """Stretch a picture whose pixels are ``aspect`` times as wide as high, so that it looks right.
+
+    A png holds square pixels. The longer side of a pixel becomes several pixels; none is lost.
+    """
+    if aspect == 1:
+        return picture
+    height, width = picture.shape[:2]
+    size = round(width * max(aspect, 1)), round(height * max(1 / aspect, 1))
+    stretched: NDArray[np.uint8] = np.asarray(import_pillow().fromarray(picture).resize(size))
+    return stretched
+
+
 def original_size(sample: Sample) -> tuple[int, int]:
     """Return the height and width of the original image."""
     image = sample.image if sample.display_image is None else sample.display_image

@@ -164,7 +164,8 @@ def _open_writers(
                 _video_writer(arguments.overlay, rate, _pixel_aspect(found[0]), ignored, exits)
             )
         else:
-            writers.append(_overlay_writer(arguments.overlay, names, ignored, exits))
+            aspects = {source.name: _pixel_aspect(source) for source in found}
+            writers.append(_overlay_writer(arguments.overlay, names, aspects, ignored, exits))
     return writers
 
 
@@ -239,13 +240,15 @@ def _video_writer(
 
 
 def _overlay_writer(
-    folder: Path, names: dict[str, str], ignored: NDArray[np.bool_] | None, exits: ExitStack
-) -> Writer:
+    folder: Path, names: dict[str, str], aspects: dict[str, float],
+    ignored: NDArray[np.bool_] | None, exits: ExitStack,
+) -> Writer:  # fmt: skip
     temporary = exits.enter_context(outputs.folder_beside(folder))
 
     def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
         assert sample.display_image is not None
         drawn = outputs.draw_results(sample, maps, row, ignored)
+        drawn = outputs.in_square_pixels(drawn, aspects.get(sample.name, 1.0))
         with naming(folder):
             outputs.save_picture(temporary, _file_name(sample, names), drawn)
 
