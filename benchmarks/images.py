@@ -371,6 +371,39 @@ def spread(values):
     return f"{middle} ({min(values):.1f} to {max(values):.1f})"
 
 
+def default_table(runs):
+    """List the default detector and every rival on every map, on the sets of larger images."""
+    default = "patches+imagenet"
+    names = [name for name in SETS if any(is_of(run, name, default) for run in runs)]
+    kept = {f"AVIDDetector(), {method}": (default, method) for method in FUSIONS.values()}
+    for features in ("patches", "imagenet"):
+        for method in dict.fromkeys(
+            method for run in runs for method in run["figures"] if run["features"] == features
+        ):
+            if "same map" in method:
+                kept[method.replace("same map", features)] = features, method
+            elif method not in (*FUSIONS.values(), "sanity"):
+                kept[method] = features, method
+    lines = [
+        "## Image AUC: the defaults, and every other method on every map", "",
+        "| method | " + " | ".join(names) + " | mean |", "|---" * (len(names) + 2) + "|",
+    ]  # fmt: skip
+    for label, (features, method) in kept.items():
+        values = [
+            [run["figures"][method]["auc"] for run in runs
+             if is_of(run, name, features) and method in run["figures"]]
+            for name in names
+        ]  # fmt: skip
+        if all(values):
+            mean = statistics.mean(map(statistics.median, values))
+            lines.append(f"| {label} | " + " | ".join(map(spread, values)) + f" | {mean:.1f} |")
+    return [*lines, ""]
+
+
+def is_of(run, name, features):
+    return (run["set"], run["features"]) == (name, features)
+
+
 def tables():
     runs = [json.loads(path.read_text()) for path in sorted(KEPT.glob("*.json"))]
     lines = [
@@ -380,6 +413,7 @@ def tables():
         "the median (and range) over seeds. CPU seconds of one thread, fit and score.",
         "",
     ]
+    lines += default_table(runs)
     for figure, title in (("auc", "Image AUC"), ("aupro", "Pixel AUPRO (limit 0.3)")):
         for features in KINDS:
             chosen = [run for run in runs if run["features"] == features]
