@@ -32,7 +32,6 @@ from skavid.components import (
 from skavid.core import anomaly_maps, calibration, pair
 from skavid.core.anomaly_maps import AnomalyMaps, DecisionRule
 from skavid.core.images import check_images, warn_of_other_range
-from skavid.core.training import split
 from skavid.sklearn_private import fit_context
 
 __all__ = ["PAPER", "VIDEO", "AVIDDetector"]
@@ -371,8 +370,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             components.check_checkpoint(self)
             known = getattr(self, "image_shape_", None) if self.warm_start else None
             images = check_images(X, fitted_shape=known, **self._input_checks())
-            self._fit(
-                images, y, groups, n_epochs=self.max_epochs, going_on=known is not None,
+            fitting.fit(
+                self, images, y, groups, n_epochs=self.max_epochs, going_on=known is not None,
                 checkpoint=self.component("training").checkpoint,
             )  # fmt: skip
             self.__dict__.pop("extra_", None)  # notes of what was learnt before
@@ -404,7 +403,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             if known is not None:
                 ignored = ignored_pixels(self.ignore_mask, images.shape[1:3])
                 warn_of_other_range(images, self.value_range_, ignored, stacklevel=3)
-            self._fit(images, y, groups, n_epochs=1, going_on=known is not None)
+            fitting.fit(self, images, y, groups, n_epochs=1, going_on=known is not None)
         return self
 
     def _input_checks(self) -> dict[str, Any]:
@@ -412,41 +411,6 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             "image_shape": self.image_shape, "estimator": self, "min_images": 2,
             "ignore_mask": self.ignore_mask,
         }  # fmt: skip
-
-    def _fit(
-        self, images: NDArray[Any], y: Any, groups: Any, *, n_epochs: int, going_on: bool,
-        checkpoint: Any = None,
-    ) -> None:  # fmt: skip
-        pair.guard_forked()
-        components.check_training(self, images, y, going_on=going_on, stacklevel=5)
-        if not going_on:
-            self.value_range_ = components.learned_range(self, images)
-            self.image_shape_: tuple[int, int, int] = images.shape[1:]
-        components.check_parameters(self)
-        is_stacked = self.component("corruption").spacing is not None
-        clips = components.check_groups(groups, len(images), is_stacked=is_stacked)
-        self._seed = fitting.draw_seed(self.random_state)
-        state = np.random.RandomState(self._seed)
-        parts = split(len(images), clips, self.validation_fraction, state)
-        scale = None
-        if going_on:
-            scale = pair.Scale(*(getattr(self, name) for name in fitting.SCALE))
-        trained = fitting.train(
-            self, images, clips, parts, n_epochs=n_epochs, seed=self._seed, scale=scale,
-            checkpoint=checkpoint,
-        )  # fmt: skip
-        fitting.keep(self, trained)
-        rows = trained.rows
-        maps: tuple[Any, Any] = trained.maps or self._both_maps(images, rows)
-        fitting.set_thresholds(
-            self, trained, None if clips is None else clips[rows], maps, n_given=len(images)
-        )
-        if not isinstance(self.contamination, str):
-            self.alpha_, self.zeta_ = calibration.shift_for_contamination(
-                self._score(images), self.alpha_, self.zeta_, self.contamination
-            )
-        self.normal_scores_ = calibration.normal_scores(maps[0], maps[1], self.rule_)
-        self._trained_on = fitting.note(len(images), clips, trained)
 
     def calibrate(
         self, X: ArrayLike, *, target_fpr: float = 0.01, groups: ArrayLike | None = None
@@ -496,7 +460,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         rows = pair.calibration_rows(np.arange(len(images)), *images.shape[1:3])
         clips = None if clips is None else clips[rows]
         rule = self.rule_._asdict() | {"alpha": "auto", "zeta": "auto"}
-        maps = self._both_maps(images, rows)
+        maps = pair.both_maps(self.pair_, images, rows, **fitting.looking(self, images))
         alpha, zeta = calibration.calibrate(*maps, target_fpr=target_fpr, groups=clips, **rule)
         basis = calibration.basis(len(rows), clips, target_fpr)
         calibration.warn_if_few(basis, target_fpr, stacklevel=3)
@@ -775,9 +739,6 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return pair.iter_maps(
             self.pair_, images, rule=self.rule_, **asked, **fitting.looking(self, images)
         )
-
-    def _both_maps(self, images: NDArray[Any], rows: NDArray[np.int64]) -> tuple[Any, Any]:
-        return pair.both_maps(self.pair_, images, rows, **fitting.looking(self, images))
 
     def save(self, path: str | os.PathLike[str], *, compact: bool = False) -> None:
         """Write the fitted detector to one file, without pickle.

@@ -25,19 +25,22 @@ from skavid.checkpoint import Checkpoint, fingerprint
 from skavid.components import (
     MASKING,
     check_device,
+    check_groups,
     check_parameters,
     check_sides,
+    check_training,
     feature_maps,
     ignored_pixels,
     is_over_pixels,
+    learned_range,
 )
-from skavid.core import block_training, calibration, feature_pair, joined_pair, pixel_pair
+from skavid.core import block_training, calibration, feature_pair, joined_pair, pair, pixel_pair
 from skavid.core.anomaly_maps import DecisionRule
 from skavid.core.corruption import CORRUPTIONS, Corrupted, complementary, inversion, masking
 from skavid.core.features import make_features
 from skavid.core.images import check_ignored, check_images, check_value_range, value_range
 from skavid.core.pair import NetworkPair, Scale, Trained
-from skavid.core.training import Split
+from skavid.core.training import Split, split
 from skavid.exceptions import CalibrationWarning, CollapseWarning, InterruptedTrainingWarning
 from skavid.persistence import versions
 from skavid.sklearn_private import validate_parameters
@@ -52,6 +55,30 @@ SCALE = ("geometry_", "object_size_", "object_speed_", "_crop_size", "_auto_filt
 
 NETWORKS = ("features_", "inpainter_", "detector_", "whole_", "net_", "members_", "units_")
 """What a training gives a detector: the last two where it joins feature maps, else the others."""
+
+
+def fit(
+    detector: Any, images: NDArray[Any], y: Any, groups: Any, *, n_epochs: int, going_on: bool,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> None:  # fmt: skip
+    """Train the networks of a detector on checked images, and find its thresholds."""
+    pair.guard_forked()
+    check_training(detector, images, y, going_on=going_on, stacklevel=5)
+    if not going_on:
+        detector.value_range_ = learned_range(detector, images)
+        detector.image_shape_ = images.shape[1:]
+    check_parameters(detector)
+    is_stacked = detector.component("corruption").spacing is not None
+    clips = check_groups(groups, len(images), is_stacked=is_stacked)
+    detector._seed = draw_seed(detector.random_state)
+    state = np.random.RandomState(detector._seed)
+    parts = split(len(images), clips, detector.validation_fraction, state)
+    scale = Scale(*(getattr(detector, name) for name in SCALE)) if going_on else None
+    trained = train(
+        detector, images, clips, parts, n_epochs=n_epochs, seed=detector._seed, scale=scale,
+        checkpoint=checkpoint,
+    )  # fmt: skip
+    finish(detector, trained, clips, len(images), images)
 
 
 def train(
@@ -136,7 +163,7 @@ def fit_blocks(detector: Any, run: block_training.Run, n_images: int) -> None:
         detector.image_shape_ = surveyed.shape
         detector._seed = draw_seed(detector.random_state)
         trained = train_on_blocks(detector, run, surveyed, seed=detector._seed)
-        _finish(detector, trained, None, n_images)
+        finish(detector, trained, None, n_images, stacklevel=5)
         detector.__dict__.pop("extra_", None)
 
 
@@ -177,25 +204,6 @@ def keep(detector: Any, trained: Trained) -> None:
     detector._is_blind = trained.is_blind
 
 
-def set_thresholds(
-    detector: Any,
-    trained: Trained,
-    groups: NDArray[Any] | None,
-    maps: tuple[Any, Any],
-    *,
-    n_given: int,
-) -> None:
-    """Give a detector its thresholds, from maps of held-out images of the clips ``groups``."""
-    detector.offset_ = float(np.nextafter(0, 1))
-    rule = choose_rule(detector, trained, groups, maps)
-    detector.alpha_, detector.zeta_, detector.balance_ = rule.alpha, rule.zeta, rule.balance
-    detector.calibration_ = None
-    if isinstance(detector.alpha, str) or isinstance(detector.zeta, str):
-        found = calibration.basis(len(trained.rows), groups, detector.target_fpr)
-        detector.calibration_ = found
-        calibration.warn_if_few(found, detector.target_fpr, n_given=n_given, stacklevel=6)
-
-
 def draw_seed(random_state: Any) -> int:
     """Draw the one number that everything random of a training follows from."""
     # Not check_random_state(None): that would draw from NumPy's global state.
@@ -211,23 +219,6 @@ def note(n_images: int, clips: NDArray[Any] | None, trained: Trained) -> dict[st
         "n_clips": None if clips is None else len(np.unique(clips)),
         "versions": versions(),
     }
-
-
-def choose_rule(
-    detector: Any,
-    trained: Trained,
-    groups: NDArray[Any] | None,
-    maps: tuple[Any, Any],
-) -> DecisionRule:
-    """Choose the thresholds of a detector on ``maps`` of held-out images, of ``groups``."""
-    processing = detector.component("postprocessing")
-    return calibration.choose_rule(
-        *maps,
-        alpha=detector.alpha, zeta=detector.zeta, fusion=detector.fusion,
-        balance=detector.balance, target_fpr=detector.target_fpr,
-        min_area=processing.min_area, min_area_of=processing.min_area_of,
-        groups=groups, region_auc=trained.region_auc, is_blind=trained.is_blind,
-    )  # fmt: skip
 
 
 def make_pair(detector: Any, auto_filters: dict[str, int], seed: int) -> NetworkPair:
@@ -370,7 +361,7 @@ def _train_members(
                 trained = training(member, n_epochs=1, scale=scale)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CalibrationWarning)  # told of all together
-            _finish(member, trained, clips, shape[0])
+            finish(member, trained, clips, shape[0])
         members.append(member)
         found.append(trained)
         if trained.n_epochs < n_epochs and trained.net.stopped_by_ is None:
@@ -390,14 +381,46 @@ def _named(name: str) -> Iterator[None]:
         warnings.warn(text, one.category, stacklevel=8)
 
 
-def _finish(detector: Any, trained: Trained, clips: NDArray[Any] | None, n_images: int) -> None:
-    """Give a detector the networks of a training that has maps, and thresholds from these."""
+def finish(
+    detector: Any, trained: Trained, clips: NDArray[Any] | None, n_images: int,
+    images: Any = None, stacklevel: int = 6,
+) -> None:  # fmt: skip
+    """Give a detector the networks of a training, and thresholds from what they say.
+
+    The training has looked at the held-out images already, or ``images`` are all that were given;
+    with them `contamination` moves the thresholds.
+    """
     keep(detector, trained)
+    residual, logits = trained.maps or pair.both_maps(
+        detector.pair_, images, trained.rows, **looking(detector, images)
+    )
     groups = None if clips is None else clips[trained.rows]
-    maps: Any = trained.maps
-    set_thresholds(detector, trained, groups, maps, n_given=n_images)
-    rule = make_rule(detector, is_blind=trained.is_blind)
-    detector.normal_scores_ = calibration.normal_scores(maps[0], maps[1], rule)
+    processing = detector.component("postprocessing")
+    rule = calibration.choose_rule(
+        residual, logits,
+        alpha=detector.alpha, zeta=detector.zeta, fusion=detector.fusion,
+        balance=detector.balance, target_fpr=detector.target_fpr,
+        min_area=processing.min_area, min_area_of=processing.min_area_of,
+        groups=groups, region_auc=trained.region_auc, is_blind=trained.is_blind,
+    )  # fmt: skip
+    if rule.fusion == "min":
+        calibration.warn_if_one_decides(
+            residual, logits, rule.alpha, rule.zeta, stacklevel=stacklevel
+        )
+    detector.alpha_, detector.zeta_, detector.balance_ = rule.alpha, rule.zeta, rule.balance
+    detector.offset_ = float(np.nextafter(0, 1))
+    detector.calibration_ = None
+    if isinstance(detector.alpha, str) or isinstance(detector.zeta, str):
+        found = calibration.basis(len(trained.rows), groups, detector.target_fpr)
+        detector.calibration_ = found
+        calibration.warn_if_few(
+            found, detector.target_fpr, n_given=n_images, stacklevel=stacklevel
+        )
+    if images is not None and not isinstance(detector.contamination, str):
+        detector.alpha_, detector.zeta_ = calibration.shift_for_contamination(
+            detector._score(images), detector.alpha_, detector.zeta_, detector.contamination
+        )
+    detector.normal_scores_ = calibration.normal_scores(residual, logits, detector.rule_)
     detector._trained_on = note(n_images, clips, trained)
 
 

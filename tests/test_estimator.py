@@ -552,10 +552,10 @@ def test_a_refused_fit_says_why_and_leaves_a_fitted_detector_as_it_was(fitted, c
 @pytest.mark.parametrize(
     "step",
     [
-        "skavid.components.check_parameters",
+        "skavid.fitting.check_parameters",
         "skavid.fitting.train",
         "skavid.fitting.keep",
-        "skavid.fitting.set_thresholds",
+        "skavid.fitting.finish",
     ],
 )
 def test_a_fit_that_fails_at_any_step_leaves_a_fitted_detector_as_it_was(

@@ -471,10 +471,9 @@ def choose_rule(
     """
     is_auto = fusion == "mean" and isinstance(balance, str)
     share = 0.5 if isinstance(balance, str) else float(balance)
-    both_matter = fusion == "min" and not is_blind
-    if isinstance(alpha, str) or isinstance(zeta, str) or is_auto or both_matter:
-        if is_auto:
-            share = balance_margins(residual, logits, region_auc=region_auc)
+    if is_auto:
+        share = balance_margins(residual, logits, region_auc=region_auc)
+    if isinstance(alpha, str) or isinstance(zeta, str):
         alpha, zeta = calibrate(
             residual,
             logits,
@@ -487,8 +486,6 @@ def choose_rule(
             min_area=min_area,
             min_area_of=min_area_of,
         )
-        if both_matter:
-            warn_if_one_decides(residual, logits, alpha, zeta, stacklevel=8)
     joined = "inpainter" if is_blind else fusion
     return DecisionRule(float(alpha), float(zeta), joined, share, min_area, min_area_of)
 
