@@ -26,7 +26,9 @@ from skavid.sklearn_private import (
     get_output_config,
 )
 
-__all__ = ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"]
+__all__ = [
+    "FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips", "count_still",
+]  # fmt: skip
 
 _BLOCK_BYTES = 2**25
 # On UCSD Ped2, frames change by at most 2.2 times the median within clips, and by 4.6 to 9.5 times
@@ -483,6 +485,38 @@ def concatenate_clips(
                 f"clip 0 has {first.shape[1:]} and {first.dtype}; convert them first."
             )
     return np.concatenate(arrays), np.repeat(np.arange(len(arrays)), [len(a) for a in arrays])
+
+
+def count_still(stacks: npt.ArrayLike, *, before: int = 0) -> npt.NDArray[np.int64]:
+    """Count how many stacks in a row, up to each one, have shown no change at all.
+
+    Parameters
+    ----------
+    stacks : array-like of shape (n_frames, H, W, n_channels)
+        Consecutive stacks of one clip, from `TemporalStacker`.
+    before : int, default=0
+        The count of the stack before the first one; 0 at the begin of a clip.
+
+    Returns
+    -------
+    counts : ndarray of shape (n_frames,), int64
+        0 where the moments of a stack differ in any pixel. The first stack of a clip repeats one
+        frame, and counts as well.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skavid.temporal import count_still
+    >>> stacks = np.zeros((4, 1, 1, 2))
+    >>> stacks[1, 0, 0] = 3, 5
+    >>> count_still(stacks, before=7)
+    array([8, 0, 1, 2])
+    """
+    counts = np.empty(len(stacks := np.asanyarray(stacks)), np.int64)
+    for i, one in enumerate(stacks):
+        before = before + 1 if (one == one[..., :1]).all() else 0
+        counts[i] = before
+    return counts
 
 
 def causal_mean(

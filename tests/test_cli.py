@@ -19,6 +19,7 @@ import pytest
 from skavid import AVIDDetector, TemporalStacker, __version__, cli
 from skavid.cli import main, segment
 from skavid.cli.console import irregular
+from skavid.cli.scoring import Scorer
 from skavid.datasets import make_moving_shapes
 from skavid.datasets.sources import list_sources
 from skavid.report.evaluation import read_masks
@@ -2029,3 +2030,51 @@ def test_a_video_of_pixels_that_are_not_square_keeps_its_proportions(place, tmp_
     command[3:3] = [str(tmp_path / "square.mp4"), "--force"]
     assert main(command) == 2
     assert "1.45 in wide, 1 in square; segment the videos one by one" in capsys.readouterr().err
+
+
+# --- a frozen camera -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def frozen_at_2_s(place):
+    frames = make_moving_shapes(1, 40, size=(32, 48), random_state=5).frames
+    path = place / "frozen.npy"
+    np.save(path, np.concatenate([frames[:20], np.repeat(frames[20:21], 40, axis=0), frames[20:]]))
+    return path
+
+
+def test_a_frozen_camera_is_an_event_of_its_own(place, frozen_at_2_s, tmp_path, capsys):
+    model, video = str(place / "model"), str(tmp_path / "frozen.mp4")
+    write_overlay(video, np.load(frozen_at_2_s), fps=10)
+    assert main(["segment", model, video, "--json", "--max-gap", "0.5"]) == 0
+    events = json.loads(capsys.readouterr().out)["events"]
+    (event,) = [event for event in events if event["reason"] == "frozen"]
+    # From a second after it froze at 2 s, and a little for how long normal video stood still.
+    assert 3 <= event["start"] <= 4
+    assert 5.5 <= event["end"] <= 6.5
+    assert main(["watch", model, video, "--as-fast-as-possible"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "frozen" in {record["reason"] for record in records}
+
+
+def test_what_stood_still_in_the_training_is_no_frozen_camera(place):
+    detector = AVIDDetector.load(place / "model")
+    still = [np.zeros((32, 48, 3), np.uint8)] * 200
+    assert "frozen" in Scorer(detector).score(still).why
+    detector.extra_ = {**detector.extra_, "longest_still": 100}
+    assert "frozen" not in Scorer(detector).score(still).why
+    scorer = Scorer(detector)
+    scorer.score(still)
+    assert "frozen" in scorer.score(still[:20]).why  # the count goes on
+    scorer.begin()
+    assert "frozen" not in scorer.score(still[:20]).why
+
+
+def test_fit_notes_how_long_nothing_changed(place, tmp_path):
+    assert AVIDDetector.load(place / "model").extra_["longest_still"] < 10
+    frames = make_moving_shapes(1, 60, size=(32, 48), random_state=0).frames
+    frames[20:45] = frames[20]
+    write_overlay(tmp_path / "normal.mp4", frames, fps=10)
+    assert main(["fit", str(tmp_path / "normal.mp4"), str(tmp_path / "model"), *TINY, *SIZE]) == 0
+    assert 10 <= AVIDDetector.load(tmp_path / "model").extra_["longest_still"] <= 22
+    assert "longest_still" not in AVIDDetector.load(place / "picture-model").extra_

@@ -16,7 +16,7 @@ from sklearn.svm import OneClassSVM
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
 from skavid.model_selection import NoveltyKFold
-from skavid.temporal import TemporalStacker, causal_mean, concatenate_clips
+from skavid.temporal import TemporalStacker, causal_mean, concatenate_clips, count_still
 
 # Rows are moments of a clip: what a stack holds depends on the rows before it.
 STATEFUL = {
@@ -537,3 +537,14 @@ def test_a_number_of_frames_that_is_none_is_refused(n_frames):
     message = f"n_frames must be a whole number above 0. Got {n_frames}."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         causal_mean([1.0, 2.0], n_frames)
+
+
+@given(st.lists(st.booleans(), max_size=12), st.integers(0, 5))
+def test_stacks_without_any_change_are_counted_in_a_row(changes, before):
+    stacks = np.ones((len(changes), 2, 3, 3))
+    stacks[np.flatnonzero(changes), 1, 2, 0] = 2
+    expected, count = [], before
+    for change in changes:
+        count = 0 if change else count + 1
+        expected.append(count)
+    assert count_still(stacks, before=before).tolist() == expected

@@ -142,9 +142,10 @@ def _score_all(
     """Return the scores and the names of all images."""
     scores: list[NDArray[np.float64]] = []
     names: list[str] = []
+    scorer = scoring.Scorer(detector, finds_frozen=False)
     with CtrlC() as stop:
         for batch, maps, _ in scoring.score_sources(
-            found, scoring.Scorer(detector), reading, console, stop, display=False
+            found, scorer, reading, console, stop, display=False
         ):
             scores.append(maps.scores)
             names += [sample.name for sample in batch]

@@ -43,6 +43,7 @@ from skavid.estimator import AVIDDetector
 from skavid.exceptions import CalibrationWarning, DivergedError
 from skavid.fitting import feature_settings
 from skavid.sklearn_private import parameter_constraints, validate_parameters
+from skavid.temporal import count_still
 from skavid.wording import clock, counted, listed, roughly
 from skavid.writing import check_target
 
@@ -119,6 +120,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "fps": None if data.fps is None else round(data.fps, 4),
         "trained_on": [source.file_name() for source in found[:MAX_NAMES]] or [arguments.dataset],
         **({"compact": True} if arguments.compact else {}),
+        **({} if data.groups is None else {"longest_still": _longest_still(data)}),
     }
     detector.save(model, compact=arguments.compact)
     result = model_facts(detector) | {
@@ -304,6 +306,17 @@ def _load(
         n_clips = len(found)
     groups = sources.split_clips(ids, fps) if stacked else None
     return _TrainingData(images, groups, fps, n_clips, tiles_per_image)
+
+
+def _longest_still(data: _TrainingData) -> int:
+    """Return for how many frames in a row nothing changes in any pixel of a clip."""
+    assert data.groups is not None
+    starts = np.flatnonzero(np.diff(data.groups)) + 1
+    ends = [*starts.tolist(), len(data.images)]
+    return max(
+        int(count_still(data.images[start:end]).max())
+        for start, end in zip([0, *starts.tolist()], ends, strict=True)
+    )
 
 
 def _unit(reading: Reading) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -15,7 +16,7 @@ from skavid.core.anomaly_maps import AnomalyMaps
 from skavid.datasets import sources
 from skavid.datasets.sources import Reading, Sample, Source
 from skavid.estimator import AVIDDetector
-from skavid.temporal import causal_mean
+from skavid.temporal import causal_mean, count_still
 from skavid.wording import counted, visible
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
@@ -31,16 +32,29 @@ COLUMNS: dict[str, type] = {
 
 
 class Scorer:
-    """Score images in order of time; their evidence may be averaged over several frames."""
+    """Score images in order of time; their evidence may be averaged over several frames.
 
-    def __init__(self, detector: AVIDDetector, *, average_frames: int = 1) -> None:
+    Frames of video are irregular, too, where the camera is frozen: where nothing changes in any
+    pixel for longer than twice the longest time of the training, and a second. No stack shows
+    that by itself, as the first one of a clip repeats a frame.
+    """
+
+    def __init__(
+        self, detector: AVIDDetector, *, average_frames: int = 1, finds_frozen: bool = True
+    ) -> None:
         self.detector = detector
         self.average_frames = average_frames
+        extra = getattr(detector, "extra_", {})
+        longest = extra.get("longest_still") if finds_frozen else None
+        self._most_still: float = math.inf
+        if isinstance(longest, int):
+            self._most_still = 2 * longest + (extra.get("fps") or sources.ASSUMED_FPS)
         self.begin()
 
     def begin(self) -> None:
         """Begin another clip: earlier images are no longer averaged with the next ones."""
         self._before: list[NDArray[np.float32]] = []
+        self._n_still = 0
 
     def score(self, images: Sequence[NDArray[Any]]) -> AnomalyMaps:
         """Return the maps of the next images, with averaged evidence if this was asked for."""
@@ -50,6 +64,11 @@ class Scorer:
             evidence = np.concatenate([*(one[None] for one in self._before), maps.evidence])
             self._before = list(evidence[-(self.average_frames - 1) :])
             maps = maps.with_evidence(causal_mean(evidence, self.average_frames)[n_before:])
+        if math.isfinite(self._most_still):
+            counts = count_still(np.stack(images), before=self._n_still)
+            self._n_still = int(counts[-1])
+            if (frozen := counts > self._most_still).any():
+                maps = maps.with_frozen(frozen)
         return maps
 
 

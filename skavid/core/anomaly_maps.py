@@ -40,8 +40,9 @@ FUSIONS = ("min", "mean", "inpainter", "detector")
 AREAS = ("patch", "image")
 REASONS = (
     "", "blank or covered", "darker", "brighter", "less contrast", "more contrast",
-    "less sharp", "sharper or noisier", "another view",
+    "less sharp", "sharper or noisier", "another view", "frozen",
 )  # fmt: skip
+FROZEN = REASONS.index("frozen")
 MAPS = ("inpainted", "residual", "logits", "regularity", "evidence")  # the first three are stored
 # The smallest normal float32: a margin that stays negative wherever subnormals count as 0.
 TINY = float(np.finfo(np.float32).tiny)
@@ -562,6 +563,26 @@ class AnomalyMaps:
         return AnomalyMaps(
             self.residual, self.logits, rule=rule, reasons=self.reasons, inpainted=self.inpainted
         )
+
+    def with_frozen(self, frozen: NDArray[np.bool_]) -> AnomalyMaps:
+        """Return the same maps, but with the frames of a frozen camera irregular everywhere.
+
+        Parameters
+        ----------
+        frozen : ndarray of shape (n_images,), bool
+            True for these images. Their evidence becomes 1 where it is less, and `why` "frozen".
+
+        Returns
+        -------
+        maps : AnomalyMaps
+            It shares all other arrays.
+        """
+        evidence = np.where(frozen[:, None, None], np.maximum(self.evidence, 1), self.evidence)
+        reasons = np.where(frozen, FROZEN, self.reasons).astype(np.uint8)
+        return AnomalyMaps(
+            self.residual, self.logits, rule=self.rule, reasons=reasons,
+            inpainted=self.inpainted, evidence=evidence.astype(np.float32),
+        )  # fmt: skip
 
     def with_evidence(self, evidence: NDArray[np.float32]) -> AnomalyMaps:
         """Return the same maps with other evidence, such as its mean over some frames.
