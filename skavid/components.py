@@ -504,7 +504,8 @@ def feature_maps(detector: Any, image_shape: tuple[int, ...]) -> list[Any]:
     """Name the feature maps on each of which a training makes an I and a D.
 
     A rule without labels: on five sets of images "patches" was ahead on two, "imagenet" on three,
-    and both joined were never far behind the better one (benchmarks/results/images).
+    and both joined were within a point and a half of the better one on four of them, eight points
+    behind it on the fifth (benchmarks/results/images).
     """
     if not isinstance(detector.features, str):
         return [detector.features]
@@ -521,6 +522,13 @@ def names_of_maps(detector: Any) -> str:
     if hasattr(detector, "members_"):
         return "+".join(member.features for member in detector.members_)
     return kind_of(detector.features_) if hasattr(detector, "features_") else "pixels"
+
+
+def is_of_maps(features: Any, names: str) -> bool:
+    """Tell whether a training with the parameter `features` can have been on these maps."""
+    if features == "auto":
+        return names in ("patches", "patches+imagenet")
+    return names == (features if isinstance(features, str) else "module")
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -563,10 +571,7 @@ def check_training(
 def _check_same_map(detector: Any) -> None:
     """Refuse to go on with networks on another feature map than the parameter names."""
     before = names_of_maps(detector)
-    now = detector.features if isinstance(detector.features, str) else "module"
-    if now == "auto":
-        now = before if before in ("patches", "patches+imagenet") else now
-    if now != before:
+    if not is_of_maps(detector.features, before):
         shown = "a module" if before == "module" else repr(before)
         raise ValueError(
             f"features is {detector.features!r}, but the training to go on with was on {shown}; "

@@ -87,7 +87,7 @@ def fit(detector: AVIDDetector, X: Any) -> AVIDDetector:
             parts = [both(merge, parts[i : i + _MERGED]) for i in range(0, len(parts), _MERGED)]
         return parts[0].compute()
 
-    return fit_blocks(detector, _blocks(X), lengths=_lengths(X), run=run)
+    return _fit_blocks(detector, _blocks(X), _lengths(X), run)
 
 
 def fit_blocks(
@@ -111,7 +111,8 @@ def fit_blocks(
     run : callable, default=None
         ``run(summarise, merge, blocks)`` with a list of (start, block): it returns
         ``summarise(start, array)`` of all blocks, merged by ``merge(one, other)`` in any order.
-        Both can be pickled. It is called two to four times. None does it here, one block after
+        Both can be pickled. It is called two to four times, and up to
+        seven times where two feature maps are joined. None does it here, one block after
         the other.
 
     Returns
@@ -142,6 +143,11 @@ def fit_blocks(
     (2,)
     """
     _check_detector(detector)
+    return _fit_blocks(detector, blocks, lengths, run)
+
+
+def _fit_blocks(detector: AVIDDetector, blocks: Any, lengths: Any, run: Any) -> AVIDDetector:
+    """Fit a detector; warnings count the frames from here to the user."""
     lengths = [len(block) for block in blocks] if lengths is None else list(lengths)
     if len(lengths) != len(blocks) or not sum(lengths):
         raise ValueError(

@@ -116,20 +116,18 @@ def train(
 
 
 def train_on_blocks(
-    detector: Any, run: block_training.Run, surveyed: block_training.Surveyed, *, seed: int
-) -> Trained:
-    """Train the networks of a detector on images that are read in blocks."""
+    detector: Any, run: block_training.Run, surveyed: block_training.Surveyed, *,
+    n_epochs: int, seed: int, scale: None = None,
+) -> Trained:  # fmt: skip
+    """Train the networks of a detector on images that are read in blocks; none goes on."""
     names = feature_maps(detector, surveyed.shape)
     if len(names) > 1:
-
-        def training(member: Any, *, n_epochs: int, scale: None) -> Trained:
-            return train_on_blocks(member, run, surveyed, seed=seed)
-
+        training = partial(train_on_blocks, run=run, surveyed=surveyed, seed=seed)
         return _train_members(
-            detector, names, (), training, n_epochs=detector.max_epochs, clips=None,
-            shape=(surveyed.n, *surveyed.shape),
+            detector, names, (), training, n_epochs=n_epochs, clips=None,
+            shape=(surveyed.n, *surveyed.shape), keeps_interrupted=False,
         )  # fmt: skip
-    settings = feature_settings(detector, detector.max_epochs) | {
+    settings = feature_settings(detector, n_epochs) | {
         "value_range": detector.value_range_,
         "ignore_mask": ignored_pixels(detector.ignore_mask, surveyed.shape[:2]),
         "seed": seed,
@@ -138,9 +136,9 @@ def train_on_blocks(
         "features": _only_map(detector),
     }
     del settings["spacing"]
-    scale = feature_pair.measure(settings["features"])
+    sizes = feature_pair.measure(settings["features"])
     return feature_pair.train_on_blocks(
-        run, surveyed, settings, scale=scale, filters=filter_sizes(detector, scale.filters)
+        run, surveyed, settings, scale=sizes, filters=filter_sizes(detector, sizes.filters)
     )
 
 
@@ -162,8 +160,10 @@ def fit_blocks(detector: Any, run: block_training.Run, n_images: int) -> None:
         detector.value_range_ = found if given is None else check_value_range(given)
         detector.image_shape_ = surveyed.shape
         detector._seed = draw_seed(detector.random_state)
-        trained = train_on_blocks(detector, run, surveyed, seed=detector._seed)
-        finish(detector, trained, None, n_images, stacklevel=5)
+        trained = train_on_blocks(
+            detector, run, surveyed, n_epochs=detector.max_epochs, seed=detector._seed
+        )
+        finish(detector, trained, None, n_images)
         detector.__dict__.pop("extra_", None)
 
 
@@ -331,6 +331,7 @@ def _train_members(
     detector: Any, names: list[str], knowing: tuple[Any, ...],
     training: Callable[..., Trained], *,
     n_epochs: int, clips: NDArray[Any] | None, shape: tuple[int, ...],
+    keeps_interrupted: bool = True,
 ) -> Trained:  # fmt: skip
     """Train a detector on each feature map, and find the units in which their maps compare.
 
@@ -355,7 +356,7 @@ def _train_members(
             try:
                 trained = training(member, n_epochs=n_epochs, scale=scale)
             except KeyboardInterrupt:
-                if not found:
+                if not found or not keeps_interrupted:
                     raise
                 # What the others have learnt is kept.
                 trained = training(member, n_epochs=1, scale=scale)
@@ -383,7 +384,7 @@ def _named(name: str) -> Iterator[None]:
 
 def finish(
     detector: Any, trained: Trained, clips: NDArray[Any] | None, n_images: int,
-    images: Any = None, stacklevel: int = 6,
+    images: Any = None,
 ) -> None:  # fmt: skip
     """Give a detector the networks of a training, and thresholds from what they say.
 
@@ -404,18 +405,14 @@ def finish(
         groups=groups, region_auc=trained.region_auc, is_blind=trained.is_blind,
     )  # fmt: skip
     if rule.fusion == "min":
-        calibration.warn_if_one_decides(
-            residual, logits, rule.alpha, rule.zeta, stacklevel=stacklevel
-        )
+        calibration.warn_if_one_decides(residual, logits, rule.alpha, rule.zeta, stacklevel=6)
     detector.alpha_, detector.zeta_, detector.balance_ = rule.alpha, rule.zeta, rule.balance
     detector.offset_ = float(np.nextafter(0, 1))
     detector.calibration_ = None
     if isinstance(detector.alpha, str) or isinstance(detector.zeta, str):
         found = calibration.basis(len(trained.rows), groups, detector.target_fpr)
         detector.calibration_ = found
-        calibration.warn_if_few(
-            found, detector.target_fpr, n_given=n_images, stacklevel=stacklevel
-        )
+        calibration.warn_if_few(found, detector.target_fpr, n_given=n_images, stacklevel=6)
     if images is not None and not isinstance(detector.contamination, str):
         detector.alpha_, detector.zeta_ = calibration.shift_for_contamination(
             detector._score(images), detector.alpha_, detector.zeta_, detector.contamination

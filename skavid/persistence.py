@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from skavid.components import COMPONENTS, FORMER_NAMES, flattened, nested
+from skavid.components import COMPONENTS, FORMER_NAMES, flattened, is_of_maps, nested
 from skavid.core.corruption import CORRUPTIONS
 from skavid.core.features import (
     FeatureMap,
@@ -246,7 +246,9 @@ def pack(
     if has_module:
         parameters = {**parameters, "features": "module"}
     kept = {name: _encode(_keepable(name, parameters[name]), name, arrays) for name in parameters}
+    maps = [kind_of(attributes["features_"]) if "features_" in attributes else "pixels"]
     if "members_" in attributes:  # each is a model of its own
+        maps = [own["features"] for own, _ in attributes["members_"]]
         packed = [
             pack(own, its, constraints, compact=compact) for own, its in attributes["members_"]
         ]
@@ -262,7 +264,7 @@ def pack(
         "networks": sizes,
         "parameters": kept,
         "fitted": fitted,
-        "model_card": _model_card(kept, fitted),
+        "model_card": _model_card(kept, fitted, maps),
     }
     for part, network in networks.items():
         if part == "features":
@@ -414,7 +416,9 @@ def _stored(network: nn.Module, sizes: Mapping[str, Any]) -> dict[str, torch.Ten
     return made(network, **{name: sizes[name] for name in _FORM})
 
 
-def _model_card(parameters: dict[str, Any], fitted: dict[str, Any]) -> dict[str, Any]:
+def _model_card(
+    parameters: dict[str, Any], fitted: dict[str, Any], maps: list[str]
+) -> dict[str, Any]:
     """Describe the model for readers of the file; `load_model` ignores it."""
     return {
         "what": "AVID, adversarial visual irregularity detection: an inpainter and a detector, "
@@ -432,6 +436,7 @@ def _model_card(parameters: dict[str, Any], fitted: dict[str, Any]) -> dict[str,
             "target_fpr": parameters["target_fpr"],
             "rest_on": fitted["calibration_"],
         },
+        "features": maps,
         "n_epochs": len(fitted["history_"]),
         "kept_epochs": fitted["checkpoint_"],
     }
@@ -554,8 +559,8 @@ def _check_members(features: Any, fitted: Mapping[str, Any]) -> None:
     members, units = fitted.get("members_"), fitted.get("units_")
     if members is None and units is None:
         return
-    names = [kept[0]["features"] for kept in members or ()]
-    if not names or not isinstance(features, str) or "+".join(map(str, names)) != features:
+    names = [str(kept[0]["features"]) for kept in members or ()]
+    if len(names) < 2 or not is_of_maps(features, "+".join(names)):
         raise ValueError(
             f"features is {features!r}, but there are models on {names}; set features to that of "
             "the training, or fit anew."

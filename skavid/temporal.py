@@ -487,7 +487,9 @@ def concatenate_clips(
     return np.concatenate(arrays), np.repeat(np.arange(len(arrays)), [len(a) for a in arrays])
 
 
-def count_still(stacks: npt.ArrayLike, *, before: int = 0) -> npt.NDArray[np.int64]:
+def count_still(
+    stacks: npt.ArrayLike, *, before: int = 0, ignore_mask: npt.ArrayLike | None = None
+) -> npt.NDArray[np.int64]:
     """Count how many stacks in a row, up to each one, have shown no change at all.
 
     Parameters
@@ -495,7 +497,9 @@ def count_still(stacks: npt.ArrayLike, *, before: int = 0) -> npt.NDArray[np.int
     stacks : array-like of shape (n_frames, H, W, n_channels)
         Consecutive stacks of one clip, from `TemporalStacker`.
     before : int, default=0
-        The count of the stack before the first one; 0 at the begin of a clip.
+        The count of the stack before the first one; 0 at the beginning of a clip.
+    ignore_mask : array-like of shape (H, W), bool, default=None
+        True where pixels do not count, such as those of a clock.
 
     Returns
     -------
@@ -514,6 +518,8 @@ def count_still(stacks: npt.ArrayLike, *, before: int = 0) -> npt.NDArray[np.int
     """
     counts = np.empty(len(stacks := np.asanyarray(stacks)), np.int64)
     for i, one in enumerate(stacks):
+        if ignore_mask is not None:
+            one = one[~np.asarray(ignore_mask, bool)]
         before = before + 1 if (one == one[..., :1]).all() else 0
         counts[i] = before
     return counts

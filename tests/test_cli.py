@@ -20,6 +20,7 @@ from skavid import AVIDDetector, TemporalStacker, __version__, cli
 from skavid.cli import main, segment
 from skavid.cli.console import irregular
 from skavid.cli.scoring import Scorer
+from skavid.core.anomaly_maps import AnomalyMaps, DecisionRule
 from skavid.datasets import make_moving_shapes
 from skavid.datasets.sources import list_sources
 from skavid.report.evaluation import read_masks
@@ -2059,22 +2060,64 @@ def test_a_frozen_camera_is_an_event_of_its_own(place, frozen_at_2_s, tmp_path, 
 
 def test_what_stood_still_in_the_training_is_no_frozen_camera(place):
     detector = AVIDDetector.load(place / "model")
-    still = [np.zeros((32, 48, 3), np.uint8)] * 200
-    assert "frozen" in Scorer(detector).score(still).why
-    detector.extra_ = {**detector.extra_, "longest_still": 100}
-    assert "frozen" not in Scorer(detector).score(still).why
+    longest = detector.extra_["longest_still"]
+    still, times = [np.zeros((32, 48, 3), np.uint8)] * 200, np.arange(200) / 50
+    maps = Scorer(detector).score(still, times.tolist())
+    np.testing.assert_array_equal([why == "frozen" for why in maps.why], times > 1 + 2 * longest)
+    assert (maps.scores[times > 1 + 2 * longest] <= -1).all()
+    detector.extra_ = {**detector.extra_, "longest_still": 2.0}
+    assert "frozen" not in Scorer(detector).score(still, times.tolist()).why
     scorer = Scorer(detector)
-    scorer.score(still)
-    assert "frozen" in scorer.score(still[:20]).why  # the count goes on
+    for start in range(0, 300, 100):  # the time goes on from batch to batch
+        found = scorer.score(still[:100], ((start + np.arange(100)) / 50).tolist()).why
+    assert found == 51 * [""] + 49 * ["frozen"]
     scorer.begin()
-    assert "frozen" not in scorer.score(still[:20]).why
+    assert "frozen" not in scorer.score(still[:20], times[:20].tolist()).why
+
+
+def test_a_frozen_camera_is_seen_beside_a_clock_that_is_ignored(place):
+    detector = AVIDDetector.load(place / "model")
+    clock = np.zeros((32, 48), bool)
+    clock[:5, :9] = True
+    moments = np.zeros((200, 32, 48, 3), np.uint8)
+    moments[:, clock] = np.random.default_rng(0).integers(0, 256, (200, 45, 3))
+    times = (np.arange(200) / 10).tolist()
+    assert "frozen" not in Scorer(detector).score(list(moments), times).why
+    detector.set_params(ignore_mask=clock)
+    maps = Scorer(detector).score(list(moments), times)
+    assert maps.why[-1] == "frozen"
+    assert not maps.mask[:, clock].any()
+    assert maps.mask[-1, ~clock].all()
+
+
+def test_a_covered_camera_is_told_as_such_though_it_shows_nothing_new():
+    maps = AnomalyMaps(
+        np.ones((3, 1, 1), np.float32), np.zeros((3, 1, 1), np.float32),
+        rule=DecisionRule(0.5, 0.9), reasons=np.array([0, 1, 0], np.uint8),
+    ).with_frozen(np.array([True, True, False]))  # fmt: skip
+    assert maps.why == ["frozen", "blank or covered", ""]
+
+
+@pytest.mark.parametrize("value", [None, "1", 1, [2.0]])
+def test_a_model_whose_note_on_still_frames_is_no_time_finds_no_frozen_camera(place, value):
+    detector = AVIDDetector.load(place / "model")
+    detector.extra_ = {**detector.extra_, "longest_still": value}
+    still, times = [np.zeros((32, 48, 3), np.uint8)] * 60, (np.arange(60) / 10).tolist()
+    assert "frozen" not in Scorer(detector).score(still, times).why
+
+
+def test_frozen_frames_are_counted_apart():
+    assert irregular(5, 20, "frame", {"darker": 2, "frozen": 1}) == (
+        "5 of 20 frames are irregular; 2 frames look unlike the training frames as a whole "
+        "(darker); 1 frame is frozen"
+    )
 
 
 def test_fit_notes_how_long_nothing_changed(place, tmp_path):
-    assert AVIDDetector.load(place / "model").extra_["longest_still"] < 10
+    assert AVIDDetector.load(place / "model").extra_["longest_still"] < 1
     frames = make_moving_shapes(1, 60, size=(32, 48), random_state=0).frames
-    frames[20:45] = frames[20]
+    frames[20:45] = frames[20]  # with stacks of 5 frames, from 24 on
     write_overlay(tmp_path / "normal.mp4", frames, fps=10)
     assert main(["fit", str(tmp_path / "normal.mp4"), str(tmp_path / "model"), *TINY, *SIZE]) == 0
-    assert 10 <= AVIDDetector.load(tmp_path / "model").extra_["longest_still"] <= 22
+    assert 1.5 <= AVIDDetector.load(tmp_path / "model").extra_["longest_still"] <= 2.2
     assert "longest_still" not in AVIDDetector.load(place / "picture-model").extra_

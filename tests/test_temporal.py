@@ -541,10 +541,15 @@ def test_a_number_of_frames_that_is_none_is_refused(n_frames):
 
 @given(st.lists(st.booleans(), max_size=12), st.integers(0, 5))
 def test_stacks_without_any_change_are_counted_in_a_row(changes, before):
-    stacks = np.ones((len(changes), 2, 3, 3))
+    stacks = np.ones((len(changes), 3, 3, 2))
     stacks[np.flatnonzero(changes), 1, 2, 0] = 2
     expected, count = [], before
     for change in changes:
         count = 0 if change else count + 1
         expected.append(count)
     assert count_still(stacks, before=before).tolist() == expected
+    changing = np.zeros((3, 3), bool)
+    stacks[:, 0, 0, 1] = 5
+    assert not count_still(stacks, before=before).any()
+    changing[0, 0] = True
+    assert count_still(stacks, before=before, ignore_mask=changing).tolist() == expected

@@ -246,6 +246,8 @@ def _reworded(text: str) -> str:
 def irregular(n: int, total: int, unit: str, reasons: Mapping[str, int]) -> str:
     """Write how many images are irregular, and how many of them as a whole, for which reasons."""
     text = f"{n:,} of {counted(total, unit)} {'is' if total == 1 else 'are'} irregular"
+    reasons = dict(reasons)
+    n_frozen = reasons.pop("frozen", 0)
     if reasons:
         most = sorted(reasons.items(), key=lambda item: -item[1])
         named = ", ".join(f"{number:,} {reason}" for reason, number in most)
@@ -254,4 +256,6 @@ def irregular(n: int, total: int, unit: str, reasons: Mapping[str, int]) -> str:
             f"; {counted(n_whole, unit)} {'looks' if n_whole == 1 else 'look'} unlike the "
             f"training {unit}s as a whole ({most[0][0] if len(most) == 1 else named})"
         )
+    if n_frozen:
+        text += f"; {counted(n_frozen, unit)} {'is' if n_frozen == 1 else 'are'} frozen"
     return text

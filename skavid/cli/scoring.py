@@ -23,6 +23,7 @@ __all__: list[str] = []  # a part of the command line: nothing here is promised 
 
 BATCH_SIZE, BATCH_BYTES = 64, 2**27
 BATCH_TILES = 16
+FROZEN_AFTER = 1.0  # seconds
 MAX_LISTED = 20  # irregular images
 SAME_FRAME_RATE = 1.3  # ratio up to which a model sees the same speeds
 COLUMNS: dict[str, type] = {
@@ -34,9 +35,9 @@ COLUMNS: dict[str, type] = {
 class Scorer:
     """Score images in order of time; their evidence may be averaged over several frames.
 
-    Frames of video are irregular, too, where the camera is frozen: where nothing changes in any
-    pixel for longer than twice the longest time of the training, and a second. No stack shows
-    that by itself, as the first one of a clip repeats a frame.
+    Frames of video are irregular, too, where the camera is frozen: where no pixel has changed for
+    longer than a second, and twice the longest such time of the training. No stack shows that by
+    itself, as the first one of a clip repeats a frame.
     """
 
     def __init__(
@@ -44,32 +45,46 @@ class Scorer:
     ) -> None:
         self.detector = detector
         self.average_frames = average_frames
-        extra = getattr(detector, "extra_", {})
-        longest = extra.get("longest_still") if finds_frozen else None
-        self._most_still: float = math.inf
-        if isinstance(longest, int):
-            self._most_still = 2 * longest + (extra.get("fps") or sources.ASSUMED_FPS)
+        longest = getattr(detector, "extra_", {}).get("longest_still") if finds_frozen else None
+        self._most_still = FROZEN_AFTER + 2 * longest if isinstance(longest, float) else math.inf
         self.begin()
 
     def begin(self) -> None:
         """Begin another clip: earlier images are no longer averaged with the next ones."""
         self._before: list[NDArray[np.float32]] = []
-        self._n_still = 0
+        self._still_since: float | None = None
 
-    def score(self, images: Sequence[NDArray[Any]]) -> AnomalyMaps:
-        """Return the maps of the next images, with averaged evidence if this was asked for."""
+    def score(
+        self, images: Sequence[NDArray[Any]], times: Sequence[float | None] = ()
+    ) -> AnomalyMaps:
+        """Return the maps of the next images, with averaged evidence if this was asked for.
+
+        Frozen frames are found where the times of all images are known, in seconds.
+        """
         maps = self.detector.maps(np.stack(images), inpainted=False)
         if self.average_frames > 1:
             n_before = len(self._before)
             evidence = np.concatenate([*(one[None] for one in self._before), maps.evidence])
             self._before = list(evidence[-(self.average_frames - 1) :])
             maps = maps.with_evidence(causal_mean(evidence, self.average_frames)[n_before:])
-        if math.isfinite(self._most_still):
-            counts = count_still(np.stack(images), before=self._n_still)
-            self._n_still = int(counts[-1])
-            if (frozen := counts > self._most_still).any():
+        known = [time for time in times if time is not None]
+        if math.isfinite(self._most_still) and len(known) == len(images):
+            frozen = self._find_frozen(np.stack(images), known)
+            if frozen.any():
                 maps = maps.with_frozen(frozen)
         return maps
+
+    def _find_frozen(self, images: NDArray[Any], times: Sequence[float]) -> NDArray[np.bool_]:
+        ignored = self.detector.ignore_mask
+        frozen = np.zeros(len(images), bool)
+        for i, count in enumerate(count_still(images, ignore_mask=ignored)):
+            if count == 0:
+                self._still_since = None
+            elif self._still_since is None:
+                self._still_since = times[i]
+            else:
+                frozen[i] = times[i] - self._still_since > self._most_still
+        return frozen
 
 
 class Totals:
@@ -152,7 +167,9 @@ def score_sources(
                 if reading.tiled:
                     maps, _ = score_tiles(scorer.detector, batch[0].image, reading)
                 else:
-                    maps = scorer.score([sample.image for sample in batch])
+                    maps = scorer.score(
+                        [sample.image for sample in batch], [sample.time for sample in batch]
+                    )
                 yield batch, maps, is_first
                 is_first = False
                 bar.update(len(batch))

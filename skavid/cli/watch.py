@@ -115,7 +115,7 @@ def watch(
                     report(records.end(event))
                 continue
             assert sample.time is not None
-            maps = scorer.score([sample.image])
+            maps = scorer.score([sample.image], [sample.time])
             score = float(maps.scores[0])
             for phase, event in events.push(sample.time, score, maps.why[0]):
                 if phase == "peak":

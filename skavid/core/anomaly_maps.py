@@ -509,7 +509,10 @@ class AnomalyMaps:
 
     @property
     def whole(self) -> NDArray[np.bool_]:
-        """True where an image as a whole is farther from normal than any training image."""
+        """True where an image as a whole is farther from normal than any training image.
+
+        Also for frames of a frozen camera, see `with_frozen`.
+        """
         return self.reasons > 0
 
     @cached_property
@@ -570,15 +573,17 @@ class AnomalyMaps:
         Parameters
         ----------
         frozen : ndarray of shape (n_images,), bool
-            True for these images. Their evidence becomes 1 where it is less, and `why` "frozen".
+            True for these images. Their evidence becomes 1 where it is less, but for ignored
+            pixels, and `why` "frozen" where it does not say anything else.
 
         Returns
         -------
         maps : AnomalyMaps
             It shares all other arrays.
         """
-        evidence = np.where(frozen[:, None, None], np.maximum(self.evidence, 1), self.evidence)
-        reasons = np.where(frozen, FROZEN, self.reasons).astype(np.uint8)
+        lifted = frozen[:, None, None] & (self.logits < LOG_LIMIT)
+        evidence = np.where(lifted, np.maximum(self.evidence, 1), self.evidence)
+        reasons = np.where(frozen & (self.reasons == 0), FROZEN, self.reasons).astype(np.uint8)
         return AnomalyMaps(
             self.residual, self.logits, rule=self.rule, reasons=reasons,
             inpainted=self.inpainted, evidence=evidence.astype(np.float32),
