@@ -2,7 +2,7 @@
 
     python benchmarks/growth.py
 
-Each measurement runs in a process of its own, with the default feature map, a detector network of
+Each measurement runs in a process of its own, on patches, a detector network of
 four channels and one epoch. Time is processor time, which other programs on the machine hardly
 change; memory is the peak of the process beyond what it has before (Linux only). The figures go
 to benchmarks/results/speed, the plot to docs/images.
@@ -101,7 +101,7 @@ def write(kept):
     lines = [
         "# Growth",
         "",
-        "Written by `python benchmarks/growth.py`: uint8 noise, the default features, one epoch, "
+        "Written by `python benchmarks/growth.py`: uint8 noise, features=\"patches\", one epoch, "
         "a detector network of four channels. Seconds are processor time; MiB are the peak of "
         "the process beyond what it has before the fit, and before scoring. "
         "The slope is the exponent of growth between the two largest sizes: 1 is proportional. "

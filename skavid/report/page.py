@@ -30,7 +30,7 @@ from scipy.special import logit
 from sklearn.utils.validation import check_is_fitted
 
 from skavid import __version__
-from skavid.components import all_parameters, ignored_pixels, is_over_pixels
+from skavid.components import all_parameters, ignored_pixels, is_over_pixels, names_of_maps
 from skavid.core import anomaly_maps
 from skavid.core.images import intensity_range
 from skavid.core.scene import clip_begins
@@ -472,6 +472,7 @@ def _about(detector: AVIDDetector, images: NDArray[Any], given: Given) -> dict[s
     n_irregular = None if given.labels is None else int((given.labels == -1).sum())
     return {
         "is_stacked": detector.component("corruption").spacing is not None,
+        "features": names_of_maps(detector),
         "n_trained_on": known.get("n_images"),
         "n_held_out": known.get("n_held_out"),
         "sources": [visible(one) for one in sources] if isinstance(sources, list) else [],
