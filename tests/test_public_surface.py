@@ -122,7 +122,13 @@ PUBLIC = {
         "segment",
         "stack",
     ],
-    "skavid.temporal": ["FrameStream", "TemporalStacker", "causal_mean", "concatenate_clips"],
+    "skavid.temporal": [
+        "FrameStream",
+        "TemporalStacker",
+        "causal_mean",
+        "concatenate_clips",
+        "count_still",
+    ],
     "skavid.video": [
         "BrokenVideoError",
         "Frame",

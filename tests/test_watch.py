@@ -220,7 +220,7 @@ class Glance:
     def begin(self):
         pass
 
-    def score(self, images):
+    def score(self, images, times):
         evidence = images[0][None].astype(np.float32) - 200
         return Unlocated(evidence, evidence, rule=DecisionRule(0.1, 0.5), evidence=evidence)
 

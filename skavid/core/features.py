@@ -809,6 +809,13 @@ def weights_path() -> Path | None:
     -------
     path : Path or None
         None where they are not installed.
+
+    Examples
+    --------
+    >>> from skavid.core.features import weights_path
+    >>> path = weights_path()
+    >>> path is None or path.suffix == ".pth"
+    True
     """
     found = importlib.util.find_spec(WEIGHTS_PACKAGE)
     if found is None or not found.submodule_search_locations:
