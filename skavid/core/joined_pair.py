@@ -13,14 +13,16 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from skavid.core import anomaly_maps
+from skavid.core.calibration import LARGEST_AUC
 from skavid.core.feature_pair import FeaturePair
 from skavid.core.images import RESIDUAL_FLOOR
 from skavid.core.pair import Look
+from skavid.core.whole_image import LEAST_AUC
 
 __all__ = ["JoinedPair", "join", "learn_units", "mean_unit"]
 
 LEAST_UNIT = 1e-3
-AUC_RANGE = (0.51, 0.9999)  # no map is worth infinitely more than another one
+AUC_RANGE = LEAST_AUC, LARGEST_AUC  # no map is worth infinitely more than another one
 LARGEST_LOG = 80.0  # whose exponential single precision can hold
 
 Maps = tuple[NDArray[np.float32], NDArray[np.float32]]
