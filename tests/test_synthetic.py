@@ -63,10 +63,24 @@ def test_irregular_ones_are_faster_larger_or_elsewhere_at_any_speed_and_size(spe
         tall[kind] = np.median(data.masks.any(axis=2).sum(axis=1)) / scale
         rows[kind] = centres(data)[:, 0] / size[0]
     assert paces["fast"] > 2
-    assert all(0.6 < paces[kind] < 1.4 for kind in ("large", "shape", "place"))
+    assert all(0.6 < paces[kind] < 1.4 for kind in ("large", "shape", "place", "intruder"))
+    assert paces["loiterer"] == 0
     assert tall["large"] > 1.5 * tall["fast"]
     assert (rows["place"] < 0.45).all()
-    assert (rows["fast"] > 0.35).all()
+    assert all((rows[kind] > 0.35).all() for kind in ("fast", "loiterer", "intruder"))
+
+
+@pytest.mark.parametrize("kind", IRREGULARITIES)
+def test_nothing_appears_or_vanishes_within_the_image(kind):
+    options = {"size": (96, 200), "n_walkers": 0, "random_state": 3}
+    empty = make_moving_shapes(1, 1, **options).frames[0].astype(int)
+    data = make_moving_shapes(4, 100, irregular=kind, **options)
+    assert set(data.labels.tolist()) == {-1, 1}
+    seen = (np.abs(data.frames - empty) > 25).reshape(4, 100, 96, 200).any(axis=2)
+    for clip in seen:
+        for beside in (np.roll(clip, 1, axis=0), np.roll(clip, -1, axis=0)):
+            for one, other in zip(clip[1:-1], beside[1:-1], strict=True):
+                assert other.any() or one[:4].any() or one[-4:].any() or not one.any()
 
 
 def test_a_mask_is_what_the_irregular_one_changes():

@@ -16,7 +16,7 @@ __all__ = ["make_ir_mnist", "make_moving_shapes"]
 
 _POSITIVE = [Interval(Integral, 1, None, closed="left")]
 _ABOVE_0 = [Interval(Real, 0, None, closed="neither")]
-IRREGULARITIES = ("fast", "large", "shape", "place")
+IRREGULARITIES = ("fast", "large", "shape", "place", "loiterer", "intruder")
 
 
 @validated(
@@ -184,10 +184,12 @@ def make_moving_shapes(
     irregular : str or tuple of str, default=()
         Kinds of irregular objects, one per clip in turn: "fast", a walker at three times the
         speed; "large", a walker of 1.8 times the size; "shape", a cart; "place", a walker on the
-        lawn. () makes clips for training.
+        lawn; "loiterer", a walker who stands still on the walkway; "intruder", who looks and
+        walks as all others do, and should not be there. () makes clips for training.
     share : float, default=0.5
-        Share of the frames of a clip that show the irregular object, at least one frame, in
-        (0, 1]. A fast object may cross the image repeatedly.
+        Share of the frames of a clip in which the irregular object is present, at least one, in
+        (0, 1]. It comes in or leaves over an edge of the image where there is time for that. A
+        fast object may cross the image repeatedly.
     random_state : int, RandomState instance or None, default=None
         Seed of the walkers. The scene is always the same for one size.
 
@@ -223,9 +225,7 @@ def make_moving_shapes(
         if kinds:
             kind = kinds[clip % len(kinds)]
             n_odd = max(1, round(share * n_frames))
-            objects.append(
-                _irregular_object(kind, height, width, n_frames, n_odd, speed, scale, rng)
-            )
+            objects += _irregular_objects(kind, height, width, n_frames, n_odd, speed, scale, rng)
         for time in range(n_frames):
             row = clip * n_frames + time
             frames[row], masks[row] = _render(scene, objects, time, rng)
@@ -342,7 +342,7 @@ def _walker(
     return _Object(start, velocity, row, tall, rng.uniform(0, 6.3), grey, 0, n_frames, "")
 
 
-def _irregular_object(
+def _irregular_objects(
     kind: str,
     height: int,
     width: int,
@@ -351,26 +351,38 @@ def _irregular_object(
     speed: float,
     scale: float,
     rng: Any,
-) -> _Object:
-    one = _walker(height, width, n_frames, speed, scale, rng)
-    first = int(rng.randint(n_frames - n_odd + 1))
-    tall = one.height * (1.8 if kind == "large" else 1.0)
-    velocity = one.velocity * (3.0 if kind == "fast" else 1.0)
-    row = one.row
-    if kind == "place":
+) -> list[_Object]:
+    """Draw up to n_odd frames with an irregular object, which comes and leaves as objects do."""
+    one = _walker(height, width, n_frames, speed, scale, rng)._replace(kind=kind)
+    first, is_late = int(rng.randint(n_frames - n_odd + 1)), rng.uniform() < 0.5
+    begin = rng.uniform(0.15, 0.35) * width
+    if kind == "loiterer":  # a walker who stops, and goes on
+        column = width - begin if one.velocity > 0 else begin
+        walks = one._replace(kind="")
+        return [
+            walks._replace(start=column - one.velocity * first, last=first),
+            one._replace(start=column, velocity=0.0, first=first, last=first + n_odd),
+            walks._replace(start=column - one.velocity * (first + n_odd), first=first + n_odd),
+        ]
+    if kind == "large":
+        one = one._replace(height=1.8 * one.height)
+    elif kind == "fast":
+        one = one._replace(velocity=3.0 * one.velocity)
+    elif kind == "place":
         row = rng.uniform(0.5, 0.95) * _PATH[0] * height
-        tall = 14 * scale * (0.7 + 0.5 * row / height)
-    # Within the image while it is present.
-    begin = rng.uniform(0.15, 0.35) * width if velocity > 0 else rng.uniform(0.65, 0.85) * width
-    return one._replace(
-        start=begin - velocity * first,
-        velocity=velocity,
-        row=row,
-        height=tall,
-        first=first,
-        last=first + n_odd,
-        kind=kind,
-    )
+        one = one._replace(row=row, height=14 * scale * (0.7 + 0.5 * row / height))
+    # Comes in and stays, or is there and leaves: nothing appears or vanishes within the image.
+    beyond = 0.8 * one.height
+    if n_odd == n_frames or abs(one.velocity) * n_odd < beyond:
+        column, moment = begin, first
+    elif is_late:
+        column, moment, first = -beyond, n_frames - n_odd, n_frames - n_odd
+    else:
+        column, moment, first = width + beyond, n_odd, 0
+    if one.velocity < 0:
+        column = width - column
+    start = column - one.velocity * moment
+    return [one._replace(start=start, first=first, last=first + n_odd)]
 
 
 def _render(
