@@ -64,6 +64,7 @@ pictures: .venv/installed  ## Redraw the pictures of the documentation (takes so
 	$(BIN)/python examples/pictures.py --output docs/images/pictures-
 	$(BIN)/python examples/surfaces.py --output docs/images/surfaces.png  # needs SKAVID_DATA
 	$(BIN)/python examples/hits_and_misses.py bsdata --output docs/images  # needs SKAVID_DATA
+	$(BIN)/python examples/video_limits.py --output docs/images
 	rm docs/images/pictures-irregularity.png  # no page shows it
 
 bench: .venv/installed  ## Measure speed; results go to benchmarks/results.

@@ -48,7 +48,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "generated/gallery",
     # These examples train for minutes or need data: they are shown, but not run.
-    "filename_pattern": r"/(?!demo|digits|hits|ir_mnist|ped2|pictures|surfaces)\w+\.py$",
+    "filename_pattern": r"/(?!demo|digits|hits|ir_mnist|ped2|pictures|surfaces|video)\w+\.py$",
     "within_subsection_order": "FileNameSortKey",
     "capture_repr": (),  # show only what is printed
     "remove_config_comments": True,
