@@ -40,7 +40,7 @@ from skavid.core.corruption import CORRUPTIONS, Corrupted, complementary, invers
 from skavid.core.features import make_features
 from skavid.core.images import check_ignored, check_images, check_value_range, value_range
 from skavid.core.pair import NetworkPair, Scale, Trained
-from skavid.core.training import Split, split
+from skavid.core.training import BLIND_AUC, Split, split
 from skavid.exceptions import CalibrationWarning, CollapseWarning, InterruptedTrainingWarning
 from skavid.persistence import versions
 from skavid.sklearn_private import validate_parameters
@@ -52,6 +52,9 @@ BASIS = ("n_images", "n_clips", "fpr_bound", "fpr_limit", "clip_risk")
 
 SCALE = ("geometry_", "object_size_", "object_speed_", "_crop_size", "_auto_filters")
 """The attributes of a detector that hold its `skavid.core.pair.Scale`."""
+
+BATCHES_PER_EPOCH = 20
+"""Of networks over pixels beside a feature map, whose D takes ten in an epoch."""
 
 NETWORKS = ("features_", "inpainter_", "detector_", "whole_", "net_", "members_", "units_")
 """What a training gives a detector: the last two where it joins feature maps, else the others."""
@@ -91,6 +94,7 @@ def train(
     seed: int,
     scale: Scale | None,
     checkpoint: str | os.PathLike[str] | None = None,
+    batches_per_epoch: int | None = None,
 ) -> Trained:
     """Train the networks of a detector; with a ``scale``, which is theirs, go on with them."""
     before = getattr(detector, "members_", ()) if scale is not None else ()
@@ -98,8 +102,9 @@ def train(
     if before or (scale is None and len(names) > 1):
         training = partial(train, images=images, clips=clips, parts=parts, seed=seed)
         return _train_members(
-            detector, names, before, training, n_epochs=n_epochs, clips=clips, shape=images.shape
-        )
+            detector, names, before, training, n_epochs=n_epochs, clips=clips,
+            shape=images.shape, images=images,
+        )  # fmt: skip
     learned = {
         "value_range": detector.value_range_,
         "ignore_mask": ignored_pixels(detector.ignore_mask, images.shape[1:3]),
@@ -108,6 +113,7 @@ def train(
     watched = {"callbacks": detector.callbacks, "verbose": int(detector.verbose)}
     if is_over_pixels(detector):
         settings = pixel_settings(detector, n_epochs) | learned
+        settings |= {"batches_per_epoch": batches_per_epoch} if batches_per_epoch else {}
         return _train_on_pixels(
             detector, images, clips, parts, settings, watched, scale, checkpoint
         )
@@ -225,9 +231,12 @@ def make_pair(detector: Any, auto_filters: dict[str, int], seed: int) -> Network
     """Return the networks of a fitted detector with all that it takes to look at images."""
     filters = filter_sizes(detector, auto_filters)
     if hasattr(detector, "members_"):
-        members = [make_pair(member, auto_filters, seed) for member in detector.members_]
-        pairs = tuple(replace(pair, filters=filters) for pair in members)  # type: ignore[type-var]
-        return joined_pair.JoinedPair(pairs, detector.units_)  # type: ignore[arg-type]
+        members: list[Any] = [make_pair(one, auto_filters, seed) for one in detector.members_]
+        pairs = [replace(one, filters=filters) for one in members]
+        for i, one in enumerate(pairs):
+            if isinstance(one, pixel_pair.PixelPair):
+                pairs[i] = replace(one, judges=bool(detector.units_[i, 0, 1] > 0))
+        return joined_pair.JoinedPair(tuple(pairs), detector.units_)
     networks = detector.inpainter_, detector.detector_
     if is_over_pixels(detector):
         reduction = detector.component("postprocessing").channel_reduction
@@ -331,14 +340,15 @@ def _train_members(
     detector: Any, names: list[str], knowing: tuple[Any, ...],
     training: Callable[..., Trained], *,
     n_epochs: int, clips: NDArray[Any] | None, shape: tuple[int, ...],
-    keeps_interrupted: bool = True,
+    images: Any = None, keeps_interrupted: bool = True,
 ) -> Trained:  # fmt: skip
     """Train a detector on each feature map, and find the units in which their maps compare.
 
     Those that know something already, if there are any, go on.
     """
     for name in () if knowing else names:  # images that a map cannot take cost no training
-        make_features(name, shape[1:])  # type: ignore[arg-type]
+        if name != "pixels":
+            make_features(name, shape[1:])  # type: ignore[arg-type]
     members: list[Any] = []
     found: list[Trained] = []
     for name, before in zip(names, knowing or [None] * len(names), strict=True):
@@ -352,14 +362,20 @@ def _train_members(
                 {own: vars(before)[own] for own in NETWORKS if own in vars(before)}
             )
             scale = Scale(*(getattr(before, own) for own in SCALE))
+        given = {"batches_per_epoch": BATCHES_PER_EPOCH} if is_over_pixels(member) else {}
         with _named(name):
             try:
-                trained = training(member, n_epochs=n_epochs, scale=scale)
+                trained = training(member, n_epochs=n_epochs, scale=scale, **given)
             except KeyboardInterrupt:
                 if not found or not keeps_interrupted:
                     raise
                 # What the others have learnt is kept.
-                trained = training(member, n_epochs=1, scale=scale)
+                trained = training(member, n_epochs=1, scale=scale, **given)
+        if trained.maps is None:
+            keep(member, trained)
+            seen = pair.both_maps(member.pair_, images, trained.rows, **looking(member, images))
+            is_blind = trained.checkpoint["detector"]["region_auc"] < BLIND_AUC
+            trained = trained._replace(maps=seen, is_blind=is_blind)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CalibrationWarning)  # told of all together
             finish(member, trained, clips, shape[0])
@@ -424,12 +440,19 @@ def finish(
 def _joined(
     members: list[Any], found: list[Trained], ignore_mask: NDArray[np.bool_] | None
 ) -> Trained:
-    """Gather what several trainings leave behind."""
+    """Gather what several trainings leave behind.
+
+    Over pixels D alone judges, and as much as the D of the feature map: both find nearly all
+    synthetic anomalies, which does not tell the better one.
+    """
     first, maps = found[0], [trained.maps for trained in found]
-    aucs: Any = [trained.region_auc for trained in found]
-    votes = [not trained.is_blind for trained in found]
-    units = joined_pair.learn_units(maps, votes, aucs)  # type: ignore[arg-type]
-    voting = [auc for (_, auc), one in zip(aucs, found, strict=True) if not one.is_blind]
+    on_maps = [trained for trained in found if trained.region_auc is not None]
+    aucs: Any = [trained.region_auc for trained in on_maps]
+    votes = [(trained.region_auc is not None, not trained.is_blind) for trained in found]
+    units = joined_pair.learn_units(
+        maps, votes, aucs if len(aucs) == len(maps) else None  # type: ignore[arg-type]
+    )  # fmt: skip
+    voting = [auc for (_, auc), one in zip(aucs, on_maps, strict=True) if not one.is_blind]
     if not voting:
         voting = [auc for _, auc in aucs]
     region_auc = float(np.mean([auc for auc, _ in aucs])), float(np.mean(voting))
@@ -438,7 +461,7 @@ def _joined(
         for rows in zip_longest(*(trained.history for trained in found))
     ]
     checkpoint = {
-        part: {"epoch": max(one.checkpoint[part]["epoch"] for one in found), "region_auc": auc}
+        part: {"epoch": max(one.checkpoint[part]["epoch"] for one in on_maps), "region_auc": auc}
         for part, auc in zip(("inpainter", "detector"), region_auc, strict=True)
     }
     return Trained(

@@ -570,7 +570,9 @@ def _check_members(features: Any, fitted: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} of a model inside is another one; it was changed.")
     if (
         units is None or units.dtype != np.float64 or units.shape != (len(names), 2, 2)
-        or not np.isfinite(units).all() or (units[..., 1] < 0).any() or (units[:, 0, 1] == 0).any()
+        or not np.isfinite(units).all() or (units[..., 1] < 0).any()
+        or any(unit == 0 for name, unit in zip(names, units[:, 0, 1], strict=True)
+               if name != "pixels")
     ):  # fmt: skip
         raise ValueError("units_ must be a finite mean and spread for each map of each model.")
 

@@ -17,6 +17,7 @@ from skavid.core.calibration import LARGEST_AUC
 from skavid.core.feature_pair import FeaturePair
 from skavid.core.images import RESIDUAL_FLOOR
 from skavid.core.pair import Look
+from skavid.core.pixel_pair import PixelPair
 from skavid.core.whole_image import LEAST_AUC
 
 __all__ = ["JoinedPair", "join", "learn_units", "mean_unit"]
@@ -30,7 +31,7 @@ Maps = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def learn_units(
     maps: Sequence[Maps],
-    votes: Sequence[bool] | None = None,
+    votes: Sequence[tuple[bool, bool]] | None = None,
     region_aucs: Sequence[tuple[float, float]] | None = None,
 ) -> NDArray[np.float64]:
     """Find the units in which the maps of several pairs of networks can be compared.
@@ -39,8 +40,8 @@ def learn_units(
     ----------
     maps : sequence of tuple of two ndarray of shape (n_images, height, width)
         Residual and logits of the same held-out normal images, from each pair.
-    votes : sequence of bool, default=None
-        Whether the D of each pair counts. None takes all.
+    votes : sequence of tuple of two bool, default=None
+        Whether I and D of each pair count. None takes all.
     region_aucs : sequence of tuple of two float, default=None
         How well I and D of each pair tell synthetic anomalies from normal regions, in [0, 1].
         None takes all as equally good.
@@ -51,7 +52,7 @@ def learn_units(
         For each pair, for log R and for -logit: the mean and the unit of the most irregular place
         of an image. The unit is the standard deviation, and larger where a network is worse than
         that of another pair: in inverse proportion to its detectability index, as in
-        `skavid.core.calibration.balance_margins`. It is 0 where D does not count.
+        `skavid.core.calibration.balance_margins`. It is 0 for what does not count.
 
     Examples
     --------
@@ -70,7 +71,7 @@ def learn_units(
         worth = ndtri(np.clip(region_aucs, *AUC_RANGE))
         units[:, :, 1] *= worth.max(axis=0) / worth
     if votes is not None:
-        units[~np.array(votes), 1, 1] = 0
+        units[~np.array(votes), 1] = 0
     return units
 
 
@@ -164,8 +165,8 @@ class JoinedPair:
 
     Parameters
     ----------
-    pairs : tuple of FeaturePair
-        I and D over each map; all with the same filters.
+    pairs : tuple of FeaturePair or PixelPair
+        I and D over each map, and over pixels; all with the same filters.
     units : ndarray of shape (n_pairs, 2, 2)
         From `learn_units`.
 
@@ -181,7 +182,7 @@ class JoinedPair:
     True
     """
 
-    pairs: tuple[FeaturePair, ...]
+    pairs: tuple[FeaturePair | PixelPair, ...]
     units: NDArray[np.float64]
 
     @property
@@ -252,7 +253,7 @@ class JoinedPair:
         ignore_mask : ndarray of shape (height, width), bool, or None
             True where pixels do not count.
         restores : bool, default=True
-            Whether to look for I(X), which the first pair has.
+            Whether to look for I(X), which the pair over pixels has, or else the first one.
 
         Returns
         -------
@@ -260,14 +261,20 @@ class JoinedPair:
             Both maps of the first ``n`` images.
         """
         looks = [
-            pair.look(images, n, ignore_mask, restores=restores and i == 0)
+            pair.look(images, n, ignore_mask, restores=restores and i == self._restoring)
             for i, pair in enumerate(self.pairs)
         ]
         maps = join([look[:2] for look in looks], self.units, ignore_mask)
         reasons = looks[0].reasons
         for look in looks[1:]:
             reasons = np.where(reasons > 0, reasons, look.reasons)
-        return Look(*maps, reasons, looks[0].inpainted)
+        return Look(*maps, reasons, looks[self._restoring].inpainted)
+
+    @property
+    def _restoring(self) -> int:
+        """The pair whose I restores images, not features."""
+        over_pixels = [isinstance(pair, PixelPair) for pair in self.pairs]
+        return over_pixels.index(True) if any(over_pixels) else 0
 
     def fingerprint(self) -> tuple[Any, ...]:
         """Name all that the maps depend on beside the images, for a cache.

@@ -66,6 +66,8 @@ class PixelPair:
     draws : callable or None
         Where I learnt to restore masked pixels, how an image is masked for it: it yields
         `skavid.core.corruption.Corrupted` that together mask every pixel.
+    judges : bool, default=True
+        Whether what I changes counts. Otherwise I shows what is normal, and D alone judges.
     """
 
     inpainter: Inpainter
@@ -74,6 +76,7 @@ class PixelPair:
     filters: dict[str, int]
     channel_reduction: str
     draws: Callable[[Tensor], Iterator[Corrupted]] | None
+    judges: bool = True
 
     def to(self, device: str) -> PixelPair:
         """Return the pair with its networks on a device.
@@ -137,13 +140,16 @@ class PixelPair:
         ignore_mask : ndarray of shape (height, width), bool, or None
             True where pixels do not count.
         restores : bool, default=True
-            I(X) is always returned.
+            Whether to look for I(X), which is there anyway where I judges.
 
         Returns
         -------
         look : Look
             Both maps of the first ``n`` images.
         """
+        if not (self.judges or restores):
+            logits = self.doubt(images, ignore_mask)[:n]
+            return Look(np.zeros_like(logits), logits, np.zeros(n, np.uint8), images[:n].cpu())
         (inpainted, residual), logits = side_by_side(
             partial(self.change, images, ignore_mask),
             partial(self.doubt, images, ignore_mask),
@@ -224,7 +230,7 @@ class PixelPair:
         draws = None if self.draws is None else getattr(self.draws, "keywords", None)
         return (
             digest(self.inpainter, self.detector), self.geometry, self.filters,
-            self.channel_reduction, draws,
+            self.channel_reduction, draws, self.judges,
         )  # fmt: skip
 
 

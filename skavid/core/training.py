@@ -232,6 +232,7 @@ class _Images(Dataset[Any]):
         crop_size: int | None,
         ignore_mask: NDArray[np.bool_] | None,
         generator: Generator,
+        batches_per_epoch: int | None = None,
     ) -> None:
         self.images = images
         self.ignore_mask = ignore_mask
@@ -242,9 +243,14 @@ class _Images(Dataset[Any]):
         self.scene = scene
         self.starts = clip_starts(len(images), groups)
         self.generator = generator
+        self.batches_per_epoch = batches_per_epoch
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def n_batches(self, batch_size: int) -> int:
+        """Return how many batches an epoch has."""
+        return self.batches_per_epoch or -(-len(self) // batch_size)
 
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = self.rows[np.asarray(indices)]
@@ -549,7 +555,7 @@ class AVIDNet(StoppableNet):
             An epoch at a time, of ``batch_size`` images each; the last one is filled up with
             images seen before, since batch statistics of a lone image would be worth nothing.
         """
-        n = -(-len(dataset) // self.batch_size) * self.batch_size
+        n = dataset.n_batches(self.batch_size) * self.batch_size
         sampler = RandomSampler(dataset, num_samples=n, generator=dataset.generator)
         batches = DataLoader(
             dataset,
@@ -956,6 +962,7 @@ def train_networks(
     device: str,
     callbacks: list[Any] | None,
     verbose: int,
+    batches_per_epoch: int | None = None,
     net: AVIDNet | None = None,
     checkpoint: Any = None,
     **settings: Any,
@@ -999,6 +1006,8 @@ def train_networks(
         More skorch callbacks.
     verbose : int
         0 is silent.
+    batches_per_epoch : int, default=None
+        Of images drawn at random. None passes over all images.
     net : AVIDNet, optional
         A net to go on with; it is left alone, a copy is trained. It keeps the sizes of its
         networks and its callbacks.
@@ -1054,10 +1063,12 @@ def train_networks(
         _go_on(net, settings)
     # A training that goes on must not repeat the order of its last part.
     order = Generator().manual_seed(seed + 1 + net.step_)
-    train = _Images(images, parts.train, generator=order, **options)
+    train = _Images(
+        images, parts.train, generator=order, batches_per_epoch=batches_per_epoch, **options
+    )
     _move(net, device)
     net.first_step_ = net.step_
-    net.n_steps_ = max_epochs * -(-len(train) // batch_size)
+    net.n_steps_ = max_epochs * train.n_batches(batch_size)
     validation = dict(net.callbacks_)["validation"]
     validation.begin(*_bank(images, parts.held_out, seed=seed + 2, options=options))
     begun = len(net.history)

@@ -323,7 +323,9 @@ def _is_fixed(detector: AVIDDetector) -> bool:
     if isinstance(pair, PixelPair):
         return detector.ignore_mask is not None or pair.draws is not None
     pairs: Any = pair.pairs if isinstance(pair, JoinedPair) else [pair]
-    return detector.ignore_mask is not None or not all(one.inpainter.is_pooled for one in pairs)
+    return detector.ignore_mask is not None or not all(
+        isinstance(one, PixelPair) or one.inpainter.is_pooled for one in pairs
+    )
 
 
 def _import(name: str, function: str) -> Any:
@@ -438,10 +440,13 @@ def _judge(
 ) -> tuple[str, str]:  # fmt: skip
     """Return both maps: D's logits with their sign turned, so that both rise with irregularity."""
     if isinstance(pair, PixelPair):
+        doubted = g("Neg", _lowest_region(g, detector, _score_regions(g, detector, images), size))
+        if not pair.judges:
+            doubted = _smooth(g, doubted, **pair.filters, ignore_mask=ignore_mask)
+            return doubted, doubted  # nobody asks for the first one
         change = g("Abs", g("Sub", images, _restore(g, detector, pair, images, size)))
         reduce = "ReduceMax" if pair.channel_reduction == "max" else "ReduceMean"
         changed = g(reduce, change, axes=[1], keepdims=0)  # (n, h, w)
-        doubted = g("Neg", _lowest_region(g, detector, _score_regions(g, detector, images), size))
     else:
         residual, logits = feature_maps.judge(g, detector, images, size)
         changed, doubted = (
@@ -456,7 +461,10 @@ def _most_irregular(
     g: _Graph, maps: list[tuple[str, str]], units: NDArray[np.float64]
 ) -> tuple[str, str]:
     """Follow joined_pair.join."""
-    logs = [g("Log", g("Max", changed, RESIDUAL_FLOOR)) for changed, _ in maps]
+    logs = [
+        g("Log", g("Max", changed, RESIDUAL_FLOOR)) if s > 0 else changed
+        for (changed, _), s in zip(maps, units[:, 0, 1], strict=True)
+    ]
     found = []
     for i, some in enumerate((logs, [doubted for _, doubted in maps])):
         mean, spread = mean_unit(units[:, i])
@@ -468,7 +476,7 @@ def _most_irregular(
             for one, (m, s) in zip(some, units[:, i], strict=True)
             if s > 0
         ]
-        found.append(g("Add", g("Max", *apart), float(mean)))
+        found.append(g("Add", g("Max", *apart) if len(apart) > 1 else apart[0], float(mean)))
     return g("Exp", g("Min", found[0], LARGEST_LOG)), found[1]
 
 
