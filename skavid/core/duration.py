@@ -1,4 +1,4 @@
-"""How long a fit on a feature map will take, by a trial on its first images."""
+"""How long a fit will take, by a trial on its first images."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from skavid.core.detector_training import (
     bank_size,
 )
 from skavid.core.features import FeatureMap, MotionFeatures
+from skavid.core.images import to_tensor
 from skavid.core.linear import MEASURED, LinearInpainter, Sums, learn_statistics
 from skavid.core.networks import ResidualDetector
+from skavid.core.pixel_pair import measure
+from skavid.core.training import BANK_SIZE, make_networks
 
 __all__: list[str] = []  # for the command line alone
 
 Result = TypeVar("Result")
+CORRUPTING = 1.3  # a step over pixels with the making of synthetic anomalies, without it 1
 
 
 def expected_seconds(
@@ -99,6 +103,62 @@ def expected_seconds(
     watched, checked = (min(n_learnt / 2, most) for most in (N_WATCHED, N_CHECKED))
     epoch = STEPS_PER_EPOCH * step + watched * of_check
     return n_batches + max(0.0, solve) + max_epochs * epoch + checked * of_check + n * look
+
+
+def expected_seconds_over_pixels(
+    images: NDArray[Any],
+    *,
+    value_range: tuple[float, float],
+    batch_size: int,
+    max_epochs: int,
+    batches_per_epoch: int,
+    inpainter_width: int,
+    inpainter_depth: int,
+    inpainter_patch: int,
+    detector_width: int,
+    device: str,
+    **_: Any,
+) -> float:
+    """Estimate how long `train_networks` takes on stacked video, by a step of new networks.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n_first, height, width, n_channels)
+        The first stacks.
+    value_range, batch_size, max_epochs, batches_per_epoch, device
+        As of `skavid.core.training.train_networks`.
+    inpainter_width, inpainter_depth, inpainter_patch, detector_width : int
+        Sizes of the networks, as there.
+    **_ : Any
+        Its other parameters, which take no time.
+
+    Returns
+    -------
+    seconds : float
+        Of networks whose crops have the size that they have where nothing moves.
+    """
+    sizes = measure(
+        None, images.shape[1:3], geometry="aligned", region_size="auto", crop_size="auto"
+    )
+    inpainter, detector = make_networks(
+        images.shape[-1], sizes.geometry, 0, detector_width, width=inpainter_width,
+        depth=inpainter_depth, patch=inpainter_patch, bounded=False,
+    )  # fmt: skip
+    rows = np.arange(batch_size) % len(images)
+    crops = to_tensor(images[rows], value_range, None).to(device)
+    crops = crops[..., : sizes.crop_size, : sizes.crop_size]
+    inpainter, detector = inpainter.to(device), detector.to(device)
+    masked = torch.zeros_like(crops[:, :1])
+
+    def step() -> None:
+        for made in (inpainter(crops, masked), detector(crops)):
+            made.mean().backward()
+
+    step()  # the first one takes longer
+    seconds = CORRUPTING * _timed(step)[0]
+    # A check looks at the bank twice without learning, which takes about a third of a step.
+    check = 2 / 3 * BANK_SIZE / batch_size
+    return max_epochs * (batches_per_epoch + check) * seconds
 
 
 def _timed(function: Callable[[], Result]) -> tuple[float, Result]:

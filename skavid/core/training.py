@@ -40,6 +40,7 @@ from skavid.exceptions import CollapseWarning, DivergedError
 __all__ = [
     "AVIDNet",
     "InterruptedTraining",
+    "make_networks",
     "scene_of_stacks",
     "split",
     "train_networks",
@@ -1045,7 +1046,7 @@ def train_networks(
         "verbose": verbose,
     }
     if net is None:
-        networks = _make_networks(
+        networks = make_networks(
             images.shape[-1], geometry, seed, detector_width,
             width=inpainter_width, depth=inpainter_depth, patch=inpainter_patch,
             bounded=settings["reconstruction_loss"] == "bernoulli",
@@ -1095,9 +1096,29 @@ def train_networks(
     return net
 
 
-def _make_networks(
+def make_networks(
     n_channels: int, geometry: Geometry, seed: int, detector_width: int, **sizes: Any
 ) -> tuple[Inpainter, Detector]:
+    """Build a pair of networks that have learnt nothing.
+
+    Parameters
+    ----------
+    n_channels : int
+        Of the images.
+    geometry : Geometry
+        The detector's regions.
+    seed : int
+        Of the weights.
+    detector_width : int
+        Of D.
+    **sizes : dict
+        Of I, as `skavid.core.networks.Inpainter` takes them.
+
+    Returns
+    -------
+    inpainter, detector : Module
+        On the CPU.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inpainter = Inpainter(n_channels, **sizes)
