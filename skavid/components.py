@@ -363,8 +363,6 @@ PAPER: dict[str, Any] = {
 VIDEO: dict[str, Any] = {
     "features": "motion+pixels",
     "corruption": Corruption(spacing=2),
-    "detector": DetectorNetwork(region_size="auto"),
-    "training": AdversarialTraining(adversarial_weight=0.0, crop_size="auto"),
     "postprocessing": Postprocessing(smoothing="auto"),
     "validation_fraction": 0.2,  # frames of a clip are alike: thresholds want several clips
 }
@@ -522,11 +520,6 @@ def feature_maps(detector: Any, image_shape: tuple[int, ...]) -> list[Any]:
     if is_stacked or not suits_imagenet(image_shape) or weights_path() is None:
         return ["patches"]
     return ["patches", "imagenet"]
-
-
-def has_pixels(detector: Any) -> bool:
-    """Tell whether networks look at the image itself, alone or beside a feature map."""
-    return isinstance(detector.features, str) and "pixels" in detector.features.split("+")
 
 
 def names_of_maps(detector: Any) -> str:
@@ -713,13 +706,6 @@ def check_sides(size: Any) -> tuple[int, int] | None:
 
 
 def _check_on_features(detector: Any) -> None:
-    if has_pixels(detector):
-        if detector.component("training").checkpoint is not None:
-            raise ValueError(
-                f"training__checkpoint keeps one training, but features={detector.features!r} "
-                "takes two; leave it out, or set features='pixels'."
-            )
-        return
     for part, component in COMPONENTS.items():
         defaults = component().get_params()
         for name, value in detector.component(part).get_params().items():

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 
 from skavid.checkpoint import Checkpoint, fingerprint
@@ -362,7 +362,14 @@ def _train_members(
                 {own: vars(before)[own] for own in NETWORKS if own in vars(before)}
             )
             scale = Scale(*(getattr(before, own) for own in SCALE))
-        given = {"batches_per_epoch": BATCHES_PER_EPOCH} if is_over_pixels(member) else {}
+        given = {}
+        if is_over_pixels(member):
+            given = {"batches_per_epoch": BATCHES_PER_EPOCH}
+            member.detector, member.training = (
+                clone(detector.component(part)) for part in ("detector", "training")
+            )
+            member.detector.set_params(region_size="auto")
+            member.training.set_params(adversarial_weight=0.0, crop_size="auto")
         with _named(name):
             try:
                 trained = training(member, n_epochs=n_epochs, scale=scale, **given)
