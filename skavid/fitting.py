@@ -37,6 +37,7 @@ from skavid.components import (
 from skavid.core import block_training, calibration, feature_pair, joined_pair, pair, pixel_pair
 from skavid.core.anomaly_maps import DecisionRule
 from skavid.core.corruption import CORRUPTIONS, Corrupted, complementary, inversion, masking
+from skavid.core.detector_training import STEPS_PER_EPOCH
 from skavid.core.features import make_features
 from skavid.core.images import check_ignored, check_images, check_value_range, value_range
 from skavid.core.pair import NetworkPair, Scale, Trained
@@ -52,9 +53,6 @@ BASIS = ("n_images", "n_clips", "fpr_bound", "fpr_limit", "clip_risk")
 
 SCALE = ("geometry_", "object_size_", "object_speed_", "_crop_size", "_auto_filters")
 """The attributes of a detector that hold its `skavid.core.pair.Scale`."""
-
-BATCHES_PER_EPOCH = 20
-"""Of networks over pixels beside a feature map, whose D takes ten in an epoch."""
 
 NETWORKS = ("features_", "inpainter_", "detector_", "whole_", "net_", "members_", "units_")
 """What a training gives a detector: the last two where it joins feature maps, else the others."""
@@ -364,7 +362,7 @@ def _train_members(
             scale = Scale(*(getattr(before, own) for own in SCALE))
         given = {}
         if is_over_pixels(member):
-            given = {"batches_per_epoch": BATCHES_PER_EPOCH}
+            given = {"batches_per_epoch": STEPS_PER_EPOCH}
             member.detector, member.training = (
                 clone(detector.component(part)) for part in ("detector", "training")
             )

@@ -42,7 +42,7 @@ from skavid.datasets.clips import is_normal
 from skavid.datasets.sources import Reading, Sample, Source
 from skavid.estimator import AVIDDetector
 from skavid.exceptions import CalibrationWarning, DivergedError
-from skavid.fitting import BATCHES_PER_EPOCH, feature_settings, pixel_settings
+from skavid.fitting import feature_settings, pixel_settings
 from skavid.sklearn_private import parameter_constraints, validate_parameters
 from skavid.temporal import count_still
 from skavid.wording import clock, counted, listed, roughly
@@ -269,7 +269,7 @@ def _estimate(
     for given in names:
         if given == "pixels":
             settings = pixel_settings(detector, detector.max_epochs)
-            settings["batches_per_epoch"] = BATCHES_PER_EPOCH
+            settings["batches_per_epoch"] = STEPS_PER_EPOCH
             seconds += expected_seconds_over_pixels(images, value_range=ends, **settings)
             continue
         settings = feature_settings(detector, detector.max_epochs)
@@ -356,8 +356,7 @@ def _training_progress(
     detector: AVIDDetector, shape: tuple[int, ...], console: Console
 ) -> Iterator[None]:
     over_pixels = is_over_pixels(detector)
-    names = feature_maps(detector, (*shape[1:], 1)[:3])
-    n_steps = [BATCHES_PER_EPOCH if name == "pixels" else STEPS_PER_EPOCH for name in names]
+    n_maps = len(feature_maps(detector, (*shape[1:], 1)[:3]))
     first = "Computing features and the statistics of the inpainter"
     with console.progress(None, "step", "Preparing the networks" if over_pixels else first) as bar:
 
@@ -365,15 +364,13 @@ def _training_progress(
             """Count the steps, estimate how long those over pixels take, name the last phase."""
 
             n_before: int | None = None
-            n_left = len(names)
+            n_left = n_maps
             has_estimated = not over_pixels  # a trial did
 
             def on_train_begin(self, net: Any, **_: Any) -> None:
                 self.n_before = len(net.history)
                 n_left = detector.max_epochs - self.n_before
-                bar.total = net.n_steps_ * n_left // detector.max_epochs
-                if len(names) > 1:
-                    bar.total = sum(n_steps) * n_left
+                bar.total = n_maps * net.n_steps_ * n_left // detector.max_epochs
                 if self.n_before:
                     console.log(
                         f"Continuing after epoch {self.n_before} of {detector.max_epochs}."
