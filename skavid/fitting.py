@@ -377,6 +377,8 @@ def _train_members(
                 # What the others have learnt is kept.
                 trained = training(member, n_epochs=1, scale=scale, **given)
         if trained.maps is None:
+            scale = trained.scale._replace(filters=found[0].scale.filters)
+            trained = trained._replace(scale=scale)
             keep(member, trained)
             seen = pair.both_maps(member.pair_, images, trained.rows, **looking(member, images))
             is_blind = trained.checkpoint["detector"]["region_auc"] < BLIND_AUC
