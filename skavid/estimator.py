@@ -49,11 +49,13 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    features : {"auto", "patches", "imagenet", "patches+imagenet", "motion", "pixels"} or torch \
-            Module, default="auto"
+    features : {"auto", "patches", "imagenet", "patches+imagenet", "motion", "motion+pixels", \
+            "pixels"} or torch Module, default="auto"
         Where both networks look. "patches": brightness and texture around each place at four
         resolutions, no weights. "motion": for stacked video, the same of the newest moment,
-        beside how it changes and moves; `VIDEO` takes it. "imagenet": a frozen EfficientNet-Lite0,
+        beside how it changes and moves. "motion+pixels", which `VIDEO` takes: beside it a second D
+        over the stacks themselves, trained from nothing; I judges features of motion alone. It
+        takes two to five times as long as "motion". "imagenet": a frozen EfficientNet-Lite0,
         for surfaces and parts; needs the extra ``features``. "patches+imagenet": both, each with
         an I and a D of its own; a pixel is as irregular as the map says that finds it most so,
         in units of how normal images vary and of how well each network finds synthetic anomalies.
@@ -83,8 +85,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     learning_rate : float, default=0.002
         The highest learning rate; a short warm-up comes before and a cosine after it.
     max_epochs : int, default=40
-        Passes over the training images; on a feature map, where D alone is trained, one epoch is
-        ten batches.
+        Passes over the training images; on a feature map, where D alone is trained, and over
+        pixels beside it, one epoch is ten batches.
     batch_size : int, default=16
         Images in a training batch; on a feature map, pieces of maps.
     validation_fraction : float, default=0.1
@@ -145,9 +147,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     net_ : AVIDNet or ResidualNet
         The skorch net that trained both networks, or D alone.
     members_ : tuple of AVIDDetector
-        Only where two feature maps are joined, and then in place of the attributes above: a
-        fitted detector for each map, with thresholds of its own, calibrated without
-        `contamination`.
+        Only where two feature maps are joined, or one and pixels, and then in place of the
+        attributes above: a fitted detector for each, with thresholds of its own, calibrated
+        without `contamination`.
     units_ : ndarray of shape (2, 2, 2)
         As `members_`: in which units their maps are compared, see
         `skavid.core.joined_pair.learn_units`.

@@ -52,7 +52,8 @@ KINDS = {
     "imagenet": {"features": "imagenet"},
     "patches+imagenet": {"features": "patches+imagenet"},
     "module": {"features": torch.nn.Conv2d(1, 6, 4, stride=4)},
-    "motion": VIDEO,
+    "motion": {**VIDEO, "features": "motion"},
+    "motion+pixels": VIDEO,
     "pixels": {"features": "pixels", **SMALL},
     "masking": {"features": "pixels", "corruption__inpainter": "masking", **SMALL},
     "pixels of video": {**VIDEO_PIXELS, **SMALL},
@@ -64,7 +65,7 @@ def data(name):
     """Return images to train on, their clips, and images to score."""
     if "imagenet" in name and importlib.util.find_spec(WEIGHTS) is None:
         pytest.skip(f"{WEIGHTS} is not installed here")
-    if name in ("motion", "pixels of video"):
+    if name in ("motion", "motion+pixels", "pixels of video"):
         stacks, clips = walk()
         return stacks, clips, stacks[::5]
     return NORMAL, None, QUERY
@@ -129,7 +130,7 @@ def test_what_was_trained_on_a_gpu_opens_on_the_cpu(tmp_path, keep, name):
     assert_near(detector.set_params(device="cpu").score_samples(QUERY), expected)
 
 
-@pytest.mark.parametrize("name", ["motion", "pixels of video"])
+@pytest.mark.parametrize("name", ["motion", "motion+pixels", "pixels of video"])
 def test_video_is_trained_on_a_gpu_the_same_way_each_time(name):
     first, second = (fit(name, "cuda").history_[0]["detector_loss"] for _ in range(2))
     assert first == pytest.approx(second, rel=1e-2)
