@@ -10,8 +10,8 @@ data). Frames of 120 x 180 pixels are stacked as in Sec. 3.5; two CPU cores fini
 within 10 minutes. Frame level: is anything irregular in the frame? All test frames count, the
 first of a clip with its stack filled up by itself; scores are not normalised by clip.
 
-Both networks look at pixels here, as in the paper. `skavid.VIDEO` looks at features of motion
-instead, which suits cameras of rooms and halls better, and this walkway less.
+Both networks look at pixels here, as in the paper. `skavid.VIDEO`, which suits other cameras as
+well, asks a D of this kind beside networks on features of motion.
 
 It prints how well I alone, D alone and both tell irregular frames and pixels. The figures of a
 longer training, with their protocol, are in benchmarks/results/paper/tables.md, by
