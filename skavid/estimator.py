@@ -85,8 +85,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     learning_rate : float, default=0.002
         The highest learning rate; a short warm-up comes before and a cosine after it.
     max_epochs : int, default=40
-        Passes over the training images; on a feature map, where D alone is trained, and over
-        pixels beside it, one epoch is ten batches.
+        Passes over the training images; on a feature map, where D alone is trained, one epoch is
+        ten batches, and over pixels beside it a quarter of the images, ten to thirty batches.
     batch_size : int, default=16
         Images in a training batch; on a feature map, pieces of maps.
     validation_fraction : float, default=0.1

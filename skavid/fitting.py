@@ -362,7 +362,7 @@ def _train_members(
             scale = Scale(*(getattr(before, own) for own in SCALE))
         given = {}
         if is_over_pixels(member):
-            given = {"batches_per_epoch": STEPS_PER_EPOCH}
+            given = {"batches_per_epoch": n_batches(shape[0], detector.batch_size)}
             member.detector, member.training = (
                 clone(detector.component(part)) for part in ("detector", "training")
             )
@@ -391,6 +391,11 @@ def _train_members(
         if trained.n_epochs < n_epochs and trained.net.stopped_by_ is None:
             n_epochs = trained.n_epochs  # the user is waiting
     return _joined(members, found, ignored_pixels(detector.ignore_mask, shape[1:3]))
+
+
+def n_batches(n_images: int, batch_size: int) -> int:
+    """Return how many batches an epoch over pixels has beside a feature map, whose D takes ten."""
+    return int(np.clip(n_images / batch_size / 4, STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from skavid.cli.models import (
 )
 from skavid.cli.outputs import check_targets, temporary_folder
 from skavid.components import COMPONENTS, VIDEO, check_device, feature_maps, is_over_pixels
-from skavid.core.detector_training import BATCH, STEPS_PER_EPOCH
+from skavid.core.detector_training import BATCH
 from skavid.core.duration import expected_seconds, expected_seconds_over_pixels
 from skavid.core.features import make_features, suits_imagenet, weights_path
 from skavid.datasets import sources
@@ -42,7 +42,7 @@ from skavid.datasets.clips import is_normal
 from skavid.datasets.sources import Reading, Sample, Source
 from skavid.estimator import AVIDDetector
 from skavid.exceptions import CalibrationWarning, DivergedError
-from skavid.fitting import feature_settings, pixel_settings
+from skavid.fitting import feature_settings, n_batches, pixel_settings
 from skavid.sklearn_private import parameter_constraints, validate_parameters
 from skavid.temporal import count_still
 from skavid.wording import clock, counted, listed, roughly
@@ -269,7 +269,7 @@ def _estimate(
     for given in names:
         if given == "pixels":
             settings = pixel_settings(detector, detector.max_epochs)
-            settings["batches_per_epoch"] = STEPS_PER_EPOCH
+            settings["batches_per_epoch"] = n_batches(n, detector.batch_size)
             seconds += expected_seconds_over_pixels(images, value_range=ends, **settings)
             continue
         settings = feature_settings(detector, detector.max_epochs)
@@ -370,7 +370,7 @@ def _training_progress(
             def on_train_begin(self, net: Any, **_: Any) -> None:
                 self.n_before = len(net.history)
                 n_left = detector.max_epochs - self.n_before
-                bar.total = n_maps * net.n_steps_ * n_left // detector.max_epochs
+                bar.total = bar.n + self.n_left * net.n_steps_ * n_left // detector.max_epochs
                 if self.n_before:
                     console.log(
                         f"Continuing after epoch {self.n_before} of {detector.max_epochs}."
