@@ -427,7 +427,7 @@ def walk(n_clips=6, seed=0, **options):
 @pytest.mark.slow
 def test_what_runs_or_has_another_shape_is_found_in_stacks_and_both_networks_see_it(tmp_path):
     stacks, normal = walk()
-    detector = AVIDDetector(**VIDEO, max_epochs=6, random_state=0)
+    detector = AVIDDetector(**{**VIDEO, "features": "motion"}, max_epochs=6, random_state=0)
     detector.fit(stacks, groups=normal.clips)
     others, drawn = walk(2, seed=1, irregular=("fast", "large"))
     others, labels = others[::2], drawn.labels[::2]

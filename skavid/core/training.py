@@ -40,7 +40,6 @@ from skavid.exceptions import CollapseWarning, DivergedError
 __all__ = [
     "AVIDNet",
     "InterruptedTraining",
-    "make_networks",
     "scene_of_stacks",
     "split",
     "train_networks",
