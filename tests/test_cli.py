@@ -323,6 +323,17 @@ def test_fit_describes_the_thresholds_and_the_next_steps(capsys, place, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_video_is_judged_over_features_of_motion_and_over_pixels(capsys, place):
+    words = [*SIZE, "--epochs", "2", "--set", "batch_size=8"]
+    code, _, err = run(capsys, "fit", place / "normal.mp4", "model", *words)
+    assert code == 0
+    assert "Features: motion+pixels.\n" in err
+    assert re.search(r"^The whole fit takes about \d+ s, by a trial on the first 16 fr", err, re.M)
+    assert "The networks on the first feature map are trained ..." in err
+    members = AVIDDetector.load("model").members_
+    assert [member.n_iter_ for member in members] == [2, 2]
+
+
 def test_fit_estimates_its_time_and_prints_lines_where_there_is_no_terminal(
     capsys, place, monkeypatch
 ):

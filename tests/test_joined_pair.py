@@ -121,7 +121,7 @@ def test_alike_maps_in_other_units_change_nothing_but_the_unit():
 
 def test_a_blind_detector_has_no_vote_and_its_inpainter_has():
     maps = drawn_maps(2)
-    units = learn_units(maps, [True, False])
+    units = learn_units(maps, [(True, True), (True, False)])
     residual, logits = join(maps, units)
     assert_allclose(logits, maps[0][1], rtol=1e-5)
     assert_array_equal(residual, join(maps, learn_units(maps))[0])
