@@ -8,8 +8,8 @@ Drawn clips of a walkway, each with something that a guard would want to know of
 The first clips show walkers alone and train the detector; each further clip has one irregularity.
 Four of them look or move unlike anything that was seen where they are: someone runs, is twice as
 large as others, pushes a cart, or walks on the lawn. Two do not: someone stands still for long,
-and someone is there who should not be, and walks as everybody does. The training takes two
-minutes of a CPU core, and 1,800 frames of test clips five.
+and someone is there who should not be, and walks as everybody does. The training takes four
+minutes of a CPU core, and 1,800 frames of test clips three.
 
 It prints the frame AUC of each kind over several clips, and draws the score of every frame of one
 clip per kind, with a frame of it.

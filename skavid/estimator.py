@@ -55,7 +55,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         resolutions, no weights. "motion": for stacked video, the same of the newest moment,
         beside how it changes and moves. "motion+pixels", which `VIDEO` takes: beside it a second D
         over the stacks themselves, trained from nothing; I judges features of motion alone. It
-        takes two to five times as long as "motion". "imagenet": a frozen EfficientNet-Lite0,
+        takes two to six times as long as "motion". "imagenet": a frozen EfficientNet-Lite0,
         for surfaces and parts; needs the extra ``features``. "patches+imagenet": both, each with
         an I and a D of its own; a pixel is as irregular as the map says that finds it most so,
         in units of how normal images vary and of how well each network finds synthetic anomalies.

@@ -111,7 +111,7 @@ def train(
     watched = {"callbacks": detector.callbacks, "verbose": int(detector.verbose)}
     if is_over_pixels(detector):
         settings = pixel_settings(detector, n_epochs) | learned
-        settings |= {"batches_per_epoch": batches_per_epoch} if batches_per_epoch else {}
+        settings["batches_per_epoch"] = batches_per_epoch
         return _train_on_pixels(
             detector, images, clips, parts, settings, watched, scale, checkpoint
         )
