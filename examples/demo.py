@@ -64,7 +64,7 @@ def lay(coins, tiles, rng):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="skavid-demo.png", help="the picture to write")
-    parser.add_argument("--epochs", type=int, default=40, help="turns of ten batches for D")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of ten batches for D")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 

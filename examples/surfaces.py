@@ -47,7 +47,7 @@ def main():
     parser.add_argument("--color", action="store_true", help="read colour")
     parser.add_argument("--output", default="skavid-surfaces.png", help="the picture to write")
     parser.add_argument("--features", default="auto", choices=("auto", "patches", "imagenet"))
-    parser.add_argument("--epochs", type=int, default=40, help="epochs of ten batches for D")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of ten batches for D")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 

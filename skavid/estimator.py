@@ -84,9 +84,9 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         How both are trained.
     learning_rate : float, default=0.002
         The highest learning rate; a short warm-up comes before and a cosine after it.
-    max_epochs : int, default=40
+    max_epochs : int, default=20
         Passes over the training images; on a feature map, where D alone is trained, one epoch is
-        ten batches, and over pixels beside it a quarter of the images, ten to thirty batches.
+        ten batches, and over pixels beside it half of the images, twenty to sixty batches.
     batch_size : int, default=16
         Images in a training batch; on a feature map, pieces of maps.
     validation_fraction : float, default=0.1
@@ -250,7 +250,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         detector: DetectorNetwork | None = None,
         training: AdversarialTraining | None = None,
         learning_rate: float = 0.002,
-        max_epochs: int = 40,
+        max_epochs: int = 20,
         batch_size: int = 16,
         validation_fraction: float = 0.1,
         alpha: float | str = "auto",

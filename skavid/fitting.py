@@ -395,7 +395,7 @@ def _train_members(
 
 def n_batches(n_images: int, batch_size: int) -> int:
     """Return how many batches an epoch over pixels has beside a feature map, whose D takes ten."""
-    return int(np.clip(n_images / batch_size / 4, STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH))
+    return int(np.clip(n_images / batch_size / 2, 2 * STEPS_PER_EPOCH, 6 * STEPS_PER_EPOCH))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
@@ -17,8 +17,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skavid import VIDEO, AVIDDetector, TemporalStacker
 from skavid.components import nested
 from skavid.core import feature_training
-from skavid.core.detector_training import LeftOut, _Bank, _watch_movement
-from skavid.core.features import LENGTH, FrozenFeatures
+from skavid.core.detector_training import LeftOut, Reader, _Bank, _watch_movement
+from skavid.core.features import LENGTH, FrozenFeatures, make_features
 from skavid.core.linear import learn_statistics
 from skavid.core.networks import ResidualDetector
 from skavid.datasets import make_moving_shapes
@@ -291,7 +291,7 @@ def test_thresholds_of_which_each_has_an_effect_are_not_told():
 
 
 def test_a_detector_that_finds_no_synthetic_anomaly_gets_no_vote():
-    noise = np.random.default_rng(0).normal(size=(8, 4, 4))
+    noise = np.random.default_rng(2).normal(size=(16, 16, 16))
     told = r"inpainter alone decides; raise max_epochs \(now 1\) or raise learning_rate \(now 1e"
     with pytest.warns(CollapseWarning, match=told):
         detector = AVIDDetector(**nested(dict(**MOMENT, learning_rate=1e-12))).fit(noise)
@@ -451,6 +451,21 @@ def test_frames_of_a_clip_are_left_out_together():
         LeftOut(inpainter, keys, some)(features, np.arange(48)).size for some in (None, blocks)
     )
     assert together.min() > 3 * alone.max()
+
+
+def test_what_i_remembers_of_training_images_is_what_was_computed_of_them():
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 48, 1), dtype=np.uint8)
+    reader = Reader(images, make_features("patches", (32, 48, 1)), (0, 255), None, "cpu")
+    rows = np.arange(16)
+    keys = reader.keys(np.arange(20))
+    features = reader.features(rows)
+    inpainter = learn_statistics([features], gamma=0.4, keys=keys[:16])
+    left_out = LeftOut(inpainter, keys, None)
+    some = np.array([7, 2, 15])
+    expected = features[some] - inpainter.origin[:, None, None]
+    assert_allclose(left_out.recalled(some).float(), expected, rtol=1e-3, atol=1e-6)
+    assert left_out.recalled(np.array([7, 17])) is None  # the second was never seen
+    assert LeftOut(inpainter.pooled(), keys, None).recalled(some) is None
 
 
 @pytest.mark.slow

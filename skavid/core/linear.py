@@ -30,8 +30,10 @@ BLOCK = 2**21  # numbers of a block of covariances that are factorised at once
 SMALL = 16  # rows of a triangular matrix that is inverted at once
 REMEMBERED = 2**26  # numbers of normal features that are remembered, in half precision
 MEASURED = 64  # remembered images that tell how much is typically changed
-PLACES = 64  # looked at together: what they need stays in the cache of a processor
+PLACES = 64  # whose statistics are computed together
+AT_ONCE = 2**21  # numbers of places that are looked at together
 SAME = 0.01  # spreads apart, in the mean over the features: an image that looks at itself
+NOWHERE = -1
 TOLERANCE = 1  # places that a normal feature may stand apart from where it is looked for
 
 
@@ -74,6 +76,23 @@ class _Own(NamedTuple):
     gain: Tensor
     root: Tensor  # 1 + root o o^T is the root of 1 + gain o o^T
     squares: Tensor | None  # of the remembered images in that metric; infinite for itself
+    moved: float  # the share of o by which the mean moves
+
+    def without(self, change: Tensor, q: Tensor, image: Tensor) -> Tensor:
+        """Return whitened changes of images at places q as the filter without them has it."""
+        mine = self.white[q, image]
+        if self.moved:
+            change = change + self.moved * mine
+        along = (mine * change).sum(1, keepdim=True)
+        return torch.addcmul(change, self.root[q, image, None] * along, mine)
+
+
+class _Nearest(NamedTuple):
+    """The nearest remembered image of what stands beside each place, (places, shifts, n)."""
+
+    squares: Tensor  # its squared distance
+    distances: Tensor | None  # of each one, less what is the same for all; None if none is there
+    whole: Tensor | None  # squared distances of each one from what stands at the place itself
 
 
 class LinearInpainter(nn.Module):
@@ -423,57 +442,79 @@ class LinearInpainter(nn.Module):
         ``is_whole`` asks for distances of whole images.
         """
         n, k, height, width = features.shape
-        rows, mine = self._rows(features), None if own is None else self._rows(own)
-        size, shifts = len(rows), self._shifts()
-        rows = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])
+        rows, own_rows = self._rows(features), self._rows(features if own is None else own)
+        size, n_images = rows.shape[:2]
+        from_place = self._from_place(size, height, width).to(rows.device)
+        n_shifts = from_place.shape[1]
+        rows = torch.cat([rows, rows.new_zeros(1, n_images, k)])
+        found, least = torch.zeros_like(rows), rows.new_full(rows.shape[:2], math.inf)
+        shift_of = torch.full(rows.shape[:2], NOWHERE, device=rows.device)
+        least[size], shift_of[size] = -math.inf, n_shifts
+        is_whole &= self._remembers
+        apart = rows.new_zeros(4, n, len(self.keys) if is_whole else 0)
         place = torch.arange(size, device=rows.device)
+        quarter = 2 * (place // width >= height / 2) + (place % width >= width / 2)
+        for block in self._places_at_once(size, n_shifts * n_images):
+            p, own_there = from_place[block], None
+            white = self._whiten(rows[p].flatten(1, 2), block).reshape(
+                -1, *p.shape[1:], *rows.shape[1:]
+            )
+            if own is not None and keys is not None:
+                mine = white[:, 0] if own is features else self._whiten(own_rows[block], block)
+                own_there = self._own(mine, block, keys, alike)
+            nearest = self._nearest(white, block, own_there, is_whole)
+            if nearest.whole is not None:
+                for i, total in enumerate(apart):
+                    total += nearest.whole[quarter[block] == i].sum(0)
+            for shift in range(n_shifts):
+                there = p[:, shift]
+                # Of changes that are too large for a float, too, one is taken.
+                is_nearer = nearest.squares[:, shift] < least[there]
+                is_nearer |= shift_of[there] == NOWHERE
+                q, image = torch.nonzero(is_nearer, as_tuple=True)
+                there = there[q]
+                least[there, image] = nearest.squares[q, shift, image]
+                shift_of[there, image] = shift
+                change = white[q, shift, image]
+                if nearest.distances is not None:
+                    index = nearest.distances[q, shift, image].argmin(1)
+                    change -= self.remembered[block][q, index]
+                if own_there is not None:
+                    change = own_there.without(change, q, image)
+                found[there, image] = change
+        if back is not None:
+            found = _taken_back(found, shift_of, from_place, back)
+        change = found[:size].reshape(height, width, n, k).permute(2, 3, 0, 1)
+        return change, change.square().mean(1).sqrt(), apart.transpose(0, 1) / (size * k)
+
+    def _from_place(self, size: int, height: int, width: int) -> Tensor:
+        """Return the places p that are looked at at each place q, q itself first."""
+        place = torch.arange(size)
         y, x = place // width, place % width
-        from_place = torch.stack([
+        return torch.stack([
             torch.where(
                 (y >= below) & (y < height + below) & (x >= beside) & (x < width + beside),
                 (y - below) * width + x - beside, size,
             )
-            for below, beside in shifts
+            for below, beside in self._shifts()
         ], 1)  # fmt: skip
-        found = rows.new_empty(len(shifts), *rows.shape)
-        squares = rows.new_full((len(shifts), *rows.shape[:2]), math.inf)
-        which = torch.arange(len(shifts), device=rows.device)
-        is_own = torch.tensor([not (below or beside) for below, beside in shifts])
-        is_own = is_own.to(rows.device).repeat_interleave(rows.shape[1])
-        is_whole &= self._remembers
-        apart = rows.new_zeros(4, n, len(self.keys) if is_whole else 0)
-        quarter = 2 * (y >= height / 2) + (x >= width / 2)
-        for start in range(0, size, PLACES):
-            block = slice(start, start + PLACES)
-            own_there = None
-            if mine is not None and keys is not None:
-                own_there = self._own(self._whiten(mine[block], block), block, keys, alike)
-            p = from_place[block]
-            beside_each_other = rows[p].flatten(1, 2)  # (places, shifts * n, k)
-            change, lengths, distances = self._apart(
-                self._whiten(beside_each_other, block), block, own_there, is_own, is_whole
-            )
-            if is_whole:
-                for i, total in enumerate(apart):
-                    total += distances[quarter[block] == i].sum(0)
-            if back is not None:
-                change = change @ back[block]
-            found[which, p] = change.reshape(len(p), len(shifts), -1, k)
-            squares[which, p] = lengths.reshape(len(p), len(shifts), -1)
-        least, nearest = squares[:, :size].min(0)
-        found = found[:, :size].gather(0, nearest[None, ..., None].expand(1, -1, -1, k))[0]
-        found = found.reshape(height, width, n, k).permute(2, 3, 0, 1)
-        least = least.reshape(height, width, n).permute(2, 0, 1)
-        return found, (least / k).sqrt(), apart.transpose(0, 1) / (size * k)
+
+    def _places_at_once(self, size: int, n_rows: int) -> Iterable[slice]:
+        """Yield blocks of places, so large that what is computed of each row fits a cache."""
+        k = self.n_features
+        step = max(1, AT_ONCE // (n_rows * max(k, len(self.keys)) + k**2))
+        for start in range(0, size, step):
+            yield slice(start, start + step)
 
     def _shifts(self) -> list[tuple[int, int]]:
         far = TOLERANCE if self._remembers else 0
-        return [
+        shifts = [
             (below, beside)
             for below in range(-far, far + 1)
             for beside in range(-far, far + 1)
             if abs(below) < self.n_rows and abs(beside) < self.n_columns
         ]
+        return sorted(shifts, key=lambda shift: abs(shift[0]) + abs(shift[1]))
 
     def _rows(self, features: Tensor) -> Tensor:
         """Return features in units of their spread, (places, n, k); pooled (1, places * n, k)."""
@@ -485,53 +526,47 @@ class LinearInpainter(nn.Module):
 
     def _own(self, own: Tensor, block: slice, keys: Tensor, alike: Tensor | None) -> _Own:
         n, ridge = int(self.n_images), self._ridge
-        length = own.square().sum(2, keepdim=True)
+        length = own.square().sum(2)
         share = (length / (n - 1) / ridge).clamp(max=MOST_LEVERAGE)
         gain = 1 / ((n - 1) * ridge * (1 - share))
         root = ((1 + gain * length).sqrt() - 1) / length.clamp(min=1e-12)
         if not self._remembers:
-            return _Own(own, gain, root, None)
+            return _Own(own, gain, root, None, 1 / (n - 1))
         along = own @ self.remembered[block].mT
-        squares = self.squares[block] + gain * along.square()
+        squares = self.squares[block] + gain[..., None] * along.square()
         rank = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
         known = torch.nonzero(self.keys[rank] == keys)[:, 0]
         squares[:, known, rank[known]] = math.inf
         if alike is not None:
             squares.masked_fill_(alike, math.inf)
-        return _Own(own, gain, root, squares)
+        return _Own(own, gain, root, squares, 0.0)
 
-    def _apart(
-        self, white: Tensor, block: slice, own: _Own | None, is_own: Tensor, is_whole: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x - m(x), and its squared length; where own is given, as without these images.
+    def _nearest(self, white: Tensor, block: slice, own: _Own | None, is_whole: bool) -> _Nearest:
+        """Find the nearest remembered image, (places, shifts, n, k) whitened changes given.
 
-        The images stand there once for each place that they come from; is_own is True where
-        this is the place itself. Also return the squared distances of all remembered images
-        from what stands there, if ``is_whole``.
+        No image is its own nearest: training images may be scored, too.
         """
-        all_distances = white
-        times = white.shape[1] // own.white.shape[1] if own is not None else 1
-        mine = None if own is None else own.white.repeat(1, times, 1)
-        if self._remembers:
-            squares, turned = self.squares[block], white
-            if own is not None and own.squares is not None and mine is not None:
-                squares = own.squares
-                along = (mine * white).sum(2, keepdim=True)
-                turned = white + own.gain.repeat(1, times, 1) * along * mine
-            # Squared distances, but for what is the same for all remembered images.
-            remembered = self.remembered[block]
-            distances = torch.bmm(-2 * turned, remembered.mT)
-            distances.view(len(squares), -1, *squares.shape[1:]).add_(squares[:, None])
-            if is_whole:
-                lengths = (turned * white).sum(2, keepdim=True)[:, is_own]
-                all_distances = (distances[:, is_own] + lengths).clamp(min=0)
-            white = _from_nearest(white, distances, remembered, is_own)
-        elif mine is not None:
-            white = white + mine / (int(self.n_images) - 1)
-        if own is not None and mine is not None:
-            root = own.root.repeat(1, times, 1)
-            white = white + root * (mine * white).sum(2, keepdim=True) * mine
-        return white, white.square().sum(2), all_distances
+        lengths, turned, squares = white.square().sum(3), white, self.squares[block]
+        if not self._remembers:
+            return _Nearest(lengths, None, None)
+        if own is not None and own.squares is not None:
+            along = (white * own.white[:, None]).sum(3)
+            lengths += own.gain[:, None] * along.square()
+            turned = torch.addcmul(
+                white, (own.gain[:, None] * along)[..., None], own.white[:, None]
+            )
+            squares = own.squares
+        # Squared distances, but for what is the same for all remembered images.
+        remembered = self.remembered[block]
+        distances = torch.bmm(-2 * turned.flatten(1, 2), remembered.mT)
+        distances = distances.reshape(*white.shape[:3], -1).add_(squares[:, None])
+        least, at_place = distances.amin(3) + lengths, distances[:, 0]
+        whole = (at_place + lengths[:, 0, :, None]).clamp(min=0) if is_whole else None
+        q, image = torch.nonzero(least[:, 0] < SAME**2 * white.shape[3], as_tuple=True)
+        if len(q):
+            at_place[q, image, at_place[q, image].argmin(1)] = math.inf
+            least[:, 0] = at_place.amin(2) + lengths[:, 0]
+        return _Nearest(least, distances, whole)
 
 
 def _inverse(factor: Tensor) -> Tensor:
@@ -551,23 +586,20 @@ def _inverse(factor: Tensor) -> Tensor:
     return inverse
 
 
-def _from_nearest(white: Tensor, distances: Tensor, remembered: Tensor, is_own: Tensor) -> Tensor:
-    """Return x - m(x), where no image is its own nearest: training images may be scored, too."""
-    nearest = distances.argmin(2, keepdim=True)
-    change = white - _take(remembered, nearest)
-    same = (change.square().mean(2, keepdim=True) < SAME**2) & is_own[:, None]
-    if same.any():
-        second = distances.scatter(2, nearest, math.inf).argmin(2, keepdim=True)
-        change = torch.where(same, white - _take(remembered, second), change)
-    return change
+def _taken_back(found: Tensor, shift_of: Tensor, from_place: Tensor, back: Tensor) -> Tensor:
+    """Undo the whitening of each change by the matrix of the place q where it was found."""
+    restored, shifts = torch.zeros_like(found), torch.arange(from_place.shape[1])
+    shifts = shifts.to(found.device)[:, None]
+    for start in range(0, len(from_place), PLACES):
+        p = from_place[start : start + PLACES]
+        changes = found[p] * (shift_of[p] == shifts)[..., None]
+        changes = changes.flatten(1, 2) @ back[start : start + PLACES]
+        restored.index_add_(0, p.flatten(), changes.reshape(-1, *found.shape[1:]))
+    return restored
 
 
 def _capacity(n_numbers: int) -> int:
     return max(2, REMEMBERED // n_numbers)
-
-
-def _take(remembered: Tensor, nearest: Tensor) -> Tensor:
-    return remembered.gather(1, nearest.expand(-1, -1, remembered.shape[2]))
 
 
 class Sums:
