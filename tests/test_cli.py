@@ -520,7 +520,10 @@ def test_a_region_may_be_ignored(place):
             "{place}/floats.npy is an array, which is used unchanged; leave out --size, "
             "--long-side, --tiles, --grey, --crop and --normalize.",
         ),
-        (["{place}/labels.txt", "model"], "{place}/labels.txt is no video that FFmpeg can read"),
+        (
+            ["{place}/labels.txt", "model"],
+            "{place}/labels.txt is a text file; give an image, a video",
+        ),
         (
             ["{place}/empty", "model"],
             "{place}/empty contains no video, no folder of images and no image",
@@ -986,8 +989,8 @@ def test_what_comes_before_and_behind_a_damaged_picture_is_scored(capsys, place,
         ),
         (
             ["{place}/model", "{place}/labels.txt", "-o", "scores.csv"],
-            "{place}/labels.txt is no video that FFmpeg can read; give a video, or a folder of "
-            "images.",
+            "{place}/labels.txt is a text file; give an image, a video, an array (.npy) or a folder "
+            "of these.",
         ),
     ],
 )
@@ -1458,9 +1461,13 @@ def test_thresholds_are_set_by_hand(capsys, place):
         ),
         (["{place}/normal.mp4", "--criterion", "f1"], "--criterion needs --labels."),
         (
+            ["--labels", "folders"],
+            "--labels needs the labelled images; give their SOURCE, too.",
+        ),
+        (
             ["{place}/pictures", "--labels", "folders"],
             "--labels folders needs images in several folders, and those of normal images must be "
-            "called free or good or normal or ok or okay or regular.",
+            "called free, good, normal, ok, okay or regular.",
         ),
     ],
 )
@@ -2004,7 +2011,7 @@ TINTED = np.stack([RAMP, RAMP // 2, RAMP // 3], axis=-1)
 GLASS = np.dstack([np.repeat(RAMP[..., None], 3, axis=2), np.full_like(RAMP, 99)])
 COLOR_NOTES = [
     ("grey", TINTED, "0.png has colours, but the model was trained on grey images; colours are"),
-    ("color", RAMP, "0.png is grey, but the model was trained on images in colour; its grey is"),
+    ("color", RAMP, "0.png is grey, but the model was trained on images in colour, to which"),
     ("grey", GLASS, "0.png has transparent pixels; transparency is ignored, and the colours"),
 ]
 

@@ -81,6 +81,19 @@ def test_the_mean_over_clips_takes_the_clips_with_both_kinds():
     assert "clip_auc" not in one_kind
 
 
+def test_more_false_alarms_than_the_calibration_lets_expect_are_told():
+    labels = np.repeat([1, -1], [50, 5])
+    scores = np.where(labels == 1, 1.0, -1.0)
+    scores[:12] = -0.5  # of normal images
+    found = evaluation.compute_metrics(
+        scores, np.zeros((55, 4, 4), np.float32), labels, None, np.zeros(55, int), None, "image"
+    )
+    told = "The calibration lets expect a false alarm rate of at most 0.023"
+    assert told in evaluation.format_metrics(found, "image", 0.023)
+    assert "lets expect" not in evaluation.format_metrics(found, "image", 0.2)  # P(>= 12) is 0.3
+    assert "lets expect" not in evaluation.format_metrics(found, "image")
+
+
 def test_aupro_of_many_pixels_uses_quantiles_as_thresholds(monkeypatch):
     rng = np.random.default_rng(0)
     labels = np.repeat([1, -1], 4)

@@ -122,7 +122,7 @@ def test_maps_say_which_images_are_odd_as_a_whole(fitted):
         (lambda images: ndimage.gaussian_filter(images, (0, 2, 2)), "less sharp"),
         (
             lambda images: images + np.random.default_rng(1).normal(0, 30, images.shape),
-            "sharper or noisier",
+            "more fine detail",
         ),
     ],
 )

@@ -80,6 +80,8 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
             "with them."
         )
     if not by_hand and not arguments.sources:
+        if arguments.labels is not None:
+            raise ValueError("--labels needs the labelled images; give their SOURCE, too.")
         raise ValueError(
             "give normal images, labelled images with --labels, or --alpha and --zeta."
         )

@@ -19,6 +19,7 @@ from skavid.cli.ground_truth import (
 )
 from skavid.cli.models import open_model_and_sources, set_ignore_mask
 from skavid.core.anomaly_maps import AnomalyMaps
+from skavid.estimator import AVIDDetector
 from skavid.report import evaluation
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
@@ -30,8 +31,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         raise ValueError("give the ground truth by one of --dataset, --masks and --labels.")
     evaluate = _evaluate_dataset if arguments.dataset else _evaluate_sources
     with tempfile.TemporaryFile() as file, CtrlC() as stop:
-        result, unit = evaluate(arguments, console, _Scores(file), stop)
-    console.print_result(result, evaluation.format_metrics(result, unit))
+        result, unit, detector = evaluate(arguments, console, _Scores(file), stop)
+    basis = detector.calibration_ or {}
+    # Frames of a clip are alike, so that their number says little.
+    fpr = basis.get("fpr_limit") if unit == "image" else None
+    console.print_result(result, evaluation.format_metrics(result, unit, fpr))
     return SUCCESS
 
 
@@ -88,7 +92,7 @@ def _reduced(evidence: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np
 
 def _evaluate_dataset(
     arguments: argparse.Namespace, console: Console, scores: _Scores, stop: CtrlC
-) -> tuple[dict[str, Any], str]:
+) -> tuple[dict[str, Any], str, AVIDDetector]:
     detector, reading = open_model_for_dataset(arguments)
     ignored = set_ignore_mask(arguments, detector, reading, [])
     images, ids, data = load_dataset(arguments, reading, "test")
@@ -107,12 +111,12 @@ def _evaluate_dataset(
         data.labels, data.masks, ignored, reading.unit, has_masks=data.get("has_masks"),
         kinds=data.get("kinds"),
     )  # fmt: skip
-    return result, reading.unit
+    return result, reading.unit, detector
 
 
 def _evaluate_sources(
     arguments: argparse.Namespace, console: Console, scores: _Scores, stop: CtrlC
-) -> tuple[dict[str, Any], str]:
+) -> tuple[dict[str, Any], str, AVIDDetector]:
     detector, reading, found, ignored = open_model_and_sources(arguments, console, {})
     truth = read_ground_truth(arguments, found, reading, detector)
     scorer = scoring.Scorer(detector, average_frames=arguments.average_frames, finds_frozen=False)
@@ -131,4 +135,5 @@ def _evaluate_sources(
     if labels is None:
         assert masks is not None
         labels = np.where(masks.any(axis=(1, 2)), -1, 1)
-    return scores.measure(labels, masks, ignored, reading.unit, kinds=kinds), reading.unit
+    result = scores.measure(labels, masks, ignored, reading.unit, kinds=kinds)
+    return result, reading.unit, detector

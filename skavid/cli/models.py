@@ -181,8 +181,8 @@ def note_colors(found: list[Source], reading: Reading | None, console: Console) 
         )
     elif not colored and reading.color:
         console.log(
-            f"Note: {seen[0][0]} is grey, but the model was trained on images in colour; its "
-            "grey is taken for red, green and blue."
+            f"Note: {seen[0][0]} is grey, but the model was trained on images in colour, to which "
+            "grey may be irregular; fit a model with --grey for both."
         )
 
 

@@ -272,13 +272,14 @@ def _add_calibrate(commands: Any) -> None:
         f"""\
 Find new thresholds on normal data that the model was not trained on, so that few normal images are
 flagged; or, with --labels, on normal and irregular data, so that both are told apart best; or set
-them with --alpha and --zeta, such as those that a report proposes. The networks stay the same.
+them with --alpha and --zeta, such as those found with the sliders of a report. The networks stay
+the same. The model is changed in place unless --output names another file.
 
 {SOURCES}""",
         """\
   skavid calibrate model first-week.mp4
   skavid calibrate model first-week.mp4 --target-fpr 0.001 --output strict-model
-  skavid calibrate model parts/ --labels folders   parts/good, parts/crack...: the largest F1
+  skavid calibrate model parts/ --labels folders   parts/good, parts/crack...: labelled images
   skavid calibrate model --alpha 0.4 --zeta 0.2    thresholds by hand""",
     )
     add_inputs(parser, "*")
@@ -356,7 +357,8 @@ masks. It opens in any browser and loads nothing from the network.
         type=whole_number(1),
         default=12,
         metavar="N",
-        help="number of images to show, of each outcome if there is ground truth (default: 12)",
+        help="number of images to show; if there is ground truth, the outcomes (misses, false "
+        "alarms, hits) share it (default: 12)",
     )
     add_force(parser)
     add_ground_truth(parser)

@@ -40,7 +40,7 @@ FUSIONS = ("min", "mean", "inpainter", "detector")
 AREAS = ("patch", "image")
 REASONS = (
     "", "blank or covered", "darker", "brighter", "less contrast", "more contrast",
-    "less sharp", "sharper or noisier", "another view", "frozen",
+    "less sharp", "more fine detail", "another view", "frozen",
 )  # fmt: skip
 FROZEN = REASONS.index("frozen")
 MAPS = ("inpainted", "residual", "logits", "regularity", "evidence")  # the first three are stored

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from skavid.core.images import check_value_range
 from skavid.datasets.clips import map_array, shrink, walk_folders, warn_of_lossy
 from skavid.temporal import TemporalStacker
-from skavid.video.decoding import BrokenVideoError, is_picture, is_video
+from skavid.video.decoding import BrokenVideoError, is_picture, is_text, is_video
 from skavid.video.frames import (
     Frame,
     count_frames,
@@ -322,6 +322,11 @@ def _find(given: str, *, stacked: bool) -> Iterator[Source]:
             yield Source(readable(path.stem), path, "array")
         elif not stacked and is_picture(path) and not is_video(path):
             yield _pictures(path.absolute().parent.name, path.parent, [path])
+        elif is_text(path):
+            raise ValueError(
+                f"{path} is a text file; give an image, a video, an array (.npy) or a folder of "
+                "these."
+            )
         else:
             yield Source(readable(path.stem), path, "video")
         return

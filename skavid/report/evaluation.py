@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binom
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from skavid import metrics
@@ -34,6 +35,7 @@ __all__: list[str] = []  # for the command line and the report alone
 
 EXACT_PIXELS = 2**24  # for more pixels, AUPRO uses quantiles of the scores as thresholds
 QUANTILES = 1000
+UNEXPECTED = 0.01  # probability of so many false alarms, below which they are told
 LABELS = {"normal": 1, "1": 1, "irregular": -1, "-1": -1}
 _FORM = (
     "must hold one label per line, normal or irregular (or 1 and -1), or NAME,LABEL with the name "
@@ -160,9 +162,10 @@ def labels_of(found: Sequence[Source]) -> NDArray[np.int64]:
     """Return labels by the names of folders: all but those of normal images are irregular."""
     kinds = kinds_of(found)
     if kinds is None:
+        names = sorted(NORMAL)
         raise ValueError(
             "--labels folders needs images in several folders, and those of normal images must "
-            f"be called {' or '.join(sorted(NORMAL))}."
+            f"be called {', '.join(names[:-1])} or {names[-1]}."
         )
     return np.array([1 if is_normal(kind) else -1 for kind in kinds])
 
@@ -462,8 +465,8 @@ def best_cut(
     return float((ordered[best] + after) / 2), float(values[best])
 
 
-def format_metrics(result: dict[str, Any], unit: str) -> str:
-    """Format metrics as tables."""
+def format_metrics(result: dict[str, Any], unit: str, fpr: float | None = None) -> str:
+    """Format metrics as tables; ``fpr`` is the most that the calibration lets expect."""
     counts = result["confusion"]
     names = {
         "auc": f"AUC of {unit}s",
@@ -489,6 +492,7 @@ def format_metrics(result: dict[str, Any], unit: str) -> str:
         ),
         f"F1 {number(result['f1'])}, precision {number(result['precision'])}, recall "
         f"{number(result['recall'])}, false alarm rate {result['false_alarms']:.3f}",
+        *_unexpected_alarms(counts, fpr, unit),
         "",
         "Over all thresholds:",
         *(f"{text:{width}}  {result[name]:.3f}" for name, text in names.items() if name in result),
@@ -496,6 +500,19 @@ def format_metrics(result: dict[str, Any], unit: str) -> str:
     if "kinds" in result:
         lines += ["", *_format_kinds(result["kinds"])]
     return "\n".join(lines)
+
+
+def _unexpected_alarms(counts: dict[str, int], fpr: float | None, unit: str) -> list[str]:
+    """Tell a false alarm rate that is far above what the calibration lets expect."""
+    n_alarms = counts["false_positives"]
+    n_normal = n_alarms + counts["true_negatives"]
+    if fpr is None or binom.sf(n_alarms - 1, n_normal, fpr) > UNEXPECTED:
+        return []
+    return [
+        f"The calibration lets expect a false alarm rate of at most {fpr:.2g}: the normal {unit}s "
+        "here differ from those of the training.",
+        f"Train on such {unit}s, too, or find thresholds on some of them by `skavid calibrate`.",
+    ]
 
 
 def _format_kinds(rows: list[dict[str, Any]]) -> list[str]:

@@ -107,12 +107,28 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS or _is_film(path)
 
 
+def is_text(path: Path) -> bool:
+    """Return whether a file that is named neither like an image nor like a video is text."""
+    if path.suffix.lower() in PICTURES | VIDEOS:
+        return False  # a damaged one
+    try:
+        with path.open("rb") as file:
+            head = file.read(2**10)
+    except OSError:
+        return False
+    return bool(head) and not _is_binary(head)
+
+
+def _is_binary(head: bytes) -> bool:
+    return b"\0" in head or head.startswith(b"YUV4MPEG2")
+
+
 def _is_film(path: Path) -> bool:
     """Return whether FFmpeg finds moving pictures in a file, not text nor the cover of a song."""
     try:
         with path.open("rb") as file:
             head = file.read(2**10)
-        if b"\0" not in head and not head.startswith(b"YUV4MPEG2"):
+        if not _is_binary(head):
             return False  # text, which FFmpeg might take for a drawing of characters
         av = import_av()
     except (OSError, ImportError):

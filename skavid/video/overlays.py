@@ -29,7 +29,7 @@ from skavid.writing import beside
 
 __all__ = ["OverlayWriter", "draw_overlay", "write_overlay"]
 
-_HEAT = np.array([254, 232, 56])  # yellow, drawn the stronger, the less regular a pixel is
+_HEAT = np.array([230, 0, 126])  # magenta, which few things are; the stronger, the less regular
 _OUTLINE, _RIM = (255, 255, 255), (0, 0, 0)
 _TICK = Fraction(1, 90_000)  # seconds, as in MPEG, for frames that have times
 _STRIP, _ALARM = (24, 24, 28), (90, 45, 0)  # background of regular and irregular frames
@@ -40,7 +40,7 @@ _REGULAR, _IRREGULAR, _LINE = (84, 130, 190), (255, 176, 0), (235, 235, 235)
 class OverlayWriter:
     """Write a video of results frame by frame, as H.264 in mp4, which browsers can play.
 
-    Irregular pixels are tinted yellow, the more, the lower their regularity is, and regular ones
+    Irregular pixels are tinted magenta, the more, the lower their regularity is, and regular ones
     stay as they are; the mask is outlined in white with a black rim; ignored pixels are hatched.
     A strip below shows the scores of the last frames, as many as the frame is wide, relative to
     the threshold; those at or below it are orange. A ``note`` is written into it, on the left.
@@ -58,7 +58,7 @@ class OverlayWriter:
         A frame is irregular if its score is at most this. 0 fits the ``score_samples`` of
         :class:`skavid.AVIDDetector`.
     opacity : float, default=0.5
-        Opacity of the yellow where the regularity is 0, in [0, 1].
+        Opacity of the tint where the regularity is 0, in [0, 1].
     zoom : int, default=1
         Factor by which each side is enlarged; larger values give small images fine outlines.
     ignore_mask : array-like of shape (h, w), bool, default=None
