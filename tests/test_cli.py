@@ -989,8 +989,8 @@ def test_what_comes_before_and_behind_a_damaged_picture_is_scored(capsys, place,
         ),
         (
             ["{place}/model", "{place}/labels.txt", "-o", "scores.csv"],
-            "{place}/labels.txt is a text file; give an image, a video, an array (.npy) or a folder "
-            "of these.",
+            "{place}/labels.txt is a text file; give an image, a video, an array (.npy) or a "
+            "folder of these.",
         ),
     ],
 )
