@@ -552,6 +552,17 @@ def check_training(
             "cannot go on; fit it anew with warm_start=False, or keep detectors with joblib "
             "to go on later."
         )
+    if (
+        detector.memory is not None
+        and not going_on
+        and not isinstance(detector.random_state, Integral)
+    ):
+        warnings.warn(
+            f"memory saves no training, since random_state is {detector.random_state!r} and each "
+            "training is another one; set random_state to an integer.",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
     labels = None if y is None else np.asarray(y)
     if labels is not None:  # of images, or masks
         is_mask = labels.dtype == bool and labels.ndim > 1

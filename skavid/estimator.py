@@ -511,7 +511,8 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like of shape (n_images, H, W), (n_images, H, W, C) or (n_images, H * W * C)
-            Images with as many channels as in fit; another height and width is allowed.
+            Images with as many channels as in fit. Another height and width is allowed with
+            ``inpainter__pooling="everywhere"`` or ``features="pixels"``.
 
         Returns
         -------
@@ -535,7 +536,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         decision : ndarray of shape (n_images,), float64
             ``score_samples(X) - offset_``: negative for irregular images.
         """
-        return self.score_samples(X) - self.offset_
+        return self._score(self.as_images(X)) - self.offset_
 
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
         """Say which images are irregular.
@@ -550,7 +551,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         labels : ndarray of shape (n_images,), int
             -1 where `segment` finds an irregular pixel, else 1.
         """
-        return np.where(self.decision_function(X) < 0, -1, 1)
+        return np.where(self._score(self.as_images(X)) < self.offset_, -1, 1)
 
     def p_values(self, X: ArrayLike) -> NDArray[np.float64]:
         """Tell which share of normal images is at least as irregular as each image.

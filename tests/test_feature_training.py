@@ -240,6 +240,11 @@ def test_a_search_over_thresholds_trains_once(tmp_path):
         [one for one in kept if "train_pair" in str(one)]) == 1  # fmt: skip
 
 
+def test_a_cache_that_no_training_can_use_is_told(tmp_path):
+    with pytest.warns(UserWarning, match="memory saves no training, since random_state is None"):
+        AVIDDetector(max_epochs=1, memory=str(tmp_path)).fit(wall(12))
+
+
 def test_a_grid_of_round_thresholds_ranks_images_differently(fitted):
     images = np.concatenate([wall(20, seed=1), with_holes(wall(20, seed=2))[0]])
     images[20:] = (0.3 * images[20:] + 0.7 * wall(20, seed=2)).astype(np.uint8)

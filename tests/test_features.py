@@ -92,6 +92,15 @@ def test_a_module_whose_places_are_no_squares_of_whole_pixels_is_refused():
         make_features(nn.Conv2d(1, 2, 4, 3), (30, 30, 1))
 
 
+@pytest.mark.parametrize(
+    "network",
+    [nn.Conv2d(3, 2, 4, 4), nn.Sequential(nn.Conv2d(1, 2, 4, 4), nn.Flatten(), nn.Linear(8, 3))],
+)
+def test_a_module_that_returns_no_maps_of_such_images_is_refused_with_what_to_do(network):
+    with pytest.raises(ValueError, match=r"cannot look at .* 1 channel.*n_channels=3.*maps"):
+        make_features(network, (8, 8, 1))
+
+
 def test_imagenet_features_refuse_other_channel_counts():
     with pytest.raises(ValueError, match="Got 4 channels"):
         make_features("imagenet", (32, 32, 4))

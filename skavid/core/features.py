@@ -707,8 +707,16 @@ def make_features(features: Any, image_shape: tuple[int, int, int]) -> FeatureMa
     ):
         features = copy.deepcopy(features).cpu()  # the user's own stays where it is
     module = features if isinstance(features, FrozenFeatures) else FrozenFeatures(features)
-    with torch.inference_mode():
-        found = module(torch.zeros(1, n_channels, height, width))
+    try:
+        with torch.inference_mode():
+            found = module(torch.zeros(1, n_channels, height, width))
+    except RuntimeError as error:
+        raise ValueError(
+            f"features cannot look at images of {height} x {width} pixels and "
+            f"{n_channels} channel{'s' * (n_channels != 1)}: {str(error).splitlines()[0]} A network of three channels "
+            "takes grey images inside skavid.core.features.FrozenFeatures(network, "
+            "n_channels=3); a network must return maps, one vector per place."
+        ) from error
     n1, n2 = found.shape[2:]
     size = 2 ** round(torch.log2(torch.tensor(height / n1)).item())
     if size < 1 or (n1, n2) != (-(-height // size), -(-width // size)):
