@@ -713,9 +713,10 @@ def make_features(features: Any, image_shape: tuple[int, int, int]) -> FeatureMa
     except RuntimeError as error:
         raise ValueError(
             f"features cannot look at images of {height} x {width} pixels and "
-            f"{n_channels} channel{'s' * (n_channels != 1)}: {str(error).splitlines()[0]} A network of three channels "
-            "takes grey images inside skavid.core.features.FrozenFeatures(network, "
-            "n_channels=3); a network must return maps, one vector per place."
+            f"{n_channels} channel{'s' * (n_channels != 1)}: {str(error).splitlines()[0]} A "
+            "network of three channels takes grey images inside skavid.core.features."
+            "FrozenFeatures(network, n_channels=3); a network must return maps, one vector per "
+            "place."
         ) from error
     n1, n2 = found.shape[2:]
     size = 2 ** round(torch.log2(torch.tensor(height / n1)).item())
