@@ -596,7 +596,7 @@ class AVIDDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 "and pass its result on: with_thresholds(found.alpha, found.zeta, "
                 "calibration=found)."
             )
-        return calibration.p_values(self.score_samples(X), self.normal_scores_)
+        return calibration.p_values(self._score(self.as_images(X)), self.normal_scores_)
 
     def segment(self, X: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[np.bool_]:
         """Find the irregular pixels, by both thresholds as `fusion` joins them.

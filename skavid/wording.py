@@ -18,6 +18,12 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
+def either(names: Sequence[str]) -> str:
+    """Write "a, b or c"."""
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
+
+
 def there_are(n: int, what: str) -> str:
     """Write "there is 1 frame" or "there are 2 frames"."""
     return f"there {'is' if n == 1 else 'are'} {counted(n, what)}"

@@ -58,6 +58,13 @@ def test_numbers_of_other_units_are_told(detectors, trained, X, mend):
     assert [one.filename for one in told] == [__file__]
 
 
+@pytest.mark.parametrize("method", ["predict", "decision_function", "p_values", "segment"])
+def test_a_warning_points_at_the_line_of_the_caller(detectors, method):
+    with pytest.warns(InputMismatchWarning) as told:
+        getattr(detectors["uint8"], method)(BYTES[:4] / 255)
+    assert [one.filename for one in told] == [__file__]
+
+
 @pytest.mark.parametrize("method", ["predict", "segment", "maps", "calibrate", "partial_fit"])
 def test_every_method_tells_of_other_units(detectors, method):
     detector = copy.deepcopy(detectors["0..255"])

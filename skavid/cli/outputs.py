@@ -26,6 +26,7 @@ from skavid.core.images import resize
 from skavid.datasets.sources import Sample, Source
 from skavid.video import draw_overlay
 from skavid.video.pictures import import_pillow
+from skavid.wording import either
 from skavid.writing import beside, check_target, naming, opened, part_of
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
@@ -58,9 +59,7 @@ def check_file(option: str, path: Path | None, *suffixes: str) -> None:
     if path is None:
         return
     if path.suffix.lower() not in suffixes:
-        *most, last = suffixes
-        allowed = f"{', '.join(most)} or {last}" if most else last
-        raise ValueError(f"{option} must end with {allowed}. Got {path}.")
+        raise ValueError(f"{option} must end with {either(suffixes)}. Got {path}.")
     check_target(path, f"for {option}")
 
 

@@ -283,13 +283,8 @@ class LeftOut:
 
     def recalled(self, indices: NDArray[np.int64]) -> Tensor | None:
         """Return the features, less their origin, of images that I remembers; None if not all."""
-        inpainter, keys = self.inpainter, self.keys[indices]
-        known = inpainter.keys
-        rank = torch.searchsorted(known, keys).clamp(max=max(0, len(known) - 1))
-        if not len(known) or bool((known[rank] != keys).any()):
-            return None
-        rows = inpainter.memory[:, rank].permute(1, 2, 0)
-        return rows.reshape(len(rank), -1, inpainter.n_rows, inpainter.n_columns)
+        rank, is_known = self.inpainter.rank(self.keys[indices])
+        return self.inpainter.recalled(rank) if bool(is_known.all()) else None
 
     def blocks_of(self, indices: NDArray[np.int64]) -> Tensor | None:
         return None if self.blocks is None else self.blocks[indices]

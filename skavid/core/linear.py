@@ -263,8 +263,7 @@ class LinearInpainter(nn.Module):
         self : LinearInpainter
             With the statistics of a fit, to the last bit, as that calls this method, too.
         """
-        for start in range(0, len(self.mean), PLACES):
-            part = slice(start, start + PLACES)
+        for part in _slices(len(self.mean), PLACES):
             rows = self.memory[part].float()
             mean = rows.mean(1, keepdim=True)
             apart = rows - mean
@@ -312,8 +311,7 @@ class LinearInpainter(nn.Module):
             total = torch.zeros(self.n_rows, self.n_columns)
             n = min(len(self.keys), MEASURED)
             for some in torch.split(torch.arange(n), 16):
-                rows = (self.memory[:, some].float() + self.origin).permute(1, 2, 0)
-                features = rows.reshape(len(some), -1, self.n_rows, self.n_columns)
+                features = self.recalled(some).float() + self.origin[:, None, None]
                 total += self.left_out(features, self.keys[some]).size.sum(0)
             typical = total / n
         else:
@@ -328,6 +326,42 @@ class LinearInpainter(nn.Module):
         self.typical = F.avg_pool2d(padded, 3, 1)[0, 0].clamp(min=LEAST_LEVEL)
         return self
 
+    def rank(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Find which of the remembered images have some keys.
+
+        Parameters
+        ----------
+        keys : Tensor of shape (n_images,), int64
+            Of images.
+
+        Returns
+        -------
+        rank : Tensor of shape (n_images,), int64
+            The place of each among ``keys``.
+        is_known : Tensor of shape (n_images,), bool
+            Whether it is remembered; the rank of another one means nothing.
+        """
+        if not len(self.keys):
+            return torch.zeros_like(keys), torch.zeros_like(keys, dtype=torch.bool)
+        rank = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+        return rank, self.keys[rank] == keys
+
+    def recalled(self, rank: Tensor) -> Tensor:
+        """Return the features of remembered images, less ``origin``.
+
+        Parameters
+        ----------
+        rank : Tensor of shape (n_images,), int64
+            Which of the remembered images.
+
+        Returns
+        -------
+        features : Tensor of shape (n_images, n_features, n1, n2), half precision
+            As a feature map gives them.
+        """
+        rows = self.memory[:, rank].permute(1, 2, 0)
+        return rows.reshape(len(rank), -1, self.n_rows, self.n_columns)
+
     @property
     def _ridge(self) -> float:
         return max(self.gamma, LEAST_LEVEL) ** 2
@@ -341,9 +375,7 @@ class LinearInpainter(nn.Module):
         return self.covariance[part] / torch.outer(self.scale, self.scale)
 
     def _blocks(self) -> Iterable[slice]:
-        size = max(1, BLOCK // self.n_features**2)
-        for start in range(0, len(self.mean), size):
-            yield slice(start, start + size)
+        return _slices(len(self.mean), max(1, BLOCK // self.n_features**2))
 
     # --- restoring -------------------------------------------------------------------------------
 
@@ -442,7 +474,8 @@ class LinearInpainter(nn.Module):
         ``is_whole`` asks for distances of whole images.
         """
         n, k, height, width = features.shape
-        rows, own_rows = self._rows(features), self._rows(features if own is None else own)
+        rows = self._rows(features)
+        own_rows = rows if own is None or own is features else self._rows(own)
         size, n_images = rows.shape[:2]
         from_place = self._from_place(size, height, width).to(rows.device)
         n_shifts = from_place.shape[1]
@@ -500,11 +533,9 @@ class LinearInpainter(nn.Module):
         ], 1)  # fmt: skip
 
     def _places_at_once(self, size: int, n_rows: int) -> Iterable[slice]:
-        """Yield blocks of places, so large that what is computed of each row fits a cache."""
+        """Return blocks of places, so large that what is computed of each row fits a cache."""
         k = self.n_features
-        step = max(1, AT_ONCE // (n_rows * max(k, len(self.keys)) + k**2))
-        for start in range(0, size, step):
-            yield slice(start, start + step)
+        return _slices(size, max(1, AT_ONCE // (n_rows * max(k, len(self.keys)) + k**2)))
 
     def _shifts(self) -> list[tuple[int, int]]:
         far = TOLERANCE if self._remembers else 0
@@ -534,8 +565,8 @@ class LinearInpainter(nn.Module):
             return _Own(own, gain, root, None, 1 / (n - 1))
         along = own @ self.remembered[block].mT
         squares = self.squares[block] + gain[..., None] * along.square()
-        rank = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
-        known = torch.nonzero(self.keys[rank] == keys)[:, 0]
+        rank, is_known = self.rank(keys)
+        known = torch.nonzero(is_known)[:, 0]
         squares[:, known, rank[known]] = math.inf
         if alike is not None:
             squares.masked_fill_(alike, math.inf)
@@ -590,12 +621,16 @@ def _taken_back(found: Tensor, shift_of: Tensor, from_place: Tensor, back: Tenso
     """Undo the whitening of each change by the matrix of the place q where it was found."""
     restored, shifts = torch.zeros_like(found), torch.arange(from_place.shape[1])
     shifts = shifts.to(found.device)[:, None]
-    for start in range(0, len(from_place), PLACES):
-        p = from_place[start : start + PLACES]
+    for block in _slices(len(from_place), PLACES):
+        p = from_place[block]
         changes = found[p] * (shift_of[p] == shifts)[..., None]
-        changes = changes.flatten(1, 2) @ back[start : start + PLACES]
+        changes = changes.flatten(1, 2) @ back[block]
         restored.index_add_(0, p.flatten(), changes.reshape(-1, *found.shape[1:]))
     return restored
+
+
+def _slices(n: int, step: int) -> Iterable[slice]:
+    return (slice(start, start + step) for start in range(0, n, step))
 
 
 def _capacity(n_numbers: int) -> int:

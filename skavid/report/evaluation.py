@@ -29,7 +29,7 @@ from skavid.datasets.sources import Box, Source, open_array
 from skavid.video.decoding import BrokenVideoError
 from skavid.video.frames import picture_shape
 from skavid.video.pictures import cut, list_pictures
-from skavid.wording import counted, listed, readable, there_are
+from skavid.wording import counted, either, listed, readable, there_are
 
 __all__: list[str] = []  # for the command line and the report alone
 
@@ -162,10 +162,9 @@ def labels_of(found: Sequence[Source]) -> NDArray[np.int64]:
     """Return labels by the names of folders: all but those of normal images are irregular."""
     kinds = kinds_of(found)
     if kinds is None:
-        names = sorted(NORMAL)
         raise ValueError(
             "--labels folders needs images in several folders, and those of normal images must "
-            f"be called {', '.join(names[:-1])} or {names[-1]}."
+            f"be called {either(sorted(NORMAL))}."
         )
     return np.array([1 if is_normal(kind) else -1 for kind in kinds])
 

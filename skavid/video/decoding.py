@@ -111,12 +111,17 @@ def is_text(path: Path) -> bool:
     """Return whether a file that is named neither like an image nor like a video is text."""
     if path.suffix.lower() in PICTURES | VIDEOS:
         return False  # a damaged one
+    head = _head(path)
+    return bool(head) and not _is_binary(head)
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file; none if it cannot be read."""
     try:
         with path.open("rb") as file:
-            head = file.read(2**10)
+            return file.read(2**10)
     except OSError:
-        return False
-    return bool(head) and not _is_binary(head)
+        return b""
 
 
 def _is_binary(head: bytes) -> bool:
@@ -125,13 +130,11 @@ def _is_binary(head: bytes) -> bool:
 
 def _is_film(path: Path) -> bool:
     """Return whether FFmpeg finds moving pictures in a file, not text nor the cover of a song."""
+    if not _is_binary(_head(path)):
+        return False  # text, which FFmpeg might take for a drawing of characters
     try:
-        with path.open("rb") as file:
-            head = file.read(2**10)
-        if not _is_binary(head):
-            return False  # text, which FFmpeg might take for a drawing of characters
         av = import_av()
-    except (OSError, ImportError):
+    except ImportError:
         return False
     try:
         with av.open(str(path), **FFMPEG) as container:
