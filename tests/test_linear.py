@@ -60,10 +60,12 @@ def nearest_by_brute_force(images, place, rest, scale, ridge, candidates):
     return np.sqrt(min(sizes) / images.shape[0])
 
 
-@given(st.integers(2, 12), st.integers(0, 3), st.booleans(), st.booleans())
-def test_leaving_an_image_out_is_the_fit_without_it(n, row, remembers, is_corrupted):
-    features = normal_features(n + 2, k=3, n1=1, n2=2, seed=n).half().float()
-    other = normal_features(n + 2, k=3, n1=1, n2=2, seed=n + 100)
+@given(
+    st.integers(2, 12), st.integers(0, 3), st.booleans(), st.booleans(), st.sampled_from([3, 150])
+)
+def test_leaving_an_image_out_is_the_fit_without_it(n, row, remembers, is_corrupted, k):
+    features = normal_features(n + 2, k=k, n1=1, n2=2, seed=n).half().float()
+    other = normal_features(n + 2, k=k, n1=1, n2=2, seed=n + 100)
     row, keys = min(row, n), torch.arange(n + 2).flip(0)
     kept = torch.arange(n + 2) != row
     inpainter, rest = (
@@ -73,7 +75,7 @@ def test_leaving_an_image_out_is_the_fit_without_it(n, row, remembers, is_corrup
     ridge = GAMMA**2 * (n + 2) / (n + 1)
     scale = inpainter.scale
     if not remembers:
-        rest.memory, rest.origin = rest.mean[:, None], torch.zeros(3)
+        rest.memory, rest.origin = rest.mean[:, None], torch.zeros(k)
     looked_at = other if is_corrupted else features
     found = inpainter.left_out(features, keys, other if is_corrupted else None)
     for place in range(2):
@@ -85,10 +87,12 @@ def test_leaving_an_image_out_is_the_fit_without_it(n, row, remembers, is_corrup
             ridge,
             lambda at: [0, 1] if remembers else [at],
         )
-        # Remembered features are rounded to half precision about another origin.
-        assert_allclose(found.size[row].flatten()[place], expected, rtol=1e-3, atol=5e-4)
+        # Remembered features are rounded to half precision about another origin. With far more
+        # features than images I nearly restores each one, so that differences cancel.
+        near = {"rtol": 1e-3 if k == 3 else 2e-2, "atol": 5e-4}
+        assert_allclose(found.size[row].flatten()[place], expected, **near)
         white = found.white[row].flatten(1)[:, place]
-        assert_allclose(white.square().mean().sqrt(), expected, rtol=1e-3, atol=5e-4)
+        assert_allclose(white.square().mean().sqrt(), expected, **near)
 
 
 @given(st.integers(0, 99))
