@@ -48,16 +48,16 @@ def test_it_is_the_best_linear_restorer_under_the_noise_of_equation_2():
 
 
 def nearest_by_brute_force(images, place, rest, scale, ridge, candidates):
-    """Return the least (x - m)^T ridge (S + ridge 1)^-1 (x - m) over m, place by place."""
-    sizes = []
+    """Return the shortest sqrt(ridge) L^-1 (x - m) over m, with L L^T = S + ridge 1."""
+    found = []
     for at in candidates(place):
         covariance = (rest.covariance[at] / scale / scale[:, None]).double().numpy()
-        inverse = ridge * np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
+        factor = np.linalg.cholesky(covariance + ridge * np.eye(len(covariance)))
         apart = (
             images[:, place] - rest.origin.numpy() - rest.memory[at].double().numpy()
         ) / scale.double().numpy()
-        sizes.append(np.einsum("mi,ij,mj->m", apart, inverse, apart).min())
-    return np.sqrt(min(sizes) / images.shape[0])
+        found.extend(np.sqrt(ridge) * np.linalg.solve(factor, apart.T).T)
+    return min(found, key=np.linalg.norm)
 
 
 @given(
@@ -89,10 +89,12 @@ def test_leaving_an_image_out_is_the_fit_without_it(n, row, remembers, is_corrup
         )
         # Remembered features are rounded to half precision about another origin. With far more
         # features than images I nearly restores each one, so that differences cancel.
-        near = {"rtol": 1e-3 if k == 3 else 2e-2, "atol": 5e-4}
-        assert_allclose(found.size[row].flatten()[place], expected, **near)
+        rtol = 1e-3 if k == 3 else 2e-2
+        size = np.sqrt(np.square(expected).mean())
+        assert_allclose(found.size[row].flatten()[place], size, rtol=rtol, atol=5e-4)
         white = found.white[row].flatten(1)[:, place]
-        assert_allclose(white.square().mean().sqrt(), expected, **near)
+        if is_corrupted:  # otherwise two images may be equally near
+            assert_allclose(white, expected, atol=5e-4 + 2 * rtol * np.abs(expected).max())
 
 
 @given(st.integers(0, 99))
@@ -127,7 +129,7 @@ def test_how_far_each_remembered_image_is_as_a_whole_is_a_mean_over_all_places(n
     for place in range(6):
         quarter = 2 * (place // 2 > 1) + place % 2  # the middle one of three rows is above
         for image in range(len(rest.keys)):
-            square = nearest_by_brute_force(
+            change = nearest_by_brute_force(
                 looked_at[0].flatten(1).double().numpy(), place,
                 SimpleNamespace(
                     covariance=rest.covariance, origin=rest.origin,
@@ -135,7 +137,7 @@ def test_how_far_each_remembered_image_is_as_a_whole_is_a_mean_over_all_places(n
                 ),
                 inpainter.scale, ridge, lambda at: [at],
             )  # fmt: skip
-            expected[quarter, image] += square**2 / 6
+            expected[quarter, image] += np.square(change).mean() / 6
     assert_allclose(found[0], expected, rtol=5e-3, atol=1e-3)
 
 

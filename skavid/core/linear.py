@@ -70,21 +70,27 @@ class Changes(NamedTuple):
 
 
 class _Own(NamedTuple):
-    """What an image itself adds to the filter: 1 + gain o o^T without it, of rank one."""
+    """What an image itself adds to the filter: without it, covariances are 1 - share o o^T."""
 
     white: Tensor  # o, (places, n, k)
-    gain: Tensor
-    root: Tensor  # 1 + root o o^T is the root of 1 + gain o o^T
+    share: Tensor
+    gain: Tensor  # the inverse of 1 - share o o^T is 1 + gain o o^T
     squares: Tensor | None  # of the remembered images in that metric; infinite for itself
     moved: float  # the share of o by which the mean moves
 
     def without(self, change: Tensor, q: Tensor, image: Tensor) -> Tensor:
-        """Return whitened changes of images at places q as the filter without them has it."""
-        mine = self.white[q, image]
+        """Return whitened changes of images at places q as the filter without them has it.
+
+        Each feature given those before it, as Cholesky factors of 1 - share o o^T have it.
+        """
+        mine, share = self.white[q, image], self.share[q, image, None]
         if self.moved:
             change = change + self.moved * mine
-        along = (mine * change).sum(1, keepdim=True)
-        return torch.addcmul(change, self.root[q, image, None] * along, mine)
+        left = 1 - share * mine.square().cumsum(1)
+        before = torch.cat([torch.ones_like(share), left[:, :-1]], 1)
+        product = mine * change
+        along = product.cumsum(1) - product
+        return (change + share * mine * along / before) * (before / left).sqrt()
 
 
 class _Nearest(NamedTuple):
@@ -558,11 +564,10 @@ class LinearInpainter(nn.Module):
     def _own(self, own: Tensor, block: slice, keys: Tensor, alike: Tensor | None) -> _Own:
         n, ridge = int(self.n_images), self._ridge
         length = own.square().sum(2)
-        share = (length / (n - 1) / ridge).clamp(max=MOST_LEVERAGE)
-        gain = 1 / ((n - 1) * ridge * (1 - share))
-        root = ((1 + gain * length).sqrt() - 1) / length.clamp(min=1e-12)
+        share = (MOST_LEVERAGE / length).clamp(max=1 / ((n - 1) * ridge))
+        gain = share / (1 - share * length)
         if not self._remembers:
-            return _Own(own, gain, root, None, 1 / (n - 1))
+            return _Own(own, share, gain, None, 1 / (n - 1))
         along = own @ self.remembered[block].mT
         squares = self.squares[block] + gain[..., None] * along.square()
         rank, is_known = self.rank(keys)
@@ -570,7 +575,7 @@ class LinearInpainter(nn.Module):
         squares[:, known, rank[known]] = math.inf
         if alike is not None:
             squares.masked_fill_(alike, math.inf)
-        return _Own(own, gain, root, squares, 0.0)
+        return _Own(own, share, gain, squares, 0.0)
 
     def _nearest(self, white: Tensor, block: slice, own: _Own | None, is_whole: bool) -> _Nearest:
         """Find the nearest remembered image, (places, shifts, n, k) whitened changes given.
