@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import betabinom
 from sklearn.datasets import load_digits
@@ -54,3 +55,24 @@ def test_false_alarms_on_twenty_small_sets_are_those_of_exchangeable_scores():
     most = betabinom(N_NEW, n_above, N_TRAIN + 1 - n_above).ppf(0.95) / N_NEW
     assert most < 2.1 * TARGET
     assert np.sum(np.array(rates) <= most) >= 17
+
+
+@pytest.mark.slow
+def test_false_alarms_where_features_outnumber_images_are_those_of_exchangeable_scores():
+    torch.manual_seed(0)
+    features = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 64, 5, 2, 2), torch.nn.ReLU(), torch.nn.Conv2d(64, 200, 3, 2, 1)
+    )
+    n_train, rates = 20, []
+    for seed in range(4):
+        images = walls(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            detector = AVIDDetector(
+                features=features, max_epochs=10, target_fpr=TARGET, random_state=0
+            ).fit(images[:n_train])
+        rates.append(np.mean(detector.predict(images[n_train:]) == -1))
+    n_above = round(detector.calibration_["fpr_bound"] * (n_train + 1))
+    most = betabinom(N_NEW, n_above, n_train + 1 - n_above).ppf(0.99) / N_NEW
+    assert np.mean(rates) < 1.5 * TARGET, rates
+    assert max(rates) <= most, rates
