@@ -362,6 +362,14 @@ def test_without_labels_or_with_one_kind_alarms_are_counted(detector, tmp_path, 
     assert "According to the ground truth, all images are normal" in page.words()
 
 
+def test_far_more_false_alarms_than_expected_are_explained(detector, tmp_path, drawn_once):
+    said = "the normal images here differ from those of the training"
+    normal = RNG.normal(100, 15, size=(40, 16, 16)).astype(np.float32)
+    for images, is_told in ((normal, False), (pictures(40)[0], True)):
+        page = written(detector, tmp_path, images, y=np.ones(40))
+        assert (said in page.words()) == is_told
+
+
 def test_images_of_clips_are_called_frames(detector, tmp_path, drawn_once):
     twin = detector.with_thresholds(0.2, 0.4).set_params(zeta="auto")
     twin.calibration_ = {"n_images": 30, "n_clips": 3, "fpr_bound": None, "clip_risk": 0.25}

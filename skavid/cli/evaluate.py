@@ -32,9 +32,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     evaluate = _evaluate_dataset if arguments.dataset else _evaluate_sources
     with tempfile.TemporaryFile() as file, CtrlC() as stop:
         result, unit, detector = evaluate(arguments, console, _Scores(file), stop)
-    basis = detector.calibration_ or {}
-    # Frames of a clip are alike, so that their number says little.
-    fpr = basis.get("fpr_limit") if unit == "image" else None
+    fpr = evaluation.most_alarms(detector, unit)
     console.print_result(result, evaluation.format_metrics(result, unit, fpr))
     return SUCCESS
 

@@ -26,6 +26,7 @@ from skavid.datasets.clips import (
     warn_of_lossy,
 )
 from skavid.datasets.sources import Box, Source, open_array
+from skavid.estimator import AVIDDetector
 from skavid.video.decoding import BrokenVideoError
 from skavid.video.frames import picture_shape
 from skavid.video.pictures import cut, list_pictures
@@ -491,7 +492,7 @@ def format_metrics(result: dict[str, Any], unit: str, fpr: float | None = None) 
         ),
         f"F1 {number(result['f1'])}, precision {number(result['precision'])}, recall "
         f"{number(result['recall'])}, false alarm rate {result['false_alarms']:.3f}",
-        *_unexpected_alarms(counts, fpr, unit),
+        *unexpected_alarms(counts, fpr, unit),
         "",
         "Over all thresholds:",
         *(f"{text:{width}}  {result[name]:.3f}" for name, text in names.items() if name in result),
@@ -501,7 +502,15 @@ def format_metrics(result: dict[str, Any], unit: str, fpr: float | None = None) 
     return "\n".join(lines)
 
 
-def _unexpected_alarms(counts: dict[str, int], fpr: float | None, unit: str) -> list[str]:
+def most_alarms(detector: AVIDDetector, unit: str) -> float | None:
+    """Return the most false alarms that the calibration lets expect; None where it cannot say.
+
+    Frames of a clip are alike, so that their number says little.
+    """
+    return (detector.calibration_ or {}).get("fpr_limit") if unit == "image" else None
+
+
+def unexpected_alarms(counts: dict[str, int], fpr: float | None, unit: str) -> list[str]:
     """Tell a false alarm rate that is far above what the calibration lets expect."""
     n_alarms = counts["false_positives"]
     n_normal = n_alarms + counts["true_negatives"]

@@ -398,6 +398,8 @@ def _page(
     clips = _clips(given, scored)
     histogram, axis = _histogram(detector, given, scored)
     irregular = None if given.labels is None else given.labels == -1
+    decisions = None if irregular is None else evaluation.decisions(scored.alarms, irregular)
+    most_alarms = evaluation.most_alarms(detector, given.kind)
     return _environment().get_template("page.html").render(
         title=title,
         style=_read("report.css"),
@@ -409,7 +411,10 @@ def _page(
         about=_about(detector, images, given),
         alarms=_count_alarms(given, scored),
         metrics=_metrics(detector, given, scored),
-        decisions=None if irregular is None else evaluation.decisions(scored.alarms, irregular),
+        decisions=decisions,
+        unexpected=[] if decisions is None else evaluation.unexpected_alarms(
+            decisions["confusion"], most_alarms, given.kind
+        ),
         histogram=histogram,
         figures=_figures(detector, given, scored),
         over_pixels=is_over_pixels(detector),
