@@ -341,6 +341,7 @@ def run(name, read, arguments):
         raise KeyboardInterrupt  # the detector kept what it had; a benchmark must not
     trained = time.perf_counter()
     maps = detector.maps(data.test)
+    is_flagged = maps.evidence.max(axis=(1, 2)) >= 0
     scored = time.perf_counter()
     judged = by_judge(maps)
     scores = {judge: image_scores(one, detector) for judge, one in judged.items()}
@@ -362,7 +363,8 @@ def run(name, read, arguments):
             "alpha": detector.alpha_,
             "zeta": detector.zeta_,
             "target_fpr": detector.target_fpr,
-            "alarms": float((maps.evidence.max(axis=(1, 2)) >= 0)[data.labels == 1].mean()),
+            "alarms": float(is_flagged[data.labels == 1].mean()),
+            "found": float(is_flagged[data.labels == -1].mean()),
         },
         "curves": curves(data, maps, judged, scores),
         "by_epoch": [],

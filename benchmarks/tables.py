@@ -48,7 +48,8 @@ def summary(run):
             )
     alarms = run["thresholds"]
     lines.append(
-        f"alarms on normal test images {alarms['alarms']:.1%}, asked {alarms['target_fpr']:.0%}"
+        f"alarms on normal test images {alarms['alarms']:.1%}, asked {alarms['target_fpr']:.0%}; "
+        f"irregular ones found {alarms['found']:.1%}"
     )
     return "\n".join(lines)
 
@@ -90,10 +91,12 @@ def markdown(groups):
                 lines.append(_row(name, level, judge, runs))
         alarms = spread([run["thresholds"]["alarms"] for run in runs])
         asked = 100 * first["thresholds"]["target_fpr"]
+        found = [run["thresholds"]["found"] for run in runs if "found" in run["thresholds"]]
+        of_irregular = f" Irregular ones found: {spread(found)} %." if found else ""
         lines += [
             "",
             *_epochs(runs),
-            f"Alarms on normal test images: {alarms} %, asked for: {asked:g} %.",
+            f"Alarms on normal test images: {alarms} %, asked for: {asked:g} %.{of_irregular}",
             "",
             f"![Curves of {name}]({name}-{form}-curves.png)",
             "",
