@@ -187,7 +187,7 @@ def test_what_one_map_alone_finds_is_found(fitted, finds):
     detector.members_ = tuple(copy.copy(member) for member in fitted.members_)
     member = detector.members_[finds]
     member.whole_ = copy.deepcopy(member.whole_)
-    member.whole_.nearness = torch.tensor([-99.0, 1.0, 0.2, 0.5])  # all that it sees is odd
+    member.whole_.nearness = torch.tensor([-99.0, 1.0, 2.0, 5.0])  # all that it sees is odd
     assert fitted.predict(X) == 1
     assert fitted.members_[1 - finds].predict(X) == 1
     assert detector.predict(X) == -1
