@@ -76,7 +76,7 @@ def test_images_are_predicted_irregular_up_to_one_p_value(fitted):
     at_threshold = p_values(np.zeros(1), fitted.normal_scores_)[0]
     assert_array_equal(labels == -1, p <= at_threshold)
     assert {-1, 1} == set(labels)
-    assert at_threshold == pytest.approx(fitted.calibration_["fpr_bound"], abs=1e-3)
+    assert at_threshold == pytest.approx(fitted.calibration_["fpr_bound"], abs=1e-5)
     assert_array_equal(np.argsort(p), np.argsort(fitted.score_samples(images)))
 
 
