@@ -25,7 +25,7 @@ __all__ = [
 
 LEAST_SPREAD = 1e-3  # of a feature: what changes less than this is rounding
 LEAST_LEVEL = 1e-3  # what I changes at a place where nothing ever changed
-MOST_LEVERAGE = 0.9999
+MOST_LEVERAGE = 0.9999  # of an image on what is left of it; beyond this rounding decides
 BLOCK = 2**21  # numbers of a block of covariances that are factorised at once
 SMALL = 16  # rows of a triangular matrix that is inverted at once
 REMEMBERED = 2**26  # numbers of normal features that are remembered, in half precision
