@@ -166,16 +166,19 @@ WHOLE_SETS = {
     "elpv": elpv,
     "deeppcb": folder("deeppcb", (160, 160), False),
 }
-VARIANTS = {
+FEW = {
     "tiles, 30 images": few(tiles),
     "elpv, 30 images": few(elpv),
     "bsdata, 30 images": few(WHOLE_SETS["bsdata"]),
+}
+TURNED = {
     "elpv, turned": turned(elpv),
     "tiles, turned": turned(tiles),
 }
 SETS = {
     **WHOLE_SETS,
-    **VARIANTS,
+    **FEW,
+    **TURNED,
     "deeppcb at 320 px": folder("deeppcb", (320, 320), False),
     **{f"digit {digit}": digits([digit]) for digit in range(10)},
     "digits but 3": digits([digit for digit in range(10) if digit != 3]),
@@ -467,7 +470,8 @@ def tables():
         "",
     ]
     lines += default_table(runs, WHOLE_SETS, "")
-    lines += default_table(runs, VARIANTS, ", few images or any orientation")
+    lines += default_table(runs, FEW, ", few images")
+    lines += default_table(runs, TURNED, ", any orientation")
     for figure, title in (("auc", "Image AUC"), ("aupro", "Pixel AUPRO (limit 0.3)")):
         for features in KINDS:
             chosen = [run for run in runs if run["features"] == features]
