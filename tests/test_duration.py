@@ -9,12 +9,12 @@ from skavid.core.duration import expected_seconds
 from skavid.core.features import make_features
 
 
-def estimate(n, *, pooling="place", max_epochs=2):
+def estimate(n, *, pooling="place", max_epochs=2, is_video=False):
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 1)).astype(np.uint8)
     return expected_seconds(
         images, n, features=make_features("patches", (32, 32, 1)), value_range=(0.0, 255.0),
-        gamma=0.4, pooling=pooling, detector_width=4, batch_size=4, max_epochs=max_epochs,
-        device="cpu",
+        is_video=is_video, gamma=0.4, pooling=pooling, detector_width=4, batch_size=4,
+        max_epochs=max_epochs, device="cpu",
     )  # fmt: skip
 
 
@@ -29,8 +29,13 @@ def test_the_estimate_adds_up_all_batches_and_steps():
     # Features; what I changes; features of a corrupted version and changes of it and the image.
     preparation = 2 + 2 + 2 * (1 + 2)
     look = 1 / 16  # at a map by a member of D
-    epoch = 10 * 0.5 + 2 * 2 * 6 * look  # two steps were timed at once
-    assert estimate(32) == pytest.approx(preparation + 2 * epoch + 2 * 2 * 16 * look + 32 * look)
+    of_checks = (2 * 2 * 6 + 2 * 16) * look  # of one version
+    steps = 2 * 10 * 0.5  # two steps were timed at once
+    expected = preparation + steps + 2 * of_checks + 32 * look
+    assert estimate(32) == pytest.approx(expected)
+    # A second corrupted version of each image, with something that moves.
+    expected += 2 * (1 + 1) + of_checks
+    assert estimate(32, is_video=True) == pytest.approx(expected)
 
 
 @pytest.mark.usefixtures("every_part_takes_a_second")

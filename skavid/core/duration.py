@@ -41,6 +41,7 @@ def expected_seconds(
     *,
     features: FeatureMap,
     value_range: tuple[float, float],
+    is_video: bool,
     gamma: float,
     pooling: str,
     detector_width: int,
@@ -60,6 +61,8 @@ def expected_seconds(
         The first images, at least 2; a batch of them is used.
     n : int
         How many images there will be.
+    is_video : bool
+        Whether something may move, so that D learns from versions with something that moves, too.
     features, value_range, gamma, pooling, detector_width, batch_size, max_epochs, device
         As of `skavid.core.feature_training.train_pair`.
     **_ : Any
@@ -92,7 +95,7 @@ def expected_seconds(
         maps, isinstance(features, MotionFeatures), detector_width, batch_size, device
     )
     n_learnt = bank_size(maps[0].numel(), n)
-    n_versions = 1 + (N_VERSIONS if isinstance(features, MotionFeatures) else 1)  # with itself
+    n_versions = 1 + (N_VERSIONS if is_video else 1)  # with itself
     n_computed = n_versions - (0 < len(inpainter.keys) >= n)  # what I remembers is at hand
     n_measured = 0 if keys is None else min(n, MEASURED)
     n_batches = (
