@@ -55,8 +55,7 @@ CASES = {
     "tiles, pixels": ("tiles", {"features": "pixels"}, 3),
     "ped2, pixels": ("ped2", VIDEO_PIXELS, 1),
     "ped2, motion": ("ped2", {**VIDEO, "features": "motion"}, None),
-    "ped2, motion and pixels": ("ped2", {**VIDEO, "features": "motion+pixels"}, None),
-    "ped2, imagenet and pixels": ("ped2", {**VIDEO, "features": "imagenet+pixels"}, None),
+    "ped2, motion and pixels": ("ped2", VIDEO, None),
     "ped2, patches": ("ped2", {"features": "patches", "corruption__spacing": 2}, None),
 }
 

@@ -361,7 +361,7 @@ PAPER: dict[str, Any] = {
 }
 
 VIDEO: dict[str, Any] = {
-    "features": "auto",
+    "features": "motion+pixels",
     "corruption": Corruption(spacing=2),
     "postprocessing": Postprocessing(smoothing="auto"),
     "validation_fraction": 0.2,  # frames of a clip are alike: thresholds want several clips
@@ -387,8 +387,7 @@ COMPONENTS: dict[str, type[BaseEstimator]] = {
 """The parameters of `AVIDDetector` that hold a component, and of which class."""
 
 FEATURES = {
-    "auto", "patches", "imagenet", "patches+imagenet", "motion", "motion+pixels",
-    "imagenet+pixels", "pixels",
+    "auto", "patches", "imagenet", "patches+imagenet", "motion", "motion+pixels", "pixels",
 }  # fmt: skip
 """Where networks can look, beside a module."""
 
@@ -511,18 +510,16 @@ def feature_maps(detector: Any, image_shape: tuple[int, ...]) -> list[Any]:
 
     A rule without labels: on five sets of images "patches" was ahead on two, "imagenet" on three,
     and both joined were within a point and a half of the better one on four of them, eight points
-    behind it on the fifth (benchmarks/results/images). Stacks of three moments are seen by
-    "imagenet" as colour images, in which all that moves is coloured; beside "pixels" it found as
-    much as "motion" or more (benchmarks/results/fifth-trials.md).
+    behind it on the fifth (benchmarks/results/images).
     """
     if not isinstance(detector.features, str):
         return [detector.features]
     if detector.features != "auto":
         return list(detector.features.split("+"))
-    has_imagenet = suits_imagenet(image_shape) and weights_path() is not None
-    if detector.component("corruption").spacing is None:
-        return ["patches", "imagenet"] if has_imagenet else ["patches"]
-    return ["imagenet" if has_imagenet and image_shape[-1] > 1 else "motion", "pixels"]
+    is_stacked = detector.component("corruption").spacing is not None
+    if is_stacked or not suits_imagenet(image_shape) or weights_path() is None:
+        return ["patches"]
+    return ["patches", "imagenet"]
 
 
 def names_of_maps(detector: Any) -> str:
@@ -535,7 +532,7 @@ def names_of_maps(detector: Any) -> str:
 def is_of_maps(features: Any, names: str) -> bool:
     """Tell whether a training with the parameter `features` can have been on these maps."""
     if features == "auto":
-        return names in ("patches", "patches+imagenet", "motion+pixels", "imagenet+pixels")
+        return names in ("patches", "patches+imagenet")
     return names == (features if isinstance(features, str) else "module")
 
 

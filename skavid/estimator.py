@@ -48,19 +48,18 @@ class AVIDDetector(OutlierMixin, SavedEstimator):  # type: ignore[misc]
     Parameters
     ----------
     features : {"auto", "patches", "imagenet", "patches+imagenet", "motion", "motion+pixels", \
-            "imagenet+pixels", "pixels"} or torch Module, default="auto"
+            "pixels"} or torch Module, default="auto"
         Where both networks look. "patches": brightness and texture around each place at four
-        resolutions, no weights. "imagenet": a frozen EfficientNet-Lite0; needs the extra
-        ``features``. "patches+imagenet": both, each with an I and a D of its own; a pixel is as
-        irregular as the map says that finds it most so, in units of how normal images vary and of
-        how well each network finds synthetic anomalies. It takes as long as both together.
-        "motion": for stacked video, the patches of the newest moment, beside how it changes and
-        moves. "motion+pixels" and "imagenet+pixels", for stacked video: beside the feature map a
-        second D over the stacks themselves, trained from nothing; I judges features alone.
-        "auto": "patches+imagenet" where the extra ``features`` is installed and the images are
-        grey or have 3 channels and at least 64 pixels on the shorter side, else "patches"; for
-        stacked video (``corruption__spacing``, as in `VIDEO`) "imagenet+pixels" under the same
-        conditions, else "motion+pixels". A module that returns a map, or a list of maps, is
+        resolutions, no weights. "motion": for stacked video, the same of the newest moment,
+        beside how it changes and moves. "motion+pixels", which `VIDEO` takes: beside it a second D
+        over the stacks themselves, trained from nothing; I judges features of motion alone. It
+        takes two to six times as long as "motion". "imagenet": a frozen EfficientNet-Lite0,
+        for surfaces and parts; needs the extra ``features``. "patches+imagenet": both, each with
+        an I and a D of its own; a pixel is as irregular as the map says that finds it most so,
+        in units of how normal images vary and of how well each network finds synthetic anomalies.
+        It takes as long as both together. "auto": both where the extra ``features`` is installed
+        and the images are grey or have 3 channels and at least 64 pixels on the shorter side;
+        else, and for stacked video, "patches". A module that returns a map, or a list of maps, is
         used as it is, frozen; see `skavid.core.features.FrozenFeatures`. On a feature map I is
         solved in closed form and D judges what I changed. "pixels": two networks over the image
         itself, trained from nothing, as the paper has it; `PAPER` takes it.

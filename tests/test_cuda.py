@@ -53,8 +53,7 @@ KINDS = {
     "patches+imagenet": {"features": "patches+imagenet"},
     "module": {"features": torch.nn.Conv2d(1, 6, 4, stride=4)},
     "motion": {**VIDEO, "features": "motion"},
-    "motion+pixels": {**VIDEO, "features": "motion+pixels"},
-    "imagenet+pixels": {**VIDEO, "features": "imagenet+pixels"},
+    "motion+pixels": VIDEO,
     "pixels": {"features": "pixels", **SMALL},
     "masking": {"features": "pixels", "corruption__inpainter": "masking", **SMALL},
     "pixels of video": {**VIDEO_PIXELS, **SMALL},
@@ -66,7 +65,7 @@ def data(name):
     """Return images to train on, their clips, and images to score."""
     if "imagenet" in name and importlib.util.find_spec(WEIGHTS) is None:
         pytest.skip(f"{WEIGHTS} is not installed here")
-    if name in ("motion", "motion+pixels", "imagenet+pixels", "pixels of video"):
+    if name in ("motion", "motion+pixels", "pixels of video"):
         stacks, clips = walk()
         return stacks, clips, stacks[::5]
     return NORMAL, None, QUERY

@@ -137,7 +137,7 @@ CASES = {
     "module": {"features": torch.nn.Conv2d(1, 3, 2, stride=2)},
     "pixels": PIXELS,
     "motion": {**VIDEO, "features": "motion"},
-    "motion+pixels": {**VIDEO, "features": "motion+pixels"},
+    "motion+pixels": VIDEO,
 }
 
 

