@@ -184,6 +184,11 @@ def test_python_m_skavid_is_the_command_line():
         ),
         ([], "skavid: the following arguments are required: COMMAND (see `skavid --help`)"),
         (
+            ["segmnt", "m", "a.mp4"],
+            "skavid: argument COMMAND: there is no 'segmnt'; did you mean segment? (see `skavid "
+            "--help`)",
+        ),
+        (
             ["fit", "a", "b", "--epochs", "0"],
             "skavid fit: argument --epochs: must be an integer of at least 1, not '0' "
             "(see `skavid fit --help`)",
@@ -1048,6 +1053,15 @@ def test_segment_writes_all_results(capsys, place, tmp_path):
     overlay = load_frames("odd.mp4", color=True)
     assert overlay.frames.shape[:2] == (30, 32 + 24)
     np.testing.assert_allclose(overlay.times, np.arange(30) / 10)
+
+    # The strip of a lone video has no name in it; those of several have.
+    words = ["segment", place / "loose", place / "today.mp4", place / "normal.mp4"]
+    assert run(capsys, *words, "--overlay", "both.mp4")[0] == 0
+    both = load_frames("both.mp4", color=True)
+    assert len(both.frames) > 30
+    apart = both.frames[0].astype(int) - overlay.frames[0]
+    assert abs(apart[:32]).max() < 8
+    assert abs(apart[32:, :24]).max() > 50
 
     coco = json.loads((tmp_path / "boxes.json").read_text())
     assert [image["frame"] for image in coco["images"]] == list(range(30))

@@ -227,3 +227,5 @@ def test_frames_without_names_need_labels_in_order(tmp_path):
     assert read_named(tmp_path / "labels.txt", "normal\n-1\n", None) == [1, -1]
     with pytest.raises(ValueError, match="frames of videos and arrays have none"):
         read_named(tmp_path / "labels.csv", "a.png,normal\n", None)
+    with pytest.raises(ValueError, match=r"in the order of the frames\. Got 'clip,frame,label'"):
+        read_named(tmp_path / "labels.csv", "clip,frame,label\na,1,normal\n", None)

@@ -50,6 +50,18 @@ class Parser(argparse.ArgumentParser):
         close = difflib.get_close_matches(unknown.partition("=")[0], options, n=1)
         return f"; did you mean {close[0]}?" if close else ""
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Suggest the command that is most like an unknown one."""
+        if isinstance(value, str) and action.choices is not None and value not in action.choices:
+            import difflib
+
+            close = difflib.get_close_matches(value, list(action.choices), n=1)
+            if close:
+                raise argparse.ArgumentError(
+                    action, f"there is no {value!r}; did you mean {close[0]}?"
+                )
+        super()._check_value(action, value)
+
     def error(self, message: str) -> Any:
         """Print one line, and exit."""
         self.exit(BAD_INPUT, f"{self.prog}: {message} (see `{self.prog} --help`)\n")

@@ -50,6 +50,7 @@ from skavid.writing import check_target
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
+LEAST_SPEED = 0.1  # pixels per frame; slower motion is not measured well
 TRAINING_IMAGES = 100_000  # images times epochs: UCSD Ped2 at 40 epochs
 MIN_EPOCHS, MAX_EPOCHS = 4, 40
 FIRST_STEPS = 10  # by which the duration of a training is estimated
@@ -437,6 +438,7 @@ def _text(detector: AVIDDetector, reading: Reading, result: dict[str, Any]) -> s
         f"The model is in {model}. Next steps:",
         f"    skavid segment {model} {example} {output}",
         f"    skavid calibrate {model} MORE-NORMAL    (thresholds on more normal data)",
+        f"    skavid calibrate {model} LABELLED --labels labels.txt    (if too much is missed)",
     ]
     return "\n".join(lines)
 
@@ -461,10 +463,9 @@ def _motion_lines(detector: AVIDDetector, reading: Reading) -> Sequence[str]:
         if reading.stacking is None:
             return []
         return ["Nothing moves in these clips, so no size and no speed of objects is known."]
-    lines = [
-        f"Moving objects are about {size:.0f} pixels large and move "
-        f"{detector.object_speed_:.2g} pixels per frame."
-    ]
+    speed = detector.object_speed_
+    pace = f"{speed:.2g}" if speed >= LEAST_SPEED else f"less than {LEAST_SPEED:g}"
+    lines = [f"Moving objects are about {size:.0f} pixels large and move {pace} pixels per frame."]
     if size < SMALL_OBJECT and reading.size is not None:
         factor = math.ceil(12 / size)
         lines.append(

@@ -101,8 +101,8 @@ Videos are resized to a height of 120 pixels, and images to a longest side of 25
 they are smaller; --tiles keeps the full resolution of large images. Each image of a video consists
 of three frames (Sec. 3.5 of the paper). A few long clips are split into pieces of up to one
 minute, some of which are held out to find the thresholds. The model remembers how its sources were
-read, and every command reads other sources alike. Without --epochs the training takes 4 to 40
-epochs, so that about 100,000 images are processed.""",
+read, and every command reads other sources alike. Without --epochs the training takes 20 epochs;
+with features=pixels 4 to 40, so that about 100,000 images are processed.""",
         """\
   skavid fit normal.mp4 model                      a video of a fixed camera
   skavid fit monday.mp4 tuesday.mp4 model --ignore clock.png

@@ -160,8 +160,9 @@ def _open_writers(
             rate = frame_rate(batch)
             if ignored is not None:
                 ignored = outputs.in_original(ignored, batch[0], fill=True)
+            aspect, is_named = _pixel_aspect(found[0]), len(found) > 1
             writers.append(
-                _video_writer(arguments.overlay, rate, _pixel_aspect(found[0]), ignored, exits)
+                _video_writer(arguments.overlay, rate, aspect, ignored, exits, is_named=is_named)
             )
         else:
             aspects = {source.name: _pixel_aspect(source) for source in found}
@@ -216,6 +217,8 @@ def _video_writer(
     aspect: float,
     ignored: NDArray[np.bool_] | None,
     exits: ExitStack,
+    *,
+    is_named: bool,
 ) -> Writer:
     video = exits.enter_context(
         OverlayWriter(path, fps=fps, ignore_mask=ignored, pixel_aspect=aspect)
@@ -230,10 +233,14 @@ def _video_writer(
         last = begin + (sample.time or 0.0)
         mask = outputs.in_original(maps.evidence[row] >= 0, sample)
         regularity = outputs.in_original(maps.regularity[row], sample, fill=1)
-        score = float(maps.scores[row])
+        score, note = float(maps.scores[row]), maps.why[row]
+        if is_named:  # the events are listed by the name of a source and the time in it
+            name = sample.name if sample.time is None else f"{sample.name} {clock(sample.time)}"
+            name = name.encode("ascii", "replace").decode()  # all that an old font can draw
+            note = f"{name}: {note}" if note else name
         video.write(
             sample.display_image, mask=mask, regularity=regularity, score=score, time=last,
-            note=maps.why[row],
+            note=note,
         )  # fmt: skip
 
     return write

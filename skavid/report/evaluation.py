@@ -38,10 +38,8 @@ EXACT_PIXELS = 2**24  # for more pixels, AUPRO uses quantiles of the scores as t
 QUANTILES = 1000
 UNEXPECTED = 0.01  # probability of so many false alarms, below which they are told
 LABELS = {"normal": 1, "1": 1, "irregular": -1, "-1": -1}
-_FORM = (
-    "must hold one label per line, normal or irregular (or 1 and -1), or NAME,LABEL with the name "
-    "of each image"
-)
+_FORM = "must hold one label per line, normal or irregular (or 1 and -1), in the order of the {}"
+_OR_NAMED = ", or NAME,LABEL with the name of each image"
 
 
 def read_labels(path: Path, names: Sequence[str] | None = None) -> NDArray[np.int64]:
@@ -57,10 +55,14 @@ def read_labels(path: Path, names: Sequence[str] | None = None) -> NDArray[np.in
         raise ValueError(
             f"{path} is not a text file; give one label, or a name and a label, per line."
         ) from error
+    form = f"{path} {_FORM.format('frames')}"
+    if names is not None:
+        form = f"{path} {_FORM.format('images')}{_OR_NAMED}"
     words = text.split()
     of_names = None
     if not {word.lower() for word in words} <= {*LABELS, "0"}:
-        of_names = _split_names(path, [line for line in text.splitlines() if line.strip()])
+        lines = [line for line in text.splitlines() if line.strip()]
+        of_names = _split_names(path, lines, form)
         words = list(of_names.values())
     if "0" in words and set(words) <= {"0", "1"}:
         raise ValueError(
@@ -69,7 +71,7 @@ def read_labels(path: Path, names: Sequence[str] | None = None) -> NDArray[np.in
         )
     unknown = [word for word in words if word.lower() not in LABELS]
     if unknown:
-        raise ValueError(f"{path} {_FORM}. Got {unknown[0][:40]!r}.")
+        raise ValueError(f"{form}. Got {unknown[0][:40]!r}.")
     labels = [LABELS[word.lower()] for word in words]
     if of_names is None:
         return np.array(labels, dtype=int)
@@ -81,8 +83,11 @@ def read_labels(path: Path, names: Sequence[str] | None = None) -> NDArray[np.in
     return _in_order(path, dict(zip(of_names, labels, strict=True)), names)
 
 
-def _split_names(path: Path, lines: list[str]) -> dict[str, str]:
-    """Split lines of a name and a label; a first line without a label is the header."""
+def _split_names(path: Path, lines: list[str], form: str) -> dict[str, str]:
+    """Split lines of a name and a label; a first line without a label is the header.
+
+    ``form`` says what the file must hold.
+    """
     separator = next((one for one in "\t;,|" if all(one in line for line in lines)), None)
     if separator is None:  # the last space
         rows = [line.rsplit(None, 1) for line in lines]
@@ -92,7 +97,7 @@ def _split_names(path: Path, lines: list[str]) -> dict[str, str]:
     wrong = [(separator or " ").join(row) for row in rows if len(row) != 2]
     if wrong:
         text = next((text for text in wrong if text.lower() not in LABELS), wrong[0])
-        raise ValueError(f"{path} {_FORM}. Got {text[:40]!r}.")
+        raise ValueError(f"{form}. Got {text[:40]!r}.")
     if rows[0][1].lower() not in {*LABELS, "0"}:
         rows = rows[1:]
     found: dict[str, str] = {}
