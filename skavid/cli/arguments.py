@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,14 @@ DATASETS = {
 }
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question for the known word that is most like another one, or nothing."""
+    import difflib  # which only errors need
+
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else ""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that reports wrong arguments in one line and suggests similar options."""
 
@@ -44,22 +52,15 @@ class Parser(argparse.ArgumentParser):
     def _advice(self, unknown: str) -> str:
         if not unknown.startswith("-"):
             return "; give all sources one after another, without an option between them"
-        import difflib
-
-        options = self._option_string_actions
-        close = difflib.get_close_matches(unknown.partition("=")[0], options, n=1)
-        return f"; did you mean {close[0]}?" if close else ""
+        advice = did_you_mean(unknown.partition("=")[0], self._option_string_actions)
+        return advice and f"; {advice}"
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Suggest the command that is most like an unknown one."""
         if isinstance(value, str) and action.choices is not None and value not in action.choices:
-            import difflib
-
-            close = difflib.get_close_matches(value, list(action.choices), n=1)
-            if close:
-                raise argparse.ArgumentError(
-                    action, f"there is no {value!r}; did you mean {close[0]}?"
-                )
+            advice = did_you_mean(value, action.choices)
+            if advice:
+                raise argparse.ArgumentError(action, f"there is no {value!r}; {advice}")
         super()._check_value(action, value)
 
     def error(self, message: str) -> Any:

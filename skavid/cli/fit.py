@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import itertools
 import math
 import time
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from skorch.callbacks import Callback
 
-from skavid.cli.arguments import DATASETS
+from skavid.cli.arguments import DATASETS, did_you_mean
 from skavid.cli.console import INTERRUPTED, SUCCESS, Console
 from skavid.cli.ground_truth import check_dataset, load_dataset
 from skavid.cli.models import (
@@ -152,10 +151,7 @@ def _read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"--set must be NAME=VALUE, such as fusion=min. Got {text!r}.")
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            advice = (
-                f"did you mean {close[0]}?" if close else "see the parameters of AVIDDetector."
-            )
+            advice = did_you_mean(name, known) or "see the parameters of AVIDDetector."
             raise ValueError(f"--set cannot set {name!r}; {advice}")
         try:
             settings[name] = ast.literal_eval(value)
