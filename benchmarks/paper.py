@@ -341,8 +341,8 @@ def run(name, read, arguments):
         raise KeyboardInterrupt  # the detector kept what it had; a benchmark must not
     trained = time.perf_counter()
     maps = detector.maps(data.test)
-    is_flagged = maps.evidence.max(axis=(1, 2)) >= 0
     scored = time.perf_counter()
+    is_flagged = maps.evidence.max(axis=(1, 2)) >= 0
     judged = by_judge(maps)
     scores = {judge: image_scores(one, detector) for judge, one in judged.items()}
     results = {
