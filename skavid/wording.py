@@ -47,6 +47,11 @@ def pixels_of(shape: Sequence[int]) -> str:
     return f"{shape[1]} x {shape[0]} pixels"
 
 
+def pace(speed: float) -> str:
+    """Write pixels per frame; slower motion than a tenth of a pixel is not measured well."""
+    return f"{speed:.2g}" if speed >= 0.1 else "less than 0.1"
+
+
 def roughly(seconds: float) -> str:
     """Write a duration in one unit, such as "40 s", "3 min" or "1.5 h"."""
     if seconds < 100:

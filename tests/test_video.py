@@ -569,6 +569,12 @@ def test_a_note_is_written_into_the_strip_of_its_frame_alone(tmp_path, shape):
     assert abs(after - before)[..., :-6, :].max() < 60
 
 
+def test_a_note_may_hold_any_character(tmp_path):
+    with OverlayWriter(tmp_path / "seen.mp4") as writer:
+        for note in ("Tür 3", "\u5165\u53e3 \U0001f6aa", "\udcff"):
+            writer.write(np.zeros((64, 96), np.uint8), score=1.0, note=note)
+
+
 def test_a_picture_is_drawn_on_around_its_mask_alone():
     image = RNG.integers(0, 256, size=(20, 30, 3)).astype(np.uint8)
     mask = np.zeros((20, 30), dtype=bool)

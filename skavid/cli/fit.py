@@ -44,12 +44,11 @@ from skavid.exceptions import CalibrationWarning, DivergedError
 from skavid.fitting import feature_settings, n_batches, pixel_settings
 from skavid.sklearn_private import parameter_constraints, validate_parameters
 from skavid.temporal import count_still
-from skavid.wording import clock, counted, listed, roughly
+from skavid.wording import clock, counted, listed, pace, roughly
 from skavid.writing import check_target
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
-LEAST_SPEED = 0.1  # pixels per frame; slower motion is not measured well
 TRAINING_IMAGES = 100_000  # images times epochs: UCSD Ped2 at 40 epochs
 MIN_EPOCHS, MAX_EPOCHS = 4, 40
 FIRST_STEPS = 10  # by which the duration of a training is estimated
@@ -459,9 +458,10 @@ def _motion_lines(detector: AVIDDetector, reading: Reading) -> Sequence[str]:
         if reading.stacking is None:
             return []
         return ["Nothing moves in these clips, so no size and no speed of objects is known."]
-    speed = detector.object_speed_
-    pace = f"{speed:.2g}" if speed >= LEAST_SPEED else f"less than {LEAST_SPEED:g}"
-    lines = [f"Moving objects are about {size:.0f} pixels large and move {pace} pixels per frame."]
+    lines = [
+        f"Moving objects are about {size:.0f} pixels large and move "
+        f"{pace(detector.object_speed_)} pixels per frame."
+    ]
     if size < SMALL_OBJECT and reading.size is not None:
         factor = math.ceil(12 / size)
         lines.append(

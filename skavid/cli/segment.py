@@ -236,7 +236,6 @@ def _video_writer(
         score, note = float(maps.scores[row]), maps.why[row]
         if is_named:  # the events are listed by the name of a source and the time in it
             name = sample.name if sample.time is None else f"{sample.name} {clock(sample.time)}"
-            name = name.encode("ascii", "replace").decode()  # all that an old font can draw
             note = f"{name}: {note}" if note else name
         video.write(
             sample.display_image, mask=mask, regularity=regularity, score=score, time=last,

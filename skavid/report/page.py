@@ -48,7 +48,7 @@ from skavid.report.embedding import (
 )
 from skavid.report.inputs import Given, check_given, frame_numbers
 from skavid.sklearn_private import Interval, validate_params
-from skavid.wording import clock, counted, listed, visible
+from skavid.wording import clock, counted, listed, pace, visible
 from skavid.writing import check_target, replace
 
 __all__ = ["write_report"]
@@ -459,7 +459,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"counted": counted, "listed": listed, "measure": evaluation.number}
+    environment.filters |= {
+        "counted": counted, "listed": listed, "measure": evaluation.number, "pace": pace,
+    }  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     return environment
 

@@ -469,6 +469,7 @@ def _write_note(strip: NDArray[np.uint8], note: str) -> None:
 
     Image = import_pillow()
     font = ImageFont.load_default()
+    note = note.encode("latin-1", "replace").decode("latin-1")  # all that an old font can draw
     left, top, right, bottom = map(round, font.getbbox(note))
     text = Image.new("L", (right - left + 4, bottom - top + 4))
     ImageDraw.Draw(text).text((2 - left, 2 - top), note, fill=255, font=font)
