@@ -377,6 +377,12 @@ VIDEO_PIXELS: dict[str, Any] = {
     "postprocessing": Postprocessing(smoothing="auto", dilation="auto"),
 }
 
+# Parameters that say nothing about how a fitted detector scores.
+SAYS_NOTHING = {
+    "callbacks", "device", "image_shape", "max_epochs", "memory", "random_state",
+    "training__checkpoint",
+}  # fmt: skip
+
 COMPONENTS: dict[str, type[BaseEstimator]] = {
     "corruption": Corruption,
     "inpainter": InpainterNetwork,
@@ -478,6 +484,20 @@ def all_parameters(detector: Any) -> dict[str, Any]:
     """Return all parameters of a detector, those of its components under nested names."""
     components = {part: detector.component(part) for part in COMPONENTS}
     return flattened(detector.get_params(deep=False) | components)
+
+
+def changed_parameters(detector: Any) -> dict[str, Any]:
+    """Return the parameters that differ from the defaults, for video from those of `VIDEO`.
+
+    Without those that say nothing about how images are scored.
+    """
+    is_stacked = detector.component("corruption").spacing is not None
+    usual = all_parameters(type(detector)(**(VIDEO if is_stacked else {})))
+    return {
+        name: value
+        for name, value in all_parameters(detector).items()
+        if name not in SAYS_NOTHING and repr(value) != repr(usual[name])
+    }
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ COMMANDS = (
     "fit", "score", "segment", "calibrate", "evaluate", "report", "watch", "export", "demo",
     "info",
 )  # fmt: skip
-SIZE = ["--size", "16", "24"]
+SIZE = ["--size", "24x16"]
 TINY = [
     "--epochs", "1", "--set", "features=pixels", "--set", "inpainter__width=4",
     "--set", "detector__width=4",
@@ -293,7 +293,7 @@ def test_a_video_is_stacked_and_the_model_remembers_how(place):
     assert detector.component("corruption").spacing == 2
     assert detector.extra_ == {
         "reading": {
-            "size": [16, 24],
+            "size": (16, 24),
             "color": False,
             "stacking": {"n_channels": 3, "spacing": 2, "average": True},
             "value_range": None,
@@ -421,7 +421,7 @@ def test_a_fit_on_a_data_set_is_estimated_once_it_is_read(capsys, tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(90, 160, (12, 32, 32)).astype(np.uint8)
     write_pictures(tmp_path / "bottle" / "train" / "good", images)
-    words = ["--dataset", "mvtec", "--size", "32", "32", "--epochs", "1"]
+    words = ["--dataset", "mvtec", "--size", "32x32", "--epochs", "1"]
     code, _, err = run(capsys, "fit", "bottle", "model", *words)
     assert code == 0
     told = r"The whole fit takes about \d+ s, by a trial on the first 12 images\."
@@ -438,7 +438,7 @@ def test_fit_says_which_maps_it_takes_and_what_could_be_added(
         monkeypatch.setattr("skavid.core.features.WEIGHTS_PACKAGE", "no_such_package")
     images = np.random.default_rng(0).integers(0, 255, (12, 64, 64)).astype(np.uint8)
     pictures = write_pictures(tmp_path / "good", images)
-    code, _, err = run(capsys, "fit", pictures, "model", "--epochs", "1", "--size", "64", "64")
+    code, _, err = run(capsys, "fit", pictures, "model", "--epochs", "1", "--size", "64x64")
     assert code == 0, err
     assert ("Features: patches+imagenet.\n" in err) is installed
     advice = "Features: patches; pip install 'skavid[features]' adds imagenet, which finds more on"
@@ -846,6 +846,18 @@ def test_frames_at_another_rate_are_noted(capsys, place, tmp_path):
     )
 
 
+def test_a_single_image_for_a_model_of_video_is_noted(capsys, place, tmp_path):
+    write_pictures(tmp_path / "one", load_frames(place / "today.mp4").frames[:1])
+    (picture,) = (tmp_path / "one").iterdir()
+    noted = (
+        f"Note: {picture.stem} is a single image, in which nothing moves, but the model was "
+        "trained on video; give a video, or a folder of frames.\n"
+    )
+    assert noted in run(capsys, "score", place / "model", picture)[2]
+    assert "nothing moves" not in run(capsys, "score", place / "model", place / "today.mp4")[2]
+    assert "nothing moves" not in run(capsys, "score", place / "picture-model", picture)[2]
+
+
 @pytest.fixture
 def odd_pictures(tmp_path):
     """Train on noise; of six new pictures two have a square, one is black, one is unreadable."""
@@ -1067,6 +1079,7 @@ def test_segment_writes_all_results(capsys, place, tmp_path):
     assert [image["frame"] for image in coco["images"]] == list(range(30))
     assert {(image["height"], image["width"]) for image in coco["images"]} == {(32, 48)}
     assert {image["file_name"] for image in coco["images"]} == {"today.mp4"}
+    assert {image["source"] for image in coco["images"]} == {"today"}  # as in tables and events
     found = detector.find(images)
     assert len(coco["annotations"]) == sum(map(len, found)) > 0
     of_image = {image["id"]: image["frame"] for image in coco["images"]}

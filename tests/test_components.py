@@ -15,8 +15,10 @@ from skavid.components import (
     FORMER_NAMES,
     AdversarialTraining,
     Corruption,
+    DetectorNetwork,
     InpainterNetwork,
     all_parameters,
+    changed_parameters,
     flattened,
     nested,
 )
@@ -116,6 +118,18 @@ def test_former_names_stand_for_nested_ones(flat, seed):
     for name, value in flat.items():
         assert found[FORMER_NAMES[name]] == value
     assert found["random_state"] == seed
+
+
+def test_changed_parameters_are_those_that_decide_over_scores():
+    assert changed_parameters(AVIDDetector()) == {}
+    assert changed_parameters(AVIDDetector(**VIDEO, device="cpu", random_state=3)) == {}
+    mask = np.eye(3, dtype=bool)
+    changed = changed_parameters(
+        AVIDDetector(gamma=0.5, ignore_mask=mask).set_params(detector=DetectorNetwork(width=8))
+    )
+    assert changed == {"gamma": 0.5, "ignore_mask": mask, "detector__width": 8}
+    changed = changed_parameters(AVIDDetector(**{**VIDEO, "features": "motion"}))
+    assert changed == {"features": "motion"}
 
 
 def test_all_parameters_name_each_one_once():

@@ -710,7 +710,7 @@ def test_a_standard_output_that_is_full_is_told(capsys, place, monkeypatch):
     assert capsys.readouterr().err == line
 
 
-FIT = ["--size", "16", "24", "--epochs", "3", "--set", "batch_size=8"]
+FIT = ["--size", "24x16", "--epochs", "3", "--set", "batch_size=8"]
 FIT += ["--set", "features=pixels", "--set", "inpainter__width=4", "--set", "detector__width=4"]
 
 

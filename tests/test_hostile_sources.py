@@ -189,7 +189,8 @@ def test_labels_of_windows_may_begin_with_a_byte_order_mark(run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--size", "8", "99999999999"), "must be an integer of at least 8 and at most 32,768"),
+        (("--size", "99999999999x8"), "such as 256x128, each at least 8 and at most 32,768, not"),
+        (("--size", "72"), "must be a width and a height in pixels such as 256x128"),
         (("--set", "inpainter=x"), "--set cannot set 'inpainter'"),
     ],
 )

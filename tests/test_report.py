@@ -739,10 +739,10 @@ def test_clips_that_look_alike_are_numbered(detector, tmp_path):
 
 def test_a_parameter_that_holds_html_is_escaped(detector, tmp_path):
     twin = detector.with_thresholds(0.2, 0.4)
-    twin.random_state = "<script>alert(1)</script>"
+    twin.learning_rate = "<script>alert(1)</script>"
     page = written(twin, tmp_path, X)
     assert len(page.scripts) == 2
-    assert "random_state='<script>alert(1)</script>'" in page.words()
+    assert "learning_rate='<script>alert(1)</script>'" in page.words()
 
 
 @pytest.mark.parametrize(

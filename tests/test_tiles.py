@@ -186,7 +186,7 @@ def test_images_smaller_than_a_tile_are_refused_by_fit_and_scored_whole(place, t
         (["fit", "array.npy", "new", "--tiles"], "leave out --size, --long-side, --tiles"),
         (["fit", "good", "new", "--tiles", "--dataset", "mvtec"], "--tiles, --crop and"),
         (["score", "model", "array.npy"], "is an array, but the model was trained on images"),
-        (["fit", "good", "new", "--tiles", "--size", "8", "8"], "not allowed with"),
+        (["fit", "good", "new", "--tiles", "--size", "8x8"], "not allowed with"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_with_tiles_is_refused(

@@ -20,6 +20,8 @@ class Dataset(NamedTuple):
     size: tuple[int, int]
 
 
+MOST_SIDE = 2**15  # pixels
+
 DATASETS = {
     "avenue": Dataset(True, (120, 214)),
     "magnetic-tiles": Dataset(False, (128, 128)),
@@ -84,6 +86,20 @@ def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
         return value
 
     return convert
+
+
+def width_x_height(text: str) -> tuple[int, int]:
+    """Convert 256x128, a width and a height in pixels, to (128, 256)."""
+    try:
+        width, height = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        width = height = 0
+    if not 8 <= min(width, height) <= max(width, height) <= MOST_SIDE:
+        raise argparse.ArgumentTypeError(
+            "must be a width and a height in pixels such as 256x128, each at least 8 and at most "
+            f"{MOST_SIDE:,}, not {text!r}"
+        )
+    return height, width
 
 
 def positive_number(text: str) -> float:

@@ -30,9 +30,9 @@ REWORDED = (
     (" clips held out: with a probability", " pieces of video held out: with a probability"),
     ("X holds ", "There are "),
     ("he same fit goes on", "he same command goes on"),
-    ("pass size=(height, width)", "give --size HEIGHT WIDTH"),
+    ("pass size=(height, width)", "give --size WIDTHxHEIGHT"),
     ("; give value_range=(low, high) for another range", ""),
-    ("give size=(height, width)", "give --size HEIGHT WIDTH"),
+    ("give size=(height, width)", "give --size WIDTHxHEIGHT"),
     (
         "Get a new copy, or read the intact frames with load_frames(..., errors='warn').",
         "Get a new copy.",

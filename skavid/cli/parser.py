@@ -25,11 +25,12 @@ from skavid.cli.arguments import (
     positive_number,
     share,
     whole_number,
+    width_x_height,
 )
 
 __all__: list[str] = []  # a part of the command line: nothing here is promised to users
 
-TILE_SIDE, MOST_SIDE = 256, 2**15  # pixels
+TILE_SIDE = 256  # pixels
 SOURCES = """\
 A source is a video, a folder of videos or of images (including its subfolders), an image, or an
 .npy file of images (n, height, width[, channels]). Each page of a TIFF is an image."""
@@ -129,10 +130,9 @@ with features=pixels 4 to 40, so that about 100,000 images are processed.""",
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--size",
-        nargs=2,
-        type=whole_number(8, MOST_SIDE),
-        metavar=("HEIGHT", "WIDTH"),
-        help="resize all images to this size, in pixels",
+        type=width_x_height,
+        metavar="WIDTHxHEIGHT",
+        help="resize all images to this size, in pixels, such as 256x128",
     )
     size.add_argument(
         "--long-side",

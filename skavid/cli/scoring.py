@@ -163,6 +163,11 @@ def score_sources(
             for batch in ([one] for one in samples) if reading.tiled else _batches(samples):
                 if is_first:
                     _note_frame_rate(source, batch, scorer.detector, console)
+                    if reading.stacking is not None and source.n_images() == 1:
+                        console.log(
+                            f"Note: {source.name} is a single image, in which nothing moves, but "
+                            "the model was trained on video; give a video, or a folder of frames."
+                        )
                 n_read += len(batch)
                 if reading.tiled:
                     maps, _ = score_tiles(scorer.detector, batch[0].image, reading)

@@ -187,6 +187,7 @@ def _coco_writer(path: Path, exits: ExitStack) -> Writer:
     def write(sample: Sample, maps: AnomalyMaps, row: int) -> None:
         height, width = outputs.original_size(sample)
         image: dict[str, Any] = {"file_name": sample.file_name, "width": width, "height": height}
+        image["source"] = sample.name  # as in tables of scores and in events
         if sample.time is not None:
             image |= {"frame": sample.index, "time": round(sample.time, 4)}
         image["score"] = float(maps.scores[row])

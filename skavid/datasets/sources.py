@@ -702,7 +702,7 @@ def _warn_of_distorted(
     warnings.warn(
         f"{n:,} of {counted(total, 'image')}, which {sizes}, {'is' if n == 1 else 'are'} resized "
         f"to the model's {pixels_of(size)}, which changes the aspect ratio. `skavid fit` takes "
-        "another size with --size HEIGHT WIDTH, a box of each image with --crop, and objects or "
+        "another size with --size WIDTHxHEIGHT, a box of each image with --crop, and objects or "
         "textures without a fixed place with --set inpainter__pooling=everywhere.",
         stacklevel=4,
     )

@@ -30,7 +30,7 @@ from scipy.special import logit
 from sklearn.utils.validation import check_is_fitted
 
 from skavid import __version__
-from skavid.components import all_parameters, ignored_pixels, is_over_pixels, names_of_maps
+from skavid.components import changed_parameters, ignored_pixels, is_over_pixels, names_of_maps
 from skavid.core import anomaly_maps
 from skavid.core.images import intensity_range
 from skavid.core.scene import clip_begins
@@ -509,13 +509,11 @@ def _changed_parameters(detector: AVIDDetector) -> list[str]:
     short = Repr()
     short.maxother = short.maxstring = 200
     changed = []
-    usual = all_parameters(type(detector)())
-    for name, value in all_parameters(detector).items():
-        if name == "ignore_mask" and value is not None:
-            share = float(np.mean(np.asarray(value)))
-            changed.append(f"ignore_mask=a mask of {100 * share:.3g} % of the pixels")
-        elif (written := short.repr(value)) != repr(usual[name]):
-            changed.append(f"{name}={written}")
+    for name, value in changed_parameters(detector).items():
+        written = short.repr(value)
+        if name == "ignore_mask":
+            written = f"a mask of {100 * float(np.mean(np.asarray(value))):.3g} % of the pixels"
+        changed.append(f"{name}={written}")
     return changed
 
 
