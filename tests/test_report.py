@@ -344,6 +344,23 @@ def test_ignored_pixels_do_not_count_in_any_metric(detector, tmp_path, drawn_onc
     assert words in page.words()
 
 
+def test_overlays_without_a_script_outline_the_ground_truth(detector, tmp_path, drawn_once):
+    page = written(detector, tmp_path, X, masks=MASKS)
+    overlays = [one["src"] for one in page.all("img") if "static" in one.get("class", "")]
+    blue, edge = np.array([0, 208, 255, 255]), np.zeros((16, 16), bool)
+    edge[4:9, 6:10] = True
+    edge[5:8, 7:9] = False
+    outlined = []
+    for address in overlays:
+        drawn = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+        is_blue = (np.asarray(drawn) == blue).all(axis=2)
+        assert not is_blue.any() or (is_blue == edge).all()
+        outlined.append(is_blue.any())
+    labels = [card["data-label"] for card in page.all("article")]
+    assert set(labels) == {"irregular", "normal"}
+    assert outlined == [label == "irregular" for label in labels]
+
+
 def test_labels_without_masks_give_image_level_metrics(detector, tmp_path, drawn_once):
     page = written(detector, tmp_path, X, y=Y)
     scores = detector.score_samples(X)

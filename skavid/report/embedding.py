@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from skavid.core import anomaly_maps
 
@@ -85,12 +86,14 @@ def _deflate(raw: bytes) -> str:
     return base64.b64encode(zlib.compress(raw, 9)).decode()
 
 
-def overlay(mask: NDArray[np.bool_]) -> str:
-    """Draw a mask to overlay on its image in browsers that run no scripts."""
+def overlay(mask: NDArray[np.bool_], ground_truth: NDArray[np.bool_] | None = None) -> str:
+    """Draw a mask, and the outline of the ground truth, for browsers that run no scripts."""
     from PIL import Image
 
     tint = np.zeros((*mask.shape, 4), np.uint8)
     tint[mask] = (255, 59, 31, 120)
+    if ground_truth is not None:
+        tint[ground_truth & ~ndimage.binary_erosion(ground_truth)] = (0, 208, 255, 255)
     return png(Image.fromarray(tint))
 
 

@@ -312,16 +312,17 @@ def _show(
                 "ratio": ratio,
                 "areaFactor": float(box[2] * box[3] / (width * height)),
             }
-            masks = given.masks
+            truth = None
             for name, margin in steps.items():
                 data[name] = pack_margin(most_irregular(margin, evidence[index], reduced))
-            if masks is not None and masks[row].any():
-                data["groundTruth"] = pack_mask(most_irregular(masks[row], masks[row], reduced))
+            if given.masks is not None and given.masks[row].any():
+                truth = most_irregular(given.masks[row], given.masks[row], reduced)
+                data["groundTruth"] = pack_mask(truth)
             found = most_irregular(evidence[index] >= 0, evidence[index], reduced)
             shown[row] = _Image(
                 picture=_picture(detector, images, images[row], reduced, ratio),
                 restored=_picture(detector, images, restored[index], reduced, ratio),
-                overlay=overlay(found),
+                overlay=overlay(found, truth),
                 data=data,
                 spans={
                     name: (float(np.median(margin)), float(margin.max()))
