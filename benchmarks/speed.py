@@ -36,7 +36,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
 from skavid import AVIDDetector, TemporalStacker, __version__
-from skavid.components import VIDEO_PIXELS, nested
+from skavid.components import VIDEO, VIDEO_PIXELS, nested
 from skavid.core.corruption import masking, noise, synthetic_anomalies
 from skavid.core.pixel_pair import chunk_size
 from skavid.datasets import make_moving_shapes
@@ -78,12 +78,12 @@ def image_detector(side=128):
     return AVIDDetector(features="pixels", max_epochs=1, random_state=0).fit(images), images
 
 
-def video_detector(height, width, **parameters):
-    """Train networks over pixels on drawn walkers for an epoch; return it, frames and stacks."""
+def video_detector(height, width, usual=VIDEO_PIXELS, **parameters):
+    """Train on drawn walkers for an epoch; return the detector, frames and stacks."""
     walk = make_moving_shapes(2, 40, size=(height, width), scale=height / 96, random_state=0)
     frames, clips = walk.frames, walk.clips
     stacks = TemporalStacker().fit_transform(frames, groups=clips)
-    chosen = {**VIDEO_PIXELS, "max_epochs": 1, "random_state": 0, **parameters}
+    chosen = {**usual, "max_epochs": 1, "random_state": 0, **parameters}
     return AVIDDetector(**nested(chosen)).fit(stacks, groups=clips), frames, stacks
 
 
@@ -232,8 +232,13 @@ def corruption():
 def live():
     """Stack, score and mask frames one at a time, as a camera brings them."""
     figures = {}
-    for name, (size, parameters, _) in CHOICES.items():
-        detector, frames, _ = video_detector(*size, **parameters)
+    made = {
+        name: partial(video_detector, *size, **more) for name, (size, more, _) in CHOICES.items()
+    }
+    for height, width in VIDEO_SIZES[1:]:
+        made[f"{height} x {width}, the defaults"] = partial(video_detector, height, width, VIDEO)
+    for name, make in made.items():
+        detector, frames, _ = make()
         taken = []
         for _ in range(2):
             stream = TemporalStacker().stream()

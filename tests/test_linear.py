@@ -95,7 +95,7 @@ def test_leaving_an_image_out_is_the_fit_without_it(n, row, remembers, is_corrup
         white = found.white[row].flatten(1)[:, place]
         assert_allclose(white.square().mean().sqrt(), size, rtol=rtol, atol=5e-4)
         if is_corrupted:  # otherwise two images may be equally near
-            assert_allclose(white, expected, atol=5e-4 + 2 * rtol * np.abs(expected).max())
+            assert_allclose(white, expected, atol=1e-3 + 2 * rtol * np.abs(expected).max())
 
 
 @given(st.integers(0, 99))

@@ -311,21 +311,20 @@ def find(
     (0, 0, 1, 1) 1 both
     (0, 2, 1, 3) 1 inpainter
     """
-    patches, n = ndimage.label(mask(evidence), structure=np.ones((3, 3)))
-    numbers = np.arange(1, n + 1)
-    areas = np.bincount(patches.ravel(), minlength=n + 1)[1:]
-    places = ndimage.maximum_position(evidence, patches, numbers) if n else []
+    patches, _ = ndimage.label(mask(evidence), structure=np.ones((3, 3)))
     findings = []
-    for (rows, columns), area, (row, column) in zip(
-        ndimage.find_objects(patches), areas, places, strict=True
-    ):
+    for number, (rows, columns) in enumerate(ndimage.find_objects(patches), 1):
+        inside = patches[rows, columns] == number
+        within = np.where(inside, evidence[rows, columns], -np.inf)
+        row, column = np.unravel_index(within.argmax(), within.shape)
+        row, column = rows.start + row, columns.start + column
         changed = bool(_inpainter_margin(residual[row, column], alpha) >= 0)
         doubted = bool(_detector_margin(logits[row, column], zeta) >= 0)
         carriers = {(True, True): "both", (True, False): "inpainter", (False, True): "detector"}
         findings.append(
             Finding(
                 (rows.start, columns.start, rows.stop, columns.stop),
-                int(area),
+                int(inside.sum()),
                 float(evidence[row, column]),
                 (int(row), int(column)),
                 carriers.get((changed, doubted), "earlier"),

@@ -28,7 +28,7 @@ from skavid.core.feature_training import (
 )
 from skavid.core.features import FeatureMap
 from skavid.core.images import check_images
-from skavid.core.linear import Sums, log_change, lowest_keys
+from skavid.core.linear import Sums, capacity, log_change, lowest_keys
 from skavid.core.networks import ResidualDetector
 from skavid.core.pair import CALIBRATION_PIXELS
 from skavid.core.scene import evenly
@@ -182,7 +182,10 @@ class _SumUp:
         reader = self.reading.reader(block)
         rows = np.arange(len(reader.images))
         keys = None if self.highest is None else reader.keys(rows)
-        places = Sums(self.origin, *self.grid, remembers_all=self.remembers_all)
+        places = Sums(
+            self.origin, *self.grid, remembers_all=self.remembers_all,
+            most=self.reading.features.most_remembered,
+        )  # fmt: skip
         whole = Sums(self.origin_of_whole, 1, 1)
         described = []
         for part in reader.parts(rows):
@@ -315,7 +318,7 @@ def train_on_blocks(
 
     highest, remembers_all = None, False
     if pooling == "place":
-        n_remembered = Sums(origin, *grid, remembers_all=True).capacity
+        n_remembered = capacity(n_numbers, features.most_remembered)
         remembers_all = n <= n_remembered
         highest = torch.tensor([torch.iinfo(torch.int64).max])
         if not remembers_all:

@@ -24,7 +24,7 @@ from skavid.core.detector_training import (
 )
 from skavid.core.features import FeatureMap, MotionFeatures
 from skavid.core.images import to_tensor
-from skavid.core.linear import MEASURED, LinearInpainter, Sums, learn_statistics
+from skavid.core.linear import MEASURED, LinearInpainter, Sums, capacity, learn_statistics
 from skavid.core.networks import ResidualDetector
 from skavid.core.pixel_pair import measure
 from skavid.core.training import BANK_SIZE, make_networks
@@ -78,17 +78,18 @@ def expected_seconds(
     compute, maps = _timed(lambda: reader.features(rows))
     compute *= BATCH / len(rows)
     keys = torch.arange(len(rows)) if pooling == "place" else None
+    n_remembered = capacity(maps[0].numel(), features.most_remembered)
     solve, inpainter = _timed(lambda: learn_statistics([maps], gamma=gamma, keys=keys))
     if keys is None:
         inpainter = inpainter.pooled()
     else:
         few, _unused = _timed(lambda: inpainter.left_out(maps, keys))
         solve -= few  # which `measure` took
-        _remember(inpainter, n)
+        _remember(inpainter, n, n_remembered)
     own = torch.arange(len(rows))
     change = _timed(lambda: inpainter.left_out(maps, own))[0] * BATCH / len(rows)
     add = 0.0
-    if n > inpainter.capacity or keys is None:  # sums in double precision
+    if n > n_remembered or keys is None:  # sums in double precision
         sums = Sums(inpainter.origin, *maps.shape[2:], remembers_all=False)
         add = _timed(lambda: sums.add(maps))[0] * BATCH / len(rows)
     step, look = _time_detector(
@@ -96,7 +97,8 @@ def expected_seconds(
     )
     n_learnt = bank_size(maps[0].numel(), n)
     n_versions = 1 + (N_VERSIONS if is_video else 1)  # with itself
-    n_computed = n_versions - (0 < len(inpainter.keys) >= n)  # what I remembers is at hand
+    is_at_hand = n <= n_remembered and keys is not None  # as I remembers it
+    n_computed = n_versions - is_at_hand
     n_measured = 0 if keys is None else min(n, MEASURED)
     n_batches = (
         n * (compute + add)
@@ -172,13 +174,13 @@ def _timed(function: Callable[[], Result]) -> tuple[float, Result]:
     return time.perf_counter() - begun, result
 
 
-def _remember(inpainter: LinearInpainter, n: int) -> None:
-    """Let I remember as many images as if it had been fitted on n, by repeating its own."""
-    repeated = torch.arange(min(n, inpainter.capacity)) % len(inpainter.keys)
+def _remember(inpainter: LinearInpainter, n_images: int, n: int) -> None:
+    """Let I remember n images as if it had been fitted on more, by repeating its own."""
+    repeated = torch.arange(min(n_images, n)) % len(inpainter.keys)
     inpainter.remembered = inpainter.remembered[:, repeated]
     inpainter.squares = inpainter.squares[..., repeated]
     inpainter.keys = torch.arange(len(repeated))
-    inpainter.n_images = torch.tensor(max(n, 2))
+    inpainter.n_images = torch.tensor(max(n_images, 2))
 
 
 def _time_detector(

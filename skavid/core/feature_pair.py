@@ -146,7 +146,9 @@ class FeaturePair:
             judged.residual[:n].cpu().numpy(), judged.logits[:n].cpu().numpy(),
             self.geometry, images.shape[2:], self.filters, ignore_mask,
         )  # fmt: skip
-        reasons = self.whole.explain(images) * judged.whole
+        reasons = judged.whole.to(torch.uint8)
+        if reasons.any():
+            reasons *= self.whole.explain(images)
         return Look(residual, logits, reasons[:n].cpu().numpy(), inpainted[:n].cpu())
 
     def fingerprint(self) -> tuple[Any, ...]:

@@ -228,8 +228,9 @@ def train_pair(
     keys = reader.keys(rows)
     remembers = pooling == "place"
     inpainter = learn_statistics(
-        reader.at(rows, statistics), gamma=gamma, keys=keys if remembers else None
-    )
+        reader.at(rows, statistics), gamma=gamma, keys=keys if remembers else None,
+        most=features.most_remembered,
+    )  # fmt: skip
     whole.inpainter = learn_statistics(statistics, gamma=whole.inpainter.gamma)
     described = torch.cat([whole.describe(reader.tensor(part)) for part in reader.parts(rows)])
     whole.note_appearance(Moments.of(described))
@@ -237,7 +238,7 @@ def train_pair(
     if not remembers:
         inpainter = inpainter.pooled()
     if known is not None:
-        inpainter = known[0].merge(inpainter)
+        inpainter = known[0].merge(inpainter, features.most_remembered)
         whole.inpainter = known[1].inpainter.merge(whole.inpainter)
         # Unless most images are new:
         whole.nearness, whole.oddity = known[1].nearness, known[1].oddity

@@ -45,6 +45,7 @@ MATCHED_SIDE = 60  # places on the shorter side of a map of displacements, about
 REACH = 5  # of these places: how far a displacement is sought
 WINDOW = 7  # places on a side that are found again together, about
 STAY = 0.003  # of the value range: a match at REACH must be better than none by this much
+FRAMES_REMEMBERED = 64  # of video, whose frames are much alike
 TIES = 2.0**16  # matches that differ by less than 1 / TIES of the value range are equally good
 LENGTH = -4  # of the features of motion: how far what is seen near a place has moved
 MOVING = 0.02  # of the value range: a smaller change moves nothing
@@ -148,6 +149,8 @@ class PatchFeatures(nn.Module):
         Side in pixels of the square that a place of the map stands for.
     n_features : int
         Length of the vector of a place: ``48 + 18 * n_channels``.
+    most_remembered : None
+        I remembers as many images as memory allows.
 
     Notes
     -----
@@ -165,6 +168,8 @@ class PatchFeatures(nn.Module):
     >>> PatchFeatures(1)(torch.rand(2, 1, 64, 80)).shape
     torch.Size([2, 66, 16, 20])
     """
+
+    most_remembered = None
 
     def __init__(self, n_channels: int, *, enlarge: int = 1) -> None:
         super().__init__()
@@ -253,6 +258,10 @@ class MotionFeatures(nn.Module):
     n_features : int
         Length of the vector of a place: those of `PatchFeatures` for a grey image, and
         ``8 * (n_channels - 1) + 6``.
+    most_remembered : int
+        How many frames I remembers at most. Those of a video are much alike: with 64 of them the
+        maps are as good as with ten times as many, and a frame takes less than half the time
+        (benchmarks/results/sixth-trials.md).
 
     Notes
     -----
@@ -271,6 +280,8 @@ class MotionFeatures(nn.Module):
     >>> features(torch.rand(2, 3, 96, 128)).shape[1] == features.n_features
     True
     """
+
+    most_remembered = FRAMES_REMEMBERED
 
     def __init__(self, n_channels: int, *, step: int, enlarge: int = 1, shrink: int = 1) -> None:
         super().__init__()
@@ -432,6 +443,7 @@ class FrozenFeatures(nn.Module):
     spread: Tensor
     region_size: int
     n_features: int
+    most_remembered = None
 
     def __init__(
         self,

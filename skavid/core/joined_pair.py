@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,11 +131,9 @@ def join(
     >>> join([(one, -one), (other, -other)], units)[0]
     array([[[3., 4.]]], dtype=float32)
     """
-    logs = [_log(residual) for residual, _ in maps]
-    doubts = [-logits.astype(np.float64) for _, logits in maps]
-    log_residual, doubt = (
-        _most_irregular(some, units[:, i]) for i, some in enumerate((logs, doubts))
-    )
+    residuals, all_logits = zip(*maps, strict=True)
+    log_residual = _most_irregular(residuals, units[:, 0], _log)
+    doubt = _most_irregular(all_logits, units[:, 1], _doubt)
     residual = np.exp(np.minimum(log_residual, LARGEST_LOG)).astype(np.float32)
     logits = (-doubt).astype(np.float32)
     if ignore_mask is not None:
@@ -148,13 +146,19 @@ def _log(residual: NDArray[np.float32]) -> NDArray[np.float64]:
     return logs
 
 
+def _doubt(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    return -logits.astype(np.float64)
+
+
 def _most_irregular(
-    maps: Sequence[NDArray[np.float64]], units: NDArray[np.float64]
+    maps: Sequence[NDArray[np.float32]],
+    units: NDArray[np.float64],
+    irregularity: Callable[[NDArray[np.float32]], NDArray[np.float64]],
 ) -> NDArray[np.float64]:
     mean, spread = mean_unit(units)
     if spread == 0:  # no D counts: what they say is not asked
-        return maps[0]
-    apart = [(one - m) / s for one, (m, s) in zip(maps, units, strict=True) if s > 0]
+        return irregularity(maps[0])
+    apart = [(irregularity(one) - m) / s for one, (m, s) in zip(maps, units, strict=True) if s > 0]
     joined: NDArray[np.float64] = mean + spread * np.max(apart, axis=0)
     return joined
 

@@ -17,6 +17,7 @@ __all__ = [
     "Changes",
     "LinearInpainter",
     "Sums",
+    "capacity",
     "halved",
     "learn_statistics",
     "log_change",
@@ -166,7 +167,7 @@ class LinearInpainter(nn.Module):
     typical: Tensor
     # What `solve` makes.
     scale: Tensor
-    whitening: Tensor
+    whitening: Tensor  # rows times these matrices; products with transposed ones take longer
     remembered: Tensor
     squares: Tensor
     offset: Tensor
@@ -196,11 +197,6 @@ class LinearInpainter(nn.Module):
         return len(self.mean) == 1
 
     @property
-    def capacity(self) -> int:
-        """How many normal images are remembered at most."""
-        return _capacity(self.mean.numel())
-
-    @property
     def remembers_all(self) -> bool:
         """Whether each image that the statistics rest on is remembered."""
         return 0 < len(self.keys) == int(self.n_images)
@@ -225,13 +221,15 @@ class LinearInpainter(nn.Module):
         one.covariance = (within + apart.T @ apart / len(apart))[None].float()
         return one.solve().measure()
 
-    def merge(self, other: LinearInpainter) -> LinearInpainter:
+    def merge(self, other: LinearInpainter, most: int | None = None) -> LinearInpainter:
         """Return the inpainter of both sets of images together.
 
         Parameters
         ----------
         other : LinearInpainter
             Of other images, of the same grid and features.
+        most : int, default=None
+            How many images are remembered at most. None remembers as many as memory allows.
 
         Returns
         -------
@@ -242,7 +240,8 @@ class LinearInpainter(nn.Module):
         both = LinearInpainter(self.n_features, self.n_rows, self.n_columns, gamma=self.gamma)
         both.n_images = self.n_images + other.n_images
         keys = torch.cat([self.keys, other.keys])
-        lowest = torch.argsort(keys, stable=True)[: self.capacity]
+        n_remembered = capacity(self.mean.numel(), most)
+        lowest = torch.argsort(keys, stable=True)[:n_remembered]
         both.keys = keys[lowest]
         both.origin = self.origin.clone()
         theirs_moved = halved(other.memory.float() + (other.origin - self.origin))
@@ -298,7 +297,7 @@ class LinearInpainter(nn.Module):
             apart = (self.mean[part, None] - self.origin) / self.scale
             offset = -apart @ white.mT
             rows = self.memory[part].float() / self.scale
-            self.whitening[part], self.offset[part] = white, offset
+            self.whitening[part], self.offset[part] = white.mT, offset
             self.remembered[part] = torch.baddbmm(offset, rows, white.mT)
         self.squares = self.remembered.square().sum(2)[:, None]
         return self
@@ -323,7 +322,7 @@ class LinearInpainter(nn.Module):
         else:
             n, squares = max(int(self.n_images), 1), torch.empty(len(self.mean))
             for part in self._blocks():
-                white = self.whitening[part]
+                white = self.whitening[part].mT
                 spread = (white @ self._scaled(part) * white).sum((1, 2))
                 leverage = (spread / self._ridge / n).clamp(max=MOST_LEVERAGE)
                 squares[part] = spread / self.n_features / (1 - leverage) ** 2
@@ -414,7 +413,7 @@ class LinearInpainter(nn.Module):
         residual : Tensor of the same shape
             ``gamma^2 (S + gamma^2 1)^-1 (x - m(x))``.
         """
-        return self._changes(features, None, None, self.whitening, is_whole=False)[0]
+        return self._changes(features, None, None, self.whitening.mT, is_whole=False)[0]
 
     def changes(self, features: Tensor) -> Changes:
         """Return what I changes.
@@ -485,6 +484,8 @@ class LinearInpainter(nn.Module):
         size, n_images = rows.shape[:2]
         from_place = self._from_place(size, height, width).to(rows.device)
         n_shifts = from_place.shape[1]
+        steps = torch.tensor([below * width + beside for below, beside in self._shifts()])
+        steps = steps.to(rows.device)  # from p to q
         rows = torch.cat([rows, rows.new_zeros(1, n_images, k)])
         found, least = torch.zeros_like(rows), rows.new_full(rows.shape[:2], math.inf)
         shift_of = torch.full(rows.shape[:2], NOWHERE, device=rows.device)
@@ -505,22 +506,24 @@ class LinearInpainter(nn.Module):
             if nearest.whole is not None:
                 for i, total in enumerate(apart):
                     total += nearest.whole[quarter[block] == i].sum(0)
+            is_found = torch.zeros_like(least, dtype=torch.bool)
             for shift in range(n_shifts):
-                there = p[:, shift]
+                there, squares = p[:, shift], nearest.squares[:, shift]
                 # Of changes that are too large for a float, too, one is taken.
-                is_nearer = nearest.squares[:, shift] < least[there]
-                is_nearer |= shift_of[there] == NOWHERE
-                q, image = torch.nonzero(is_nearer, as_tuple=True)
-                there = there[q]
-                least[there, image] = nearest.squares[q, shift, image]
-                shift_of[there, image] = shift
-                change = white[q, shift, image]
-                if nearest.distances is not None:
-                    index = nearest.distances[q, shift, image].argmin(1)
-                    change -= self.remembered[block][q, index]
-                if own_there is not None:
-                    change = own_there.without(change, q, image)
-                found[there, image] = change
+                is_nearer = (squares < least[there]) | (shift_of[there] == NOWHERE)
+                least[there] = torch.where(is_nearer, squares, least[there])
+                shift_of[there] = torch.where(is_nearer, shift, shift_of[there])
+                is_found[there] |= is_nearer
+            there, image = torch.nonzero(is_found, as_tuple=True)
+            shift = shift_of[there, image]
+            q = there + steps[shift] - block.start
+            change = white[q, shift, image]
+            if nearest.distances is not None:
+                index = nearest.distances[q, shift, image].argmin(1)
+                change -= self.remembered[block][q, index]
+            if own_there is not None:
+                change = own_there.without(change, q, image)
+            found[there, image] = change
         if back is not None:
             found = _taken_back(found, shift_of, from_place, back)
         change = found[:size].reshape(height, width, n, k).permute(2, 3, 0, 1)
@@ -540,8 +543,8 @@ class LinearInpainter(nn.Module):
 
     def _places_at_once(self, size: int, n_rows: int) -> Iterable[slice]:
         """Return blocks of places, so large that what is computed of each row fits a cache."""
-        k = self.n_features
-        return _slices(size, max(1, AT_ONCE // (n_rows * max(k, len(self.keys)) + k**2)))
+        n_numbers = n_rows * max(self.n_features, len(self.keys))
+        return _slices(size, max(1, AT_ONCE // n_numbers))
 
     def _shifts(self) -> list[tuple[int, int]]:
         far = TOLERANCE if self._remembers else 0
@@ -559,7 +562,7 @@ class LinearInpainter(nn.Module):
         return (rows - self.origin) / self.scale
 
     def _whiten(self, rows: Tensor, block: slice) -> Tensor:
-        return torch.baddbmm(self.offset[block], rows, self.whitening[block].mT)
+        return torch.baddbmm(self.offset[block], rows, self.whitening[block])
 
     def _own(self, own: Tensor, block: slice, keys: Tensor, alike: Tensor | None) -> _Own:
         n, ridge = int(self.n_images), self._ridge
@@ -638,8 +641,28 @@ def _slices(n: int, step: int) -> Iterable[slice]:
     return (slice(start, start + step) for start in range(0, n, step))
 
 
-def _capacity(n_numbers: int) -> int:
-    return max(2, REMEMBERED // n_numbers)
+def capacity(n_numbers: int, most: int | None = None) -> int:
+    """Return how many normal images are remembered at most.
+
+    Parameters
+    ----------
+    n_numbers : int
+        Of the feature map of an image.
+    most : int, default=None
+        How many would do.
+
+    Returns
+    -------
+    n_images : int
+        As many as memory allows, at least 2.
+
+    Examples
+    --------
+    >>> from skavid.core.linear import capacity
+    >>> capacity(66 * 32 * 32), capacity(66 * 32 * 32, 64)
+    (992, 64)
+    """
+    return max(2, min(REMEMBERED // n_numbers, most or REMEMBERED))
 
 
 class Sums:
@@ -654,6 +677,8 @@ class Sums:
     remembers_all : bool, default=False
         Whether the images of all sums together are so few that each is remembered. Then nothing
         is added up, as the statistics follow from what is remembered.
+    most : int, default=None
+        How many images are remembered at most. None remembers as many as memory allows.
 
     Examples
     --------
@@ -668,11 +693,12 @@ class Sums:
     """
 
     def __init__(
-        self, origin: Tensor, n_rows: int, n_columns: int, *, remembers_all: bool = False
-    ) -> None:
+        self, origin: Tensor, n_rows: int, n_columns: int, *, remembers_all: bool = False,
+        most: int | None = None,
+    ) -> None:  # fmt: skip
         k, places = len(origin), 0 if remembers_all else n_rows * n_columns
         self.origin, self.grid, self.n_images = origin, (n_rows, n_columns), 0
-        self.remembers_all = remembers_all
+        self.remembers_all, self.most = remembers_all, most
         self.total = torch.zeros(places, k, dtype=torch.float64)
         self.squares = torch.zeros(places, k, k, dtype=torch.float64)
         self.memory: list[Tensor] = []  # (places, n, k) each, in half precision
@@ -681,7 +707,7 @@ class Sums:
     @property
     def capacity(self) -> int:
         """How many normal images are remembered at most."""
-        return _capacity(math.prod(self.grid) * len(self.origin))
+        return capacity(math.prod(self.grid) * len(self.origin), self.most)
 
     def add(
         self, features: Tensor, keys: Tensor | None = None, highest: Tensor | None = None
@@ -729,7 +755,7 @@ class Sums:
         sums : Sums
             In any order the same, to the rounding of double precision.
         """
-        both = Sums(self.origin, *self.grid, remembers_all=self.remembers_all)
+        both = Sums(self.origin, *self.grid, remembers_all=self.remembers_all, most=self.most)
         both.n_images = self.n_images + other.n_images
         both.total, both.squares = self.total + other.total, self.squares + other.squares
         both.memory, both.keys = self.memory + other.memory, self.keys + other.keys
@@ -848,7 +874,7 @@ def halved(rows: Tensor) -> Tensor:
 
 
 def learn_statistics(
-    blocks: Iterable[Tensor], *, gamma: float, keys: Tensor | None = None
+    blocks: Iterable[Tensor], *, gamma: float, keys: Tensor | None = None, most: int | None = None
 ) -> LinearInpainter:
     """Learn an inpainter for each place from the feature maps of normal images.
 
@@ -861,6 +887,8 @@ def learn_statistics(
     keys : Tensor of shape (n_images,), int64, default=None
         A key for each image of all blocks, such as a hash of it. The images with the lowest keys
         are remembered. None remembers none.
+    most : int, default=None
+        How many images are remembered at most. None remembers as many as memory allows.
 
     Returns
     -------
@@ -888,9 +916,10 @@ def learn_statistics(
     for block in blocks:
         if sums is None:
             origin, grid = block.mean((0, 2, 3)).cpu(), block.shape[2:]
-            n_remembered = _capacity(block[0].numel())
+            n_remembered = capacity(block[0].numel(), most)
             highest = lowest_keys(keys, n_remembered)[-1:]
-            sums = Sums(origin, *grid, remembers_all=0 < len(keys) <= n_remembered)
+            remembers_all = 0 < len(keys) <= n_remembered
+            sums = Sums(origin, *grid, remembers_all=remembers_all, most=most)
         sums.add(block, keys[n : n + len(block)], highest)
         n += len(block)
     if sums is None:

@@ -226,7 +226,7 @@ def _block(g: Graph, block: Any, images: str) -> str:
 
 def _changes(g: Graph, inpainter: LinearInpainter, features: str) -> tuple[str, str, str]:
     """Follow LinearInpainter.changes: (n, k, n1, n2), (n, n1, n2) and the sum of (n, 4, m)."""
-    k, whitening = inpainter.n_features, inpainter.whitening.mT.contiguous()
+    k, whitening = inpainter.n_features, inpainter.whitening
     remembered = None
     if inpainter._remembers:  # in half precision on disk, computed once when it is read
         rows = g("Div", g("Cast", inpainter.memory, to=FLOAT), inpainter.scale)
