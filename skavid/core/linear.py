@@ -507,12 +507,12 @@ class LinearInpainter(nn.Module):
                 for i, total in enumerate(apart):
                     total += nearest.whole[quarter[block] == i].sum(0)
             is_found = torch.zeros_like(least, dtype=torch.bool)
-            for shift in range(n_shifts):
-                there, squares = p[:, shift], nearest.squares[:, shift]
+            for number in range(n_shifts):
+                there, squares = p[:, number], nearest.squares[:, number]
                 # Of changes that are too large for a float, too, one is taken.
                 is_nearer = (squares < least[there]) | (shift_of[there] == NOWHERE)
                 least[there] = torch.where(is_nearer, squares, least[there])
-                shift_of[there] = torch.where(is_nearer, shift, shift_of[there])
+                shift_of[there] = torch.where(is_nearer, number, shift_of[there])
                 is_found[there] |= is_nearer
             there, image = torch.nonzero(is_found, as_tuple=True)
             shift = shift_of[there, image]
