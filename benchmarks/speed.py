@@ -232,7 +232,7 @@ def corruption():
 
 
 def live():
-    """Stack, score and mask frames one at a time, as `skavid watch` does in a process of its own."""
+    """Stack, score and mask frames one at a time in a new process, as `skavid watch` does."""
     # In a process that has trained before, idle threads sleep, and a frame takes longer.
     figures = {}
     made = {
