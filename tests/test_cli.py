@@ -2172,6 +2172,24 @@ def test_a_covered_camera_is_told_as_such_though_it_shows_nothing_new():
     assert maps.why == ["frozen", "blank or covered", ""]
 
 
+@pytest.mark.parametrize(("n_rows", "reason"), [(8, ""), (9, "another view")])
+def test_a_frame_most_of_which_is_irregular_shows_another_view(place, monkeypatch, n_rows, reason):
+    detector = AVIDDetector.load(place / "model")
+    residual = np.zeros((2, 16, 24), np.float32)
+    residual[0, :n_rows] = 1
+    maps = AnomalyMaps(
+        residual, np.zeros_like(residual), rule=DecisionRule(0.5, 0.9), inpainted=residual
+    )
+    monkeypatch.setattr(detector, "maps", lambda X, inpainted: maps)
+    frames = [np.zeros((16, 24, 3), np.uint8)] * 2
+    found = Scorer(detector).score(frames, [0.0, 0.1])
+    assert found.why == [reason, ""]
+    np.testing.assert_array_equal(found.evidence, maps.evidence)
+    assert Scorer(detector, finds_trouble=False).score(frames).why == ["", ""]
+    detector.set_params(corruption__spacing=None)  # images may be faulty all over
+    assert Scorer(detector).score(frames).why == ["", ""]
+
+
 @pytest.mark.parametrize("value", [None, "1", 1, [2.0]])
 def test_a_model_whose_note_on_still_frames_is_no_time_finds_no_frozen_camera(place, value):
     detector = AVIDDetector.load(place / "model")

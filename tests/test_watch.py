@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skavid import TemporalStacker
+from skavid import AVIDDetector, TemporalStacker
 from skavid.cli.events import Events
 from skavid.cli.feed import Feed
 from skavid.cli.scoring import Scorer
@@ -354,7 +354,7 @@ def test_findings_are_those_of_the_detector():
 
 
 def test_a_patch_that_rests_on_earlier_frames_is_said_to():
-    class Maps:
+    class Maps(AVIDDetector):
         evidence = iter([3.0, -1.0])
 
         def maps(self, images, inpainted):

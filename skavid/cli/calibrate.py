@@ -144,7 +144,7 @@ def _score_all(
     """Return the scores and the names of all images."""
     scores: list[NDArray[np.float64]] = []
     names: list[str] = []
-    scorer = scoring.Scorer(detector, finds_frozen=False)
+    scorer = scoring.Scorer(detector, finds_trouble=False)
     with CtrlC() as stop:
         for batch, maps, _ in scoring.score_sources(
             found, scorer, reading, console, stop, display=False

@@ -94,7 +94,7 @@ def _evaluate_dataset(
     detector, reading = open_model_for_dataset(arguments)
     ignored = set_ignore_mask(arguments, detector, reading, [])
     images, ids, data = load_dataset(arguments, reading, "test")
-    scorer = scoring.Scorer(detector, average_frames=arguments.average_frames, finds_frozen=False)
+    scorer = scoring.Scorer(detector, average_frames=arguments.average_frames, finds_trouble=False)
     with console.progress(len(images), reading.unit) as bar:
         for clip_id in np.unique(ids):
             scorer.begin()
@@ -117,7 +117,7 @@ def _evaluate_sources(
 ) -> tuple[dict[str, Any], str, AVIDDetector]:
     detector, reading, found, ignored = open_model_and_sources(arguments, console, {})
     truth = read_ground_truth(arguments, found, reading, detector)
-    scorer = scoring.Scorer(detector, average_frames=arguments.average_frames, finds_frozen=False)
+    scorer = scoring.Scorer(detector, average_frames=arguments.average_frames, finds_trouble=False)
     clip_id, names = -1, []
     for batch, maps, is_first in scoring.score_sources(
         found, scorer, reading, console, stop, display=False

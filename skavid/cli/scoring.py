@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skavid.cli.console import INTERRUPTED, SUCCESS, Console, CtrlC
-from skavid.core.anomaly_maps import AnomalyMaps
+from skavid.core.anomaly_maps import LOG_LIMIT, AnomalyMaps
 from skavid.datasets import sources
 from skavid.datasets.sources import Reading, Sample, Source
 from skavid.estimator import AVIDDetector
@@ -24,6 +24,7 @@ __all__: list[str] = []  # a part of the command line: nothing here is promised 
 BATCH_SIZE, BATCH_BYTES = 64, 2**27
 BATCH_TILES = 16
 FROZEN_AFTER = 1.0  # seconds
+MOST_OF_VIEW = 0.5  # of its pixels
 MAX_LISTED = 20  # irregular images
 SAME_FRAME_RATE = 1.3  # ratio up to which a model sees the same speeds
 COLUMNS: dict[str, type] = {
@@ -37,15 +38,18 @@ class Scorer:
 
     Frames of video are irregular, too, where the camera is frozen: where no pixel has changed for
     longer than a second, and twice the longest such time of the training. No stack shows that by
-    itself, as the first one of a clip repeats a frame.
+    itself, as the first one of a clip repeats a frame. Where most of a frame is irregular, the
+    camera shows another view: what moves is smaller.
     """
 
     def __init__(
-        self, detector: AVIDDetector, *, average_frames: int = 1, finds_frozen: bool = True
+        self, detector: AVIDDetector, *, average_frames: int = 1, finds_trouble: bool = True
     ) -> None:
         self.detector = detector
         self.average_frames = average_frames
-        longest = getattr(detector, "extra_", {}).get("longest_still") if finds_frozen else None
+        self._is_stacked = detector.component("corruption").spacing is not None
+        self._finds_trouble = finds_trouble
+        longest = getattr(detector, "extra_", {}).get("longest_still") if finds_trouble else None
         self._most_still = FROZEN_AFTER + 2 * longest if isinstance(longest, float) else math.inf
         self.begin()
 
@@ -67,6 +71,10 @@ class Scorer:
             evidence = np.concatenate([*(one[None] for one in self._before), maps.evidence])
             self._before = list(evidence[-(self.average_frames - 1) :])
             maps = maps.with_evidence(causal_mean(evidence, self.average_frames)[n_before:])
+        if self._finds_trouble and self._is_stacked:
+            counted = maps.logits < LOG_LIMIT
+            share = maps.mask.sum((1, 2)) / np.maximum(counted.sum((1, 2)), 1)
+            maps = maps.with_reason(share > MOST_OF_VIEW, "another view")
         known = [time for time in times if time is not None]
         if math.isfinite(self._most_still) and len(known) == len(images):
             frozen = self._find_frozen(np.stack(images), known)

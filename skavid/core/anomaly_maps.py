@@ -42,7 +42,6 @@ REASONS = (
     "", "blank or covered", "darker", "brighter", "less contrast", "more contrast",
     "less sharp", "more fine detail", "another view", "frozen",
 )  # fmt: skip
-FROZEN = REASONS.index("frozen")
 MAPS = ("inpainted", "residual", "logits", "regularity", "evidence")  # the first three are stored
 # The smallest normal float32: a margin that stays negative wherever subnormals count as 0.
 TINY = float(np.finfo(np.float32).tiny)
@@ -510,7 +509,7 @@ class AnomalyMaps:
     def whole(self) -> NDArray[np.bool_]:
         """True where an image as a whole is farther from normal than any training image.
 
-        Also for frames of a frozen camera, see `with_frozen`.
+        Also where `with_frozen` or `with_reason` say so.
         """
         return self.reasons > 0
 
@@ -582,10 +581,27 @@ class AnomalyMaps:
         """
         lifted = frozen[:, None, None] & (self.logits < LOG_LIMIT)
         evidence = np.where(lifted, np.maximum(self.evidence, 1), self.evidence)
-        reasons = np.where(frozen & (self.reasons == 0), FROZEN, self.reasons).astype(np.uint8)
+        return self.with_evidence(evidence.astype(np.float32)).with_reason(frozen, "frozen")
+
+    def with_reason(self, holds: NDArray[np.bool_], reason: str) -> AnomalyMaps:
+        """Return the same maps, with a reason why some images are irregular as a whole.
+
+        Parameters
+        ----------
+        holds : ndarray of shape (n_images,), bool
+            True for these images. Those that have another reason keep it.
+        reason : str
+            One of `REASONS`.
+
+        Returns
+        -------
+        maps : AnomalyMaps
+            It shares all other arrays.
+        """
+        reasons = np.where(holds & (self.reasons == 0), REASONS.index(reason), self.reasons)
         return AnomalyMaps(
-            self.residual, self.logits, rule=self.rule, reasons=reasons,
-            inpainted=self.inpainted, evidence=evidence.astype(np.float32),
+            self.residual, self.logits, rule=self.rule, reasons=reasons.astype(np.uint8),
+            inpainted=self.inpainted, evidence=self.evidence,
         )  # fmt: skip
 
     def with_evidence(self, evidence: NDArray[np.float32]) -> AnomalyMaps:
