@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from skavid.core.linear import LinearInpainter, Sums, learn_statistics
+from skavid.core.linear import SAME, LinearInpainter, Sums, learn_statistics
 
 GAMMA = 0.4
 
@@ -99,6 +99,31 @@ def test_leaving_an_image_out_is_the_fit_without_it(n, row, remembers, is_corrup
 
 
 @given(st.integers(0, 99))
+def test_what_is_seen_at_a_place_is_compared_with_the_place_and_the_four_beside_it(seed):
+    features, new = (
+        normal_features(9, 3, 3, 4, seed=seed),
+        normal_features(1, 3, 3, 4, seed=seed + 100),
+    )
+    inpainter = learn_statistics([features], gamma=GAMMA, keys=torch.arange(9))
+
+    def candidates(place):
+        row, column = divmod(place, 4)
+        around = [(row, column), (row - 1, column), (row + 1, column), (row, column - 1)]
+        around.append((row, column + 1))
+        return [4 * y + x for y, x in around if 0 <= y < 3 and 0 <= x < 4]
+
+    found = inpainter.changes(new).size[0].flatten()
+    for place in range(12):
+        expected = nearest_by_brute_force(
+            new[0].flatten(1).double().numpy(), place, inpainter, inpainter.scale, GAMMA**2,
+            candidates,
+        )  # fmt: skip
+        size = np.sqrt(np.square(expected).mean())
+        if size > 1.1 * SAME:  # nearer, it would be taken for the image itself
+            assert_allclose(found[place], size, rtol=2e-3, atol=1e-3)
+
+
+@given(st.integers(0, 99))
 def test_images_that_are_left_out_together_are_not_remembered(seed):
     features = normal_features(12, seed=seed)
     keys, blocks = torch.arange(12), torch.arange(12) // 3
@@ -159,7 +184,7 @@ def test_what_is_near_one_of_several_kinds_of_normal_images_is_normal():
 def test_a_normal_feature_may_stand_one_place_apart_from_where_it_was_seen():
     features = normal_features(n=30, k=4, n1=6, n2=6)
     inpainter = learn_statistics([features], gamma=GAMMA, keys=torch.arange(30))
-    for shift in ((1, 0), (0, -1), (1, 1)):
+    for shift in ((1, 0), (0, -1), (0, 1), (-1, 0)):
         moved = torch.roll(features[:3], shift, (2, 3))[:, :, 1:-1, 1:-1]
         padded = torch.nn.functional.pad(moved, [1] * 4)
         assert_allclose(inpainter.changes(padded).size[:, 1:-1, 1:-1], 0, atol=0.01)

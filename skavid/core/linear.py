@@ -35,7 +35,8 @@ PLACES = 64  # whose statistics are computed together
 AT_ONCE = 2**21  # numbers of places that are looked at together
 SAME = 0.01  # spreads apart, in the mean over the features: an image that looks at itself
 NOWHERE = -1
-TOLERANCE = 1  # places that a normal feature may stand apart from where it is looked for
+# Places (down, to the right) where a normal feature may stand, seen from where it is looked for.
+BESIDE = (0, 0), (-1, 0), (0, -1), (0, 1), (1, 0)
 
 
 class Changes(NamedTuple):
@@ -547,14 +548,11 @@ class LinearInpainter(nn.Module):
         return _slices(size, max(1, AT_ONCE // n_numbers))
 
     def _shifts(self) -> list[tuple[int, int]]:
-        far = TOLERANCE if self._remembers else 0
-        shifts = [
+        return [
             (below, beside)
-            for below in range(-far, far + 1)
-            for beside in range(-far, far + 1)
+            for below, beside in (BESIDE if self._remembers else BESIDE[:1])
             if abs(below) < self.n_rows and abs(beside) < self.n_columns
         ]
-        return sorted(shifts, key=lambda shift: abs(shift[0]) + abs(shift[1]))
 
     def _rows(self, features: Tensor) -> Tensor:
         """Return features in units of their spread, (places, n, k); pooled (1, places * n, k)."""
