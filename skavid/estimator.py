@@ -38,10 +38,11 @@ __all__ = ["PAPER", "VIDEO", "AVIDDetector"]
 class AVIDDetector(OutlierMixin, SavedEstimator):  # type: ignore[misc]
     """Adversarial visual irregularity detection (AVID).
 
-    Two networks are trained against each other on normal images that are corrupted on purpose:
-    the inpainter I restores a corrupted image to what is normal, the detector D scores how
-    regular each region of an image is. A pixel is irregular where I changed it and D doubts
-    its region [1]_.
+    Two networks judge an image: the inpainter I restores it to what is normal, and the detector D
+    scores how regular each region is. A pixel is irregular where I changed it and D doubts its
+    region [1]_. On a feature map, the default, I is solved in closed form, and D learns from
+    synthetic anomalies; with ``features="pixels"`` both are trained against each other on images
+    that are corrupted on purpose, as in the paper.
 
     Read more in the user guide.
 
@@ -49,20 +50,18 @@ class AVIDDetector(OutlierMixin, SavedEstimator):  # type: ignore[misc]
     ----------
     features : {"auto", "patches", "imagenet", "patches+imagenet", "motion", "motion+pixels", \
             "pixels"} or torch Module, default="auto"
-        Where both networks look. "patches": brightness and texture around each place at four
-        resolutions, no weights. "motion": for stacked video, the same of the newest moment,
-        beside how it changes and moves. "motion+pixels", which `VIDEO` takes: beside it a second D
-        over the stacks themselves, trained from nothing; I judges features of motion alone. It
-        takes two to six times as long as "motion". "imagenet": a frozen EfficientNet-Lite0,
-        for surfaces and parts; needs the extra ``features``. "patches+imagenet": both, each with
-        an I and a D of its own; a pixel is as irregular as the map says that finds it most so,
-        in units of how normal images vary and of how well each network finds synthetic anomalies.
-        It takes as long as both together. "auto": both where the extra ``features`` is installed
-        and the images are grey or have 3 channels and at least 64 pixels on the shorter side;
-        else, and for stacked video, "patches". A module that returns a map, or a list of maps, is
-        used as it is, frozen; see `skavid.core.features.FrozenFeatures`. On a feature map I is
-        solved in closed form and D judges what I changed. "pixels": two networks over the image
-        itself, trained from nothing, as the paper has it; `PAPER` takes it.
+        What both networks look at. "auto": "patches+imagenet" if the extra ``features`` is
+        installed and the images are grey or have 3 channels, and at least 64 pixels on the
+        shorter side; otherwise, and for stacked video, "patches". "patches": brightness and
+        texture around each place at four resolutions; no pretrained weights. "imagenet": a frozen
+        EfficientNet-Lite0; needs the extra ``features``. "patches+imagenet": an I and a D on each
+        of both maps; for each pixel the map that finds it more irregular counts, in units of how
+        normal images vary and of how well each network finds synthetic anomalies. "motion": for
+        stacked video, the appearance of the newest moment, and how it changes and moves.
+        "motion+pixels", which `VIDEO` takes: as "motion", with a second D that is trained on the
+        stacks themselves, which takes several times as long. "pixels": both networks on the image
+        itself, as in the paper and `PAPER`. A module that returns a map, or a list of maps, is
+        used frozen; see `skavid.core.features.FrozenFeatures`.
     image_shape : tuple (H, W) or (H, W, C), default=None
         How to read X when it is given as flat rows, as inside a Pipeline.
     value_range : tuple (low, high), default=None
@@ -83,22 +82,24 @@ class AVIDDetector(OutlierMixin, SavedEstimator):  # type: ignore[misc]
     learning_rate : float, default=0.002
         The highest learning rate; a short warm-up comes before and a cosine after it.
     max_epochs : int, default=20
-        Passes over the training images; on a feature map, where D alone is trained, one epoch is
-        ten batches, and over pixels beside it half of the images, twenty to sixty batches.
+        Passes over the training images. On a feature map, where D alone is trained, an epoch is
+        ten batches. For the second D of "motion+pixels" an epoch is as many batches as hold half
+        of the images, but at least twenty and at most sixty.
     batch_size : int, default=16
         Images in a training batch; on a feature map, pieces of maps.
     validation_fraction : float, default=0.1
-        Share of the images (with ``groups``: of whole clips) that is held out to choose the
-        best weights and to calibrate the thresholds. On a feature map, without ``groups``, no
-        image is held out: each one calibrates as if the others alone had been trained on.
+        Share of the images (with ``groups``: of whole clips; of fewer than five, the end of each)
+        that is held out to choose the best weights and to calibrate the thresholds. On a feature
+        map, without ``groups``, no image is held out: each one calibrates as if the others alone
+        had been trained on.
     alpha : float or "auto", default="auto"
         Threshold of Eq. 4 on the residual: over pixels in units of the value range, on a feature
         map in units of the spread of a feature among normal images, the mean over the features.
-        "auto" calibrates it on the held-out images.
+        "auto" calibrates it on normal images that were not trained on.
     zeta : float or "auto", default="auto"
         Threshold of Eq. 4 on the regularity, in (0, 1).
     target_fpr : float, default=0.01
-        Share of normal images that may be found irregular, for "auto". With n held-out
+        Share of normal images that may be found irregular, for "auto". With n such
         images no less than about 1 / (n + 1) can be promised.
     contamination : float or "auto", default="auto"
         A float moves both thresholds so that this share of the training images is irregular.

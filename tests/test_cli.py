@@ -495,6 +495,11 @@ def test_a_region_may_be_ignored(place):
             "no/model cannot be written: there is no folder no; make it first.",
         ),
         (
+            ["{place}/normal.mp4", "model", "--checkpoint", "state"],
+            "--checkpoint is about networks over pixels, but features='motion+pixels'; leave it "
+            "out, or add --set features=pixels.",
+        ),
+        (
             ["{place}/normal.mp4", "model", "--checkpoint", "{place}"],
             "{place} is a folder; give the name of a file for --checkpoint.",
         ),

@@ -29,6 +29,8 @@ REWORDED = (
     (" clips: with a probability", " pieces of video: with a probability"),
     (" clips held out: with a probability", " pieces of video held out: with a probability"),
     ("X holds ", "There are "),
+    ("training__checkpoint is about", "--checkpoint is about"),
+    ("or set features='pixels'.", "or add --set features=pixels."),
     ("he same fit goes on", "he same command goes on"),
     ("pass size=(height, width)", "give --size WIDTHxHEIGHT"),
     ("; give value_range=(low, high) for another range", ""),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import itertools
-import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -32,10 +31,17 @@ from skavid.cli.models import (
     thresholds_text,
 )
 from skavid.cli.outputs import check_targets, temporary_folder
-from skavid.components import COMPONENTS, VIDEO, check_device, feature_maps, is_over_pixels
+from skavid.components import (
+    COMPONENTS,
+    VIDEO,
+    check_device,
+    check_parameters,
+    feature_maps,
+    is_over_pixels,
+)
 from skavid.core.detector_training import BATCH
 from skavid.core.duration import expected_seconds, expected_seconds_over_pixels
-from skavid.core.features import make_features, suits_imagenet, weights_path
+from skavid.core.features import MATCHED_SIDE, make_features, suits_imagenet, weights_path
 from skavid.datasets import sources
 from skavid.datasets.clips import is_normal
 from skavid.datasets.sources import Reading, Sample, Source
@@ -195,6 +201,7 @@ def _make_detector(
     }
     detector = AVIDDetector(**parameters).set_params(**settings)
     validate_parameters(detector)
+    check_parameters(detector)
     return detector
 
 
@@ -463,9 +470,13 @@ def _motion_lines(detector: AVIDDetector, reading: Reading) -> Sequence[str]:
         f"{pace(detector.object_speed_)} pixels per frame."
     ]
     if size < SMALL_OBJECT and reading.size is not None:
-        factor = math.ceil(12 / size)
-        lines.append(
-            f"They are small: --size {factor * reading.size[1]}x{factor * reading.size[0]} would "
-            "show more of them, but take longer."
-        )
+        height, width = reading.size
+        factor = 12 / size
+        if not is_over_pixels(detector):  # larger frames are looked at in half the size
+            factor = min(factor, (4 * MATCHED_SIDE - 1) / min(height, width))
+        advice = "--crop to what matters would show more of them."
+        if factor > 1.2:
+            larger = f"{round(factor * width)}x{round(factor * height)}"
+            advice = f"--size {larger} would show more of them, but take longer."
+        lines.append(f"They are small: {advice}")
     return lines

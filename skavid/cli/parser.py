@@ -113,7 +113,7 @@ with features=pixels 4 to 40, so that about 100,000 images are processed.""",
   skavid fit frames/ model --video                 images that are frames of a video
   skavid fit UCSDped2/ model --dataset ucsd-ped2   the training part of a data set
   skavid fit mvtec/bottle/ model --dataset mvtec   the training part of one category
-  skavid fit normal.mp4 model --checkpoint state   a training that can be continued
+  skavid fit normal.mp4 model --set features=pixels --checkpoint state
   skavid fit normal.mp4 model --set detector__width=32 --set fusion=min""",
     )
     add = parser.add_argument
@@ -169,8 +169,8 @@ with features=pixels 4 to 40, so that about 100,000 images are processed.""",
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="save the state of the training after each epoch; after Ctrl-C or a crash the same "
-        "command continues from it",
+        help="with --set features=pixels: save the state of the training after each epoch; after "
+        "Ctrl-C or a crash the same command continues from it",
     )
     add(
         "--compact",
