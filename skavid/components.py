@@ -377,10 +377,10 @@ VIDEO_PIXELS: dict[str, Any] = {
     "postprocessing": Postprocessing(smoothing="auto", dilation="auto"),
 }
 
-# Parameters that say nothing about how a fitted detector scores.
+# Parameters that say nothing about what a fit finds.
 SAYS_NOTHING = {
-    "callbacks", "device", "image_shape", "max_epochs", "memory", "random_state",
-    "training__checkpoint",
+    "callbacks", "device", "image_shape", "memory", "training__checkpoint", "verbose",
+    "warm_start",
 }  # fmt: skip
 
 COMPONENTS: dict[str, type[BaseEstimator]] = {
@@ -489,15 +489,19 @@ def all_parameters(detector: Any) -> dict[str, Any]:
 def changed_parameters(detector: Any) -> dict[str, Any]:
     """Return the parameters that differ from the defaults, for video from those of `VIDEO`.
 
-    Without those that say nothing about how images are scored.
+    Without those that say nothing about what a fit finds.
     """
     is_stacked = detector.component("corruption").spacing is not None
     usual = all_parameters(type(detector)(**(VIDEO if is_stacked else {})))
     return {
         name: value
         for name, value in all_parameters(detector).items()
-        if name not in SAYS_NOTHING and repr(value) != repr(usual[name])
+        if name not in SAYS_NOTHING and not _is_same(value, usual[name])
     }
+
+
+def _is_same(value: Any, usual: Any) -> bool:
+    return not isinstance(value, np.ndarray) and bool(value == usual)
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ KEPT = ROOT / "benchmarks" / "results" / "paper"
 def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     yield
-    for name in ("paper", "tables"):
+    for name in ("paper", "speed", "tables"):
         sys.modules.pop(name, None)
 
 
@@ -109,6 +109,15 @@ def test_a_run_is_kept_and_not_run_again(tmp_path, capsys):
     # D's and I's figures of each epoch stand beside the choice that was made without labels.
     assert len(run["by_epoch"]) == run["parameters"]["max_epochs"]
     assert 0 < run["by_epoch"][0]["D alone"]["region"] < 1
+
+
+def test_the_page_of_speed_follows_from_the_kept_figures(tmp_path):
+    import speed
+
+    kept = ROOT / "benchmarks" / "results" / "speed"
+    (tmp_path / "figures.json").write_text((kept / "figures.json").read_text())
+    speed.write(tmp_path)
+    assert (tmp_path / "tables.md").read_text() == (kept / "tables.md").read_text()
 
 
 def test_other_parameters_need_a_name(capsys):

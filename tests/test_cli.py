@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from skavid import AVIDDetector, TemporalStacker, __version__, cli
-from skavid.cli import main, segment
+from skavid.cli import fit, main, segment
 from skavid.cli.console import irregular
 from skavid.cli.scoring import Scorer
 from skavid.core.anomaly_maps import AnomalyMaps, DecisionRule
@@ -2193,6 +2193,40 @@ def test_a_frame_most_of_which_is_irregular_shows_another_view(place, monkeypatc
     assert Scorer(detector, finds_trouble=False).score(frames).why == ["", ""]
     detector.set_params(corruption__spacing=None)  # images may be faulty all over
     assert Scorer(detector).score(frames).why == ["", ""]
+
+
+def test_a_share_that_varies_about_the_limit_is_one_other_view(place, monkeypatch):
+    detector = AVIDDetector.load(place / "model")
+    n_rows = [4, 7, 9, 7, 9, 5, 4, 7]  # of 16
+    residual = np.zeros((len(n_rows), 16, 24), np.float32)
+    for one, n in zip(residual, n_rows, strict=True):
+        one[:n] = 1
+    maps = AnomalyMaps(
+        residual, np.zeros_like(residual), rule=DecisionRule(0.5, 0.9), inpainted=residual
+    )
+    monkeypatch.setattr(detector, "maps", lambda X, inpainted: maps)
+    scorer, frames = Scorer(detector), [np.zeros((16, 24, 3), np.uint8)] * len(n_rows)
+    found = scorer.score(frames).why
+    assert [bool(reason) for reason in found] == [
+        n in (9, 5) or i == 3 for i, n in enumerate(n_rows)
+    ]
+    scorer.begin()
+    assert scorer.score(frames).why == found
+
+
+@pytest.mark.parametrize(
+    ("features", "size", "height", "advice"),
+    [
+        ("motion+pixels", 6, 120, "--size 424x239 would"),
+        ("motion+pixels", 6, 220, "--crop to what matters, together with --size, would"),
+        ("pixels", 6, 220, "--size 782x440 would"),
+        ("pixels", 3, 20000, "--crop to what matters, together with --size, would"),
+    ],
+)
+def test_small_objects_are_advised_to_be_shown_larger(features, size, height, advice):
+    detector = AVIDDetector(features=features)
+    told = fit._larger_frames(detector, size, height, round(height * 16 / 9))
+    assert told == f"They are small: {advice} show more of them, but take longer."
 
 
 @pytest.mark.parametrize("value", [None, "1", 1, [2.0]])

@@ -122,7 +122,9 @@ def test_former_names_stand_for_nested_ones(flat, seed):
 
 def test_changed_parameters_are_those_that_decide_over_scores():
     assert changed_parameters(AVIDDetector()) == {}
-    assert changed_parameters(AVIDDetector(**VIDEO, device="cpu", random_state=3)) == {}
+    assert changed_parameters(AVIDDetector(**VIDEO, device="cpu", verbose=1)) == {}
+    assert changed_parameters(AVIDDetector(learning_rate=np.float64(0.002))) == {}
+    assert changed_parameters(AVIDDetector(random_state=3)) == {"random_state": 3}
     mask = np.eye(3, dtype=bool)
     changed = changed_parameters(
         AVIDDetector(gamma=0.5, ignore_mask=mask).set_params(detector=DetectorNetwork(width=8))

@@ -429,6 +429,26 @@ def walk(n_clips=6, seed=0, **options):
     return stacks, drawn
 
 
+def test_a_clip_of_which_d_learns_from_no_frame_is_trained_on(monkeypatch):
+    monkeypatch.setattr("skavid.core.detector_training.BANK_IMAGES", 10)
+    stacks, drawn = walk(3)
+    some = np.isin(np.arange(len(stacks)) % 40, [0, 1]) | (drawn.clips == 0)  # one long clip
+    detector = AVIDDetector(**{**VIDEO, "features": "motion"}, max_epochs=1, random_state=0)
+    clips = np.where(drawn.clips > 0, 1 + np.arange(len(stacks)) // 40, 0)[some]
+    detector.fit(stacks[some], groups=clips)
+    assert np.isfinite(detector.score_samples(stacks[:3])).all()
+
+
+def test_partial_fit_on_video_remembers_the_frames_of_a_fit_at_once():
+    stacks, drawn = walk(4)
+    parameters = {**VIDEO, "features": "motion", "max_epochs": 1, "value_range": (0, 255)}
+    at_once = AVIDDetector(**parameters, random_state=0).fit(stacks, groups=drawn.clips)
+    detector = AVIDDetector(**parameters, random_state=0)
+    for some in (drawn.clips < 2, drawn.clips >= 2):
+        detector.partial_fit(stacks[some], groups=drawn.clips[some])
+    assert len(detector.inpainter_.keys) == len(at_once.inpainter_.keys) == 64
+
+
 @pytest.mark.slow
 def test_what_runs_or_has_another_shape_is_found_in_stacks_and_both_networks_see_it(tmp_path):
     stacks, normal = walk()

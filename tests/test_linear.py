@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from skavid.core.linear import SAME, LinearInpainter, Sums, learn_statistics
+from skavid.core.linear import SAME, LinearInpainter, Sums, capacity, learn_statistics
 
 GAMMA = 0.4
 
@@ -246,6 +246,33 @@ def test_statistics_of_images_that_are_all_remembered_are_theirs_in_any_order(or
     again.memory, again.origin = inpainter.memory, inpainter.origin
     assert torch.equal(again.recall().covariance, inpainter.covariance)
     assert torch.equal(again.mean, inpainter.mean)
+
+
+def test_no_more_images_are_remembered_than_asked_for_and_statistics_are_of_all():
+    features, keys = normal_features(n=30), torch.randperm(30)
+    at_once = learn_statistics([features], gamma=GAMMA, keys=keys, most=7)
+    halves = [slice(0, 12), slice(12, 30)]
+    one, other = (
+        learn_statistics([features[half]], gamma=GAMMA, keys=keys[half], most=7) for half in halves
+    )
+    sums = [
+        Sums(features.mean((0, 2, 3)), 3, 4, most=7).add(features[half], keys[half], keys.max())
+        for half in halves
+    ]
+    for found in (at_once, one.merge(other, 7), sums[0].merge(sums[1]).inpainter(GAMMA)):
+        assert found.keys.tolist() == list(range(7))
+        rows = features[:, :, 1, 2].numpy()
+        assert_allclose(found.covariance[6], np.cov(rows.T, bias=True), atol=1e-5)
+    assert len(one.merge(other).keys) == 14
+    assert capacity(100, 1) == capacity(2**30) == 2
+
+
+def test_nothing_is_changed_of_no_image():
+    for keys in (None, torch.arange(9)):
+        inpainter = learn_statistics([normal_features(9)], gamma=GAMMA, keys=keys)
+        none = inpainter.changes(torch.zeros(0, 5, 3, 4))
+        assert none.white.shape == (0, 5, 3, 4)
+        assert none.size.shape == (0, 3, 4)
 
 
 @pytest.mark.parametrize("n_parts", [1, 3])

@@ -488,6 +488,15 @@ def test_thresholds_from_calibrate_are_distinguished_from_given_ones(
     assert "zeta=" not in words
 
 
+@pytest.mark.parametrize("spacing", [None, 2])
+def test_the_header_says_what_parameters_differ_from(detector, tmp_path, drawn_once, spacing):
+    twin = detector.with_thresholds(0.2, 0.4)
+    twin.set_params(random_state=3, corruption__spacing=spacing)
+    words = written(twin, tmp_path, X).words()
+    assert "random_state=3" in words
+    assert ("parameters other than those of VIDEO" in words) == (spacing is not None)
+
+
 def test_given_thresholds_are_listed_as_parameters(detector, tmp_path, drawn_once):
     words = written(detector.with_thresholds(0.2, 0.4), tmp_path, X).words()
     assert "alpha=0.2" in words

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from skorch.callbacks import Callback
 
-from skavid.cli.arguments import DATASETS, did_you_mean
+from skavid.cli.arguments import DATASETS, MOST_SIDE, did_you_mean
 from skavid.cli.console import INTERRUPTED, SUCCESS, Console
 from skavid.cli.ground_truth import check_dataset, load_dataset
 from skavid.cli.models import (
@@ -60,7 +60,8 @@ MIN_EPOCHS, MAX_EPOCHS = 4, 40
 FIRST_STEPS = 10  # by which the duration of a training is estimated
 MOST_TILES = 400  # of 256 x 256 pixels: 90 s of one core and 2.1 GB on patches alone
 LEAST_SIDE = 8  # pixels, of a box
-SMALL_OBJECT = 8.0  # pixels, below which larger frames help
+SMALL_OBJECT, VISIBLE_OBJECT = 8.0, 12.0  # pixels: below the first, larger frames are advised
+LEAST_ENLARGED = 1.2  # times; less does not help
 NOT_SETTABLE = {
     "callbacks", "detector", "ignore_mask", "image_shape", "inpainter", "memory", "postprocessing",
     "training", "training__checkpoint",
@@ -470,13 +471,16 @@ def _motion_lines(detector: AVIDDetector, reading: Reading) -> Sequence[str]:
         f"{pace(detector.object_speed_)} pixels per frame."
     ]
     if size < SMALL_OBJECT and reading.size is not None:
-        height, width = reading.size
-        factor = 12 / size
-        if not is_over_pixels(detector):  # larger frames are looked at in half the size
-            factor = min(factor, (4 * MATCHED_SIDE - 1) / min(height, width))
-        advice = "--crop to what matters would show more of them."
-        if factor > 1.2:
-            larger = f"{round(factor * width)}x{round(factor * height)}"
-            advice = f"--size {larger} would show more of them, but take longer."
-        lines.append(f"They are small: {advice}")
+        lines.append(_larger_frames(detector, size, *reading.size))
     return lines
+
+
+def _larger_frames(detector: AVIDDetector, object_size: float, height: int, width: int) -> str:
+    """Advise how to show more of small objects."""
+    factor = min(VISIBLE_OBJECT / object_size, MOST_SIDE / max(height, width))
+    if "motion" in str(detector.features):  # which looks at larger frames in half the size
+        factor = min(factor, (4 * MATCHED_SIDE - 1) / min(height, width))
+    how = "--crop to what matters, together with --size,"
+    if factor >= LEAST_ENLARGED:
+        how = f"--size {round(factor * width)}x{round(factor * height)}"
+    return f"They are small: {how} would show more of them, but take longer."

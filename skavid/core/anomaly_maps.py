@@ -256,7 +256,7 @@ class Finding(NamedTuple):
     peak : float
         Its largest evidence, in nats, at least 0.
     peak_at : tuple (row, column)
-        Where that is.
+        Where that is; of equal ones the first in reading order.
     carried_by : {"both", "inpainter", "detector", "earlier"}
         Which condition of Eq. 4 holds there: I changed it, D doubts it, or both. Under
         ``fusion="mean"`` one that is strong can do without the other. Neither holds where

@@ -168,7 +168,7 @@ class LinearInpainter(nn.Module):
     typical: Tensor
     # What `solve` makes.
     scale: Tensor
-    whitening: Tensor  # rows times these matrices; products with transposed ones take longer
+    whitener: Tensor  # rows times these matrices; products with transposed ones take longer
     remembered: Tensor
     squares: Tensor
     offset: Tensor
@@ -189,7 +189,7 @@ class LinearInpainter(nn.Module):
         self.register_buffer("origin", torch.zeros(n_features))
         self.register_buffer("keys", torch.zeros(n_remembered, dtype=torch.int64))
         self.register_buffer("typical", torch.ones(n_rows, n_columns))
-        for name in ("scale", "whitening", "remembered", "squares", "offset"):
+        for name in ("scale", "whitener", "remembered", "squares", "offset"):
             self.register_buffer(name, torch.empty(0), persistent=False)
 
     @property
@@ -287,7 +287,7 @@ class LinearInpainter(nn.Module):
         """
         total = self.covariance.diagonal(dim1=1, dim2=2).mean(0) + self.mean.var(0, correction=0)
         self.scale = total.clamp(min=0).sqrt().clamp(min=LEAST_SPREAD)
-        self.whitening = torch.empty_like(self.covariance)
+        self.whitener = torch.empty_like(self.covariance)
         self.offset = torch.empty_like(self.mean[:, None])
         self.remembered = torch.empty(self.memory.shape)
         for part in self._blocks():
@@ -298,7 +298,7 @@ class LinearInpainter(nn.Module):
             apart = (self.mean[part, None] - self.origin) / self.scale
             offset = -apart @ white.mT
             rows = self.memory[part].float() / self.scale
-            self.whitening[part], self.offset[part] = white.mT, offset
+            self.whitener[part], self.offset[part] = white.mT, offset
             self.remembered[part] = torch.baddbmm(offset, rows, white.mT)
         self.squares = self.remembered.square().sum(2)[:, None]
         return self
@@ -323,7 +323,7 @@ class LinearInpainter(nn.Module):
         else:
             n, squares = max(int(self.n_images), 1), torch.empty(len(self.mean))
             for part in self._blocks():
-                white = self.whitening[part].mT
+                white = self.whitener[part].mT
                 spread = (white @ self._scaled(part) * white).sum((1, 2))
                 leverage = (spread / self._ridge / n).clamp(max=MOST_LEVERAGE)
                 squares[part] = spread / self.n_features / (1 - leverage) ** 2
@@ -414,7 +414,7 @@ class LinearInpainter(nn.Module):
         residual : Tensor of the same shape
             ``gamma^2 (S + gamma^2 1)^-1 (x - m(x))``.
         """
-        return self._changes(features, None, None, self.whitening.mT, is_whole=False)[0]
+        return self._changes(features, None, None, self.whitener.mT, is_whole=False)[0]
 
     def changes(self, features: Tensor) -> Changes:
         """Return what I changes.
@@ -497,9 +497,8 @@ class LinearInpainter(nn.Module):
         quarter = 2 * (place // width >= height / 2) + (place % width >= width / 2)
         for block in self._places_at_once(size, n_shifts * n_images):
             p, own_there = from_place[block], None
-            white = self._whiten(rows[p].flatten(1, 2), block).reshape(
-                -1, *p.shape[1:], *rows.shape[1:]
-            )
+            white = self._whiten(rows[p].flatten(1, 2), block)
+            white = white.reshape(*p.shape, *rows.shape[1:])
             if own is not None and keys is not None:
                 mine = white[:, 0] if own is features else self._whiten(own_rows[block], block)
                 own_there = self._own(mine, block, keys, alike)
@@ -545,7 +544,7 @@ class LinearInpainter(nn.Module):
     def _places_at_once(self, size: int, n_rows: int) -> Iterable[slice]:
         """Return blocks of places, so large that what is computed of each row fits a cache."""
         n_numbers = n_rows * max(self.n_features, len(self.keys))
-        return _slices(size, max(1, AT_ONCE // n_numbers))
+        return _slices(size, max(1, AT_ONCE // max(1, n_numbers)))
 
     def _shifts(self) -> list[tuple[int, int]]:
         return [
@@ -560,7 +559,7 @@ class LinearInpainter(nn.Module):
         return (rows - self.origin) / self.scale
 
     def _whiten(self, rows: Tensor, block: slice) -> Tensor:
-        return torch.baddbmm(self.offset[block], rows, self.whitening[block])
+        return torch.baddbmm(self.offset[block], rows, self.whitener[block])
 
     def _own(self, own: Tensor, block: slice, keys: Tensor, alike: Tensor | None) -> _Own:
         n, ridge = int(self.n_images), self._ridge
@@ -596,7 +595,8 @@ class LinearInpainter(nn.Module):
         # Squared distances, but for what is the same for all remembered images.
         remembered = self.remembered[block]
         distances = torch.bmm(-2 * turned.flatten(1, 2), remembered.mT)
-        distances = distances.reshape(*white.shape[:3], -1).add_(squares[:, None])
+        distances = distances.reshape(*white.shape[:3], remembered.shape[1])
+        distances += squares[:, None]
         least, at_place = distances.amin(3) + lengths, distances[:, 0]
         whole = (at_place + lengths[:, 0, :, None]).clamp(min=0) if is_whole else None
         q, image = torch.nonzero(least[:, 0] < SAME**2 * white.shape[3], as_tuple=True)
@@ -647,12 +647,12 @@ def capacity(n_numbers: int, most: int | None = None) -> int:
     n_numbers : int
         Of the feature map of an image.
     most : int, default=None
-        How many would do.
+        No more than this many. None takes as many as memory allows.
 
     Returns
     -------
     n_images : int
-        As many as memory allows, at least 2.
+        At least 2.
 
     Examples
     --------
@@ -660,7 +660,8 @@ def capacity(n_numbers: int, most: int | None = None) -> int:
     >>> capacity(66 * 32 * 32), capacity(66 * 32 * 32, 64)
     (992, 64)
     """
-    return max(2, min(REMEMBERED // n_numbers, most or REMEMBERED))
+    n_images = REMEMBERED // n_numbers
+    return max(2, n_images if most is None else min(n_images, most))
 
 
 class Sums:

@@ -226,11 +226,11 @@ def _block(g: Graph, block: Any, images: str) -> str:
 
 def _changes(g: Graph, inpainter: LinearInpainter, features: str) -> tuple[str, str, str]:
     """Follow LinearInpainter.changes: (n, k, n1, n2), (n, n1, n2) and the sum of (n, 4, m)."""
-    k, whitening = inpainter.n_features, inpainter.whitening
+    k, whitener = inpainter.n_features, inpainter.whitener
     remembered = None
     if inpainter._remembers:  # in half precision on disk, computed once when it is read
         rows = g("Div", g("Cast", inpainter.memory, to=FLOAT), inpainter.scale)
-        remembered = g("Add", g("MatMul", rows, whitening), inpainter.offset)
+        remembered = g("Add", g("MatMul", rows, whitener), inpainter.offset)
     least = found = apart = ""
     for below, beside in inpainter._shifts():
         moved = features
@@ -239,10 +239,10 @@ def _changes(g: Graph, inpainter: LinearInpainter, features: str) -> tuple[str, 
         rows = g("Sub", g("Transpose", moved, perm=[2, 3, 0, 1]), inpainter.origin)
         rows = g("Div", rows, inpainter.scale)
         if inpainter.is_pooled:
-            change = g("Add", g("MatMul", rows, whitening[0]), inpainter.offset[0])
+            change = g("Add", g("MatMul", rows, whitener[0]), inpainter.offset[0])
         else:
             rows = g("Reshape", rows, g("Concat", [-1], _length(g, rows, 2), [k], axis=0))
-            change = g("Add", g("MatMul", rows, whitening), inpainter.offset)
+            change = g("Add", g("MatMul", rows, whitener), inpainter.offset)
             if remembered:
                 change, distances = _from_nearest(
                     g, inpainter, change, remembered, bool(below or beside)
