@@ -41,7 +41,7 @@ from skavid.components import (
 )
 from skavid.core.detector_training import BATCH
 from skavid.core.duration import expected_seconds, expected_seconds_over_pixels
-from skavid.core.features import MATCHED_SIDE, make_features, suits_imagenet, weights_path
+from skavid.core.features import HALVED_FROM, make_features, suits_imagenet, weights_path
 from skavid.datasets import sources
 from skavid.datasets.clips import is_normal
 from skavid.datasets.sources import Reading, Sample, Source
@@ -479,7 +479,7 @@ def _larger_frames(detector: AVIDDetector, object_size: float, height: int, widt
     """Advise how to show more of small objects."""
     factor = min(VISIBLE_OBJECT / object_size, MOST_SIDE / max(height, width))
     if "motion" in str(detector.features):  # which looks at larger frames in half the size
-        factor = min(factor, (4 * MATCHED_SIDE - 1) / min(height, width))
+        factor = min(factor, (HALVED_FROM - 1) / min(height, width))
     how = "--crop to what matters, together with --size,"
     if factor >= LEAST_ENLARGED:
         how = f"--size {round(factor * width)}x{round(factor * height)}"

@@ -180,15 +180,7 @@ def score_sources(
             for batch in ([one] for one in samples) if reading.tiled else _batches(samples):
                 if is_first:
                     _note_frame_rate(source, batch, scorer.detector, console)
-                    if (
-                        reading.stacking is not None
-                        and number == 1
-                        and not source.has_timestamps()
-                    ):
-                        console.log(
-                            f"Note: {source.name} is a single image, in which nothing moves, but "
-                            "the model was trained on video; give a video, or a folder of frames."
-                        )
+                    _note_single_image(source, number, reading, console)
                 n_read += len(batch)
                 if reading.tiled:
                     maps, _ = score_tiles(scorer.detector, batch[0].image, reading)
@@ -247,6 +239,17 @@ def _batches(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
             batch = []
     if batch:
         yield batch
+
+
+def _note_single_image(
+    source: Source, n_images: int | None, reading: Reading, console: Console
+) -> None:
+    """Note a picture that a model of video takes for a frame."""
+    if reading.stacking is not None and n_images == 1 and not source.has_timestamps():
+        console.log(
+            f"Note: {source.name} is a single image, in which nothing moves, but the model was "
+            "trained on video; give a video, or a folder of frames."
+        )
 
 
 def _note_frame_rate(

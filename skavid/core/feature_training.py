@@ -325,7 +325,7 @@ def changes_of_whole(
         is_own = blocks == number
         others = learn_statistics([statistics[~is_own]], gamma=whole.inpainter.gamma)
         change[is_own] = log_change(others.changes(statistics[is_own]).size[:, 0, 0])
-        # Of a short block there may be none.
+        # Where D learns from no image of a short block, these are of no image, too.
         for versions, some in zip(found, corrupted[:, is_own[chosen]], strict=True):
             versions[is_own[chosen]] = log_change(others.changes(some).size[:, 0, 0])
     return change, found

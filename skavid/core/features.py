@@ -42,6 +42,7 @@ NORMS = {"_conv_stem": "_bn0", "_expand_conv": "_bn0", "_depthwise_conv": "_bn1"
 IMAGENET_SHORTEST = 192
 PIXELS_AT_ONCE = 2**18
 MATCHED_SIDE = 60  # places on the shorter side of a map of displacements, about
+HALVED_FROM = 4 * MATCHED_SIDE  # px, shorter side: larger frames are looked at in half the size
 REACH = 5  # of these places: how far a displacement is sought
 WINDOW = 7  # places on a side that are found again together, about
 STAY = 0.003  # of the value range: a match at REACH must be better than none by this much
@@ -706,7 +707,7 @@ def make_features(features: Any, image_shape: tuple[int, int, int]) -> FeatureMa
             )
         enlarge = enlargement(height, width, PATCHES_SHORTEST)
         # What moves is as well seen in smaller frames, with fewer places to remember.
-        shrink = 2 ** max(0, math.floor(math.log2(min(height, width) / (2 * MATCHED_SIDE))))
+        shrink = 2 ** max(0, math.floor(math.log2(2 * min(height, width) / HALVED_FROM)))
         short = min(height, width) * enlarge / shrink
         # Enlarging shows no finer displacement.
         step = max(enlarge, 2 ** max(0, round(math.log2(short / MATCHED_SIDE))))
